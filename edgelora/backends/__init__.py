@@ -1,0 +1,1 @@
+"""What runs the base and its adapters: the protocol, llama.cpp, MLX, and a scripted fake."""

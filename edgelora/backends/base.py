@@ -1,0 +1,129 @@
+"""The seam between the engine and what computes. One backend instance holds one resident base.
+
+Threads: `load` and `vocabulary` may be used from any thread; everything else only from the engine thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+AdapterFormat = Literal["gguf", "mlx"]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can do; the scheduler plans within it."""
+
+    adapter_format: AdapterFormat
+    """Which conversion the store must hand to `load`."""
+    mixed_adapters: bool
+    """Whether one step may hold chunks of different adapters. Where False the scheduler groups by adapter, in turn."""
+    max_slots: int
+    """Adapters attached at once."""
+    max_sequences: int
+    """Sequences with live KV at once; their ids are 0 .. max_sequences - 1."""
+    max_step_tokens: int
+    """Tokens in one step, over all chunks."""
+    context_length: int
+    """Tokens of one sequence at most (prompt and answer)."""
+    kv_cells: int
+    """Tokens of KV over all live sequences at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Some tokens of one sequence, to be computed in the next step."""
+
+    sequence: int
+    position: int
+    """Position of tokens[0]; the sequence's KV holds exactly the positions before it."""
+    tokens: tuple[int, ...]
+    slot: int | None
+    """The adapter's slot; None is the base alone."""
+    logits: bool
+    """Whether the logits after the last token are wanted."""
+
+
+class Vocabulary(Protocol):
+    """Text to ids and back. Thread-safe and immutable."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end a turn or a text (EOS, EOT, EOM)."""
+        ...
+
+    @property
+    def bos_text(self) -> str:
+        """How the template writes the beginning-of-text token; empty where there is none."""
+        ...
+
+    @property
+    def eos_text(self) -> str: ...
+
+    @property
+    def chat_template(self) -> str | None:
+        """Jinja source from the base, or None."""
+        ...
+
+    def tokenize(self, text: str, *, special: bool, bos: bool) -> list[int]:
+        """Ids of `text`. `special`: whether written-out control tokens become those tokens. `bos`: prepend BOS."""
+        ...
+
+    def piece(self, token: int) -> bytes:
+        """The token's bytes in text; b"" for control tokens. May be part of a UTF-8 character."""
+        ...
+
+
+class Loaded(Protocol):
+    """An adapter's arrays in memory, checked against the base's shapes; opaque to the engine."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+
+class Backend(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+
+    def load(self, path: Path) -> Loaded:
+        """Read a converted adapter. Raises AdapterError where it is corrupt or of other shapes. Changes nothing else."""
+        ...
+
+    def attach(self, slot: int, loaded: Loaded) -> None:
+        """Put an adapter in a free slot; from the next step its chunks may name it."""
+        ...
+
+    def detach(self, slot: int) -> None:
+        """Forget a slot's adapter. No live sequence may be using it."""
+        ...
+
+    def step(self, chunks: Sequence[Chunk]) -> list[NDArray[np.float32] | None]:
+        """One forward pass. For each chunk in order: logits [vocabulary.size], or None where not wanted.
+
+        At most one chunk per sequence. The arrays are the caller's to keep. Raises BackendError; the KV of the named
+        sequences is then undefined and they must be cleared.
+        """
+        ...
+
+    def clear(self, sequence: int) -> None:
+        """Forget a sequence's KV. Safe for a sequence without any."""
+        ...
+
+    def close(self) -> None:
+        """Give everything back. Safe twice."""
+        ...

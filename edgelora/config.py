@@ -1,0 +1,87 @@
+"""Settings, read once: the only reader of the environment. Everything else receives these values."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from edgelora.errors import UsageError
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Directories:
+    """Where things live. All below EDGELORA_HOME where that is set; the platform's folders otherwise."""
+
+    data: Path
+    """The store: adapters, conversions, base records. Losing it loses installed adapters."""
+    cache: Path
+    """Downloaded bases. Losing it costs a download."""
+    state: Path
+    """Logs and the chat history."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    directories: Directories
+    offline: bool
+    """No network, by EDGELORA_OFFLINE or HF_HUB_OFFLINE."""
+    api_key: str | None
+    """Required by the server off loopback (EDGELORA_API_KEY)."""
+    context_length: int
+    """Tokens per sequence the runtime asks for; never more than the base was made for (EDGELORA_CONTEXT)."""
+    max_sequences: int
+    """Sequences computed side by side (EDGELORA_SEQUENCES)."""
+    max_queue: int
+    """Requests that may wait before a new one is refused (EDGELORA_QUEUE)."""
+    adapter_budget_bytes: int
+    """Memory for resident adapters (EDGELORA_ADAPTER_MEMORY, in MiB)."""
+    threads: int | None
+    """Compute threads; None: one per physical core (EDGELORA_THREADS)."""
+
+
+def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from the environment (the process's own by default). Raises UsageError naming a bad variable."""
+    env = os.environ if environ is None else environ
+    threads = _count(env, "EDGELORA_THREADS", 0, low=0)
+    return Settings(
+        directories=_directories(env),
+        offline=_flag(env, "EDGELORA_OFFLINE") or _flag(env, "HF_HUB_OFFLINE"),
+        api_key=env.get("EDGELORA_API_KEY") or None,
+        context_length=_count(env, "EDGELORA_CONTEXT", 4096, low=16),
+        max_sequences=_count(env, "EDGELORA_SEQUENCES", 8, low=1),
+        max_queue=_count(env, "EDGELORA_QUEUE", 64, low=1),
+        adapter_budget_bytes=_count(env, "EDGELORA_ADAPTER_MEMORY", 1024, low=1) * MIB,
+        threads=threads or None,
+    )
+
+
+def _directories(env: Mapping[str, str]) -> Directories:
+    home = env.get("EDGELORA_HOME")
+    if home:
+        root = Path(home).expanduser().absolute()
+        return Directories(data=root / "data", cache=root / "cache", state=root / "state")
+    dirs = platformdirs.PlatformDirs("edgelora", appauthor=False)
+    return Directories(data=dirs.user_data_path, cache=dirs.user_cache_path, state=dirs.user_state_path)
+
+
+def _flag(env: Mapping[str, str], name: str) -> bool:
+    return env.get(name, "").strip().lower() in {"1", "true", "yes", "on"}
+
+
+def _count(env: Mapping[str, str], name: str, default: int, *, low: int) -> int:
+    text = env.get(name, "").strip()
+    if not text:
+        return default
+    try:
+        value = int(text)
+    except ValueError:
+        value = low - 1
+    if value < low:
+        raise UsageError("bad_setting", f"{name} is {text!r}.", f"Set it to a whole number of at least {low}, or unset it.")
+    return value

@@ -1,0 +1,113 @@
+"""Pure values that cross the runtime's seams. No I/O, no clock, no threads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"
+    """The model ended its turn, or a stop string was met."""
+    LENGTH = "length"
+    """max_tokens, or the context, was used up."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen. temperature 0 is greedy and ignores top_p, top_k, min_p and seed."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 keeps every token."""
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    """How many of the latest tokens (prompt included) the penalty looks at."""
+    seed: int | None = None
+    """None draws a fresh seed for each request."""
+    max_tokens: int | None = None
+    """None: until the model stops or the context is full."""
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRef:
+    """One installed adapter version, converted for the resident base: all the engine needs to load it."""
+
+    name: str
+    version: str
+    """sha256 hex of the source files: what makes a version that version."""
+    path: Path
+    """The converted file (GGUF) or folder (MLX), immutable."""
+    nbytes: int
+    """Bytes it will take in memory; reserved in the pool before it is loaded."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return (self.version, str(self.path))
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version[:12]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One generation, frozen before it reaches the engine thread."""
+
+    id: str
+    prompt: tuple[int, ...]
+    """Token ids, template and BOS included; never empty."""
+    adapter: AdapterRef | None
+    sampling: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    prompt_tokens: int
+    completion_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Seconds of wall time, by state. `load` is the wait for the adapter, 0.0 where it was resident."""
+
+    queued: float
+    load: float
+    prefill: float
+    decode: float
+
+    @property
+    def first_token(self) -> float:
+        return self.queued + self.load + self.prefill
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """More of the answer. `text` may hold several tokens where bytes or a possible stop string had to wait."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    reason: FinishReason
+    usage: Usage
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The generation ended without an answer: load failure, backend failure, cancel, shutdown."""
+
+    error: Exception
+
+
+Event = TextDelta | Finished | Failed
+"""A request's stream: any number of TextDelta, then exactly one Finished or Failed."""
