@@ -1,0 +1,33 @@
+"""Model ids, taken apart: pure. What a client may write in `model`, in this project's form and in the hosted systems'.
+
+    medical-faq                      an adapter, its latest version
+    medical-faq@3                    one version, by number, alias or digest
+    <base>                           the base alone
+    <base>:medical-faq[@version]     both named
+    ft:<base>:<org>/<name>-<hash12>  the form Groq gives out; the hash is the start of the version's digest
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_HOSTED = re.compile(r"ft:(?P<base>[^:]+):[^:/]+/(?P<name>.+)-(?P<hash>[0-9a-f]{12})")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelId:
+    """`base` is None where the id does not name one; `adapter` is None where the id can only be a base."""
+
+    base: str | None
+    adapter: str | None
+
+
+def split_model_id(text: str) -> ModelId:
+    """The parts of a model id, unresolved: a lone word is given as `adapter`, and may yet be the name of a base."""
+    if hosted := _HOSTED.fullmatch(text):
+        return ModelId(hosted["base"], f"{hosted['name']}@{hosted['hash']}")
+    base, colon, adapter = text.partition(":")
+    if colon:
+        return ModelId(base, adapter)
+    return ModelId(None, text)
