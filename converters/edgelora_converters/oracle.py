@@ -1,0 +1,126 @@
+"""The torch-free oracle: a Llama forward pass in plain numpy, slow and obvious, that other backends are tested against.
+
+Weights are in Hugging Face names and row order. No KV cache, no sampling, no quantized arithmetic; loading a base is
+`oracle_base`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from edgelora_converters.lora import Target
+from edgelora_models.modules import BY_HF
+from edgelora_models.shape import LlamaShape
+
+Array = NDArray[np.floating[Any]]
+Deltas = Mapping[Target, tuple[Array, Array]]
+"""For each module a [rank, in] and b [out, rank] with its whole scale folded in: delta = b @ a."""
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaConfig:
+    """What the forward pass needs beyond the weights."""
+
+    shape: LlamaShape
+    norm_epsilon: float
+    rope_theta: float
+    rope_factors: tuple[float, ...] | None = None
+    """Divisor of each rotary frequency, head_dim / 2 of them (see `llama3_factors`); None: plain RoPE."""
+
+
+def llama3_factors(
+    *, theta: float, head_dim: int, factor: float, low: float, high: float, original_context: int
+) -> tuple[float, ...]:
+    """Llama 3.1's divisors of the rotary frequencies, head_dim / 2 of them.
+
+    Waves shorter than original_context / `high` stay as they are, waves longer than original_context / `low` are
+    stretched by `factor`, those between are blended linearly in the number of turns they make in the original context.
+    """
+    factors = []
+    for index in range(0, head_dim, 2):
+        turns = original_context * theta ** (-index / head_dim) / (2 * math.pi)
+        kept = min(max((turns - low) / (high - low), 0.0), 1.0)
+        factors.append(1.0 / (kept + (1.0 - kept) / factor))
+    return tuple(factors)
+
+
+class NumpyLlama:
+    """A Llama held as arrays. `dtype` (float32 or float64) is that of every product."""
+
+    def __init__(self, weights: Mapping[str, Array], config: LlamaConfig, *, dtype: DTypeLike = np.float32) -> None:
+        self.config = config
+        self.dtype = np.dtype(dtype)
+        self._weights = {name: array.astype(self.dtype, copy=False) for name, array in weights.items()}
+
+    def logits(self, tokens: Sequence[int], deltas: Deltas | None = None) -> Array:
+        """Logits after every token, [len(tokens), vocab], with the deltas added to their modules' outputs."""
+        x = self._weights["model.embed_tokens.weight"][np.asarray(tokens)]
+        rotation = self._rotation(len(tokens))
+        for layer in range(self.config.shape.layers):
+            x = x + self._attention(
+                layer, self._norm(x, f"model.layers.{layer}.input_layernorm"), rotation, deltas or {}
+            )
+            x = x + self._mlp(layer, self._norm(x, f"model.layers.{layer}.post_attention_layernorm"), deltas or {})
+        head = "model.embed_tokens.weight" if self.config.shape.tied else "lm_head.weight"
+        return self._norm(x, "model.norm") @ self._weights[head].T
+
+    def _norm(self, x: Array, name: str) -> Array:
+        mean_square = np.mean(x * x, axis=-1, keepdims=True)
+        return x / np.sqrt(mean_square + self.dtype.type(self.config.norm_epsilon)) * self._weights[f"{name}.weight"]
+
+    def _linear(self, layer: int, name: str, x: Array, deltas: Deltas) -> Array:
+        target = Target(layer, BY_HF[name])
+        y = x @ self._weights[f"{target.hf_path}.weight"].T
+        if target not in deltas:
+            return y
+        a, b = (factor.astype(self.dtype, copy=False) for factor in deltas[target])
+        return y + (x @ a.T) @ b.T
+
+    def _attention(self, layer: int, x: Array, rotation: tuple[Array, Array], deltas: Deltas) -> Array:
+        shape = self.config.shape
+        q = _rotate(_heads(self._linear(layer, "self_attn.q_proj", x, deltas), shape.heads), rotation)
+        k = _rotate(_heads(self._linear(layer, "self_attn.k_proj", x, deltas), shape.kv_heads), rotation)
+        v = _heads(self._linear(layer, "self_attn.v_proj", x, deltas), shape.kv_heads)
+        # Each key/value head serves heads / kv_heads neighbouring query heads.
+        k, v = (np.repeat(heads, shape.heads // shape.kv_heads, axis=0) for heads in (k, v))
+        scores = q @ k.swapaxes(1, 2) / self.dtype.type(math.sqrt(shape.head_dim))
+        later = np.triu(np.ones(scores.shape[1:], bool), k=1)
+        mixed = _softmax(np.where(later, -np.inf, scores)) @ v
+        return self._linear(layer, "self_attn.o_proj", mixed.swapaxes(0, 1).reshape(len(x), shape.q_width), deltas)
+
+    def _mlp(self, layer: int, x: Array, deltas: Deltas) -> Array:
+        gate = self._linear(layer, "mlp.gate_proj", x, deltas)
+        up = self._linear(layer, "mlp.up_proj", x, deltas)
+        return self._linear(layer, "mlp.down_proj", gate * (1 + np.tanh(gate / 2)) / 2 * up, deltas)
+
+    def _rotation(self, length: int) -> tuple[Array, Array]:
+        """cos and sin of every position's angles, [length, head_dim / 2]."""
+        head_dim = self.config.shape.head_dim
+        frequencies = self.config.rope_theta ** (-np.arange(0, head_dim, 2) / head_dim)
+        if self.config.rope_factors is not None:
+            frequencies = frequencies / np.asarray(self.config.rope_factors)
+        angles = np.outer(np.arange(length), frequencies)
+        return np.cos(angles).astype(self.dtype), np.sin(angles).astype(self.dtype)
+
+
+def _heads(x: Array, count: int) -> Array:
+    """[tokens, count * head_dim] to [count, tokens, head_dim]."""
+    return x.reshape(len(x), count, -1).swapaxes(0, 1)
+
+
+def _rotate(heads: Array, rotation: tuple[Array, Array]) -> Array:
+    """Turn each pair (i, i + head_dim / 2) of [count, tokens, head_dim] by its angle."""
+    cos, sin = rotation
+    first, second = np.split(heads, 2, axis=-1)
+    return np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+def _softmax(scores: Array) -> Array:
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return weights / weights.sum(axis=-1, keepdims=True)
