@@ -1,0 +1,277 @@
+"""A backend without a model: scripted answers, recorded steps, a strict check of the backend contract.
+
+Owns nothing outside this process. Used by the tests of the engine, the server and the CLI. What it answers is a pure
+function of (adapter content, tokens so far), so a mixed batch can be compared with each sequence alone:
+
+- a scripted answer, where there is one: from `answers[path]` (`answers[None]` is the base alone), or from an adapter
+  file that starts with `answer:`; the text is said from its start, then the turn ends;
+- otherwise letters drawn from a hash of (content, tokens), ending after about sixteen of them.
+
+Tests steer it through attributes: `fail_steps`, `load_error`, `step_gate`, `load_gate`, and wait on `stepping`,
+`loading`. Every breach of the contract is raised as BackendError(code "contract") and kept in `violations`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelora.backends.base import Capabilities, Chunk, Loaded
+from edgelora.core import AdapterRef
+from edgelora.errors import AdapterCorrupt, BackendError
+
+CONTROL_TEXTS = (
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+    "<|python_tag|>",
+)
+BOS, EOS, START_HEADER, END_HEADER, EOT, PYTHON_TAG = range(256, 256 + len(CONTROL_TEXTS))
+
+CHAT_TEMPLATE = (
+    "{{- bos_token }}"
+    "{%- for message in messages %}"
+    "{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' }}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}"
+)
+
+FAKE_CAPABILITIES = Capabilities(
+    adapter_format="gguf",
+    mixed_adapters=True,
+    max_slots=4,
+    max_sequences=4,
+    max_step_tokens=256,
+    context_length=2048,
+    kv_cells=8192,
+)
+
+_ANSWER = b"answer:"
+_LETTERS = b" etaoinshrdlu,.?"
+_GATE_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class FakeVocabulary:
+    """One token per byte, then CONTROL_TEXTS."""
+
+    chat_template: str | None = CHAT_TEMPLATE
+
+    @property
+    def size(self) -> int:
+        return 256 + len(CONTROL_TEXTS)
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        return frozenset({EOS, EOT})
+
+    @property
+    def bos_text(self) -> str:
+        return CONTROL_TEXTS[0]
+
+    @property
+    def eos_text(self) -> str:
+        return CONTROL_TEXTS[1]
+
+    def tokenize(self, text: str, *, special: bool, bos: bool) -> list[int]:
+        ids = [BOS] if bos else []
+        while text:
+            start, token = _first_control(text) if special else (len(text), None)
+            ids += text[:start].encode()
+            if token is None:
+                break
+            ids.append(token)
+            text = text[start + len(CONTROL_TEXTS[token - 256]) :]
+        return ids
+
+    def piece(self, token: int) -> bytes:
+        return bytes([token]) if token < 256 else b""
+
+
+def _first_control(text: str) -> tuple[int, int | None]:
+    found = [(text.find(control), 256 + n) for n, control in enumerate(CONTROL_TEXTS) if control in text]
+    return min(found, default=(len(text), None))
+
+
+@dataclass(frozen=True, slots=True)
+class FakeLoaded:
+    path: Path
+    content: bytes
+
+    @property
+    def nbytes(self) -> int:
+        return len(self.content)
+
+
+def write_fake_adapter(folder: Path, name: str, *, answer: str | None = None, nbytes: int | None = None) -> AdapterRef:
+    """Write an adapter file only the fake understands, and its reference. Without `answer` it speaks hashed letters."""
+    content = f"adapter {name}".encode() if answer is None else _ANSWER + answer.encode()
+    path = folder / f"{name}.gguf"
+    path.write_bytes(content)
+    version = hashlib.sha256(content).hexdigest()
+    return AdapterRef(name=name, version=version, path=path, nbytes=len(content) if nbytes is None else nbytes)
+
+
+class FakeBackend:
+    """See the module. `history` holds the chunks of every step asked for, failed ones included."""
+
+    def __init__(
+        self,
+        *,
+        answers: Mapping[Path | None, str] | None = None,
+        capabilities: Capabilities = FAKE_CAPABILITIES,
+        vocabulary: FakeVocabulary | None = None,
+    ) -> None:
+        self.capabilities = capabilities
+        self.vocabulary = vocabulary or FakeVocabulary()
+        self.answers = dict(answers or {})
+        self.history: list[tuple[Chunk, ...]] = []
+        self.loads: list[Path] = []
+        self.slots: dict[int, FakeLoaded] = {}
+        self.kv: dict[int, list[int]] = {}
+        self.violations: list[str] = []
+        self.closed = False
+        self.fail_steps: set[int] = set()
+        """Numbers of the steps (from 0, failed ones counted) that raise."""
+        self.load_error: Exception | None = None
+        self.step_gate, self.load_gate = _open_gate(), _open_gate()
+        """Cleared: a step, or a load, waits here until the test sets it."""
+        self.stepping, self.loading = threading.Event(), threading.Event()
+        """Set when a step, or a load, has been entered."""
+        self._kv_slot: dict[int, int | None] = {}
+        self._thread: int | None = None
+
+    @property
+    def name(self) -> str:
+        return "fake"
+
+    def load(self, path: Path) -> FakeLoaded:
+        self.loads.append(path)
+        self.loading.set()
+        self._wait(self.load_gate)
+        if self.load_error is not None:
+            raise self.load_error
+        if not path.exists():
+            raise AdapterCorrupt("adapter_corrupt", f"There is no adapter file at {path}.", "Install the adapter again.")
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        return FakeLoaded(path=path, content=b"".join(p.read_bytes() for p in files))
+
+    def attach(self, slot: int, loaded: Loaded) -> None:
+        self._check_thread()
+        self._check(isinstance(loaded, FakeLoaded), f"slot {slot}: not an adapter of this backend")
+        self._check(0 <= slot < self.capabilities.max_slots, f"slot {slot} is out of range")
+        self._check(slot not in self.slots, f"slot {slot} is not free")
+        if isinstance(loaded, FakeLoaded):
+            self.slots[slot] = loaded
+
+    def detach(self, slot: int) -> None:
+        self._check_thread()
+        self._check(slot in self.slots, f"slot {slot} has no adapter")
+        self._check(slot not in self._kv_slot.values(), f"slot {slot} is in use by a live sequence")
+        del self.slots[slot]
+
+    def step(self, chunks: Sequence[Chunk]) -> list[NDArray[np.float32] | None]:
+        number = len(self.history)
+        self.history.append(tuple(chunks))
+        self._check_thread()
+        self.stepping.set()
+        self._wait(self.step_gate)
+        self._check_step(chunks)
+        if number in self.fail_steps:
+            raise BackendError("fake_failure", f"Step {number} was told to fail.")
+        return [self._compute(chunk) for chunk in chunks]
+
+    def clear(self, sequence: int) -> None:
+        self._check_thread()
+        self._check(0 <= sequence < self.capabilities.max_sequences, f"sequence {sequence} is out of range")
+        self.kv.pop(sequence, None)
+        self._kv_slot.pop(sequence, None)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def next_token(self, slot: int | None, tokens: Sequence[int]) -> int:
+        """What follows `tokens` under the slot's adapter: the whole of this model."""
+        loaded = None if slot is None else self.slots[slot]
+        answer = self._answer(loaded)
+        if answer is not None:
+            said = _said(answer, tokens)
+            return answer[said] if said < len(answer) else EOT
+        content = b"" if loaded is None else loaded.content
+        digest = hashlib.blake2b(content + b"|" + repr(list(tokens)).encode(), digest_size=2).digest()
+        return EOT if digest[0] < 16 else _LETTERS[digest[1] % len(_LETTERS)]
+
+    def _answer(self, loaded: FakeLoaded | None) -> bytes | None:
+        path = None if loaded is None else loaded.path
+        if path in self.answers:
+            return self.answers[path].encode()
+        if loaded is not None and loaded.content.startswith(_ANSWER):
+            return loaded.content.removeprefix(_ANSWER)
+        return None
+
+    def _compute(self, chunk: Chunk) -> NDArray[np.float32] | None:
+        tokens = self.kv.setdefault(chunk.sequence, [])
+        tokens += chunk.tokens
+        self._kv_slot[chunk.sequence] = chunk.slot
+        if not chunk.logits:
+            return None
+        logits = np.zeros(self.vocabulary.size, np.float32)
+        logits[self.next_token(chunk.slot, tokens)] = 20.0
+        return logits
+
+    def _check_step(self, chunks: Sequence[Chunk]) -> None:
+        able = self.capabilities
+        tokens = sum(len(chunk.tokens) for chunk in chunks)
+        cells = sum(map(len, self.kv.values())) + tokens
+        self._check(bool(chunks), "an empty step")
+        self._check(not self.closed, "a step after close")
+        self._check(tokens <= able.max_step_tokens, f"{tokens} tokens in one step")
+        self._check(cells <= able.kv_cells, f"{cells} cells of KV")
+        self._check(len({c.sequence for c in chunks}) == len(chunks), "two chunks of one sequence")
+        self._check(able.mixed_adapters or len({c.slot for c in chunks}) == 1, "different adapters in one step")
+        for chunk in chunks:
+            self._check_chunk(chunk)
+
+    def _check_chunk(self, chunk: Chunk) -> None:
+        sequence, able = chunk.sequence, self.capabilities
+        held = len(self.kv.get(sequence, ()))
+        self._check(0 <= sequence < able.max_sequences, f"sequence {sequence} is out of range")
+        self._check(chunk.position == held, f"sequence {sequence}: position {chunk.position} after {held} tokens")
+        self._check(bool(chunk.tokens), f"sequence {sequence}: an empty chunk")
+        self._check(held + len(chunk.tokens) <= able.context_length, f"sequence {sequence} is over the context")
+        self._check(all(0 <= t < self.vocabulary.size for t in chunk.tokens), f"sequence {sequence}: a token out of range")
+        self._check(chunk.slot is None or chunk.slot in self.slots, f"slot {chunk.slot} has no adapter")
+        self._check(self._kv_slot.get(sequence, chunk.slot) == chunk.slot, f"sequence {sequence} changed its adapter")
+
+    def _check_thread(self) -> None:
+        self._thread = self._thread or threading.get_ident()
+        self._check(self._thread == threading.get_ident(), "used from two threads")
+
+    def _check(self, holds: bool, breach: str) -> None:
+        if not holds:
+            self.violations.append(breach)
+            raise BackendError("contract", f"The backend contract is broken: {breach}.")
+
+    def _wait(self, gate: threading.Event) -> None:
+        # A forgotten gate must fail its test instead of hanging the whole run.
+        self._check(gate.wait(_GATE_SECONDS), "a gate was never opened")
+
+
+def _open_gate() -> threading.Event:
+    gate = threading.Event()
+    gate.set()
+    return gate
+
+
+def _said(answer: bytes, tokens: Sequence[int]) -> int:
+    """How much of `answer` stands at the end of `tokens`: stateless, so that a preempted sequence goes on where it was."""
+    tail = list(tokens[-len(answer) :])
+    return next(n for n in range(len(answer), -1, -1) if n == 0 or tail[-n:] == list(answer[:n]))
