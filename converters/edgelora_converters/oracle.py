@@ -9,18 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from edgelora_converters.lora import Target
 from edgelora_models.modules import BY_HF
 from edgelora_models.shape import LlamaShape
 
-Array = NDArray[np.floating[Any]]
+Array = NDArray[Any]
+"""float32 or float64"""
 Deltas = Mapping[Target, tuple[Array, Array]]
 """For each module a [rank, in] and b [out, rank] with its whole scale folded in: delta = b @ a."""
+
+
+Precision = Literal["float32", "float64"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +55,11 @@ def llama3_factors(
 
 
 class NumpyLlama:
-    """A Llama held as arrays. `dtype` (float32 or float64) is that of every product."""
+    """A Llama held as arrays. `dtype` is that of every product."""
 
-    def __init__(self, weights: Mapping[str, Array], config: LlamaConfig, *, dtype: DTypeLike = np.float32) -> None:
+    def __init__(self, weights: Mapping[str, Array], config: LlamaConfig, *, dtype: Precision = "float32") -> None:
         self.config = config
-        self.dtype = np.dtype(dtype)
+        self.dtype: np.dtype[np.floating[Any]] = np.dtype(dtype)
         self._weights = {name: array.astype(self.dtype, copy=False) for name, array in weights.items()}
 
     def logits(self, tokens: Sequence[int], deltas: Deltas | None = None) -> Array:
@@ -68,19 +72,22 @@ class NumpyLlama:
             )
             x = x + self._mlp(layer, self._norm(x, f"model.layers.{layer}.post_attention_layernorm"), deltas or {})
         head = "model.embed_tokens.weight" if self.config.shape.tied else "lm_head.weight"
-        return self._norm(x, "model.norm") @ self._weights[head].T
+        logits: Array = self._norm(x, "model.norm") @ self._weights[head].T
+        return logits
 
     def _norm(self, x: Array, name: str) -> Array:
         mean_square = np.mean(x * x, axis=-1, keepdims=True)
-        return x / np.sqrt(mean_square + self.dtype.type(self.config.norm_epsilon)) * self._weights[f"{name}.weight"]
+        normed: Array = x / np.sqrt(mean_square + self.config.norm_epsilon)
+        normed *= self._weights[f"{name}.weight"]
+        return normed
 
     def _linear(self, layer: int, name: str, x: Array, deltas: Deltas) -> Array:
         target = Target(layer, BY_HF[name])
-        y = x @ self._weights[f"{target.hf_path}.weight"].T
-        if target not in deltas:
-            return y
-        a, b = (factor.astype(self.dtype, copy=False) for factor in deltas[target])
-        return y + (x @ a.T) @ b.T
+        y: Array = x @ self._weights[f"{target.hf_path}.weight"].T
+        if target in deltas:
+            a, b = (factor.astype(self.dtype, copy=False) for factor in deltas[target])
+            y += (x @ a.T) @ b.T
+        return y
 
     def _attention(self, layer: int, x: Array, rotation: tuple[Array, Array], deltas: Deltas) -> Array:
         shape = self.config.shape
@@ -89,7 +96,7 @@ class NumpyLlama:
         v = _heads(self._linear(layer, "self_attn.v_proj", x, deltas), shape.kv_heads)
         # Each key/value head serves heads / kv_heads neighbouring query heads.
         k, v = (np.repeat(heads, shape.heads // shape.kv_heads, axis=0) for heads in (k, v))
-        scores = q @ k.swapaxes(1, 2) / self.dtype.type(math.sqrt(shape.head_dim))
+        scores = q @ k.swapaxes(1, 2) / math.sqrt(shape.head_dim)
         later = np.triu(np.ones(scores.shape[1:], bool), k=1)
         mixed = _softmax(np.where(later, -np.inf, scores)) @ v
         return self._linear(layer, "self_attn.o_proj", mixed.swapaxes(0, 1).reshape(len(x), shape.q_width), deltas)
@@ -122,5 +129,6 @@ def _rotate(heads: Array, rotation: tuple[Array, Array]) -> Array:
 
 
 def _softmax(scores: Array) -> Array:
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return weights / weights.sum(axis=-1, keepdims=True)
+    weights: Array = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    return weights

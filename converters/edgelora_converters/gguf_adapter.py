@@ -1,0 +1,144 @@
+"""Reading a GGUF adapter, for the gate and for the runtime. Owns every check between a file and what computes with it.
+
+llama.cpp trusts its adapters: an alpha of the wrong type, an F64 tensor or factors of two ranks end the process, a NaN
+goes straight into the logits. So nothing here is passed on unread. Writing is `gguf`.
+
+Data is read, not mapped: a mapped file that shrinks would end the process too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelora_converters.fit import folded_b
+from edgelora_converters.lora import LoraPair, Target
+from edgelora_models.errors import AdapterCorrupt, AdapterIncompatible, AdapterUnsupported
+from edgelora_models.files import quoted, unreadable
+from edgelora_models.gguf_header import GgufHeader, GgufTensor, read_header
+from edgelora_models.gguf_types import GGML_TYPES
+from edgelora_models.modules import BY_GGUF
+from edgelora_models.shape import LlamaShape
+
+Factors = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""a [rank, in] and b [out, rank], rows in GGUF order, the whole scale in b: delta = b @ a."""
+
+_STORED = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_REMEDY_BASE = "Use the base it was made for, or convert the PEFT adapter for this one."
+_REMEDY_AGAIN = "Convert the PEFT adapter again."
+
+
+def read(path: Path, shape: LlamaShape) -> dict[Target, Factors]:
+    """Read and check an adapter for a base of `shape`: float32 factors, in the order of the file, at least one pair.
+
+    F32, F16 and BF16 are widened exactly. `adapter.lora.alpha` means what it means to llama.cpp: 0.0 or absent leaves b
+    as stored, any other value multiplies it by alpha / rank.
+
+    Raises AdapterCorrupt for an unsound file, AdapterIncompatible for another architecture, layer count or width,
+    AdapterUnsupported for what a Llama's linear modules have no place for, StorageError where the disk fails.
+    """
+    header = read_header(path, error=AdapterCorrupt)
+    _check_kind(header)
+    alpha = _alpha(header)
+    halves = _halves(header.tensors, shape)
+    try:
+        with path.open("rb") as file:
+            return {target: _read_pair(file, target, halves[target], alpha) for target in halves}
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def _check_kind(header: GgufHeader) -> None:
+    for key, wanted in (("general.type", "adapter"), ("adapter.type", "lora")):
+        if (found := header.metadata.get(key)) != wanted:
+            what = f"The file's {key} is {quoted(str(found))}, not {wanted!r}."
+            raise AdapterUnsupported("not_a_lora", what, "Give a LoRA adapter converted to GGUF.", param=key)
+    if (architecture := header.metadata.get("general.architecture")) != "llama":
+        what = f"The adapter is for the architecture {quoted(str(architecture))}, not 'llama'."
+        raise AdapterIncompatible("architecture_mismatch", what, _REMEDY_BASE, param="general.architecture")
+    if "adapter.alora.invocation_tokens" in header.metadata:
+        what = "The adapter is an aLoRA: it must act only after its invocation tokens."
+        raise AdapterUnsupported("alora", what, "Train it as plain LoRA.", param="adapter.alora.invocation_tokens")
+
+
+def _alpha(header: GgufHeader) -> float:
+    key = "adapter.lora.alpha"
+    value, kind = header.metadata.get(key, 0.0), header.types.get(key, "f32")
+    if kind != "f32" or not isinstance(value, float) or not np.isfinite(value):
+        what = f"The file's {key} is {quoted(str(value))} ({kind}), not a finite f32."
+        raise AdapterCorrupt("bad_alpha", what, _REMEDY_AGAIN, param=key)
+    return value
+
+
+def _halves(tensors: Mapping[str, GgufTensor], shape: LlamaShape) -> dict[Target, tuple[GgufTensor, GgufTensor]]:
+    """The checked (lora_a, lora_b) of every module: names, pairs, widths, ranks and dtypes, no data yet."""
+    found: dict[Target, dict[str, GgufTensor]] = {}
+    for name, tensor in tensors.items():
+        target, half = _parse_name(name, shape)
+        _check_type(name, tensor)
+        found.setdefault(target, {})[half] = tensor
+    if not found:
+        raise AdapterCorrupt("empty_adapter", "The adapter has no tensors.", _REMEDY_AGAIN)
+    return {target: _checked_pair(target, pair, shape) for target, pair in found.items()}
+
+
+def _parse_name(name: str, shape: LlamaShape) -> tuple[Target, str]:
+    match = re.fullmatch(r"blk\.(0|[1-9]\d{0,5})\.(\w+)\.weight\.(lora_[ab])", name, flags=re.ASCII)
+    if match is None or match[2] not in BY_GGUF:
+        what = f"The tensor {quoted(name)} is no LoRA factor of a Llama's linear modules."
+        raise AdapterUnsupported("unknown_tensor", what, "Train the adapter on the linear modules alone.", param=name)
+    layer = int(match[1])
+    if layer >= shape.layers:
+        what = f"The tensor {name} is for layer {layer}; the base has {shape.layers} layers."
+        raise AdapterIncompatible("layer_mismatch", what, _REMEDY_BASE, param=name)
+    return Target(layer, BY_GGUF[match[2]]), match[3]
+
+
+def _check_type(name: str, tensor: GgufTensor) -> None:
+    if (kind := GGML_TYPES[tensor.type].name) not in _STORED:
+        what = f"The tensor {name} is stored as {kind}; F32, F16 and BF16 are read."
+        raise AdapterUnsupported("tensor_dtype", what, _REMEDY_AGAIN, param=name)
+
+
+def _checked_pair(target: Target, pair: Mapping[str, GgufTensor], shape: LlamaShape) -> tuple[GgufTensor, GgufTensor]:
+    name = target.module.gguf_path(target.layer)
+    if len(pair) != 2:
+        missing = "lora_a" if "lora_b" in pair else "lora_b"
+        what = f"The tensor {name}.{missing} is missing."
+        raise AdapterCorrupt("incomplete_pair", what, _REMEDY_AGAIN, param=f"{name}.{missing}")
+    a, b = pair["lora_a"], pair["lora_b"]
+    # ggml's order, row length first: a is (in, rank), b is (rank, out).
+    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[1] != b.shape[0]:
+        what = f"The factors of {name} do not fit together: {list(a.shape)} and {list(b.shape)}."
+        raise AdapterCorrupt("rank_mismatch", what, _REMEDY_AGAIN, param=name)
+    found, wanted = (a.shape[0], b.shape[1]), (target.module.in_features(shape), target.module.out_features(shape))
+    if found != wanted:
+        what = f"{name} maps {found[0]} to {found[1]} in the adapter and {wanted[0]} to {wanted[1]} in the base."
+        raise AdapterIncompatible("shape_mismatch", what, _REMEDY_BASE, param=name)
+    return a, b
+
+
+def _read_pair(file: BinaryIO, target: Target, halves: tuple[GgufTensor, GgufTensor], alpha: float) -> Factors:
+    name = target.module.gguf_path(target.layer)
+    a = _read_tensor(file, f"{name}.lora_a", halves[0])
+    b = _read_tensor(file, f"{name}.lora_b", halves[1])
+    return (a, b) if alpha == 0.0 else (a, folded_b(target, LoraPair(a, b, alpha / len(a))))
+
+
+def _read_tensor(file: BinaryIO, name: str, tensor: GgufTensor) -> NDArray[np.float32]:
+    kind = GGML_TYPES[tensor.type].name
+    file.seek(tensor.offset)
+    raw: NDArray[Any] = np.fromfile(file, dtype=_STORED[kind], count=tensor.shape[0] * tensor.shape[1])
+    if raw.nbytes != tensor.nbytes:
+        raise AdapterCorrupt("file_truncated", f"The file ends within the tensor {name}.", _REMEDY_AGAIN, param=name)
+    values = (raw.astype(np.uint32) << 16).view(np.float32) if kind == "BF16" else raw.astype(np.float32, copy=False)
+    if not np.isfinite(values).all():
+        what = f"The tensor {name} holds NaN or infinity."
+        raise AdapterCorrupt("tensor_not_finite", what, "Use an earlier checkpoint, or convert it again.", param=name)
+    matrix: NDArray[np.float32] = values.reshape(tensor.shape[::-1])
+    return matrix

@@ -1,0 +1,153 @@
+"""An adapter as the folder mlx-lm loads: `adapter_config.json` and `adapters.safetensors`. Owns that layout, both ways.
+
+mlx-lm (0.32.2) knows one rank and one scale for a whole adapter. So each module's scale is folded into its lora_b and
+the folder says scale 1.0; every pair is padded with zeros to the largest rank; and `keys` are full module paths, which
+mlx-lm matches exactly. Factors are [in, rank] and [rank, out], rows in Hugging Face order.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelora_converters.fit import check_fits, folded_b
+from edgelora_converters.lora import LoraAdapter, LoraPair, Target
+from edgelora_converters.safetensors_file import SafetensorsFile, open_safetensors
+from edgelora_converters.staging import staged
+from edgelora_models.errors import AdapterCorrupt, AdapterIncompatible, AdapterUnsupported
+from edgelora_models.files import read_json
+from edgelora_models.modules import BY_HF
+from edgelora_models.shape import LlamaShape
+
+CONFIG_NAME = "adapter_config.json"
+TENSORS_NAME = "adapters.safetensors"
+CONFIG_LIMIT = 4 << 20
+"""Bytes. An 80-layer model's configuration takes about 25 kB."""
+REMEDY_BASE = "Use the base it was converted for, or convert it for this one."
+REMEDY_CONVERT = "Convert the adapter again."
+
+Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+def write(adapter: LoraAdapter, shape: LlamaShape, out: Path, *, provenance: Mapping[str, str]) -> None:
+    """Write `adapter` for a base of `shape` to the new folder `out`, whole or not at all.
+
+    `provenance` goes into the configuration under "edgelora", which mlx-lm ignores. The same arguments give the same
+    bytes. Raises AdapterIncompatible where a factor does not fit the base, AdapterUnsupported where a scale leaves
+    float32's range, StorageError where the folder cannot be written.
+    """
+    from safetensors.numpy import save
+
+    check_fits(adapter, shape)
+    facts = {**provenance, "source_digest": adapter.source_digest, "fold": "scale into lora_b"}
+    with staged(out) as temporary:
+        temporary.mkdir()
+        config = json.dumps(_config(adapter, shape, facts), indent=2, sort_keys=True)
+        (temporary / CONFIG_NAME).write_text(config + "\n", encoding="utf-8")
+        (temporary / TENSORS_NAME).write_bytes(save(_tensors(adapter), metadata={"format": "mlx"}))
+
+
+def _config(adapter: LoraAdapter, shape: LlamaShape, facts: Mapping[str, str]) -> dict[str, Any]:
+    keys = sorted(target.hf_path for target in adapter.pairs)
+    parameters = {"rank": adapter.max_rank, "scale": 1.0, "dropout": 0.0, "keys": keys}
+    return {
+        "fine_tune_type": "lora",
+        "num_layers": shape.layers,
+        "lora_parameters": parameters,
+        "edgelora": dict(facts),
+    }
+
+
+def _tensors(adapter: LoraAdapter) -> dict[str, NDArray[np.float32]]:
+    tensors: dict[str, NDArray[np.float32]] = {}
+    for target, pair in adapter.pairs.items():
+        a, b = _padded(target, pair, adapter.max_rank)
+        tensors[f"{target.hf_path}.lora_a"] = a
+        tensors[f"{target.hf_path}.lora_b"] = b
+    return dict(sorted(tensors.items()))
+
+
+def _padded(target: Target, pair: LoraPair, rank: int) -> Pair:
+    """The pair as [in, rank] and [rank, out], contiguous."""
+    a = np.zeros((pair.a.shape[1], rank), np.float32)
+    b = np.zeros((rank, pair.b.shape[0]), np.float32)
+    a[:, : pair.rank] = pair.a.T
+    b[: pair.rank] = folded_b(target, pair).T
+    return a, b
+
+
+def read(folder: Path, shape: LlamaShape) -> dict[Target, Pair]:
+    """Read a folder as `write` makes it back, checked against a base of `shape`: a [in, rank], b [rank, out], float32.
+
+    b holds the folder's scale; padding stays. Raises AdapterCorrupt where folder and configuration disagree or a value
+    is not finite, AdapterIncompatible for other widths or layers, AdapterUnsupported for other kinds of MLX adapters,
+    StorageError where a file cannot be read.
+    """
+    rank, scale, targets = _read_config(folder / CONFIG_NAME, shape)
+    with open_safetensors(folder / TENSORS_NAME) as file:
+        _check_names(file.names, targets)
+        return {target: _read_pair(file, target, shape, rank=rank, scale=scale) for target in targets}
+
+
+def _read_config(path: Path, shape: LlamaShape) -> tuple[int, float, list[Target]]:
+    """Rank, scale and modules, from a configuration with exactly the fields that decide what mlx-lm would do."""
+    config = read_json(path, limit=CONFIG_LIMIT, error=AdapterCorrupt)
+    kind = config.get("fine_tune_type", "lora")
+    if kind != "lora":
+        what = f"{path.name} says fine_tune_type {kind!r}."
+        raise AdapterUnsupported("fine_tune_type", what, "Convert a LoRA adapter.", param="fine_tune_type")
+    parameters = config.get("lora_parameters")
+    if not isinstance(parameters, dict):
+        raise _bad_config(path, "lora_parameters")
+    rank, scale, keys = (parameters.get(name) for name in ("rank", "scale", "keys"))
+    if type(rank) is not int or rank < 1:
+        raise _bad_config(path, "rank")
+    if not isinstance(scale, int | float) or not abs(scale) <= sys.float_info.max:
+        raise _bad_config(path, "scale")
+    if not isinstance(keys, list) or not keys or len(set(map(str, keys))) != len(keys):
+        raise _bad_config(path, "keys")
+    if config.get("num_layers") != shape.layers:
+        what = f"{path.name} is for a base of {config.get('num_layers')} layers; this one has {shape.layers}."
+        raise AdapterIncompatible("layer_mismatch", what, REMEDY_BASE, param="num_layers")
+    return rank, float(scale), [_target(key, shape) for key in keys]
+
+
+def _target(key: object, shape: LlamaShape) -> Target:
+    match = re.fullmatch(r"model\.layers\.(0|[1-9]\d{0,5})\.(.+)", str(key), flags=re.ASCII)
+    if match is None or match[2] not in BY_HF:
+        what = f"The adapter names {str(key)[:200]!r}, which is not the full path of a linear module of a Llama."
+        raise AdapterUnsupported(
+            "unknown_module", what, "Convert the PEFT adapter with edgelora.", param=str(key)[:200]
+        )
+    if int(match[1]) >= shape.layers:
+        what = f"The adapter changes {key}; the base has {shape.layers} layers."
+        raise AdapterIncompatible("layer_mismatch", what, REMEDY_BASE, param=str(key))
+    return Target(int(match[1]), BY_HF[match[2]])
+
+
+def _check_names(names: Iterable[str], targets: Iterable[Target]) -> None:
+    """mlx-lm loads a folder that lacks tensors, and runs the base alone; here every key has its pair and no more."""
+    wanted = {f"{target.hf_path}.{half}" for target in targets for half in ("lora_a", "lora_b")}
+    if odd := sorted(wanted ^ set(names)):
+        how = "is missing" if odd[0] in wanted else "belongs to none of its keys"
+        raise AdapterCorrupt("incomplete_pair", f"The tensor {odd[0]} {how}.", REMEDY_CONVERT, param=odd[0])
+
+
+def _read_pair(file: SafetensorsFile, target: Target, shape: LlamaShape, *, rank: int, scale: float) -> Pair:
+    a, b = (file.read_f32(f"{target.hf_path}.{half}") for half in ("lora_a", "lora_b"))
+    wanted = ((target.module.in_features(shape), rank), (rank, target.module.out_features(shape)))
+    if (a.shape, b.shape) != wanted:
+        what = f"{target.hf_path} has factors {list(a.shape)} and {list(b.shape)}, not {[list(w) for w in wanted]}."
+        raise AdapterIncompatible("shape_mismatch", what, REMEDY_BASE, param=target.hf_path)
+    return a, folded_b(target, LoraPair(a.T, b.T, scale)).T
+
+
+def _bad_config(path: Path, field: str) -> AdapterCorrupt:
+    return AdapterCorrupt("bad_config", f"{path.name} has no usable {field}.", REMEDY_CONVERT, param=field)

@@ -1,0 +1,112 @@
+"""The gate behind every conversion: the written file, read back, must be the adapter that was read.
+
+Each module's delta is rebuilt from the file and compared with scale * B @ A of the source in float64. Owns the
+comparison and its limit; reading the formats is `gguf_adapter` and `mlx`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelora_converters import gguf_adapter, mlx
+from edgelora_converters.errors import ConversionFailed
+from edgelora_converters.lora import LoraAdapter, LoraPair, Target
+from edgelora_converters.rows import deinterleave
+from edgelora_models.shape import LlamaShape
+
+LIMIT = 1e-6
+"""Largest relative Frobenius distance of a module's delta; one rounding to float32 costs about 3e-8."""
+
+# A delta of this norm is lost beside any float32 activation; below it only the absolute distance counts.
+_VANISHING = 1e-24
+
+Factors = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""a [rank, in] and b [out, rank] in Hugging Face row order, the whole scale in b: delta = b @ a."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What the gate saw. `worst` is the largest relative distance over all modules, `worst_target` that module."""
+
+    modules: int
+    worst: float
+    worst_target: str
+
+
+def verify_gguf(
+    path: Path, adapter: LoraAdapter, shape: LlamaShape, *, progress: Callable[[int], None] | None = None
+) -> Verification:
+    """Compare a written GGUF adapter with its source; see `compare`. Raises AdapterError where it cannot be read."""
+    stored = gguf_adapter.read(path, shape)
+    rebuilt = {t: (a, deinterleave(b, t.module.rotary_heads(shape))) for t, (a, b) in stored.items()}
+    return compare(adapter, rebuilt, progress=progress)
+
+
+def verify_mlx(
+    folder: Path, adapter: LoraAdapter, shape: LlamaShape, *, progress: Callable[[int], None] | None = None
+) -> Verification:
+    """Compare a written MLX adapter with its source; see `compare`. Raises AdapterError where it cannot be read."""
+    rebuilt = {target: (a.T, b.T) for target, (a, b) in mlx.read(folder, shape).items()}
+    return compare(adapter, rebuilt, progress=progress)
+
+
+def compare(
+    adapter: LoraAdapter, rebuilt: Mapping[Target, Factors], *, progress: Callable[[int], None] | None = None
+) -> Verification:
+    """Check that `rebuilt` has the adapter's modules and, within LIMIT, their deltas; ConversionFailed otherwise.
+
+    `progress` is called with the number of modules done.
+    """
+    _check_coverage(adapter, rebuilt)
+    worst, worst_target = 0.0, ""
+    for done, (target, pair) in enumerate(adapter.pairs.items(), start=1):
+        distance = relative_distance(pair, rebuilt[target])
+        if not distance <= LIMIT:  # NaN included
+            raise _mismatch(target, f"differs from the source by {distance:.1e} (relative; {LIMIT:.0e} is allowed)")
+        if distance >= worst:
+            worst, worst_target = distance, target.hf_path
+        if progress is not None:
+            progress(done)
+    return Verification(len(adapter.pairs), worst, worst_target)
+
+
+def relative_distance(pair: LoraPair, rebuilt: Factors) -> float:
+    """||rebuilt delta - source delta|| / ||source delta||, Frobenius, without forming either delta.
+
+    With dB = b' - s b and dA = a' - a, the difference is [dB, b'] @ [a; dA]: its factors are small where the files
+    agree, so nothing cancels.
+    """
+    a, b = pair.a.astype(np.float64), pair.b.astype(np.float64) * pair.scale
+    new_a, new_b = (factor.astype(np.float64) for factor in rebuilt)
+    rank = max(a.shape[0], new_a.shape[0])
+    a, b, new_a, new_b = _rows(a, rank), _rows(b.T, rank).T, _rows(new_a, rank), _rows(new_b.T, rank).T
+    difference = _product_norm(np.hstack([new_b - b, new_b]), np.vstack([a, new_a - a]))
+    return difference / max(_product_norm(b, a), _VANISHING)
+
+
+def _rows(factor: NDArray[np.float64], rank: int) -> NDArray[np.float64]:
+    """`factor` with zero rows up to `rank`: the same delta."""
+    return np.pad(factor, ((0, rank - factor.shape[0]), (0, 0)))
+
+
+def _product_norm(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
+    """Frobenius norm of left @ right from their small Gram matrices: ||LR||^2 = trace(L'L RR')."""
+    square = float(np.sum((left.T @ left) * (right @ right.T)))
+    return math.sqrt(max(square, 0.0)) if math.isfinite(square) else math.nan
+
+
+def _check_coverage(adapter: LoraAdapter, rebuilt: Mapping[Target, Factors]) -> None:
+    if odd := sorted(adapter.pairs.keys() ^ rebuilt.keys(), key=lambda target: target.hf_path):
+        where = "source" if odd[0] in adapter.pairs else "converted file"
+        raise _mismatch(odd[0], f"is in the {where} alone")
+
+
+def _mismatch(target: Target, how: str) -> ConversionFailed:
+    remedy = "Nothing was published. Convert again; if it fails again, report it with the adapter's configuration."
+    return ConversionFailed("conversion_mismatch", f"{target.hf_path} {how}.", remedy, param=target.hf_path)
