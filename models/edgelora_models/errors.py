@@ -11,7 +11,8 @@ Every error says what happened (`what`) and what to do (`remedy`), and has a sta
     |-- AdapterError           exit 5, 400   the adapter itself
     |   |-- AdapterCorrupt                   its bytes cannot be trusted (truncated, overlapping, NaN, a bomb)
     |   |-- AdapterUnsupported               a feature that cannot be honoured exactly
-    |   `-- AdapterIncompatible              made for a base of other shapes
+    |   |-- AdapterIncompatible              made for a base of other shapes
+    |   `-- ConversionFailed     exit 5, 500   what was written is not what was read (edgelora_converters.errors)
     |-- BaseError              exit 6, 503   the base model: missing, corrupt, not a Llama
     |-- StorageError           exit 7, 507   no space, no permission, an I/O error
     |-- Busy                   exit 8, 429   the queue is full; a name or port is taken
