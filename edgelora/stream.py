@@ -19,8 +19,8 @@ _INTERRUPT_SECONDS = 0.5
 class Stream:
     """Any number of TextDelta, then exactly one Finished or Failed, then the end of the iteration.
 
-    One consumer: `for event in stream`, or `async for event in stream`. The queue has no bound, so that a stalled reader
-    costs memory for its own answer only and never holds up the engine.
+    One consumer: `for event in stream`, or `async for event in stream`. The queue has no bound, so that a stalled
+    reader costs memory for its own answer only and never holds up the engine.
     """
 
     def __init__(self, request_id: str, cancel: Callable[[str], None]) -> None:
@@ -47,7 +47,7 @@ class Stream:
             _wake(*parked)
 
     def cancel(self) -> None:
-        """Ask for an end; the stream then ends with Failed(Cancelled) unless it ended before. From any thread, any time."""
+        """Ask for an end, from any thread: the stream ends with Failed(Cancelled) unless it ended before."""
         self._cancel(self.request_id)
 
     def text(self) -> str:

@@ -39,7 +39,8 @@ BOS, EOS, START_HEADER, END_HEADER, EOT, PYTHON_TAG = range(256, 256 + len(CONTR
 CHAT_TEMPLATE = (
     "{{- bos_token }}"
     "{%- for message in messages %}"
-    "{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' }}"
+    "{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
+    "{{- message['content'] | trim + '<|eot_id|>' }}"
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}"
 )
@@ -160,7 +161,7 @@ class FakeBackend:
         if self.load_error is not None:
             raise self.load_error
         if not path.exists():
-            raise AdapterCorrupt("adapter_corrupt", f"There is no adapter file at {path}.", "Install the adapter again.")
+            raise AdapterCorrupt("adapter_corrupt", f"There is no adapter at {path}.", "Install the adapter again.")
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         return FakeLoaded(path=path, content=b"".join(p.read_bytes() for p in files))
 
@@ -247,7 +248,8 @@ class FakeBackend:
         self._check(chunk.position == held, f"sequence {sequence}: position {chunk.position} after {held} tokens")
         self._check(bool(chunk.tokens), f"sequence {sequence}: an empty chunk")
         self._check(held + len(chunk.tokens) <= able.context_length, f"sequence {sequence} is over the context")
-        self._check(all(0 <= t < self.vocabulary.size for t in chunk.tokens), f"sequence {sequence}: a token out of range")
+        known = all(0 <= token < self.vocabulary.size for token in chunk.tokens)
+        self._check(known, f"sequence {sequence}: a token out of range")
         self._check(chunk.slot is None or chunk.slot in self.slots, f"slot {chunk.slot} has no adapter")
         self._check(self._kv_slot.get(sequence, chunk.slot) == chunk.slot, f"sequence {sequence} changed its adapter")
 
@@ -272,6 +274,6 @@ def _open_gate() -> threading.Event:
 
 
 def _said(answer: bytes, tokens: Sequence[int]) -> int:
-    """How much of `answer` stands at the end of `tokens`: stateless, so that a preempted sequence goes on where it was."""
+    """How much of `answer` stands at the end of `tokens`. Stateless, so that a preempted sequence goes on rightly."""
     tail = list(tokens[-len(answer) :])
     return next(n for n in range(len(answer), -1, -1) if n == 0 or tail[-n:] == list(answer[:n]))

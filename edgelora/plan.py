@@ -1,0 +1,69 @@
+"""What the scheduler and the engine tell each other. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgelora.backends.base import Chunk
+from edgelora.core import AdapterRef, FinishReason, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    ref: AdapterRef
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    detach: tuple[int, ...]
+    """Evicted slots, to be detached before any attach."""
+    loads: tuple[Load, ...]
+    """Adapters to start loading; each ends in `loaded` or `load_failed`."""
+    loading: tuple[str, ...]
+    """Requests that now wait for an adapter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What followed a row's logits."""
+
+    token: int
+    stop: bool
+    """Whether the answer ends with it: an end token or a stop string."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    request_id: str
+    reason: FinishReason
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    request_id: str
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One chunk of the step, and whose it is."""
+
+    request_id: str
+    chunk: Chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    number: int
+    preempted: tuple[str, ...]
+    """Requests that go back to waiting."""
+    clears: tuple[int, ...]
+    """Sequence ids whose KV must be cleared before the step."""
+    starts: tuple[Start, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def empty(self) -> bool:
+        return not (self.rows or self.clears or self.starts or self.preempted)

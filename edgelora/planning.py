@@ -1,0 +1,91 @@
+"""What the next step computes: pure decisions over the sequences there are. Changes nothing; the scheduler acts.
+
+Policies:
+- A decoding sequence gets one token in every step. What is left of the step goes to prompts, oldest first; beside
+  decoding sequences at most PREFILL_BESIDE_DECODE tokens of it, so that a long prompt does not stall them.
+- Places in the batch are given strictly by age: a younger request never takes the place an older one waits for.
+- When the KV is full, the youngest decoding sequence gives way. A newcomer starts only where the running ones have some
+  room to grow, so that it is not sent back at once.
+- Where a backend cannot mix adapters, the group that waited longest is next.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+
+from edgelora.backends.base import Capabilities
+from edgelora.sequence import Sequence
+from edgelora.states import State
+
+PREFILL_BESIDE_DECODE = 16
+"""Tokens of prompts in a step that also decodes: a step of 16 rows is the largest one that costs about as much as one
+row where memory bandwidth is the limit, and at most about 2.5 times where arithmetic is."""
+
+GROWTH_CELLS = 16
+"""KV cells left for each running sequence when another starts."""
+
+
+def choose_preempted(running: Iterable[Sequence], kv_cells: int) -> list[Sequence]:
+    """Who gives way so that every running sequence has the cells for all its tokens; youngest first."""
+    held = list(running)
+    chosen: list[Sequence] = []
+    while sum(len(sequence.tokens) for sequence in held) > kv_cells:
+        youngest = max((s for s in held if s.state is State.DECODE), key=lambda s: s.arrival)
+        held.remove(youngest)
+        chosen.append(youngest)
+    return chosen
+
+
+def choose_starts(
+    ready: Iterable[Sequence], *, running: list[Sequence], free_ids: Iterable[int], kv_cells: int
+) -> list[tuple[Sequence, int]]:
+    """Who gets a place in the batch, oldest first, and which sequence id; stops at the first that does not fit."""
+    ids = list(free_ids)
+    heapq.heapify(ids)
+    held = [len(sequence.tokens) for sequence in running]
+    starts: list[tuple[Sequence, int]] = []
+    for sequence in sorted(ready, key=lambda s: s.arrival):
+        need = len(sequence.tokens) + GROWTH_CELLS * len(held)
+        if not ids or sum(held) + need > kv_cells:
+            break
+        starts.append((sequence, heapq.heappop(ids)))
+        held.append(len(sequence.tokens))
+    return starts
+
+
+def choose_group(running: list[Sequence], *, now: int) -> list[Sequence]:
+    """The sequences of the one adapter (or of none) whose last turn is longest ago. `now`: the plan's number.
+
+    One that just got its place counts as served now: a stream of newcomers must not pass those that wait.
+    """
+    turns: dict[object, tuple[int, int]] = {}
+    for sequence in running:
+        key = _group(sequence)
+        last, oldest = turns.get(key, (0, sequence.arrival))
+        turns[key] = (max(last, sequence.last_plan or now), min(oldest, sequence.arrival))
+    chosen = min(turns, key=lambda key: turns[key], default=None)
+    return [sequence for sequence in running if _group(sequence) == chosen]
+
+
+def choose_chunks(group: list[Sequence], *, room: int, anyone_decodes: bool) -> list[tuple[Sequence, int]]:
+    """How many tokens each sequence of the group computes in this step: one for the decoding, the rest for prompts.
+
+    `room`: tokens of the step. `anyone_decodes`: whether prompts must hold back, for this group or another.
+    """
+    decoding = sorted((s for s in group if s.state is State.DECODE), key=lambda s: (s.last_plan, s.arrival))[:room]
+    chunks = [(sequence, 1) for sequence in decoding]
+    room -= len(chunks)
+    if anyone_decodes:
+        room = min(room, PREFILL_BESIDE_DECODE)
+    for sequence in sorted((s for s in group if s.state is not State.DECODE), key=lambda s: s.arrival):
+        size = min(room, sequence.pending)
+        if size:
+            chunks.append((sequence, size))
+        room -= size
+    return chunks
+
+
+def _group(sequence: Sequence) -> object:
+    adapter = sequence.request.adapter
+    return "" if adapter is None else adapter.key

@@ -1,0 +1,282 @@
+"""Who runs when: requests in, plans out. No I/O, no clock, no threads; the engine calls it from one thread.
+
+A turn of the engine: `admit` (and do what it says) -> `plan` -> `begin` -> clear, step -> `apply`, or `fail` for those
+the step failed. `plan` only asks; everything else acts. The moves of a request are in `states.py`, the policies of a
+step in `planning.py`, what is in memory in the pool, which belongs to this scheduler alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping
+
+from edgelora.adapters.pool import Pool
+from edgelora.backends.base import Capabilities, Chunk
+from edgelora.core import AdapterRef, FinishReason, Request, Usage
+from edgelora.errors import Busy, ContextTooLong, UsageError
+from edgelora.plan import Admission, Choice, Ended, Load, Plan, Row, Start
+from edgelora.planning import choose_chunks, choose_group, choose_preempted, choose_starts
+from edgelora.sequence import Sequence
+from edgelora.states import LEASED, RUNNING, Move, State
+
+PATIENCE = 16
+"""How many younger requests may take a lease before one that waits for room in the pool; then they wait behind it."""
+
+
+class Scheduler:
+    """Accepts `max_queue` requests beyond the backend's max_sequences. Owns `pool`."""
+
+    def __init__(self, capabilities: Capabilities, pool: Pool, *, max_queue: int) -> None:
+        self.capabilities = capabilities
+        self.pool = pool
+        self.capacity = capabilities.max_sequences + max_queue
+        self.sequence_tokens = min(capabilities.context_length, capabilities.kv_cells)
+        """Prompt and answer of one sequence at most."""
+        self._live: dict[str, Sequence] = {}
+        """By age."""
+        self._waiting: deque[Sequence] = deque()
+        self._free_ids = set(range(capabilities.max_sequences))
+        self._uncleared: set[int] = set()
+        """Free ids whose KV is still there."""
+        self._arrivals = 0
+        self._plans = 0
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._in(*RUNNING))
+
+    def state(self, request_id: str) -> State | None:
+        """None for an ended or unknown id."""
+        sequence = self._live.get(request_id)
+        return sequence.state if sequence else None
+
+    def live_ids(self) -> tuple[str, ...]:
+        return tuple(self._live)
+
+    def check(self, request: Request) -> None:
+        """Refuse what could never run: UsageError, ContextTooLong, AdapterError. Reads only constants: any thread."""
+        if not request.prompt:
+            raise UsageError("empty_prompt", "The prompt is empty.", "Give at least one token.", param="prompt")
+        if len(request.prompt) >= self.sequence_tokens:
+            raise ContextTooLong(tokens=len(request.prompt), limit=self.sequence_tokens)
+        if request.adapter is not None:
+            self.pool.check_fits(request.adapter)
+
+    def submit(self, request: Request) -> None:
+        """Raises as `check` does, Busy(code queue_full), or UsageError for an id in use, with nothing changed."""
+        self.check(request)
+        if request.id in self._live:
+            raise UsageError("duplicate_id", f"A request with the id {request.id!r} is running.", param="id")
+        if len(self._live) >= self.capacity:
+            raise queue_full(len(self._live))
+        asked = request.sampling.max_tokens
+        limit = self.sequence_tokens if asked is None else min(self.sequence_tokens, len(request.prompt) + asked)
+        self._arrivals += 1
+        sequence = Sequence(request, self._arrivals, limit)
+        self._live[request.id] = sequence
+        self._waiting.append(sequence)
+
+    def cancel(self, request_id: str) -> bool:
+        """End a request in whatever state it is. False, and nothing changed, for an ended or unknown id."""
+        return self._end(request_id, Move.CANCELLED)
+
+    def fail(self, request_id: str) -> bool:
+        """End a running request whose step failed. False for one that already ended."""
+        return self._end(request_id, Move.STEP_FAILED)
+
+    def admit(self) -> Admission:
+        """Give waiting requests their adapters, oldest first, as far as the pool has room.
+
+        One that finds no room keeps its turn: others may pass it (the base alone takes no room; up to PATIENCE
+        adapters' leases do), then nobody who needs room may.
+        """
+        detach: list[int] = []
+        loads: list[Load] = []
+        loading: list[str] = []
+        blocked: Sequence | None = None
+        for sequence in tuple(self._waiting):
+            if not self._may_admit(sequence, blocked):
+                blocked = blocked or sequence
+                continue
+            if blocked is not None and sequence.request.adapter is not None:
+                blocked.overtaken += 1
+            self._waiting.remove(sequence)
+            load = self._admit(sequence, detach)
+            if load is not None:
+                loads.append(load)
+            if sequence.state is State.LOADING:
+                loading.append(sequence.request.id)
+        return Admission(tuple(detach), tuple(loads), tuple(loading))
+
+    def loaded(self, ref: AdapterRef) -> tuple[str, ...]:
+        """The adapter is attached to its slot. Returns the requests that waited for it, now ready."""
+        self.pool.loaded(ref)
+        return self._move_loading(ref, Move.LOADED)
+
+    def load_failed(self, ref: AdapterRef) -> tuple[str, ...]:
+        """The adapter could not be loaded. Returns the requests that failed with it; a later one tries again."""
+        failed = self._loading_ids(ref)
+        for request_id in failed:
+            self._end(request_id, Move.LOAD_FAILED)
+        self.pool.drop(ref)
+        return failed
+
+    def plan(self) -> Plan:
+        """What the next step should compute. Changes nothing."""
+        running, able = self._in(*RUNNING), self.capabilities
+        preempted = choose_preempted(running, able.kv_cells)
+        running = [sequence for sequence in running if sequence not in preempted]
+        starts = [] if preempted else self._choose_starts(running)
+        running += [sequence for sequence, _ in starts]
+        ids = {sequence.request.id: n for sequence, n in starts}
+        decodes = any(sequence.state is State.DECODE for sequence in running)
+        group = running if able.mixed_adapters else choose_group(running, now=self._plans + 1)
+        chunks = choose_chunks(group, room=able.max_step_tokens, anyone_decodes=decodes)
+        return Plan(
+            number=self._plans + 1,
+            preempted=tuple(sequence.request.id for sequence in preempted),
+            clears=tuple(sorted(self._uncleared | {s.id for s in preempted if s.id is not None})),
+            starts=tuple(Start(sequence.request.id, n) for sequence, n in starts),
+            rows=tuple(self._row(s, size, s.id if s.id is not None else ids[s.request.id]) for s, size in chunks),
+        )
+
+    def begin(self, plan: Plan) -> None:
+        """Take the latest plan's places and ids. The caller then clears `plan.clears` and computes `plan.rows`."""
+        self._plans = plan.number
+        for request_id in plan.preempted:
+            self._preempt(self._live[request_id])
+        self._uncleared -= set(plan.clears)
+        for start in plan.starts:
+            sequence = self._live[start.request_id]
+            sequence.move(Move.SCHEDULED)
+            sequence.id, sequence.last_plan = start.sequence, plan.number
+            self._free_ids.remove(start.sequence)
+        for row in plan.rows:
+            self._live[row.request_id].last_plan = plan.number
+
+    def apply(self, plan: Plan, choices: Mapping[str, Choice]) -> tuple[Ended, ...]:
+        """The step was computed. `choices`: one for each row that wanted logits, unless its request ended since."""
+        ended: list[Ended] = []
+        for row in plan.rows:
+            sequence = self._live.get(row.request_id)
+            if sequence is None:
+                continue
+            sequence.computed += len(row.chunk.tokens)
+            if row.chunk.logits:
+                ended += self._advance(sequence, choices[row.request_id])
+        return tuple(ended)
+
+    def check_integrity(self) -> None:
+        """Recount leases, cells and ids. Raises RuntimeError where they do not add up."""
+        self.pool.check_integrity()
+        held = Counter(s.request.adapter.key for s in self._live.values() if s.leased and s.request.adapter)
+        counted = {entry.ref.key: entry.leases for entry in self.pool.snapshot() if entry.leases}
+        if held != counted:
+            raise RuntimeError(f"leases {counted}, held {dict(held)}")
+        running = self._in(*RUNNING)
+        ids = {sequence.id for sequence in running}
+        if len(ids) != len(running) or ids & self._free_ids or not self._uncleared <= self._free_ids:
+            raise RuntimeError(f"ids {ids} in use, {self._free_ids} free, {self._uncleared} to clear")
+        if ids | self._free_ids != set(range(self.capabilities.max_sequences)):
+            raise RuntimeError(f"ids {ids} in use and {self._free_ids} free are not all")
+        if sum(sequence.computed for sequence in self._live.values()) > self.capabilities.kv_cells:
+            raise RuntimeError("more KV cells in use than there are")
+        if {s.request.id for s in self._waiting} != {s.request.id for s in self._in(State.WAITING)}:
+            raise RuntimeError("the queue is not the waiting requests")
+
+    def _in(self, *states: State) -> list[Sequence]:
+        return [sequence for sequence in self._live.values() if sequence.state in states]
+
+    def _may_admit(self, sequence: Sequence, blocked: Sequence | None) -> bool:
+        ref = sequence.request.adapter
+        if ref is None:
+            return True
+        if blocked is not None and blocked.overtaken >= PATIENCE:
+            return False
+        return self.pool.slot(ref) is not None or self.pool.can_reserve(ref)
+
+    def _admit(self, sequence: Sequence, detach: list[int]) -> Load | None:
+        """The only place a lease is taken."""
+        ref, load = sequence.request.adapter, None
+        if ref is not None:
+            if self.pool.slot(ref) is None:
+                reservation = self.pool.reserve(ref)
+                detach += reservation.evicted
+                load = Load(ref, reservation.slot)
+            self.pool.lease(ref)
+        resident = ref is None or self.pool.resident(ref)
+        sequence.move(Move.ADMIT_RESIDENT if resident else Move.ADMIT_ABSENT)
+        return load
+
+    def _loading_ids(self, ref: AdapterRef) -> tuple[str, ...]:
+        waiting = self._in(State.LOADING)
+        return tuple(s.request.id for s in waiting if s.request.adapter and s.request.adapter.key == ref.key)
+
+    def _move_loading(self, ref: AdapterRef, move: Move) -> tuple[str, ...]:
+        ids = self._loading_ids(ref)
+        for request_id in ids:
+            self._live[request_id].move(move)
+        return ids
+
+    def _choose_starts(self, running: list[Sequence]) -> list[tuple[Sequence, int]]:
+        ready, cells = self._in(State.READY), self.capabilities.kv_cells
+        return choose_starts(ready, running=running, free_ids=self._free_ids, kv_cells=cells)
+
+    def _row(self, sequence: Sequence, size: int, sequence_id: int) -> Row:
+        at, ref = sequence.computed, sequence.request.adapter
+        chunk = Chunk(
+            sequence=sequence_id,
+            position=at,
+            tokens=tuple(sequence.tokens[at : at + size]),
+            slot=None if ref is None else self.pool.slot(ref),
+            logits=size == sequence.pending,
+        )
+        return Row(sequence.request.id, chunk)
+
+    def _advance(self, sequence: Sequence, choice: Choice) -> list[Ended]:
+        """The only place a sequence gains a token."""
+        if sequence.state is State.PREFILL:
+            sequence.move(Move.PROMPT_DONE)
+        sequence.tokens.append(choice.token)
+        if not choice.stop and len(sequence.tokens) < sequence.max_tokens:
+            return []
+        self._end(sequence.request.id, Move.ENDED)
+        reason = FinishReason.STOP if choice.stop else FinishReason.LENGTH
+        return [Ended(sequence.request.id, reason, Usage(len(sequence.request.prompt), sequence.generated))]
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._give_back(sequence)
+        sequence.move(Move.PREEMPTED)
+        self._waiting.appendleft(sequence)
+
+    def _end(self, request_id: str, move: Move) -> bool:
+        sequence = self._live.get(request_id)
+        if sequence is None:
+            return False
+        self._give_back(sequence)
+        if sequence.state is State.WAITING:
+            self._waiting.remove(sequence)
+        sequence.move(move)
+        del self._live[request_id]
+        return True
+
+    def _give_back(self, sequence: Sequence) -> None:
+        """The only place a lease, a sequence id and its cells are returned."""
+        if sequence.state in LEASED and sequence.request.adapter is not None:
+            self.pool.release(sequence.request.adapter)
+        if sequence.id is not None:
+            self._free_ids.add(sequence.id)
+            self._uncleared.add(sequence.id)
+        sequence.id, sequence.computed = None, 0
+
+
+def queue_full(live: int, *, retry_after: float | None = None) -> Busy:
+    return Busy(
+        "queue_full",
+        f"{live} requests are running or waiting, and no more may wait.",
+        "Try again in a moment, or start with a longer queue (EDGELORA_QUEUE).",
+        retry_after=retry_after,
+    )

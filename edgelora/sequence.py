@@ -1,0 +1,52 @@
+"""One live generation, as the scheduler sees it. Only the scheduler changes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from edgelora.core import Request
+from edgelora.states import LEASED, RUNNING, Move, State, after
+
+
+@dataclass(slots=True)
+class Sequence:
+    request: Request
+    arrival: int
+    """Its number in the order of arrival; older means smaller."""
+    max_tokens: int
+    """Of prompt and answer: max_tokens, the context and the KV, whichever is least."""
+    state: State = State.WAITING
+    tokens: list[int] = field(init=False)
+    """Prompt, then what was chosen so far."""
+    computed: int = 0
+    """How many of `tokens` are in the KV."""
+    id: int | None = None
+    """The backend's sequence id; only while running."""
+    last_plan: int = 0
+    """Number of the plan that last held a chunk of it, for turns."""
+    overtaken: int = 0
+    """How often a younger request took a lease while this one waited for room in the pool."""
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.request.prompt)
+
+    @property
+    def generated(self) -> int:
+        return len(self.tokens) - len(self.request.prompt)
+
+    @property
+    def pending(self) -> int:
+        """Tokens still to compute before the next one can be chosen."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def running(self) -> bool:
+        return self.state in RUNNING
+
+    @property
+    def leased(self) -> bool:
+        return self.state in LEASED and self.request.adapter is not None
+
+    def move(self, move: Move) -> None:
+        """Raises IllegalMove."""
+        self.state = after(self.state, move)
