@@ -1,0 +1,169 @@
+"""The llama.cpp backend: one resident base, its vocabulary, and steps over mixed adapters."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelora.backends.base import Capabilities, Chunk, Loaded
+from edgelora.backends.llama_cpp.context import Context
+from edgelora.backends.llama_cpp.hook import HookMethod
+from edgelora.backends.llama_cpp.method import LoraMethod, shares_of
+from edgelora.backends.llama_cpp.model import Model, Progress
+from edgelora.backends.llama_cpp.native import NativeMethod
+from edgelora.backends.llama_cpp.options import BackendOptions
+from edgelora.backends.llama_cpp.selftest import find_weights
+from edgelora.backends.llama_cpp.vocabulary import LlamaVocabulary
+from edgelora.errors import BackendError
+from edgelora_models.shape import LlamaShape
+
+log = logging.getLogger(__name__)
+
+
+class LlamaCppBackend:
+    """Implements `edgelora.backends.base.Backend`. Made by `open`."""
+
+    def __init__(self, *, model: Model, context: Context, method: LoraMethod, options: BackendOptions) -> None:
+        self._model = model
+        self._context = context
+        self._method = method
+        self._vocabulary = LlamaVocabulary(model)
+        self._attached: set[int] = set()
+        self._lengths: dict[int, int | None] = {}
+        """Tokens in each sequence's KV; None where a failed step left it undefined."""
+        self._capabilities = Capabilities(
+            adapter_format="gguf",
+            mixed_adapters=method.mixed_adapters,
+            max_slots=options.max_slots,
+            max_sequences=options.max_sequences,
+            max_step_tokens=options.max_step_tokens,
+            context_length=min(options.context_length, model.trained_context, context.cells),
+            kv_cells=context.cells,
+        )
+
+    @classmethod
+    def open(
+        cls, path: Path, *, shape: LlamaShape, settings: BackendOptions, progress: Progress | None = None
+    ) -> LlamaCppBackend:
+        """Load the GGUF base at `path`. `progress` gets 0.0 to 1.0, and what it raises ends the load.
+
+        Where the self-test of the evaluation callback fails, a warning is logged and llama.cpp's own LoRA is used.
+        Raises BaseError where the base cannot be loaded, BackendError where the library cannot.
+        """
+        model = Model.load(path, shape=shape, progress=progress)
+        context: Context | None = None
+        try:
+            context = Context(model, settings, vocab=shape.vocab)
+            method = _choose_method(model, context, shape, settings)
+            return cls(model=model, context=context, method=method, options=settings)
+        except BaseException:
+            if context is not None:
+                context.close()
+            model.close()
+            raise
+
+    @property
+    def name(self) -> str:
+        return "llama.cpp"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    @property
+    def vocabulary(self) -> LlamaVocabulary:
+        return self._vocabulary
+
+    def load(self, path: Path) -> Loaded:
+        return self._method.load(path)
+
+    def attach(self, slot: int, loaded: Loaded) -> None:
+        if not 0 <= slot < self._capabilities.max_slots or slot in self._attached:
+            raise BackendError("bad_slot", f"Slot {slot} is taken or not one of {self._capabilities.max_slots}.")
+        self._method.attach(slot, loaded)
+        self._attached.add(slot)
+
+    def detach(self, slot: int) -> None:
+        self._method.detach(slot)
+        self._attached.discard(slot)
+
+    def step(self, chunks: Sequence[Chunk]) -> list[NDArray[np.float32] | None]:
+        self._check(chunks)
+        # Chunks of one adapter side by side: its rows are one range, and its weights are read once.
+        ordered = sorted(chunks, key=lambda chunk: -1 if chunk.slot is None else chunk.slot)
+        self._compute(ordered)
+        rows: dict[int, int] = {}
+        row = -1
+        for chunk in ordered:
+            row += len(chunk.tokens)
+            rows[chunk.sequence] = row
+        return [self._context.logits(rows[chunk.sequence]) if chunk.logits else None for chunk in chunks]
+
+    def clear(self, sequence: int) -> None:
+        self._check_sequence(sequence)
+        self._context.clear(sequence)
+        self._lengths.pop(sequence, None)
+
+    def close(self) -> None:
+        for slot in tuple(self._attached):
+            self.detach(slot)
+        self._context.close()
+        self._model.close()
+
+    def _compute(self, chunks: Sequence[Chunk]) -> None:
+        lengths = {chunk.sequence: chunk.position + len(chunk.tokens) for chunk in chunks}
+        self._lengths.update(dict.fromkeys(lengths))
+        code = self._method.run(shares_of(chunks), lambda: self._context.decode(chunks))
+        if code == 1:
+            cells = self._capabilities.kv_cells
+            raise BackendError("kv_full", f"The KV of {cells} tokens has no room for this step.")
+        if code != 0:
+            raise BackendError("decode_failed", f"llama.cpp could not compute the step (code {code}).")
+        self._lengths.update(lengths)
+
+    def _check(self, chunks: Sequence[Chunk]) -> None:
+        """What llama.cpp would abort on, or compute wrongly, is refused here."""
+        tokens = sum(len(chunk.tokens) for chunk in chunks)
+        if not 0 < tokens <= self._capabilities.max_step_tokens:
+            limit = self._capabilities.max_step_tokens
+            raise BackendError("bad_step", f"A step of {tokens} tokens; 1 to {limit} can be.")
+        if len({chunk.sequence for chunk in chunks}) != len(chunks):
+            raise BackendError("bad_step", "A sequence has two chunks in one step.")
+        for chunk in chunks:
+            self._check_chunk(chunk)
+
+    def _check_chunk(self, chunk: Chunk) -> None:
+        self._check_sequence(chunk.sequence)
+        held = self._lengths.get(chunk.sequence, 0)
+        end = chunk.position + len(chunk.tokens)
+        if not chunk.tokens or held != chunk.position or end > self._capabilities.context_length:
+            raise BackendError(
+                "bad_chunk",
+                f"Sequence {chunk.sequence} holds {'undefined' if held is None else held} tokens of"
+                f" {self._capabilities.context_length}; positions {chunk.position} to {end} do not follow.",
+            )
+        if chunk.slot is not None and chunk.slot not in self._attached:
+            raise BackendError("bad_slot", f"Slot {chunk.slot} holds no adapter.")
+        if not all(0 <= token < self._vocabulary.size for token in chunk.tokens):
+            raise BackendError("bad_token", f"A token of sequence {chunk.sequence} is not in the vocabulary.")
+
+    def _check_sequence(self, sequence: int) -> None:
+        if not 0 <= sequence < self._capabilities.max_sequences:
+            raise BackendError("bad_sequence", f"Sequence {sequence} is not one of {self._capabilities.max_sequences}.")
+
+
+def _choose_method(model: Model, context: Context, shape: LlamaShape, options: BackendOptions) -> LoraMethod:
+    if options.method == "hook":
+        try:
+            weights = find_weights(context, shape, max_sequences=options.max_sequences)
+        except BackendError as error:
+            log.warning(
+                "%s Using llama.cpp's own LoRA: one adapter in a step, so answers with several are slower.", error
+            )
+        else:
+            return HookMethod(context.tap, shape, weights)
+    return NativeMethod(model, context.handle, shape)

@@ -1,0 +1,84 @@
+"""llama.cpp's context: the KV, the activations, and one decode of one step. Knows nothing of adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from edgelora.backends.base import Chunk
+from edgelora.backends.llama_cpp.batch import Batch
+from edgelora.backends.llama_cpp.library import captured_errors, library
+from edgelora.backends.llama_cpp.model import Model
+from edgelora.backends.llama_cpp.options import BackendOptions
+from edgelora.backends.llama_cpp.tap import Tap
+from edgelora.errors import BackendError, BaseError
+
+_KV_TYPES = {"f32": 0, "f16": 1}  # enum ggml_type
+
+
+class Context:
+    """Owns a `llama_context` of `model`, its batch memory and its tap. Engine thread only."""
+
+    def __init__(self, model: Model, options: BackendOptions, *, vocab: int) -> None:
+        """Allocate for `options`; `vocab` is the width of a row of logits. Raises BaseError where memory is short."""
+        self.tap = Tap()
+        self._batch = Batch(options.max_step_tokens)
+        self._vocab = vocab
+        with model.held() as handle, captured_errors() as errors:
+            native = library().llama_init_from_model(handle, self._parameters(options))
+        if not native:
+            reason = " ".join(errors) or "it gave no reason"
+            raise BaseError(
+                "context_refused",
+                f"llama.cpp cannot make room for a context of {options.context_length} tokens: {reason}.",
+                "Start with a smaller context (--context) or fewer sequences.",
+            )
+        self.handle: Any = native
+
+    def _parameters(self, options: BackendOptions) -> Any:
+        parameters = library().llama_context_default_params()
+        parameters.n_ctx = options.kv_cells or 2 * options.context_length
+        # A step is one micro-batch, whose rows llama.cpp keeps in the order given only with one KV for all sequences.
+        parameters.n_batch = parameters.n_ubatch = options.max_step_tokens
+        parameters.kv_unified = True
+        parameters.n_seq_max = options.max_sequences
+        parameters.n_outputs_max = min(options.max_sequences, options.max_step_tokens)
+        parameters.n_outputs_max_per_seq = 1
+        threads = options.threads or psutil.cpu_count(logical=False) or 1
+        parameters.n_threads = parameters.n_threads_batch = threads
+        parameters.type_k = parameters.type_v = _KV_TYPES[options.kv_type]
+        parameters.flash_attn_type = 0 if options.kv_type == "f32" else 1
+        parameters.op_offload = parameters.offload_kqv = False
+        if options.method == "hook":
+            parameters.cb_eval = self.tap.callback
+        return parameters
+
+    @property
+    def cells(self) -> int:
+        """Tokens of KV over all sequences."""
+        return int(library().llama_n_ctx(self.handle))
+
+    def decode(self, chunks: Sequence[Chunk]) -> int:
+        """Compute the chunks' rows in this order; llama.cpp's return code, 0 for success."""
+        return int(library().llama_decode(self.handle, self._batch.fill(chunks)))
+
+    def logits(self, row: int) -> NDArray[np.float32]:
+        """A copy of the logits after a row of the last step, [vocab]. Raises BackendError where it has none."""
+        pointer = library().llama_get_logits_ith(self.handle, row)
+        if not pointer:
+            raise BackendError("no_logits", f"llama.cpp computed no logits for row {row}.")
+        return np.ctypeslib.as_array(pointer, (self._vocab,)).copy()
+
+    def clear(self, sequence: int) -> None:
+        lib = library()
+        lib.llama_memory_seq_rm(lib.llama_get_memory(self.handle), sequence, -1, -1)
+
+    def close(self) -> None:
+        """Safe twice."""
+        if self.handle is not None:
+            library().llama_free(self.handle)
+            self.handle = None

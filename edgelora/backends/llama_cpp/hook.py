@@ -1,0 +1,103 @@
+"""LoRA by evaluation callback: the base runs alone, and each token's own delta is added where the graph multiplies.
+
+llama.cpp asks for every node whether to stop after it, computes up to a node answered yes, and hands it over; its rows
+may then be read and changed before the graph goes on. A node `y = W x` of a targeted module is known by the address of
+its weight tensor, which stays the same as long as the base is loaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelora.backends.base import Loaded
+from edgelora.backends.llama_cpp.adapter import LoadedLora, load_lora
+from edgelora.backends.llama_cpp.layout import FIRST_SOURCE, OP_MUL_MAT, GgmlTensor, rows_of, tensor_at, tensor_name
+from edgelora.backends.llama_cpp.method import Share
+from edgelora.backends.llama_cpp.tap import Tap
+from edgelora.errors import BackendError
+from edgelora.kernels.reference import Factors, Group, add_delta
+from edgelora_converters.lora import Target
+from edgelora_models.shape import LlamaShape
+
+Kernel = Callable[[NDArray[np.float32], NDArray[np.float32], Iterable[Group]], None]
+
+
+class HookMethod:
+    """Owns the attached adapters' factors, by slot and weight address, and the shares of the step being computed."""
+
+    mixed_adapters = True
+
+    def __init__(
+        self, tap: Tap, shape: LlamaShape, weights: Mapping[Target, int], *, kernel: Kernel = add_delta
+    ) -> None:
+        """`weights`: the address of every linear module's weight tensor, as the self-test found them."""
+        self._tap = tap
+        self._shape = shape
+        self._weights = weights
+        self._kernel = kernel
+        self._slots: dict[int, dict[int, Factors]] = {}
+        self._shares: Sequence[Share] = ()
+        self._rows = self._outputs = 0
+        self._watched: frozenset[int] = frozenset()
+        self._visited = 0
+
+    def load(self, path: Path) -> LoadedLora:
+        return load_lora(path, self._shape)
+
+    def attach(self, slot: int, loaded: Loaded) -> None:
+        if not isinstance(loaded, LoadedLora):
+            raise BackendError(
+                "foreign_adapter", f"Slot {slot} was given {type(loaded).__name__}, not a llama.cpp adapter."
+            )
+        self._slots[slot] = {self._weights[target]: pair for target, pair in loaded.factors.items()}
+
+    def detach(self, slot: int) -> None:
+        self._slots.pop(slot, None)
+
+    def run(self, shares: Sequence[Share], decode: Callable[[], int]) -> int:
+        self._shares = shares
+        self._rows, self._outputs = shares[-1].rows[1], shares[-1].outputs[1]
+        self._watched = frozenset().union(*(self._slots[share.slot] for share in shares if share.slot is not None))
+        if not self._watched:
+            return decode()
+        self._visited = 0
+        code = self._tap.watch(self, decode)
+        if code == 0 and self._visited != len(self._watched):
+            raise BackendError(
+                "graph_incomplete",
+                f"The graph passed {self._visited} of the {len(self._watched)} modules the adapters change.",
+            )
+        return code
+
+    def wants(self, node: int) -> bool:
+        return ctypes.c_void_p.from_address(node + FIRST_SOURCE).value in self._watched
+
+    def visit(self, node: int) -> None:
+        tensor = tensor_at(node)
+        weight = tensor.src[0]
+        if tensor.op != OP_MUL_MAT or weight is None:
+            raise BackendError(
+                "graph_layout", f"Node {tensor_name(tensor)!r} uses a weight otherwise than by a product."
+            )
+        self._visited += 1
+        groups = list(self._groups(tensor, weight))
+        if groups:
+            self._kernel(rows_of(tensor), rows_of(tensor_at(tensor.src[1])), groups)
+
+    def _groups(self, tensor: GgmlTensor, weight: int) -> Iterator[Group]:
+        rows = tensor.ne[1]
+        if rows not in (self._rows, self._outputs):
+            raise BackendError(
+                "graph_rows",
+                f"Node {tensor_name(tensor)!r} has {rows} rows, not {self._rows} or {self._outputs}.",
+            )
+        for share in self._shares:
+            start, stop = share.rows if rows == self._rows else share.outputs
+            factors = self._slots[share.slot].get(weight) if share.slot is not None else None
+            if factors is not None and start < stop:
+                yield Group(start, stop, factors)

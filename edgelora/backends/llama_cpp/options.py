@@ -1,0 +1,28 @@
+"""How a llama.cpp base is opened. Values only: no import of the native library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+KvType = Literal["f16", "f32"]
+Method = Literal["hook", "native"]
+
+
+@dataclass(frozen=True, slots=True)
+class BackendOptions:
+    context_length: int = 4096
+    """Tokens of one sequence at most; never more than the base was made for, nor than `kv_cells`."""
+    max_sequences: int = 8
+    max_step_tokens: int = 512
+    """Tokens of one step at most; the memory for activations grows with it."""
+    max_slots: int = 8
+    """Adapters attached at once."""
+    threads: int | None = None
+    """Compute threads; None: one per physical core."""
+    kv_type: KvType = "f16"
+    """f32 doubles the KV's memory and turns flash attention off: for parity tests."""
+    kv_cells: int | None = None
+    """Tokens of KV over all sequences; None: twice `context_length`. The library rounds it up to a multiple of 256."""
+    method: Method = "hook"
+    """hook: each token's own adapter, by evaluation callback. native: llama.cpp's own LoRA, one adapter a step."""
