@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelora_converters.fit import check_fits, folded_b
+from edgelora_converters.gguf_data import write_tensor
 from edgelora_converters.lora import LoraAdapter, LoraPair, Target
 from edgelora_converters.rows import interleave
 from edgelora_converters.staging import staged
@@ -35,7 +36,7 @@ def write(adapter: LoraAdapter, shape: LlamaShape, out: Path, *, provenance: Map
     leaves float32's range, StorageError where the file cannot be written.
     """
     check_fits(adapter, shape)
-    facts = {**provenance, "source_digest": adapter.source_digest, "fold": "alpha into lora_b"}
+    facts = {**provenance, "source_digest": adapter.source_digest, "fold": "scale into lora_b"}
     with staged(out) as temporary:
         _write_file(temporary, adapter, shape, facts)
 
@@ -55,7 +56,7 @@ def _write_file(path: Path, adapter: LoraAdapter, shape: LlamaShape, facts: Mapp
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for _, target, half in _tensor_order(adapter):
-            writer.write_tensor_data(_values(target, adapter.pairs[target], half, shape))
+            write_tensor(writer, _values(target, adapter.pairs[target], half, shape))
     finally:
         writer.close()
 
@@ -76,5 +77,5 @@ def _tensor_order(adapter: LoraAdapter) -> Iterator[tuple[str, Target, str]]:
 
 def _values(target: Target, pair: LoraPair, half: str, shape: LlamaShape) -> NDArray[np.float32]:
     if half == "lora_a":
-        return np.ascontiguousarray(pair.a, dtype=np.float32)
-    return np.ascontiguousarray(interleave(folded_b(target, pair), target.module.rotary_heads(shape)))
+        return pair.a
+    return interleave(folded_b(target, pair), target.module.rotary_heads(shape))

@@ -30,12 +30,12 @@ def staged(out: Path) -> Iterator[Path]:
         temporary.replace(out)
         _sync(out.parent)
     except OSError as error:
-        raise storage_error(out, error) from error
+        raise _storage_error(out, error) from error
     finally:
-        remove(temporary)
+        _remove(temporary)
 
 
-def remove(path: Path) -> None:
+def _remove(path: Path) -> None:
     """Delete a file or a folder; no error where there is none."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
@@ -43,13 +43,12 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def storage_error(path: Path, error: OSError) -> StorageError:
+def _storage_error(path: Path, error: OSError) -> StorageError:
     """The tree's word for an OSError while writing `path`."""
-    # numpy's tofile says how much it could write but no errno; a full disk is what stops it.
-    if error.errno is None or error.errno in _NO_SPACE:
+    if error.errno in _NO_SPACE:
         what = f"There is no space left to write {path}."
         return StorageError("no_space", what, "Free some space, then try again. Nothing was left behind.")
-    what = f"{path} could not be written: {error.strerror}."
+    what = f"{path} could not be written: {error.strerror or error}."
     return StorageError("write_failed", what, "Check that the folder exists and may be written.")
 
 
