@@ -1,0 +1,152 @@
+"""A conversation with slash commands. Knows the service and two places to write to; the terminal is `terminal.py`'s."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+import click
+
+from edgelora.cli.answer import Printer, follow, note_length
+from edgelora.cli.failure import describe
+from edgelora.cli.options import SamplingOptions
+from edgelora.cli.output import note
+from edgelora.cli.progress import spinner
+from edgelora.errors import ContextTooLong, EdgeloraError
+
+if TYPE_CHECKING:
+    from edgelora.core import AdapterRef
+    from edgelora.prompt import Message
+    from edgelora.service import Service
+
+NONE = "none"
+"""What `/adapter` and `/system` call their absence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    usage: str
+    help: str
+    act: Callable[[Chat, str], None]
+
+
+class Chat:
+    """One conversation: its turns, the adapter in use, the system prompt."""
+
+    def __init__(
+        self, service: Service, *, sampling: SamplingOptions, adapter: AdapterRef | None, system: str | None
+    ) -> None:
+        self.service = service
+        self.adapter = adapter
+        self.system = system
+        self.turns: list[Message] = []
+        self.open = True
+        """False once `/bye` was said."""
+        self._sampling = sampling.over(service.default_sampling())
+
+    @property
+    def label(self) -> str:
+        """Who answers next."""
+        return self.adapter.name if self.adapter else self.service.base.name
+
+    def adapters(self) -> list[str]:
+        return [card.id for card in self.service.models() if card.parent is not None]
+
+    def greet(self) -> None:
+        names = self.adapters()
+        shown = f"{', '.join(names[:6])}{' ...' if len(names) > 6 else ''}" if names else "none yet"
+        note(f"A chat with {self.service.base.name}. Adapters: {shown}")
+        note("/adapter NAME switches, /help lists the commands, Ctrl-D leaves.")
+
+    def handle(self, line: str) -> None:
+        """Take one line: a slash command or something to say. Errors are told, never raised."""
+        text = line.strip()
+        try:
+            if text.startswith("/"):
+                self._command(text)
+            elif text:
+                self._say(text)
+        except EdgeloraError as error:
+            more = " /clear forgets what was said so far." if isinstance(error, ContextTooLong) else ""
+            click.echo(f"error: {describe(error).paragraph}{more}", err=True)
+
+    def _say(self, text: str) -> None:
+        from edgelora.prompt import Message
+
+        asked = [*self.turns, Message("user", text)]
+        opening = [Message("system", self.system)] if self.system else []
+        answer = self._answer([*opening, *asked])
+        if answer:
+            # A question that got no answer is forgotten, so that it can be asked again.
+            self.turns = [*asked, Message("assistant", answer)]
+
+    def _answer(self, messages: list[Message]) -> str:
+        with spinner("Thinking ...") as waiting:
+            printer = Printer(waiting)
+            try:
+                stream = self.service.chat(messages, adapter=self.adapter, sampling=self._sampling)
+                finished = follow(stream, printer)
+            except KeyboardInterrupt:
+                printer.quiet()
+                printer.end_line()
+                note("(stopped)")
+                return printer.text
+        printer.end_line()
+        note_length(finished)
+        return printer.text
+
+    def _command(self, text: str) -> None:
+        name, _, rest = text.partition(" ")
+        command = COMMANDS.get(name)
+        if command is None:
+            near = get_close_matches(name, COMMANDS, n=1, cutoff=0.4)
+            meant = f" Did you mean {near[0]}?" if near else ""
+            click.echo(f"There is no command {name}.{meant} /help lists them.", err=True)
+            return
+        command.act(self, rest.strip())
+
+    def use_adapter(self, name: str) -> None:
+        if not name:
+            self._list_adapters()
+            return
+        self.adapter = None if name == NONE else self.service.resolve(name)
+        note(f"{self.label} answers from here on; what was said stays.")
+
+    def _list_adapters(self) -> None:
+        current = self.adapter.name if self.adapter else NONE
+        for name in [*self.adapters(), NONE]:
+            mark = "*" if name == current else " "
+            extra = f"  ({self.service.base.name} alone)" if name == NONE else ""
+            click.echo(f"{mark} {name}{extra}", err=True)
+
+    def use_system(self, text: str) -> None:
+        if not text:
+            note(self.system or "There is no system prompt. /system TEXT sets one.")
+            return
+        self.system = None if text == NONE else text
+        note("The system prompt is gone." if self.system is None else "The system prompt holds from here on.")
+
+    def clear(self, _rest: str) -> None:
+        self.turns = []
+        note("Forgotten.")
+
+    def help(self, _rest: str) -> None:
+        for command in COMMANDS.values():
+            click.echo(f"{command.usage:<18}{command.help}", err=True)
+        note("Ctrl-C stops an answer. Alt-Enter starts a new line. Ctrl-D leaves.")
+
+    def leave(self, _rest: str) -> None:
+        self.open = False
+
+
+COMMANDS = {
+    "/adapter": Command(
+        "/adapter [NAME]", "switch to an adapter (none: the base alone), or list them", Chat.use_adapter
+    ),
+    "/system": Command("/system [TEXT]", "set the system prompt (none: remove it), or show it", Chat.use_system),
+    "/clear": Command("/clear", "forget the conversation", Chat.clear),
+    "/help": Command("/help", "this list", Chat.help),
+    "/bye": Command("/bye", "leave", Chat.leave),
+}

@@ -1,0 +1,213 @@
+"""What `doctor` looks at, one function a check. Looks only: writes nothing but what first use installs, and no network.
+
+A check that cannot tell says so as a warning; it never raises.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgelora.cli.failure import describe
+from edgelora.errors import EdgeloraError
+from edgelora.files import free_bytes, size_text
+
+if TYPE_CHECKING:
+    from edgelora.bases.record import BaseRecord
+    from edgelora.config import Settings
+    from edgelora.service import Library
+
+SHOWN_FEATURES = (
+    "avx2",
+    "fma",
+    "f16c",
+    "avx512f",
+    "avx512_vnni",
+    "amx_int8",
+    "neon",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "sve",
+)
+"""CPU features that llama.cpp's kernels make something of, as Linux writes them."""
+
+LOW_DISK_BYTES = 1 << 30
+
+
+class Level(StrEnum):
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    name: str
+    status: Level
+    detail: str
+    remedy: str = ""
+
+    def as_json(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def ok(name: str, detail: str) -> Check:
+    return Check(name, Level.OK, detail)
+
+
+def warn(name: str, detail: str, remedy: str = "") -> Check:
+    return Check(name, Level.WARN, detail, remedy)
+
+
+def fail(name: str, detail: str, remedy: str = "") -> Check:
+    return Check(name, Level.FAIL, detail, remedy)
+
+
+def failed(name: str, error: Exception) -> Check:
+    told = describe(error)
+    return fail(name, told.message, told.remedy)
+
+
+def machine_checks() -> Iterator[Check]:
+    """What is here whatever is installed."""
+    from edgelora import __version__
+
+    yield ok("edgelora", str(__version__))
+    yield ok("python", f"{platform.python_version()} ({sys.executable})")
+    yield ok("platform", f"{platform.system()} {platform.release()}, {platform.machine()}")
+    yield package("llama-cpp-python", needed=True)
+    yield package("numpy", needed=True)
+    yield package("mlx", needed=platform.system() == "Darwin" and platform.machine() == "arm64")
+    yield cpu()
+
+
+def package(name: str, *, needed: bool) -> Check:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return ok(name, version(name))
+    except PackageNotFoundError:
+        if needed:
+            return fail(name, "not installed", "Install edgelora again: `pip install --force-reinstall edgelora`.")
+        return ok(name, "not installed, and not needed here")
+
+
+def cpu() -> Check:
+    found = [feature for feature in SHOWN_FEATURES if feature in cpu_features()]
+    cores = f"{os.cpu_count() or '?'} threads"
+    if found:
+        return ok("cpu", f"{cores}; {' '.join(found)}")
+    if platform.machine().lower() in {"arm64", "aarch64"}:
+        return ok("cpu", f"{cores}; neon")  # part of every 64-bit ARM
+    return warn("cpu", f"{cores}; no known vector features seen", "Answers will be slow where AVX2 is missing.")
+
+
+def cpu_features() -> frozenset[str]:
+    """Feature names of the first processor, in small letters; empty where the system does not say."""
+    if sys.platform == "darwin":
+        return _sysctl_features()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    for line in lines:
+        label, _, value = line.partition(":")
+        if label.strip() in {"flags", "Features"}:
+            return frozenset(value.lower().split())
+    return frozenset()
+
+
+def _sysctl_features() -> frozenset[str]:
+    keys = ["machdep.cpu.features", "machdep.cpu.leaf7_features", "hw.optional.arm.FEAT_DotProd"]
+    command = ["/usr/sbin/sysctl", "-n", *keys]
+    try:
+        output = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return frozenset()
+    return frozenset(output.lower().split())
+
+
+def directory_checks(settings: Settings) -> Iterator[Check]:
+    folders = settings.directories
+    for name, path in (("data", folders.data), ("cache", folders.cache), ("state", folders.state)):
+        yield directory(name, path)
+    free = free_bytes(folders.data)
+    detail = f"{size_text(free)} free for {folders.data}"
+    if free < LOW_DISK_BYTES:
+        yield warn("disk", detail, "Free some space, or set EDGELORA_HOME to a folder on another disk.")
+    else:
+        yield ok("disk", detail)
+
+
+def directory(name: str, path: Path) -> Check:
+    nearest = path
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
+        return ok(f"{name} folder", str(path))
+    remedy = "Change its owner or permissions, or set EDGELORA_HOME to a folder that can be written."
+    return fail(f"{name} folder", f"{path} cannot be written", remedy)
+
+
+def network(settings: Settings) -> Check:
+    """States the setting; touches no network."""
+    if settings.offline:
+        return ok("network", "offline: nothing is downloaded")
+    return ok("network", "online: used by `edgelora base pull` alone (not tested here)")
+
+
+def port() -> Check:
+    """Whether `edgelora serve` would get its port."""
+    from edgelora.server.binding import bind, close_all
+    from edgelora.server.options import DEFAULT_PORT, ServerOptions
+
+    try:
+        close_all(bind(ServerOptions()))
+    except EdgeloraError as error:
+        return warn("port", error.what, "`edgelora serve --port N` takes another; perhaps edgelora is serving already.")
+    return ok("port", f"{DEFAULT_PORT} is free")
+
+
+def library_checks(library: Library) -> Iterator[Check]:
+    """The store, and the chosen base against this machine's memory."""
+    yield store(library)
+    try:
+        record = library.bases.current()
+    except EdgeloraError as error:
+        yield failed("base", error)
+        return
+    yield ok("base", f"{record.name}, {record.quantization}, {size_text(record.nbytes)}, at {record.location}")
+    yield memory(library.settings, record)
+
+
+def store(library: Library) -> Check:
+    """Every file of the store, hashed again."""
+    names = library.store.names()
+    problems = library.store.verify()
+    if problems:
+        first, more = problems[0], f" ({len(problems)} in all)" if len(problems) > 1 else ""
+        return fail("store", f"{first.what}{more}", first.remedy)
+    return ok("store", f"{len(names)} adapters, every file as it was written")
+
+
+def memory(settings: Settings, record: BaseRecord) -> Check:
+    """What the base, one full context and the adapters may take, against what is free."""
+    import psutil
+
+    shape = record.identity.fingerprint.shape
+    tokens = min(settings.context_length, record.context_length)
+    context = 2 * 2 * shape.layers * shape.kv_heads * shape.head_dim * tokens  # keys and values, two bytes each
+    need = record.nbytes + context + settings.adapter_budget_bytes
+    free = int(psutil.virtual_memory().available)
+    detail = f"{size_text(free)} free; base, a full context and the adapters take up to {size_text(need)}"
+    if record.nbytes + context > free:
+        return warn("memory", detail, "Close other programs, or choose a smaller base: `edgelora base use NAME`.")
+    return ok("memory", detail)

@@ -1,0 +1,107 @@
+"""click groups as wanted here: verbs loaded when used, near names for typing errors, errors told once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+import click
+
+from edgelora.cli.app import App
+
+SYNONYMS = {
+    "chat": "run",
+    "check": "doctor",
+    "delete": "rm",
+    "download": "base pull",
+    "generate": "run",
+    "help": "--help",
+    "import": "add",
+    "info": "show",
+    "install": "add",
+    "list": "ls",
+    "pull": "base pull",
+    "remove": "rm",
+    "server": "serve",
+    "start": "serve",
+    "status": "doctor",
+    "uninstall": "rm",
+    "use": "base use",
+    "version": "--version",
+}
+"""What people type from habit, and what does it here."""
+
+
+class Verbs(click.Group):
+    """A group whose verbs may be named as `module:attribute` and are imported when they are asked for."""
+
+    def __init__(self, *args: Any, lazy: Mapping[str, str] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.lazy = dict(lazy or {})
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*self.lazy, *self.commands]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.lazy:
+            return super().get_command(ctx, cmd_name)
+        module, _, attribute = self.lazy[cmd_name].partition(":")
+        command = getattr(import_module(module), attribute)
+        return command if isinstance(command, click.Command) else None
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help())  # a question, not a mistake
+            ctx.exit()
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        known = self.list_commands(ctx)
+        if name not in known and not name.startswith("-") and not ctx.resilient_parsing:
+            raise click.UsageError(f"There is no verb {name!r}.{_meant(name, known, ctx)}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def _meant(name: str, known: list[str], ctx: click.Context) -> str:
+    habit = SYNONYMS.get(name)
+    if habit is not None and (ctx.parent is None or habit in known):
+        near = [habit]
+    else:
+        near = get_close_matches(name, known, n=2, cutoff=0.5)
+    return f" Did you mean {' or '.join(f'`{ctx.command_path} {verb}`' for verb in near)}?" if near else ""
+
+
+class Root(Verbs):
+    """The outermost group: whatever is raised below it leaves as a paragraph on stderr and an exit code."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        app = extra.setdefault("obj", App())
+        with _told(app):
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _told(ctx.ensure_object(App)):
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # here, where a reader that has left can still be met quietly
+            return result
+
+
+@contextmanager
+def _told(app: App) -> Iterator[None]:
+    try:
+        yield
+    except (click.exceptions.Exit, SystemExit):
+        raise
+    except BaseException as error:
+        from edgelora.cli.failure import report
+
+        raise click.exceptions.Exit(report(error, as_json=app.as_json)) from None

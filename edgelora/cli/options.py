@@ -1,0 +1,139 @@
+"""Options that several verbs share, and the completion of names. Owns no verb."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+from edgelora.cli.app import App
+
+if TYPE_CHECKING:
+    from edgelora.core import SamplingParams
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOptions:
+    """What the command line says about sampling; None leaves it to the base."""
+
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    repeat_penalty: float | None
+    seed: int | None
+    max_tokens: int | None
+    stop: tuple[str, ...]
+
+    def over(self, defaults: SamplingParams) -> SamplingParams:
+        """`defaults`, with whatever was given in their place."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(defaults, **{name: value for name, value in given.items() if value not in (None, ())})
+
+
+_SAMPLING = (
+    click.option("--max-tokens", type=click.IntRange(min=1), metavar="N", help="Stop after N tokens."),
+    click.option(
+        "--temperature",
+        type=click.FloatRange(min=0),
+        metavar="T",
+        help="0 always takes the likeliest token; 1 is lively.",
+    ),
+    click.option(
+        "--top-p",
+        type=click.FloatRange(min=0, max=1, min_open=True),
+        metavar="P",
+        help="Choose among the likeliest tokens that make up P.",
+    ),
+    click.option(
+        "--top-k", type=click.IntRange(min=0), metavar="K", help="Choose among the K likeliest tokens; 0: all."
+    ),
+    click.option(
+        "--min-p",
+        type=click.FloatRange(min=0, max=1),
+        metavar="P",
+        help="Leave out tokens less likely than P times the likeliest.",
+    ),
+    click.option(
+        "--repeat-penalty",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="X",
+        help="Above 1: repeat less. 1: no penalty.",
+    ),
+    click.option("--seed", type=int, metavar="N", help="The same seed gives the same answer."),
+    click.option("--stop", multiple=True, metavar="TEXT", help="Stop before TEXT. May be given several times."),
+)
+
+
+def sampling_options(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the sampling options; the verb receives them as one `sampling` argument."""
+
+    @wraps(verb)
+    def gathered(*args: Any, **kwargs: Any) -> Any:
+        given = {field.name: kwargs.pop(field.name) for field in fields(SamplingOptions)}
+        return verb(*args, sampling=SamplingOptions(**given), **kwargs)
+
+    decorated: Callable[..., Any] = gathered
+    for option in reversed(_SAMPLING):
+        decorated = option(decorated)
+    return decorated
+
+
+def _remember_json(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> bool:
+    ctx.ensure_object(App).as_json = wanted
+    return wanted
+
+
+def json_option(verb: Verb) -> Verb:
+    """Add `--json`; errors of that run are JSON too. Eager, so that errors in the other options already are."""
+    return click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        is_eager=True,
+        callback=_remember_json,
+        help="Print JSON, for programs. Errors are JSON on stderr.",
+    )(verb)
+
+
+def context_option(verb: Verb) -> Verb:
+    return click.option(
+        "--context",
+        type=click.IntRange(min=16),
+        metavar="N",
+        help="Tokens of prompt and answer together at most.  [default: 4096, or what the base can]",
+    )(verb)
+
+
+def base_option(verb: Verb) -> Verb:
+    return click.option(
+        "--base", metavar="NAME", shell_complete=base_names, help="Use this base instead of the chosen one."
+    )(verb)
+
+
+def adapter_names(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Installed adapters for the shell's completion. Only looks: installs nothing."""
+    from edgelora.adapters.store import Store
+
+    return _matching(Store(_settings(ctx).directories.data).names(), incomplete)
+
+
+def base_names(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Installed bases for the shell's completion."""
+    from edgelora.bases.registry import Bases
+
+    return _matching((record.name for record in Bases(_settings(ctx).directories).list()), incomplete)
+
+
+def _settings(ctx: click.Context) -> Any:
+    return ctx.ensure_object(App).settings()
+
+
+def _matching(names: Any, incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]

@@ -1,0 +1,158 @@
+"""`edgelora run`: one answer, or a chat where there is a terminal and no prompt."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgelora.cli.app import App
+from edgelora.cli.options import (
+    SamplingOptions,
+    adapter_names,
+    base_option,
+    context_option,
+    json_option,
+    sampling_options,
+)
+
+if TYPE_CHECKING:
+    from edgelora.core import AdapterRef, Finished
+    from edgelora.prompt import Message
+    from edgelora.service import Service
+
+
+@click.command(short_help="Ask once, or chat.")
+@click.argument("words", metavar="[PROMPT]...", nargs=-1)
+@click.option("-a", "--adapter", metavar="NAME", shell_complete=adapter_names, help="The adapter to answer with.")
+@click.option("-s", "--system", metavar="TEXT", help="A system prompt: how the model is to behave.")
+@sampling_options
+@json_option
+@base_option
+@context_option
+@click.pass_obj
+def run(
+    app: App,
+    words: tuple[str, ...],
+    adapter: str | None,
+    system: str | None,
+    sampling: SamplingOptions,
+    as_json: bool,
+    base: str | None,
+    context: int | None,
+) -> None:
+    """Answer PROMPT, and print the answer as it comes.
+
+    The prompt may also come from a pipe; a lone - stands for what is piped in. Without a prompt, on a terminal, it is
+    a chat: /adapter NAME switches adapters in the middle of it, /help lists the rest.
+
+    \b
+    edgelora run -a medical-faq What is hypertension?
+    cat notes.txt | edgelora run "Summarise this:" -
+    """
+    prompt = read_prompt(words, chat_allowed=not as_json)
+    service = _open(app, base=base, context=context)
+    with service:
+        ref = service.resolve(adapter) if adapter else None
+        if prompt is None:
+            from edgelora.cli.chat import Chat
+            from edgelora.cli.terminal import converse
+
+            converse(Chat(service, sampling=sampling, adapter=ref, system=system), app.settings().directories.state)
+        elif as_json:
+            _answer_as_json(service, conversation(prompt, system), ref, sampling)
+        else:
+            _answer(service, conversation(prompt, system), ref, sampling)
+
+
+def read_prompt(words: Sequence[str], *, chat_allowed: bool) -> str | None:
+    """The prompt from the arguments and stdin; None asks for a chat. Raises UsageError where there is none."""
+    from edgelora.errors import UsageError
+
+    if not words:
+        if sys.stdin.isatty():
+            if chat_allowed:
+                return None
+            raise UsageError("no_prompt", "--json needs a prompt.", 'Give one: edgelora run --json "..."')
+        words = ("-",)
+    prompt = " ".join(_piped() if word == "-" else word for word in words)
+    if not prompt.strip():
+        raise UsageError("no_prompt", "The prompt is empty.", "Give one as an argument, or pipe one in.")
+    return prompt
+
+
+def _piped() -> str:
+    from edgelora.errors import UsageError
+
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise UsageError("prompt_not_text", "What is piped in is not UTF-8 text.", "Pipe text.") from error
+
+
+def conversation(prompt: str, system: str | None) -> list[Message]:
+    from edgelora.prompt import Message
+
+    opening = [Message("system", system)] if system else []
+    return [*opening, Message("user", prompt)]
+
+
+def _open(app: App, *, base: str | None, context: int | None) -> Service:
+    from edgelora.cli.progress import progress_bars
+
+    with progress_bars() as bars:
+        return app.service(app.settings(context=context), base=base, progress=bars)
+
+
+def _answer(
+    service: Service, messages: Sequence[Message], adapter: AdapterRef | None, sampling: SamplingOptions
+) -> None:
+    from edgelora.cli.answer import Printer, follow, note_length
+    from edgelora.cli.progress import spinner
+
+    with spinner("Thinking ...") as waiting:
+        printer = Printer(waiting)
+        stream = service.chat(messages, adapter=adapter, sampling=sampling.over(service.default_sampling()))
+        finished = follow(stream, printer)
+    printer.end_line()
+    note_length(finished)
+
+
+def _answer_as_json(
+    service: Service, messages: Sequence[Message], adapter: AdapterRef | None, sampling: SamplingOptions
+) -> None:
+    from edgelora.cli.answer import follow
+    from edgelora.cli.output import emit_json
+    from edgelora.cli.progress import spinner
+
+    parts: list[str] = []
+    with spinner("Thinking ..."):
+        stream = service.chat(messages, adapter=adapter, sampling=sampling.over(service.default_sampling()))
+        finished = follow(stream, parts.append)
+    emit_json(
+        {"answer": "".join(parts), "base": service.base.name, "adapter": str(adapter) if adapter else None}
+        | _measured(finished)
+    )
+
+
+def _measured(finished: Finished) -> dict[str, Any]:
+    usage, timings = finished.usage, finished.timings
+    rate = usage.completion_tokens / timings.decode if timings.decode > 0 else None
+    return {
+        "finish_reason": str(finished.reason),
+        "usage": {
+            "prompt_tokens": usage.prompt_tokens,
+            "completion_tokens": usage.completion_tokens,
+            "total_tokens": usage.total_tokens,
+        },
+        "timings": {
+            "queued_seconds": timings.queued,
+            "load_seconds": timings.load,
+            "prefill_seconds": timings.prefill,
+            "decode_seconds": timings.decode,
+            "first_token_seconds": timings.first_token,
+            "tokens_per_second": rate,
+        },
+    }

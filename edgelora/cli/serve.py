@@ -1,0 +1,79 @@
+"""`edgelora serve`: the OpenAI-style API on localhost. Says where it listens; owns nothing of HTTP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from edgelora.cli.app import App
+from edgelora.cli.options import base_option, context_option
+from edgelora.cli.output import note
+from edgelora.server.options import DEFAULT_HOST, DEFAULT_PORT
+
+if TYPE_CHECKING:
+    from edgelora.service import Service
+
+
+@click.command(short_help="Serve an OpenAI-style API on localhost.")
+@click.option("--host", default=DEFAULT_HOST, show_default=True, help="Where to listen. Off this machine: needs a key.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=DEFAULT_PORT,
+    show_default=True,
+    help="Which port; 0 takes any free one.",
+)
+@click.option("--api-key", metavar="KEY", help="Ask clients for this key.  [default: EDGELORA_API_KEY]")
+@click.option(
+    "--allow-origin",
+    "allow_origins",
+    metavar="ORIGIN",
+    multiple=True,
+    help="Let web pages of ORIGIN call (https://example.org, or `desktop` for app shells). May be given several times.",
+)
+@base_option
+@context_option
+@click.pass_obj
+def serve(
+    app: App,
+    host: str,
+    port: int,
+    api_key: str | None,
+    allow_origins: tuple[str, ...],
+    base: str | None,
+    context: int | None,
+) -> None:
+    """Serve the base and its adapters as an OpenAI-style API, until Ctrl-C.
+
+    Every installed adapter is a model; clients change only their base URL. One key on the command line can be seen by
+    other users of this machine: EDGELORA_API_KEY cannot.
+    """
+    from edgelora.cli.progress import progress_bars
+    from edgelora.server.binding import bind, close_all
+    from edgelora.server.options import ServerOptions
+    from edgelora.server.run import run
+
+    settings = app.settings(context=context)
+    options = ServerOptions(host=host, port=port, api_key=api_key or settings.api_key, allow_origins=allow_origins)
+    close_all(bind(options))  # a port that is taken is told before the base is loaded
+    with progress_bars() as bars:
+        service = app.service(settings, base=base, progress=bars)
+    with service:
+        run(service, options, on_ready=lambda urls: announce(service, urls, options.host))
+        note("Stopped.")
+
+
+def announce(service: Service, urls: list[str], host: str) -> None:
+    """Tell where it listens, what there is, and what a client needs."""
+    adapters = [card.id for card in service.models() if card.parent is not None]
+    count = {0: "no adapters", 1: "1 adapter"}.get(len(adapters), f"{len(adapters)} adapters")
+    shown = f": {', '.join(adapters[:8])}{' ...' if len(adapters) > 8 else ''}" if adapters else ""
+    note(f"Serving {service.base.name} and {count}{shown}")
+    note(f"  OPENAI_BASE_URL={_friendly(urls[0], host)}/v1")
+    note("Ctrl-C stops.")
+
+
+def _friendly(url: str, host: str) -> str:
+    """The first URL, by the name it was asked for where that is localhost: it reaches IPv4 and IPv6 alike."""
+    return url.replace("127.0.0.1", host) if host == DEFAULT_HOST else url

@@ -1,0 +1,61 @@
+"""The start of the command line: what `--help` costs, what the verbs are, what `python -m edgelora` is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from click.testing import CliRunner
+
+import edgelora
+from edgelora.cli.root import cli
+
+HEAVY = ("numpy", "llama_cpp", "rich", "starlette", "huggingface_hub", "jinja2", "prompt_toolkit", "msgspec", "mlx")
+
+HELP_AND_LIST = """
+import sys
+from edgelora.cli import main
+sys.argv = ["edgelora", *{arguments!r}]
+try:
+    main()
+except SystemExit as end:
+    code = end.code
+print("loaded:", *sorted({heavy!r} & sys.modules.keys()), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def start(*arguments: str) -> subprocess.CompletedProcess[str]:
+    script = HELP_AND_LIST.format(arguments=list(arguments), heavy=set(HEAVY))
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+
+
+def test_help_is_light() -> None:
+    """Nothing heavy is imported to show the help, of the whole or of a verb."""
+    for arguments in (["--help"], ["--version"], ["run", "--help"], ["base", "--help"]):
+        done = start(*arguments)
+        assert (done.returncode, done.stderr) == (0, "loaded:\n"), arguments
+
+
+def test_module_is_the_command_line() -> None:
+    """`python -m edgelora` is `edgelora`."""
+    done = subprocess.run([sys.executable, "-m", "edgelora", "--version"], capture_output=True, text=True, check=False)
+    assert done.stdout == f"edgelora {edgelora.__version__}\n"
+    assert done.returncode == 0
+
+
+def test_reader_that_leaves() -> None:
+    """A broken pipe is no error: no message, exit 0."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "edgelora", "--help"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_no_arguments() -> None:
+    """The bare command is a question, answered with the help."""
+    bare, asked = CliRunner().invoke(cli, []), CliRunner().invoke(cli, ["--help"])
+    assert (bare.exit_code, bare.stdout) == (0, asked.stdout)

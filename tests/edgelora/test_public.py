@@ -1,0 +1,30 @@
+"""The public surface of the package."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import edgelora
+
+
+def test_all_is_sorted_and_there() -> None:
+    """`__all__` is sorted, and every name of it can be had."""
+    assert edgelora.__all__ == sorted(edgelora.__all__)
+    for name in edgelora.__all__:
+        assert getattr(edgelora, name) is not None
+
+
+def test_unknown_name() -> None:
+    """What is not there is an AttributeError, as in any module."""
+    with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+        _ = edgelora.nothing_of_the_kind  # type: ignore[attr-defined]
+
+
+def test_import_is_light() -> None:
+    """Importing the package imports no other module of it."""
+    script = "import sys, edgelora; print(*[name for name in sys.modules if name.startswith('edgelora')])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["edgelora"]
