@@ -1,0 +1,67 @@
+"""The application: which path leads where. Owns the route table and the order of the middleware."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from edgelora.server.boundary import Boundary, add_headers
+from edgelora.server.chat import CHAT, start_chat
+from edgelora.server.completions import COMPLETION, start_completion
+from edgelora.server.errors import MethodNotAllowed, UnknownRoute
+from edgelora.server.follow import Drain
+from edgelora.server.generate import GenerationApp
+from edgelora.server.health import HealthRoutes
+from edgelora.server.models import ModelsRoutes
+from edgelora.server.options import ServerOptions
+from edgelora.server.runtime import Runtime
+from edgelora.server.security import Guard
+
+PREFIXES = ("/v1", "/openai/v1")
+"""OpenAI's prefix, and the one Groq's clients put before it."""
+
+
+def build_app(runtime: Runtime, options: ServerOptions, drain: Drain | None = None) -> Starlette:
+    """The ASGI application over a resident base. `drain` is how its server tells it that the end is near.
+
+    Raises UsageError for options that cannot be right.
+    """
+    drain = drain or Drain()
+    health = HealthRoutes(runtime, drain)
+    routes = [Route("/health", health.health), Route("/ready", health.ready)]
+    for prefix in PREFIXES:
+        routes += _api_routes(prefix, runtime, options, drain)
+    app = Starlette(
+        routes=routes,
+        middleware=[Middleware(Boundary), Middleware(Guard, options=options)],
+        exception_handlers={HTTPException: _refuse_route},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def _api_routes(prefix: str, runtime: Runtime, options: ServerOptions, drain: Drain) -> list[Route]:
+    models = ModelsRoutes(runtime)
+    chat = GenerationApp(runtime, options, drain, CHAT, start_chat)
+    completion = GenerationApp(runtime, options, drain, COMPLETION, start_completion)
+    return [
+        Route(f"{prefix}/models", models.list),
+        Route(f"{prefix}/models/{{id:path}}", models.retrieve),
+        Route(f"{prefix}/chat/completions", chat, methods=["POST"]),
+        Route(f"{prefix}/completions", completion, methods=["POST"]),
+    ]
+
+
+async def _refuse_route(request: Request, error: Exception) -> Response:
+    """The router's refusals as errors of the project's tree; the boundary words them."""
+    if not isinstance(error, HTTPException) or error.status_code not in (404, 405):
+        raise error
+    asked = f"{request.method} {request.scope['raw_path'].decode('latin-1')[:200]}"
+    if error.status_code == 404:
+        raise UnknownRoute("unknown_url", f"There is no {asked} here.", f"Routes start with {PREFIXES[0]}/.")
+    add_headers(request.scope, [(b"allow", (error.headers or {}).get("Allow", "").encode())])
+    raise MethodNotAllowed("method_not_allowed", f"{asked} is not a method of this route.")

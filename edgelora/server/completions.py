@@ -1,0 +1,72 @@
+"""POST /v1/completions: the body, its prompt, and how the answer is worded."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from edgelora.errors import ContextTooLong
+from edgelora.server.generate import Job
+from edgelora.server.runtime import Runtime
+from edgelora.server.schemas import COMPLETION_INERT, Generation, check_text, invalid, parse_body
+from edgelora.server.sse import Fields, Shape
+
+DEFAULT_MAX_TOKENS = 16
+"""What this API has always meant by leaving `max_tokens` out; chat has no such bound."""
+
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+
+
+class CompletionBody(Generation, frozen=True, kw_only=True):
+    prompt: str | list[str | TokenId | list[TokenId]]
+
+
+def start_completion(runtime: Runtime, raw: dict[str, object]) -> Job:
+    """Parse a body and begin its answer. Raises UsageError, NotFound and what the runtime raises."""
+    body = parse_body(raw, CompletionBody, COMPLETION_INERT)
+    prompt = _prompt(body.prompt)
+    adapter = runtime.resolve(body.model)
+    limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    sampling = body.sampling(runtime.default_sampling(), max_tokens=limit)
+    try:
+        return Job(body, adapter, runtime.complete(prompt, adapter=adapter, sampling=sampling))
+    except ContextTooLong as error:
+        error.param = "prompt"
+        raise
+
+
+def _prompt(prompt: str | list[str | int | list[int]]) -> str | tuple[int, ...]:
+    """A text or token ids; a list of one of either counts as that one."""
+    if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int):
+        return _single(prompt[0])
+    if isinstance(prompt, str):
+        return _single(prompt)
+    ids = [item for item in prompt if isinstance(item, int)]
+    if len(ids) < len(prompt):
+        raise invalid("prompt", "holds several prompts, and one is answered per request")
+    return _single(ids)
+
+
+def _single(prompt: str | list[int]) -> str | tuple[int, ...]:
+    if isinstance(prompt, str):
+        check_text(prompt, "prompt")
+        return prompt
+    if not prompt:
+        raise invalid("prompt", "holds no tokens")
+    return tuple(prompt)
+
+
+def _choice(text: str) -> Fields:
+    return {"text": text}
+
+
+COMPLETION = Shape(
+    id_prefix="cmpl-",
+    object="text_completion",
+    chunk_object="text_completion",
+    whole=_choice,
+    opening=None,
+    delta=_choice,
+    closing=lambda: {"text": ""},
+)

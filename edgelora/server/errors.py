@@ -1,0 +1,113 @@
+"""From an exception to an OpenAI error object: the one place where that is decided. Pure.
+
+Also the few errors only HTTP has. They extend the project's tree, so `status` still comes from the class.
+
+    UsageError
+    |-- Unauthorized       401   no key, or the wrong one
+    |-- Forbidden          403   a Host, Origin or Sec-Fetch-Site that is not let in
+    |-- UnknownRoute       404
+    |-- MethodNotAllowed   405
+    |-- BodyTimeout        408
+    |-- BodyTooLarge       413
+    `-- UnsupportedMedia   415
+    Busy
+    `-- Unavailable        503   not ready yet, or ending
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import msgspec
+
+from edgelora.errors import Busy, Cancelled, EdgeloraError, UsageError
+
+TRY_AGAIN_SECONDS = 1
+"""Told to a refused client when the runtime does not know how long the wait will be."""
+
+
+class Unauthorized(UsageError):
+    status = 401
+
+
+class Forbidden(UsageError):
+    status = 403
+
+
+class UnknownRoute(UsageError):
+    status = 404
+
+
+class MethodNotAllowed(UsageError):
+    status = 405
+
+
+class BodyTimeout(UsageError):
+    status = 408
+
+
+class BodyTooLarge(UsageError):
+    status = 413
+
+
+class UnsupportedMedia(UsageError):
+    status = 415
+
+
+class Unavailable(Busy):
+    status = 503
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReply:
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: bytes
+    """`{"error": {"message", "type", "param", "code"}}`, the shape the clients read."""
+
+
+def error_reply(error: Exception) -> ErrorReply:
+    """How an exception is told to the client. What is not of the project's tree is told as an internal error."""
+    known = _known(error)
+    return ErrorReply(known.status, _headers(known), msgspec.json.encode({"error": _fields(known)}))
+
+
+def error_frame(error: Exception) -> bytes:
+    """The same JSON for the middle of a stream, where the status has long been sent."""
+    return msgspec.json.encode({"error": _fields(_known(error))})
+
+
+def internal_error() -> EdgeloraError:
+    return EdgeloraError("internal_error", "The server failed to handle the request.", "Its log says why.")
+
+
+def _known(error: Exception) -> EdgeloraError:
+    if isinstance(error, Cancelled):
+        # The client is still there, so it was not the one who cancelled: the runtime is ending.
+        return Unavailable("cancelled", "The server ended the request.", "Send it again once the server is back.")
+    return error if isinstance(error, EdgeloraError) else internal_error()
+
+
+def _fields(error: EdgeloraError) -> dict[str, str | None]:
+    return {"message": str(error), "type": _type(error.status), "param": error.param, "code": error.code}
+
+
+def _type(status: int) -> str:
+    if status == 401:
+        return "authentication_error"
+    if status == 403:
+        return "permission_error"
+    if status == 429:
+        return "rate_limit_error"
+    return "invalid_request_error" if status < 500 else "server_error"
+
+
+def _headers(error: EdgeloraError) -> tuple[tuple[bytes, bytes], ...]:
+    if isinstance(error, Busy):
+        seconds = max(TRY_AGAIN_SECONDS, math.ceil(error.retry_after or 0))
+        return ((b"retry-after", str(seconds).encode()),)
+    if isinstance(error, Unauthorized):
+        return ((b"www-authenticate", b"Bearer"),)
+    # Clients repeat every 5xx of their own accord. A missing base or a full disk does not get better by repeating.
+    return ((b"x-should-retry", b"false"),) if error.status >= 500 else ()

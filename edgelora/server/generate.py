@@ -1,0 +1,134 @@
+"""The way of every generation through the server: read, start off the loop, follow, answer whole or as a stream.
+
+Owns no field names: those are chat.py's and completions.py's, which bring a `Shape` and a `Start`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from anyio import to_thread
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from edgelora.core import AdapterRef, Event, Failed, Finished, TextDelta
+from edgelora.errors import EdgeloraError
+from edgelora.server.boundary import send_reply
+from edgelora.server.errors import internal_error
+from edgelora.server.follow import Drain, follow
+from edgelora.server.limits import parse_object, read_body
+from edgelora.server.options import ServerOptions
+from edgelora.server.runtime import Runtime
+from edgelora.server.schemas import Generation
+from edgelora.server.sse import Head, Shape, SseWriter, whole_answer
+from edgelora.stream import Stream
+
+logger = logging.getLogger(__name__)
+
+_JSON_HEADERS = ((b"content-type", b"application/json"),)
+_STREAM_HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A request that was understood and is running."""
+
+    body: Generation
+    adapter: AdapterRef | None
+    stream: Stream
+
+
+Start = Callable[[Runtime, dict[str, object]], Job]
+"""Blocking: parse a body, resolve its model, begin. Raises EdgeloraError."""
+
+Events = AsyncGenerator[Event | None]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationApp:
+    """The ASGI app of one generating route."""
+
+    runtime: Runtime
+    options: ServerOptions
+    drain: Drain
+    shape: Shape
+    start: Start
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raw = await self._read(scope, receive)
+        job = await to_thread.run_sync(lambda: self.start(self.runtime, parse_object(raw)))
+        tick = self.options.keepalive_seconds
+        async with aclosing(follow(job.stream, receive=receive, drain=self.drain, tick=tick)) as events:
+            if job.body.stream:
+                await self._send_stream(job, events, send)
+            else:
+                await self._send_whole(job, events, send)
+
+    async def _read(self, scope: Scope, receive: Receive) -> bytes:
+        length = Headers(scope=scope).get("content-length")
+        options = self.options
+        return await read_body(
+            receive,
+            declared=None if length is None else int(length),
+            limit=options.body_bytes,
+            seconds=options.body_seconds,
+        )
+
+    async def _send_whole(self, job: Job, events: Events, send: Send) -> None:
+        parts: list[str] = []
+        async for event in events:
+            if isinstance(event, Failed):
+                raise event.error
+            if isinstance(event, TextDelta):
+                parts.append(event.text)
+            elif isinstance(event, Finished):
+                head = self._head(job)
+                body = whole_answer(head, self.shape, text="".join(parts), reason=event.reason, usage=event.usage)
+                await send_reply(send, 200, _JSON_HEADERS, body)
+
+    async def _send_stream(self, job: Job, events: Events, send: Send) -> None:
+        first = await anext(events)
+        if isinstance(first, Failed):
+            # Nothing has been sent yet, so the client can have a status and not only a frame.
+            raise first.error
+        writer = SseWriter(self._head(job), self.shape, include_usage=job.body.include_usage)
+        await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+        await _send_frames(send, writer.opening() + writer.event(first))
+        async for event in events:
+            if isinstance(event, Failed):
+                _log_unknown(event.error)
+            await _send_frames(send, writer.event(event))
+        await send({"type": "http.response.body", "body": b""})
+
+    def _head(self, job: Job) -> Head:
+        return Head(
+            id=f"{self.shape.id_prefix}{uuid.uuid4().hex}",
+            created=int(time.time()),
+            model=job.body.model,
+            fingerprint=_fingerprint(self.runtime.base.name, job.adapter),
+        )
+
+
+async def _send_frames(send: Send, frames: bytes) -> None:
+    await send({"type": "http.response.body", "body": frames, "more_body": True})
+
+
+def _log_unknown(error: Exception) -> None:
+    if not isinstance(error, EdgeloraError):
+        logger.error("%s", internal_error().what, exc_info=error)
+
+
+def _fingerprint(base: str, adapter: AdapterRef | None) -> str:
+    """Names what answered: it changes with the base and with the adapter's version."""
+    version = adapter.version if adapter is not None else ""
+    return "fp_" + hashlib.sha256(f"{base}\n{version}".encode()).hexdigest()[:12]

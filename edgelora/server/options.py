@@ -1,0 +1,31 @@
+"""How the server is to be run: one value, made by whoever starts it. Owns the defaults and reads no environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DEFAULT_HOST = "localhost"
+DEFAULT_PORT = 8321
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    host: str = DEFAULT_HOST
+    """An address or name to listen on. `localhost` is both 127.0.0.1 and ::1; elsewhere needs `api_key`."""
+    port: int = DEFAULT_PORT
+    """0 takes any free port."""
+    api_key: str | None = None
+    """Asked of every request but /health and /ready where set."""
+    allow_hosts: tuple[str, ...] = ()
+    """Names a Host header may carry besides the loopback ones and `host`."""
+    allow_origins: tuple[str, ...] = ()
+    """Web origins that may call: exact, `scheme://*`, or `desktop` for the usual application shells."""
+    body_bytes: int = 4 * MIB
+    """Size of a JSON body at most."""
+    body_seconds: float = 30.0
+    """How long a client may take to send a body."""
+    keepalive_seconds: float = 10.0
+    """Silence in a stream after which a comment is sent, so that clients and proxies keep waiting."""
+    drain_seconds: float = 30.0
+    """How long running answers may go on after the server was told to end."""

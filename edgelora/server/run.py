@@ -1,0 +1,130 @@
+"""Running the application: sockets, uvicorn, signals, and an end that finishes what runs.
+
+The first SIGTERM or SIGINT stops taking connections and lets running answers go on for `drain_seconds`; then, or at the
+second signal, they are ended with an error their clients can read; the third leaves at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Callable, Generator
+from types import FrameType
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import HANDLED_SIGNALS
+
+from edgelora.errors import UsageError
+from edgelora.server.app import build_app
+from edgelora.server.binding import bind, close_all, urls
+from edgelora.server.errors import error_reply
+from edgelora.server.follow import Drain
+from edgelora.server.options import ServerOptions
+from edgelora.server.runtime import Runtime
+
+MAX_HEAD_BYTES = 64 << 10
+"""Request line and headers together."""
+LAST_WORDS_SECONDS = 2.0
+"""For the error frames, once running answers were cut."""
+
+OnReady = Callable[[list[str]], None]
+"""Called once with the URLs being listened on, when requests are taken."""
+
+
+class JsonH11Protocol(H11Protocol):
+    """uvicorn's protocol, except that bytes that are not HTTP get an error object too."""
+
+    def send_400_response(self, msg: str) -> None:
+        body = error_reply(UsageError("malformed_http", msg)).body
+        head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
+        self.transport.write(head + b"content-length: %d\r\n\r\n" % len(body) + body)
+        self.transport.close()
+
+
+class EdgeServer(uvicorn.Server):
+    """uvicorn with our draining and our signals. `stop` may be called from any thread."""
+
+    def __init__(self, config: uvicorn.Config, *, drain: Drain, drain_seconds: float, on_ready: OnReady) -> None:
+        super().__init__(config)
+        self.ended_by: int | None = None
+        self._drain = drain
+        self._drain_seconds = drain_seconds
+        self._on_ready = on_ready
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def stop(self) -> None:
+        """As a signal does: the first call drains, the second cuts, the third leaves."""
+        if not self.should_exit:
+            self.should_exit = True
+        elif not self._drain.cut.is_set() and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._drain.cut.set)
+        else:
+            self.force_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        listening = urls(sockets or [])
+        await super().startup(sockets)
+        if self.started:
+            self._on_ready(listening)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._drain.begin()
+        deadline = asyncio.get_running_loop().call_later(self._drain_seconds, self._drain.cut.set)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            deadline.cancel()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.ended_by = sig
+        self.stop()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        # uvicorn raises the signals again when it is done. Here a finished drain is a good end, and the caller decides.
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {sig: signal.signal(sig, self.handle_exit) for sig in HANDLED_SIGNALS}
+        try:
+            yield
+        finally:
+            for sig, handler in before.items():
+                signal.signal(sig, handler)
+
+
+def make_server(runtime: Runtime, options: ServerOptions, *, on_ready: OnReady) -> EdgeServer:
+    drain = Drain()
+    config = uvicorn.Config(
+        build_app(runtime, options, drain),
+        http=JsonH11Protocol,
+        ws="none",
+        loop="asyncio",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        timeout_graceful_shutdown=max(1, round(options.drain_seconds + LAST_WORDS_SECONDS)),
+    )
+    return EdgeServer(config, drain=drain, drain_seconds=options.drain_seconds, on_ready=on_ready)
+
+
+def run(runtime: Runtime, options: ServerOptions, *, on_ready: OnReady) -> int | None:
+    """Serve until a signal; returns its number (None where `stop` was called). The runtime stays the caller's to close.
+
+    Raises UsageError (a key is missing, a bad host or origin) and Busy (`port_in_use`) before anything is served.
+    """
+    server = make_server(runtime, options, on_ready=on_ready)
+    sockets = bind(options)
+    try:
+        asyncio.run(server.serve(sockets))
+    finally:
+        close_all(sockets)
+    return server.ended_by

@@ -1,0 +1,39 @@
+"""What the server needs of the runtime, and nothing more. `edgelora.service.Service` is it; tests bring a small one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from edgelora.core import AdapterRef, SamplingParams
+from edgelora.prompt import Message
+from edgelora.service import ModelCard
+from edgelora.stream import Stream
+
+
+class ResidentBase(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+class Runtime(Protocol):
+    """Thread-safe. All methods may block (a first use converts an adapter), so the server calls them off its loop."""
+
+    @property
+    def base(self) -> ResidentBase: ...
+
+    def models(self) -> list[ModelCard]: ...
+
+    def model(self, model_id: str) -> ModelCard: ...
+
+    def resolve(self, model_id: str) -> AdapterRef | None: ...
+
+    def chat(self, messages: Sequence[Message], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream: ...
+
+    def complete(
+        self, prompt: str | Sequence[int], *, adapter: AdapterRef | None, sampling: SamplingParams
+    ) -> Stream: ...
+
+    def default_sampling(self) -> SamplingParams: ...
+
+    def ready(self) -> bool: ...

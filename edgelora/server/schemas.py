@@ -1,0 +1,172 @@
+"""The request bodies as closed types: from a JSON object to values the runtime takes, or a UsageError naming the field.
+
+Three kinds of field. Those here are honoured. Those in INERT are known but not supported: a value that would change
+nothing is accepted, any other is refused. The rest (`user`, `metadata`, other servers' extras) is ignored, as the hosted
+APIs do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from edgelora.core import SamplingParams
+from edgelora.errors import UsageError
+
+MAX_STOPS = 16
+_SEED_MASK = (1 << 64) - 1
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+StopText = Annotated[str, Meta(min_length=1, max_length=512)]
+
+Inert = Mapping[str, tuple[object, ...]]
+
+INERT: Inert = {
+    "n": (1,),
+    "presence_penalty": (0,),
+    "frequency_penalty": (0,),
+    "logit_bias": ({},),
+}
+"""Known fields of both bodies that are not supported, each with the values that ask for nothing."""
+
+CHAT_INERT: Inert = {
+    **INERT,
+    "audio": (),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "logprobs": (False,),
+    "modalities": (["text"],),
+    "moderation": (),
+    "prediction": (),
+    "reasoning_effort": ("none",),
+    "response_format": ({"type": "text"},),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+}
+
+COMPLETION_INERT: Inert = {**INERT, "best_of": (1,), "echo": (False,), "logprobs": (), "suffix": ("",)}
+
+
+class StreamOptions(Struct, frozen=True):
+    include_usage: bool | None = None
+
+
+class Generation(Struct, frozen=True, kw_only=True):
+    """What both bodies say about a generation. `top_k`, `min_p` and `repeat_penalty` are edgelora's own."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=512)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Share | None = None
+    top_k: Count | None = None
+    min_p: Share | None = None
+    repeat_penalty: Annotated[float, Meta(gt=0, le=2)] | None = None
+    seed: Seed | None = None
+    max_tokens: Positive | None = None
+    stop: StopText | Annotated[list[StopText], Meta(max_length=MAX_STOPS)] | None = None
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    def sampling(self, defaults: SamplingParams, *, max_tokens: int | None) -> SamplingParams:
+        """The defaults with what the request says in their place. A negative seed stands for its two's complement."""
+        names = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty")
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        seed = None if self.seed is None else self.seed & _SEED_MASK
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        return replace(defaults, **given, seed=seed, stop=stop, max_tokens=max_tokens)
+
+
+BodyT = TypeVar("BodyT", bound=Generation)
+
+
+def parse_body(raw: dict[str, object], kind: type[BodyT], inert: Inert) -> BodyT:
+    """A typed body. Raises UsageError with `param` for a missing, mistyped, out-of-range or unsupported field."""
+    refuse_unsupported(raw, inert)
+    try:
+        body = msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        raise _explain(str(error)) from None
+    _check_stream_options(raw, streamed=bool(body.stream))
+    check_text(body.model, "model")
+    for text in (body.stop,) if isinstance(body.stop, str) else body.stop or ():
+        check_text(text, "stop")
+    return body
+
+
+def check_text(text: str, param: str) -> None:
+    """Raises UsageError for half of a surrogate pair: JSON can write one, but it is no text."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise invalid(param, "has half of a surrogate pair, which is no character") from None
+
+
+def invalid(param: str, why: str) -> UsageError:
+    return UsageError("invalid_value", f"The field {param!r} {why}.", param=param)
+
+
+def missing(param: str) -> UsageError:
+    return UsageError("missing_required_parameter", f"The field {param!r} is missing.", param=param)
+
+
+def unsupported(param: str, accepted: tuple[object, ...] = ()) -> UsageError:
+    """`accepted`: the values that are let through because they ask for nothing."""
+    values = " or ".join(msgspec.json.encode(value).decode() for value in accepted)
+    only = f", or send {values}" if values else ""
+    return UsageError(
+        "unsupported_parameter", f"The field {param!r} is not supported.", f"Leave it out{only}.", param=param
+    )
+
+
+def refuse_unsupported(raw: Mapping[str, object], inert: Inert, *, at: str = "") -> None:
+    """Raises UsageError for a field of `inert` with a value that asks for something. `at`: what its name follows."""
+    for name, accepted in inert.items():
+        value = raw.get(name)
+        if value is not None and not any(_same(value, one) for one in accepted):
+            raise unsupported(f"{at}{name}", accepted)
+
+
+def _same(value: object, accepted: object) -> bool:
+    # In Python True is 1; in JSON it is not.
+    return value == accepted and isinstance(value, bool) == isinstance(accepted, bool)
+
+
+def _check_stream_options(raw: dict[str, Any], *, streamed: bool) -> None:
+    options = raw.get("stream_options")
+    if options is None:
+        return
+    if not streamed:
+        raise invalid("stream_options", "is only allowed together with 'stream': true")
+    if options.get("include_obfuscation"):
+        raise unsupported("stream_options.include_obfuscation", (False,))
+
+
+_AT = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(?P<name>\w+)`")
+
+
+def _explain(message: str) -> UsageError:
+    """A UsageError from msgspec's message, `Expected ..., got ... - at `$.messages[0].role``."""
+    match = _AT.fullmatch(message)
+    what, path = (match["what"], match["path"] or "") if match else (message, "")
+    if field := _MISSING.fullmatch(what):
+        return missing(f"{path}.{field['name']}" if path else field["name"])
+    code = "invalid_type" if ", got " in what else "invalid_value"
+    wish = what[:1].lower() + what[1:]
+    return UsageError(code, f"The field {path!r} is wrong: {wish}.", param=path)

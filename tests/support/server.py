@@ -1,0 +1,147 @@
+"""The real server on a free loopback port in a thread, and a raw HTTP client that sends exactly the bytes it is given."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgelora.server.binding import bind, close_all
+from edgelora.server.options import ServerOptions
+from edgelora.server.run import EdgeServer, make_server
+from edgelora.server.runtime import Runtime
+
+WAIT_SECONDS = 20.0
+
+TEST_OPTIONS = ServerOptions(host="127.0.0.1", port=0, drain_seconds=1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A parsed HTTP response."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        error: dict[str, Any] = self.json["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        return error
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    url: str
+    server: EdgeServer
+    lost: list[BaseException] = field(default_factory=list)
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=WAIT_SECONDS)
+
+    def send(self, data: bytes) -> bytes:
+        """Send raw bytes, and read until the server closes."""
+        with self.connect() as connection:
+            try:
+                connection.sendall(data)
+                connection.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # The server may answer and close before it has read everything.
+            return read_all(connection)
+
+    def request(
+        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
+    ) -> Reply:
+        """One request on a connection of its own. A None-free dict of headers; `Host` and a length are added."""
+        with self.connect() as connection:
+            connection.sendall(head_bytes(method, path, {"Host": f"127.0.0.1:{self.port}", **(headers or {})}, len(body)))
+            connection.sendall(body)
+            return parse_reply(read_all(connection))
+
+    def post(self, path: str, body: object, headers: dict[str, str] | None = None) -> Reply:
+        raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.request("POST", path, raw, {"Content-Type": "application/json", **(headers or {})})
+
+
+def head_bytes(method: str, path: str, headers: dict[str, str], length: int) -> bytes:
+    fields = {**headers, "Connection": "close"}
+    if length or method == "POST":
+        fields["Content-Length"] = str(length)
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+
+
+def read_all(connection: socket.socket) -> bytes:
+    received = bytearray()
+    try:
+        while chunk := connection.recv(65536):
+            received += chunk
+    except ConnectionError:
+        pass
+    return bytes(received)
+
+
+def parse_reply(raw: bytes) -> Reply:
+    head, _, body = raw.partition(b"\r\n\r\n")
+    lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
+    if headers.get("transfer-encoding") == "chunked":
+        body = _unchunk(body)
+    return Reply(int(lines[0].split(" ")[1]), headers, body)
+
+
+def _unchunk(body: bytes) -> bytes:
+    whole = bytearray()
+    while body:
+        size, _, body = body.partition(b"\r\n")
+        length = int(size, 16)
+        whole += body[:length]
+        body = body[length + 2 :]
+    return bytes(whole)
+
+
+@contextmanager
+def serving(runtime: Runtime, options: ServerOptions = TEST_OPTIONS) -> Iterator[RunningServer]:
+    """The server over `runtime`, until the block is left; then it drains and its thread ends."""
+    ready = threading.Event()
+    found: list[str] = []
+    failures: list[BaseException] = []
+
+    def on_ready(urls: list[str]) -> None:
+        found.extend(urls)
+        ready.set()
+
+    server = make_server(runtime, options, on_ready=on_ready)
+    sockets = bind(options)
+
+    def work() -> None:
+        try:
+            asyncio.run(server.serve(sockets))
+        except BaseException as error:
+            failures.append(error)
+            ready.set()
+
+    thread = threading.Thread(target=work, name="test-server")
+    thread.start()
+    try:
+        assert ready.wait(WAIT_SECONDS) and not failures, failures
+        yield RunningServer(found[0], server)
+    finally:
+        server.stop()
+        thread.join(WAIT_SECONDS)
+        close_all(sockets)
+    assert not thread.is_alive() and not failures, failures

@@ -1,0 +1,107 @@
+"""A small service over the fake backend: what the server and the CLI need of `edgelora.service.Service`, without a store."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from edgelora.backends.fake import FakeBackend, write_fake_adapter
+from edgelora.core import AdapterRef, Request, SamplingParams
+from edgelora.engine import Engine, EngineStats
+from edgelora.errors import NotFound
+from edgelora.names import split_model_id
+from edgelora.prompt import Message, encode_chat, encode_text
+from edgelora.service import ModelCard
+from edgelora.stream import Stream
+
+CREATED = 1_750_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class FakeBase:
+    name: str = "tiny"
+    context_length: int = 2048
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+
+class FakeService:
+    """`adapters` maps names to what each answers; `answer` is the base's. Without an answer letters are made up."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        adapters: Mapping[str, str | None],
+        answer: str | None = "Hello from the base.",
+        max_queue: int = 16,
+        backend: FakeBackend | None = None,
+    ) -> None:
+        self.base = FakeBase()
+        self.backend = backend or FakeBackend(answers={} if answer is None else {None: answer})
+        self.refs = {
+            name: write_fake_adapter(folder, name.replace("/", "_"), answer=text) for name, text in adapters.items()
+        }
+        self.prompts: list[tuple[int, ...]] = []
+        """The token ids of every request that was begun."""
+        self.samplings: list[SamplingParams] = []
+        self._engine = Engine(self.backend, adapter_budget_bytes=1 << 20, max_queue=max_queue)
+        self._ids = itertools.count()
+
+    def models(self) -> list[ModelCard]:
+        base = ModelCard(self.base.name, CREATED, None, self.base.name, True)
+        return [base, *(self._card(name) for name in sorted(self.refs))]
+
+    def model(self, model_id: str) -> ModelCard:
+        ref = self.resolve(model_id)
+        return self.models()[0] if ref is None else self._card(model_id if model_id in self.refs else ref.name)
+
+    def resolve(self, model_id: str) -> AdapterRef | None:
+        if model_id in self.refs:
+            return self.refs[model_id]
+        parts = split_model_id(model_id)
+        name = (parts.adapter or "").partition("@")[0]
+        if model_id == self.base.name:
+            return None
+        if parts.base not in (None, self.base.name) or name not in self.refs:
+            raise NotFound("model", model_id, [self.base.name, *self.refs])
+        return self.refs[name]
+
+    def default_sampling(self) -> SamplingParams:
+        return SamplingParams(temperature=self.base.temperature, top_p=self.base.top_p)
+
+    def chat(self, messages: Sequence[Message], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
+        return self._submit(encode_chat(messages, self._engine.vocabulary), adapter, sampling)
+
+    def complete(
+        self, prompt: str | Sequence[int], *, adapter: AdapterRef | None, sampling: SamplingParams
+    ) -> Stream:
+        tokens = encode_text(prompt, self._engine.vocabulary) if isinstance(prompt, str) else tuple(prompt)
+        return self._submit(tokens, adapter, sampling)
+
+    def stats(self) -> EngineStats:
+        return self._engine.stats()
+
+    def ready(self) -> bool:
+        return not self.backend.closed
+
+    def close(self, *, drain: bool = False, timeout: float = 10.0) -> None:
+        self._engine.close(drain=drain, timeout=timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _card(self, name: str) -> ModelCard:
+        return ModelCard(name, CREATED, self.base.name, str(self.refs[name]), False)
+
+    def _submit(self, tokens: tuple[int, ...], adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
+        self.prompts.append(tokens)
+        self.samplings.append(sampling)
+        return self._engine.submit(Request(f"r{next(self._ids)}", tokens, adapter, sampling))
