@@ -133,7 +133,7 @@ def refuse_pickle(name: str) -> AdapterUnsupported:
     return AdapterUnsupported(
         "adapter_is_pickle",
         f"{quoted(name)} is a Python pickle, which can run any code when it is read, so it is never opened.",
-        "Load the adapter with PEFT where it was trained and save it with save_pretrained(..., safe_serialization=True), "
+        "Load the adapter with PEFT where it was trained and save it again with save_pretrained(folder), "
         f"which writes {WEIGHTS_NAME}.",
     )
 
@@ -262,7 +262,7 @@ def _check_selection(config: PeftConfig, found: Iterable[Target], shape: LlamaSh
     if lacking:
         raise AdapterIncompatible(
             "adapter_modules",
-            f"{CONFIG_NAME} selects {lacking[0]}{_more(lacking)} of this base, but {WEIGHTS_NAME} has no tensors for it.",
+            f"{CONFIG_NAME} selects {lacking[0]}{_more(lacking)} of this base, but {WEIGHTS_NAME} lacks its tensors.",
             "The adapter was made for a base with other layers, or its file is incomplete.",
             param=lacking[0],
         )

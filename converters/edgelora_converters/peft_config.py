@@ -262,7 +262,7 @@ class _Fields:
             return
         names = list(dict.fromkeys(name for name, _, _ in self.problems))
         what = "; ".join(f"{_name(name)}: {what}" for name, what, _ in self.problems[:20])
-        remedies = "; ".join(dict.fromkeys(f"{_name(name)}: {remedy}" for name, _, remedy in self.problems[:20]))
+        remedies = " ".join(dict.fromkeys(f"{_name(name)}: {remedy}" for name, _, remedy in self.problems[:20]))
         count = "a setting" if len(names) == 1 else f"{len(names)} settings"
         raise AdapterUnsupported(
             "adapter_config",

@@ -1,0 +1,133 @@
+"""The parts of a parsed expression: each maps the set of positions where it may begin to the set where it may end.
+
+Sets are integers, bit i standing for position i. Repetition runs to a fixed point; nothing backtracks. Owns matching;
+`pattern` owns the syntax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+class PatternError(ValueError):
+    """The expression is invalid, outside the supported syntax, or too costly. The message is for people."""
+
+
+class Budget:
+    """Node visits left, over any number of matches. An ordinary match takes under a hundred."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+
+    def spend(self) -> None:
+        self._steps -= 1
+        if self._steps < 0:
+            raise PatternError("it takes too long to match")
+
+
+class Text:
+    """The name being matched, and whose budget pays."""
+
+    def __init__(self, text: str, budget: Budget) -> None:
+        self.text = text
+        self.end = 1 << len(text)
+        self.spend = budget.spend
+
+
+Node = Callable[[Text, int], int]
+"""From the set of beginnings to the set of ends."""
+
+CATEGORIES: dict[str, Callable[[str], bool]] = {
+    "d": str.isdecimal,
+    "w": lambda c: c.isalnum() or c == "_",
+    "s": str.isspace,
+}
+"""What \\d, \\w and \\s stand for."""
+
+
+def category(c: str) -> Callable[[str], bool]:
+    test = CATEGORIES[c.lower()]
+    return test if c.islower() else lambda other: not test(other)
+
+
+def literal(wanted: str) -> Node:
+    def node(text: Text, starts: int) -> int:
+        text.spend()
+        ends = 0
+        while starts:
+            low = starts & -starts
+            if text.text.startswith(wanted, low.bit_length() - 1):
+                ends |= low << len(wanted)
+            starts ^= low
+        return ends
+
+    return node
+
+
+def character(test: Callable[[str], bool]) -> Node:
+    def node(text: Text, starts: int) -> int:
+        text.spend()
+        return (starts & sum(1 << i for i, c in enumerate(text.text) if starts >> i & 1 and test(c))) << 1
+
+    return node
+
+
+def sequence(nodes: tuple[Node, ...]) -> Node:
+    def node(text: Text, starts: int) -> int:
+        for step in nodes:
+            if not starts:
+                break
+            starts = step(text, starts)
+        return starts
+
+    return node
+
+
+def either(branches: tuple[Node, ...]) -> Node:
+    def node(text: Text, starts: int) -> int:
+        ends = 0
+        for branch in branches:
+            ends |= branch(text, starts)
+        return ends
+
+    return node
+
+
+def repeat(body: Node, low: int, high: int | None) -> Node:
+    def node(text: Text, starts: int) -> int:
+        # Positions only move forward, so that after as many rounds as there are positions nothing new can come.
+        rounds = len(text.text) + 1
+        for _ in range(min(low, rounds)):
+            starts = body(text, starts)
+        ends = starts
+        for _ in range(rounds if high is None else min(high - low, rounds)):
+            starts = body(text, starts) & ~ends
+            if not starts:
+                break
+            ends |= starts
+        return ends
+
+    return node
+
+
+def lookahead(body: Node, *, wanted: bool) -> Node:
+    def node(text: Text, starts: int) -> int:
+        return sum(1 << i for i in range(starts.bit_length()) if starts >> i & 1 and bool(body(text, 1 << i)) == wanted)
+
+    return node
+
+
+any_character = character(lambda c: c != "\n")
+
+
+def at_start(text: Text, starts: int) -> int:
+    return starts & 1
+
+
+def at_end(text: Text, starts: int) -> int:
+    return starts & text.end
+
+
+def boundary(text: Text, starts: int) -> int:
+    word = [False, *(CATEGORIES["w"](c) for c in text.text), False]
+    return starts & sum(1 << i for i in range(len(text.text) + 1) if word[i] != word[i + 1])
