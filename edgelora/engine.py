@@ -1,22 +1,43 @@
-"""The engine: the only thread that touches a backend. This first form fixes the names others write against."""
+"""The engine: the only thread that touches a backend. Commands in, events out; drain, admit, plan, step, emit.
+
+Owns the backend, the scheduler, the loader thread, and every live request. What runs when is the scheduler's decision;
+what a token becomes is `run.py`'s. An idle engine sleeps on its command queue.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelora.adapters.loader import Loader, LoadResult
+from edgelora.adapters.pool import Pool, PoolEntry
 from edgelora.backends.base import Backend, Capabilities, Vocabulary
-from edgelora.core import AdapterRef, Request
+from edgelora.commands import Cancel, Close, Command, Submit
+from edgelora.core import Request
+from edgelora.errors import BackendError, Cancelled, EdgeloraError, UsageError
+from edgelora.plan import Choice, Ended, Plan
+from edgelora.run import Clock, Run
+from edgelora.sampling import Sampler
+from edgelora.scheduler import Scheduler, queue_full
 from edgelora.stream import Stream
 
+_log = logging.getLogger(__name__)
 
-@dataclass(frozen=True, slots=True)
-class AdapterStats:
-    ref: AdapterRef
-    slot: int
-    resident: bool
-    """False while it is being loaded."""
-    leases: int
-    """Live requests that hold it."""
+# How much one finished request weighs in the estimate of how long a refused one should wait.
+_RECENT = 0.2
+# What a close may take beyond its timeout: the step that runs, and giving the base back.
+_GRACE_SECONDS = 5.0
+
+_STOPPED = "The engine was stopped."
+_CUT = "The engine was stopped before the answer was complete."
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +45,8 @@ class EngineStats:
     queued: int
     """Accepted requests without a place in the batch yet (waiting, loading their adapter, ready)."""
     running: int
-    adapters: tuple[AdapterStats, ...]
+    adapters: tuple[PoolEntry, ...]
+    """In memory, least recently used first."""
     steps: int
     """Forward passes since the start."""
     tokens: int
@@ -35,32 +57,246 @@ class Engine:
     """Owns the backend from here on and closes it. Every method may be called from any thread."""
 
     def __init__(self, backend: Backend, *, adapter_budget_bytes: int, max_queue: int) -> None:
-        raise NotImplementedError
+        self._backend = backend
+        pool = Pool(adapter_budget_bytes, backend.capabilities.max_slots)
+        self._scheduler = Scheduler(backend.capabilities, pool, max_queue=max_queue)
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._loader = Loader(backend.load, self._commands.put)
+        self._lock = threading.Lock()
+        """Guards `_runs` and `_stopped` together: nothing is accepted that nobody will answer."""
+        self._runs: dict[str, Run] = {}
+        self._stopped: str | None = None
+        """Why nothing is accepted any more."""
+        self._closing: Close | None = None
+        self._steps = self._tokens = 0
+        self._service_seconds = 1.0
+        self._published = EngineStats(queued=0, running=0, adapters=(), steps=0, tokens=0)
+        self._thread = threading.Thread(target=self._main, name="edgelora-engine", daemon=True)
+        self._thread.start()
 
     @property
     def vocabulary(self) -> Vocabulary:
-        raise NotImplementedError
+        return self._backend.vocabulary
 
     @property
     def capabilities(self) -> Capabilities:
-        raise NotImplementedError
+        return self._backend.capabilities
+
+    @property
+    def alive(self) -> bool:
+        """Whether a request sent now would be worked on."""
+        return self._stopped is None and self._thread.is_alive()
 
     def submit(self, request: Request) -> Stream:
         """Raises UsageError, ContextTooLong, AdapterError(code adapter_too_large), Busy(code queue_full, with
         retry_after) or BackendError(code engine_stopped); everything later arrives as Failed in the stream.
         """
-        raise NotImplementedError
+        sampler = Sampler(request.sampling, request.prompt)
+        self._scheduler.check(request)
+        self._check_tokens(request)
+        stream = Stream(request.id, self.cancel)
+        run = Run(request, stream, sampler, Clock(time.monotonic()))
+        with self._lock:
+            if self._stopped is not None:
+                raise _engine_stopped(self._stopped)
+            if request.id in self._runs:
+                raise UsageError("duplicate_id", f"A request with the id {request.id!r} is running.", param="id")
+            if len(self._runs) >= self._scheduler.capacity:
+                raise queue_full(len(self._runs), retry_after=self._service_seconds)
+            self._runs[request.id] = run
+            self._commands.put(Submit(run))
+        return stream
 
     def cancel(self, request_id: str) -> None:
         """Legal in every state; nothing for an ended or unknown id."""
-        raise NotImplementedError
+        self._commands.put(Cancel(request_id))
 
     def stats(self) -> EngineStats:
-        raise NotImplementedError
+        published = self._published
+        return replace(published, queued=max(0, len(self._runs) - published.running))
 
-    def close(self, *, drain: bool = False, timeout: float = 10.0) -> None:
+    def close(self, *, drain: bool = False, timeout: float | None = 10.0) -> None:
         """Refuse new requests, finish (drain) or fail the live ones, close the backend. Safe twice.
 
-        What is not done after `timeout` seconds fails with BackendError(code engine_stopped).
+        What is not done after `timeout` seconds (None: no limit) fails with BackendError(code engine_stopped).
         """
-        raise NotImplementedError
+        now = time.monotonic()
+        deadline = now if not drain else None if timeout is None else now + timeout
+        with self._lock:
+            self._stopped = self._stopped or _STOPPED
+        self._commands.put(Close(deadline))
+        self._thread.join(None if timeout is None else timeout + _GRACE_SECONDS)
+        # A step that never returns must not leave a reader waiting.
+        self._fail_all(_CUT)
+
+    def _main(self) -> None:
+        why = _STOPPED
+        try:
+            while self._turn():
+                pass
+        except BaseException as cause:  # The readers must hear of it: there is nobody else to tell them.
+            _log.exception("the engine's thread died")
+            why = f"The engine died ({type(cause).__name__}: {cause})."
+        finally:
+            with self._lock:
+                self._stopped = why
+            self._fail_all(why)
+            self._give_back()
+
+    def _turn(self) -> bool:
+        """One round: obey, admit, compute one step. False when closed and nothing is left to finish."""
+        scheduler = self._scheduler
+        admission = scheduler.admit()
+        for sequence in admission.clears:
+            self._backend.clear(sequence)
+        for slot in admission.detach:
+            self._backend.detach(slot)
+        self._mark(admission.loading, "loading")
+        for load in admission.loads:
+            self._loader.request(load.ref)
+        plan = scheduler.plan()
+        if not plan.empty:
+            self._compute(plan)
+        self._publish()
+        self._obey(wait=not plan.rows)
+        return not (self._closing is not None and len(scheduler) == 0)
+
+    def _compute(self, plan: Plan) -> None:
+        self._scheduler.begin(plan)
+        self._mark((start.request_id for start in plan.starts), "scheduled")
+        self._publish()
+        for sequence in plan.clears:
+            self._backend.clear(sequence)
+        if not plan.rows:
+            return
+        self._steps += 1
+        try:
+            logits = self._backend.step([row.chunk for row in plan.rows])
+        except Exception as error:  # The step's requests fail; the others, and the engine, go on.
+            failure = _as_backend_error(error, "The step failed")
+            for row in plan.rows:
+                self._fail(row.request_id, failure)
+            return
+        for ended in self._scheduler.apply(plan, self._choose(plan, logits)):
+            self._finish(ended)
+
+    def _choose(self, plan: Plan, logits: list[NDArray[np.float32] | None]) -> dict[str, Choice]:
+        choices: dict[str, Choice] = {}
+        for row, values in zip(plan.rows, logits, strict=True):
+            if values is None:
+                continue
+            run = self._runs[row.request_id]
+            try:
+                choices[row.request_id] = run.choose(values, self.vocabulary)
+            except Exception as error:  # One request's logits must not end the others.
+                self._fail(row.request_id, _as_backend_error(error, "No token could be chosen"))
+                continue
+            self._tokens += 1
+            run.clock.first_token = run.clock.first_token or time.monotonic()
+        return choices
+
+    def _obey(self, *, wait: bool) -> None:
+        """Carry out the commands there are; with `wait` sleep until there is one, or until the deadline of a close."""
+        try:
+            self._carry_out(self._commands.get(wait, self._remaining() if wait else None))
+            while True:
+                self._carry_out(self._commands.get_nowait())
+        except queue.Empty:
+            pass
+        if self._closing is not None and self._remaining() == 0.0:
+            for request_id in self._scheduler.live_ids():
+                self._scheduler.cancel(request_id)
+                self._report(request_id, _engine_stopped(_CUT))
+
+    def _carry_out(self, command: Command) -> None:
+        match command:
+            case Submit(run):
+                self._scheduler.submit(run.request)
+            case Cancel(request_id):
+                if self._scheduler.cancel(request_id):
+                    self._report(request_id, Cancelled())
+            case LoadResult():
+                self._take_load(command)
+            case Close():
+                self._closing = command.sooner(self._closing)
+
+    def _take_load(self, result: LoadResult) -> None:
+        outcome, slot = result.outcome, self._scheduler.pool.slot(result.ref)
+        if not isinstance(outcome, EdgeloraError) and slot is not None:
+            try:
+                self._backend.attach(slot, outcome)
+            except Exception as error:  # The same as a load that failed: its own requests end, nobody else's.
+                outcome = _as_backend_error(error, f"Adapter {result.ref} could not be attached")
+        if isinstance(outcome, EdgeloraError):
+            for request_id in self._scheduler.load_failed(result.ref):
+                self._report(request_id, outcome)
+        else:
+            self._mark(self._scheduler.loaded(result.ref), "loaded")
+
+    def _fail(self, request_id: str, error: EdgeloraError) -> None:
+        if self._scheduler.fail(request_id):
+            self._report(request_id, error)
+
+    def _report(self, request_id: str, error: EdgeloraError) -> None:
+        self._forget(request_id).fail(error)
+
+    def _finish(self, ended: Ended) -> None:
+        run, now = self._forget(ended.request_id), time.monotonic()
+        self._service_seconds += _RECENT * (now - run.clock.scheduled - self._service_seconds)
+        run.finish(ended.reason, usage=ended.usage, now=now)
+
+    def _forget(self, request_id: str) -> Run:
+        """Before its last event, so that who reads that event finds the statistics without it."""
+        with self._lock:
+            run = self._runs.pop(request_id)
+        self._publish()
+        return run
+
+    def _mark(self, request_ids: Iterable[str], change: Literal["loading", "loaded", "scheduled"]) -> None:
+        now = time.monotonic()
+        for request_id in request_ids:
+            clock = self._runs[request_id].clock
+            # What a preempted request waits for again is part of its decoding time.
+            if clock.first_token is None:
+                setattr(clock, change, now)
+
+    def _publish(self) -> None:
+        running, adapters = self._scheduler.num_running, self._scheduler.pool.snapshot()
+        self._published = EngineStats(0, running, adapters, self._steps, self._tokens)
+
+    def _remaining(self) -> float | None:
+        """Seconds until the deadline of a close; None where there is none."""
+        if self._closing is None or self._closing.deadline is None:
+            return None
+        return max(0.0, self._closing.deadline - time.monotonic())
+
+    def _check_tokens(self, request: Request) -> None:
+        size = self.vocabulary.size
+        if min(request.prompt) < 0 or max(request.prompt) >= size:
+            what = f"The prompt has a token outside 0 to {size - 1}."
+            raise UsageError("bad_token", what, "Use this base's tokenizer.", param="prompt")
+
+    def _fail_all(self, why: str) -> None:
+        for run in list(self._runs.values()):
+            run.fail(_engine_stopped(why))
+
+    def _give_back(self) -> None:
+        # A load that still runs uses the backend: better kept until the process ends than freed under it.
+        if not self._loader.close(_GRACE_SECONDS):
+            _log.warning("the backend is not closed: a load still runs")
+            return
+        try:
+            self._backend.close()
+        except Exception:  # Every request has its end by now; nobody is left who could act on this.
+            _log.exception("closing the backend failed")
+
+
+def _engine_stopped(why: str) -> BackendError:
+    return BackendError("engine_stopped", why, "Start it again.")
+
+
+def _as_backend_error(error: Exception, what: str) -> EdgeloraError:
+    if isinstance(error, EdgeloraError):
+        return error
+    _log.error("%s", what, exc_info=error)
+    return BackendError("backend_failed", f"{what} ({type(error).__name__}: {error}).", "Look at the log.")

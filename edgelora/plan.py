@@ -16,6 +16,8 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
+    clears: tuple[int, ...]
+    """Sequence ids whose request ended: their KV must be cleared, before anything else."""
     detach: tuple[int, ...]
     """Evicted slots, to be detached before any attach."""
     loads: tuple[Load, ...]
@@ -60,10 +62,10 @@ class Plan:
     preempted: tuple[str, ...]
     """Requests that go back to waiting."""
     clears: tuple[int, ...]
-    """Sequence ids whose KV must be cleared before the step."""
+    """Their sequence ids: the KV must be cleared before the step."""
     starts: tuple[Start, ...]
     rows: tuple[Row, ...]
 
     @property
     def empty(self) -> bool:
-        return not (self.rows or self.clears or self.starts or self.preempted)
+        return not (self.rows or self.starts or self.preempted)

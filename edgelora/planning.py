@@ -14,7 +14,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable
 
-from edgelora.backends.base import Capabilities
 from edgelora.sequence import Sequence
 from edgelora.states import State
 

@@ -88,7 +88,7 @@ class Scheduler:
         return self._end(request_id, Move.STEP_FAILED)
 
     def admit(self) -> Admission:
-        """Give waiting requests their adapters, oldest first, as far as the pool has room.
+        """Take back what ended, and give waiting requests their adapters, oldest first, as far as the pool has room.
 
         One that finds no room keeps its turn: others may pass it (the base alone takes no room; up to PATIENCE
         adapters' leases do), then nobody who needs room may.
@@ -109,7 +109,8 @@ class Scheduler:
                 loads.append(load)
             if sequence.state is State.LOADING:
                 loading.append(sequence.request.id)
-        return Admission(tuple(detach), tuple(loads), tuple(loading))
+        clears, self._uncleared = self._uncleared, set()
+        return Admission(tuple(sorted(clears)), tuple(detach), tuple(loads), tuple(loading))
 
     def loaded(self, ref: AdapterRef) -> tuple[str, ...]:
         """The adapter is attached to its slot. Returns the requests that waited for it, now ready."""
@@ -138,7 +139,7 @@ class Scheduler:
         return Plan(
             number=self._plans + 1,
             preempted=tuple(sequence.request.id for sequence in preempted),
-            clears=tuple(sorted(self._uncleared | {s.id for s in preempted if s.id is not None})),
+            clears=tuple(sequence.id for sequence in preempted if sequence.id is not None),
             starts=tuple(Start(sequence.request.id, n) for sequence, n in starts),
             rows=tuple(self._row(s, size, s.id if s.id is not None else ids[s.request.id]) for s, size in chunks),
         )
@@ -223,7 +224,7 @@ class Scheduler:
 
     def _choose_starts(self, running: list[Sequence]) -> list[tuple[Sequence, int]]:
         ready, cells = self._in(State.READY), self.capabilities.kv_cells
-        return choose_starts(ready, running=running, free_ids=self._free_ids, kv_cells=cells)
+        return choose_starts(ready, running=running, free_ids=self._free_ids - self._uncleared, kv_cells=cells)
 
     def _row(self, sequence: Sequence, size: int, sequence_id: int) -> Row:
         at, ref = sequence.computed, sequence.request.adapter

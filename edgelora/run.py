@@ -1,0 +1,64 @@
+"""What the engine keeps for one live request besides its place in the scheduler: sampler, text, stream, times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelora.backends.base import Vocabulary
+from edgelora.core import Failed, Finished, FinishReason, Request, TextDelta, Timings, Usage
+from edgelora.plan import Choice
+from edgelora.sampling import Sampler
+from edgelora.stream import Stream
+from edgelora.text import Answer
+
+
+@dataclass(slots=True)
+class Clock:
+    """When a request changed its state, in seconds of time.monotonic."""
+
+    submitted: float
+    loading: float = 0.0
+    loaded: float = 0.0
+    """Both 0 where the adapter was resident."""
+    scheduled: float = 0.0
+    first_token: float | None = None
+
+    def timings(self, now: float) -> Timings:
+        load, first = self.loaded - self.loading, self.first_token or now
+        queued = self.scheduled - self.submitted - load
+        return Timings(queued=queued, load=load, prefill=first - self.scheduled, decode=now - first)
+
+
+@dataclass(slots=True)
+class Run:
+    request: Request
+    stream: Stream
+    sampler: Sampler
+    clock: Clock
+    answer: Answer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.answer = Answer(self.request.sampling.stop)
+
+    def choose(self, logits: NDArray[np.float32], vocabulary: Vocabulary) -> Choice:
+        """The next token, and its text to the stream. Raises BackendError for logits nothing can be chosen from."""
+        token = self.sampler.choose(logits)
+        if token in vocabulary.end_ids:
+            return Choice(token, stop=True)
+        self._show(self.answer.feed(vocabulary.piece(token)))
+        return Choice(token, stop=self.answer.stopped)
+
+    def finish(self, reason: FinishReason, *, usage: Usage, now: float) -> None:
+        """The answer's rest and its end, to the stream."""
+        self._show(self.answer.finish())
+        self.stream.put(Finished(reason, usage, self.clock.timings(now)))
+
+    def fail(self, error: Exception) -> None:
+        self.stream.put(Failed(error))
+
+    def _show(self, text: str) -> None:
+        if text:
+            self.stream.put(TextDelta(text))
