@@ -1,0 +1,133 @@
+"""Converted adapters on disk: finding one, and making one in a workspace. Owns their folders, never a manifest.
+
+A conversion can always be made again from the kept source, so anything odd about one means: not there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edgelora.adapters.layout import Layout
+from edgelora.adapters.manifest import Conversion, StoredFile, decode_conversion, encode
+from edgelora.files import file_digest, inside, make_folder, move_folder, storing, workspace, write_atomic
+
+if TYPE_CHECKING:
+    from edgelora.backends.base import AdapterFormat
+    from edgelora_models.fingerprint import BaseFingerprint
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION = "conversion.json"
+MAIN = {"gguf": "adapter.gguf", "mlx": "adapter"}
+"""What a backend opens: a file for GGUF, a folder for MLX."""
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A conversion in place."""
+
+    folder: Path
+    conversion: Conversion
+
+    @property
+    def path(self) -> Path:
+        return self.folder / MAIN[self.conversion.format]
+
+
+def find(layout: Layout, digest: str, to: AdapterFormat, base: BaseFingerprint) -> Converted | None:
+    """The conversion of a version for a base, by the present converter; None where it has to be made. Takes no lock."""
+    folder = _folder(layout, digest, to, base)
+    conversion = read(folder)
+    if conversion is None or conversion.source != digest or conversion.base_fingerprint != base.digest:
+        return None
+    return Converted(folder, conversion)
+
+
+def every(layout: Layout, digest: str) -> tuple[Converted, ...]:
+    """All usable conversions of a version, of any base, format and converter."""
+    folders = sorted(layout.versions_conversions(digest).glob("*"))
+    return tuple(Converted(folder, found) for folder in folders if (found := read(folder)) is not None)
+
+
+def read(folder: Path) -> Conversion | None:
+    """What a folder's description says, where every file it names is there in full length."""
+    try:
+        conversion = decode_conversion((folder / DESCRIPTION).read_bytes())
+        sizes = [stored_path(folder, file).stat().st_size for file in conversion.files]
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        logger.warning("%s is damaged and will be made again: %s", folder, error)
+        return None
+    return conversion if sizes == [file.nbytes for file in conversion.files] else None
+
+
+def stored_path(folder: Path, file: StoredFile) -> Path:
+    return inside(folder, *file.name.split("/"))
+
+
+def make(
+    source: Path,
+    out: Path,
+    *,
+    digest: str,
+    to: AdapterFormat,
+    base: BaseFingerprint,
+    progress: Callable[[int, int], None] | None,
+) -> Conversion:
+    """Convert the PEFT folder `source` into the new folder `out`, description included. Raises AdapterError."""
+    from edgelora_converters.convert import CONVERTER_VERSION, convert
+
+    make_folder(out)
+    report = convert(source, out / MAIN[to], to=to, base=base, progress=progress)
+    with storing(out):
+        files = tuple(_stored(path, out) for path in sorted(out.rglob("*")) if path.is_file())
+    conversion = Conversion(
+        format=to,
+        source=digest,
+        base_fingerprint=base.digest,
+        converter=str(CONVERTER_VERSION),
+        files=files,
+        memory_bytes=report.memory_bytes,
+        worst_error=report.worst,
+    )
+    write_atomic(out / DESCRIPTION, encode(conversion))
+    return conversion
+
+
+def publish(layout: Layout, made: Path, conversion: Conversion, base: BaseFingerprint) -> Converted:
+    """Move a made conversion to its place, unless a good one is there. The caller holds the commit lock."""
+    folder = _folder(layout, conversion.source, conversion.format, base)
+    present = read(folder)
+    if present is not None and present.base_fingerprint == base.digest:
+        return Converted(folder, present)
+    make_folder(folder.parent)
+    drop(layout, folder)
+    with storing(folder):
+        move_folder(made, folder)
+    return Converted(folder, conversion)
+
+
+def drop(layout: Layout, folder: Path) -> None:
+    """Take a folder away at once, then delete it, so that no reader meets half of it."""
+    if not folder.exists():
+        return
+    with workspace(layout.tmp) as away, storing(folder):
+        folder.rename(away / "folder")
+
+
+def _folder(layout: Layout, digest: str, to: AdapterFormat, base: BaseFingerprint) -> Path:
+    from edgelora_converters.convert import CONVERTER_VERSION
+
+    variant = f"{to}-{base.digest[:16]}-{CONVERTER_VERSION}"
+    return inside(layout.versions_conversions(digest), variant)
+
+
+def _stored(path: Path, folder: Path) -> StoredFile:
+    return StoredFile(path.relative_to(folder).as_posix(), file_digest(path), path.stat().st_size)

@@ -1,0 +1,276 @@
+"""The adapters installed on this machine: added, found, converted and removed by name.
+
+Readers take no lock and see a manifest as it was before or after a change. Writers prepare everything in a temporary
+folder and change the store in one short locked step, the manifest last: a process killed anywhere leaves the store as
+it was, and at most some garbage that `gc` collects. Owns files only; what is in memory is the pool's.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edgelora.adapters import conversions, housekeeping
+from edgelora.adapters.conversions import Converted
+from edgelora.adapters.housekeeping import Problem
+from edgelora.adapters.intake import Staged, default_name, stage
+from edgelora.adapters.layout import Layout
+from edgelora.adapters.manifest import LATEST, AdapterManifest, Conversion, Version, encode, first_manifest
+from edgelora.core import AdapterRef
+from edgelora.errors import AdapterIncompatible, NotFound, StorageError
+from edgelora.files import (
+    check_name,
+    inside,
+    locked,
+    make_folder,
+    move,
+    storing,
+    sweep,
+    valid_name,
+    workspace,
+    write_atomic,
+)
+
+if TYPE_CHECKING:
+    from edgelora.bases.record import BaseRecord
+    from edgelora.service import Progress
+    from edgelora_converters.lora import LoraAdapter
+
+logger = logging.getLogger(__name__)
+
+COMMIT_TIMEOUT = 60.0
+"""Seconds to wait for another writer's short step."""
+CONVERT_TIMEOUT = 600.0
+"""Seconds to wait while another process converts the same adapter."""
+CONVERTED = "converted"
+"""Where in a workspace a conversion is made."""
+
+
+class Store:
+    """Everything below one folder, which is made on the first write. Thread-safe and process-safe."""
+
+    def __init__(self, root: Path, *, clock: Callable[[], float] = time.time) -> None:
+        self._layout = Layout(root)
+        self._clock = clock
+
+    @property
+    def root(self) -> Path:
+        return self._layout.root
+
+    def names(self) -> tuple[str, ...]:
+        """Every installed adapter's name, sorted. Reads no manifest."""
+        return tuple(path.stem for path in housekeeping.manifest_paths(self._layout))
+
+    def list(self) -> tuple[AdapterManifest, ...]:
+        """Every installed adapter, by name. A damaged manifest is logged and left out, so that it hides no other."""
+        found = []
+        for name in self.names():
+            try:
+                found.append(self.get(name))
+            except (NotFound, StorageError) as error:
+                logger.warning("adapter %s is not listed: %s", name, error)
+        return tuple(found)
+
+    def get(self, name: str) -> AdapterManifest:
+        """One adapter. Raises NotFound with near names, StorageError where its manifest is damaged."""
+        manifest = housekeeping.read_manifest(self._layout, name) if valid_name(name) else None
+        if manifest is None:
+            raise NotFound("adapter", name, self.names(), "`edgelora ls` shows what is installed.")
+        return manifest
+
+    def resolve(self, spec: str) -> tuple[AdapterManifest, Version]:
+        """The version that `name`, `name@3`, `name@latest` or `name@<six or more digits of its digest>` means."""
+        name, sign, selector = spec.partition("@")
+        manifest = self.get(name)
+        return manifest, manifest.find(selector) if sign else manifest.latest
+
+    def ref(self, spec: str, base: BaseRecord, *, progress: Progress | None = None) -> AdapterRef:
+        """A version, converted for `base`: now, from the kept source, where that has not been done before.
+
+        Raises NotFound, AdapterIncompatible where its shapes do not fit the base, StorageError.
+        """
+        manifest, version = self.resolve(spec)
+        found = conversions.find(self._layout, version.digest, base.format, base.identity.fingerprint)
+        if found is None:
+            found = self._convert_kept(manifest.name, version, base, progress)
+        return AdapterRef(manifest.name, version.digest, found.path, found.conversion.memory_bytes)
+
+    def conversions(self, version: Version) -> tuple[Converted, ...]:
+        """What a version has been converted to so far."""
+        return conversions.every(self._layout, version.digest)
+
+    def add(
+        self, source: Path, *, name: str | None = None, base: BaseRecord, progress: Progress | None = None
+    ) -> tuple[AdapterManifest, Version]:
+        """Install a PEFT folder or .zip as the latest version of `name` (default: its own name), converted for `base`.
+
+        The same content under the same name is the version it was. Raises UsageError, AdapterError, StorageError; then
+        nothing has changed.
+        """
+        chosen = default_name(source) if name is None else check_name(name, kind="adapter")
+        sweep(make_folder(self._layout.tmp))
+        with workspace(self._layout.tmp) as work:
+            staged = stage(source, work, base.identity.fingerprint.shape)
+            version = self._read(chosen, staged, base)
+            with self._converting(version.digest):
+                made = None
+                if conversions.find(self._layout, version.digest, base.format, base.identity.fingerprint) is None:
+                    made = _convert(chosen, version, staged.folder, work, base, progress)
+                with self._committing():
+                    return self._commit(chosen, version, staged, made, base, work)
+
+    def remove(self, spec: str) -> tuple[Version, ...]:
+        """Uninstall a version, or with a bare name all of them, and return what went. Raises NotFound.
+
+        Files that another version shares stay; those a running process has open stay readable to it.
+        """
+        name, sign, selector = spec.partition("@")
+        self.get(name)
+        with self._committing():
+            manifest = self.get(name)
+            gone = (manifest.find(selector),) if sign else manifest.versions
+            left = manifest.without(gone[0].number) if sign else None
+            if left is None:
+                housekeeping.delete_manifest(self._layout, name)
+            else:
+                self._write(left)
+            housekeeping.release(self._layout, gone)
+        return gone
+
+    def verify(self) -> tuple[Problem, ...]:
+        """Recompute every digest. Empty: all is as it was installed."""
+        return housekeeping.verify(self._layout)
+
+    def gc(self, *, grace: float = housekeeping.GRACE) -> int:
+        """Delete blobs and conversions that no adapter uses, older than `grace` seconds. Returns bytes freed."""
+        make_folder(self._layout.tmp)
+        sweep(self._layout.tmp, now=self._clock())
+        with self._committing():
+            return housekeeping.collect(self._layout, before=self._clock() - grace)
+
+    def _read(self, name: str, staged: Staged, base: BaseRecord) -> Version:
+        """Check the adapter against the base; number 1 until it is committed."""
+        from edgelora_converters import peft
+
+        with _naming(name, None, base):
+            adapter = peft.read(staged.folder, base.identity.fingerprint.shape)
+        return _describe(adapter, staged, base, created=self._clock())
+
+    def _convert_kept(self, name: str, version: Version, base: BaseRecord, progress: Progress | None) -> Converted:
+        with workspace(self._layout.tmp) as work, self._converting(version.digest):
+            found = conversions.find(self._layout, version.digest, base.format, base.identity.fingerprint)
+            if found is not None:
+                return found
+            with self._committing():
+                source = self._kept_source(name, version, work)
+            made = _convert(name, version, source, work, base, progress)
+            with self._committing():
+                return conversions.publish(self._layout, work / CONVERTED, made, base.identity.fingerprint)
+
+    def _kept_source(self, name: str, version: Version, work: Path) -> Path:
+        """A PEFT folder made of a version's blobs: links where the disk has them, else copies."""
+        folder = make_folder(work / "source")
+        for file in version.files:
+            blob = self._layout.blob(file.digest)
+            if not blob.is_file():
+                what = f"A file of {name} is missing from the store: {blob}."
+                raise StorageError("store_damaged", what, "Add the adapter again from where it came.")
+            with storing(folder):
+                _link_or_copy(blob, inside(folder, file.name))
+        return folder
+
+    def _commit(
+        self, name: str, version: Version, staged: Staged, made: Conversion | None, base: BaseRecord, work: Path
+    ) -> tuple[AdapterManifest, Version]:
+        for file in staged.files:
+            # A blob that is there is replaced too: adding again repairs one that has been damaged.
+            blob = self._layout.blob(file.digest)
+            make_folder(blob.parent)
+            with storing(blob):
+                move(staged.folder / file.name, blob)
+        if made is not None:
+            conversions.publish(self._layout, work / CONVERTED, made, base.identity.fingerprint)
+        before = housekeeping.read_manifest(self._layout, name)
+        after = _adding(before, name, version)
+        if after != before:
+            self._write(after)
+        return after, after.latest
+
+    def _write(self, manifest: AdapterManifest) -> None:
+        write_atomic(self._layout.manifest(manifest.name), encode(manifest))
+
+    def _converting(self, digest: str) -> AbstractContextManager[None]:
+        busy = "Another process is still converting this adapter."
+        return locked(self._layout.conversion_lock(digest), timeout=CONVERT_TIMEOUT, busy=busy)
+
+    def _committing(self) -> AbstractContextManager[None]:
+        busy = f"Another process is changing the store in {self._layout.root}."
+        return locked(self._layout.commit_lock, timeout=COMMIT_TIMEOUT, busy=busy)
+
+
+def _adding(before: AdapterManifest | None, name: str, version: Version) -> AdapterManifest:
+    if before is None:
+        return first_manifest(name, version)
+    known = before.with_digest(version.digest)
+    if known is not None:
+        return before.pointing(LATEST, known.number)
+    return before.adding(msgspec.structs.replace(version, number=before.next_number))
+
+
+def _convert(
+    name: str, version: Version, source: Path, work: Path, base: BaseRecord, progress: Progress | None
+) -> Conversion:
+    label = f"Converting {name}"
+    with _naming(name, version.base_model, base):
+        return conversions.make(
+            source,
+            work / CONVERTED,
+            digest=version.digest,
+            to=base.format,
+            base=base.identity.fingerprint,
+            progress=None if progress is None else lambda done, total: progress(label, done, total),
+        )
+
+
+@contextmanager
+def _naming(name: str, made_for: str | None, base: BaseRecord) -> Iterator[None]:
+    """Say which adapter and which base do not fit; the converter knows shapes only."""
+    try:
+        yield
+    except AdapterIncompatible as error:
+        origin = f" (made for {made_for})" if made_for else ""
+        what = f"The adapter {name}{origin} does not fit the base {base.name}: {error.what}"
+        raise AdapterIncompatible(error.code, what, error.remedy, param=error.param) from error
+
+
+def _describe(adapter: LoraAdapter, staged: Staged, base: BaseRecord, *, created: float) -> Version:
+    scales = [pair.scale for pair in adapter.pairs.values()]
+    return Version(
+        number=1,
+        digest=adapter.source_digest,
+        created=created,
+        files=staged.files,
+        base_model=adapter.base_model,
+        base_name=base.name,
+        base_fingerprint=base.identity.fingerprint.digest,
+        rank=adapter.max_rank,
+        alpha=adapter.metadata.get("alpha", ""),
+        scales=(min(scales), max(scales)),
+        targets=tuple(sorted({target.module.short for target in adapter.pairs})),
+        use_rslora=adapter.metadata.get("use_rslora", "").lower() == "true",
+        parameters=adapter.parameters,
+    )
+
+
+def _link_or_copy(blob: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(blob)
+    except OSError:
+        shutil.copyfile(blob, path)

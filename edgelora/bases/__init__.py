@@ -1,0 +1,1 @@
+"""Bases on disk: records, the registry, downloads and the built-in one."""

@@ -1,0 +1,93 @@
+"""The bases that can be pulled by a short name: where their builds lie on Hugging Face. Owns no download.
+
+Repositories, file names and sizes as listed on huggingface.co in 2026; the sha256 of each file comes from the hub's own
+metadata when it is pulled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edgelora_models.errors import NotFound
+
+Format = Literal["gguf", "mlx"]
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """One quantized form of a base in one repository."""
+
+    format: Format
+    repository: str
+    files: tuple[str, ...]
+    """What must be there for the base to load: the GGUF file, or all files of the MLX folder."""
+    quantization: str
+    nbytes: int
+    """About how large the download is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A base, whatever its build."""
+
+    name: str
+    title: str
+    licence: str
+    """Which licence holds for the weights, and where to read it."""
+    aliases: tuple[str, ...]
+    """What else people and hosted services call it."""
+    builds: tuple[Build, ...]
+    temperature: float
+    """The makers' sampling defaults (generation_config.json)."""
+    top_p: float
+
+    def build(self, format: Format) -> Build:
+        return next(build for build in self.builds if build.format == format)
+
+
+ENTRIES: tuple[Entry, ...] = (
+    Entry(
+        name="llama-3.1-8b",
+        title="Meta Llama 3.1 8B Instruct",
+        licence="Llama 3.1 Community License, https://www.llama.com/llama3_1/license/",
+        aliases=("llama-3.1-8b-instant", "llama-3.1-8b-instruct", "meta-llama/Llama-3.1-8B-Instruct"),
+        builds=(
+            Build(
+                format="gguf",
+                repository="bartowski/Meta-Llama-3.1-8B-Instruct-GGUF",
+                files=("Meta-Llama-3.1-8B-Instruct-Q4_K_M.gguf",),
+                quantization="Q4_K_M",
+                nbytes=4_920_739_232,
+            ),
+            Build(
+                format="mlx",
+                repository="mlx-community/Meta-Llama-3.1-8B-Instruct-4bit",
+                files=(
+                    "config.json",
+                    "model.safetensors",
+                    "model.safetensors.index.json",
+                    "special_tokens_map.json",
+                    "tokenizer.json",
+                    "tokenizer_config.json",
+                ),
+                quantization="4bit",
+                nbytes=4_530_000_000,
+            ),
+        ),
+        temperature=0.6,
+        top_p=0.9,
+    ),
+)
+
+
+def find(name: str) -> Entry:
+    """An entry by name or alias, in any case. Raises NotFound with near names."""
+    wanted = name.lower()
+    for entry in ENTRIES:
+        if wanted in {known.lower() for known in (entry.name, *entry.aliases)}:
+            return entry
+    known = [known for entry in ENTRIES for known in (entry.name, *entry.aliases)]
+    names = ", ".join(entry.name for entry in ENTRIES)
+    remedy = f"Known: {names}. Or name a Hugging Face repository (org/name), or add a file: edgelora base add PATH."
+    raise NotFound("base", name, known, remedy)
