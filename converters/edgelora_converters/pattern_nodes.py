@@ -98,9 +98,11 @@ def repeat(body: Node, low: int, high: int | None) -> Node:
         # Positions only move forward, so that after as many rounds as there are positions nothing new can come.
         rounds = len(text.text) + 1
         for _ in range(min(low, rounds)):
+            text.spend()
             starts = body(text, starts)
         ends = starts
         for _ in range(rounds if high is None else min(high - low, rounds)):
+            text.spend()
             starts = body(text, starts) & ~ends
             if not starts:
                 break

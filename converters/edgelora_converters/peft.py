@@ -57,7 +57,10 @@ def read(folder: Path, shape: LlamaShape) -> LoraAdapter:
     Raises AdapterUnsupported (a feature that cannot be honoured exactly, or a pickle), AdapterCorrupt (missing, cut,
     inconsistent or non-finite data), AdapterIncompatible (shapes or layers of another base), StorageError (the disk).
     """
-    _check_folder(folder)
+    try:
+        _check_folder(folder)
+    except OSError as e:
+        raise unreadable(folder, e) from e
     config = read_config(folder)
     with open_safetensors(folder / WEIGHTS_NAME) as weights:
         names = _pairs(weights)
