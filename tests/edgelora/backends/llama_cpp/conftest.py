@@ -1,0 +1,65 @@
+"""A tiny base, four adapters of different rank and reach, and a backend with the four attached."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from edgelora.backends.llama_cpp import BackendOptions
+from edgelora.backends.llama_cpp.backend import LlamaCppBackend
+from edgelora_converters import gguf
+from edgelora_converters.lora import LoraAdapter, Target
+from edgelora_models.modules import BY_GGUF
+from tests.support.bases import write_tiny_gguf
+from tests.support.lora import GQA, random_adapter
+
+EXACT = BackendOptions(
+    context_length=96, max_sequences=6, max_step_tokens=64, max_slots=4, kv_cells=512, kv_type="f32", threads=1
+)
+"""f32 KV and one thread: only rounding is left between two ways to compute the same."""
+
+
+@dataclass(frozen=True)
+class Installed:
+    base: Path
+    adapters: tuple[LoraAdapter, ...]
+    paths: tuple[Path, ...]
+
+
+def make_adapters() -> tuple[LoraAdapter, ...]:
+    """Every module at rank 4; mixed ranks and scales; q and v alone; the last layer's tail alone."""
+    attention = [Target(layer, BY_GGUF[name]) for layer in range(GQA.layers) for name in ("attn_q", "attn_v")]
+    tail = [Target(GQA.layers - 1, BY_GGUF[name]) for name in ("ffn_gate", "ffn_down")]
+    return (
+        random_adapter(GQA, seed=1),
+        random_adapter(GQA, seed=2, ranks=(1, 8, 16), scales=(0.5, 3.0)),
+        random_adapter(GQA, seed=3, ranks=(2,), scales=(6.0,), targets=attention),
+        random_adapter(GQA, seed=4, ranks=(5,), scales=(6.0,), targets=tail),
+    )
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    folder = tmp_path_factory.mktemp("tiny")
+    adapters = make_adapters()
+    paths = tuple(folder / f"adapter-{n}.gguf" for n in range(len(adapters)))
+    for adapter, path in zip(adapters, paths, strict=True):
+        gguf.write(adapter, GQA, path, provenance={})
+    return Installed(write_tiny_gguf(folder / "base.gguf", GQA, seed=7), adapters, paths)
+
+
+def open_backend(installed: Installed, options: BackendOptions = EXACT) -> LlamaCppBackend:
+    return LlamaCppBackend.open(installed.base, shape=GQA, settings=options)
+
+
+@pytest.fixture
+def backend(installed: Installed) -> Iterator[LlamaCppBackend]:
+    """The hook, with adapter N in slot N."""
+    backend = open_backend(installed)
+    for slot, path in enumerate(installed.paths):
+        backend.attach(slot, backend.load(path))
+    yield backend
+    backend.close()
