@@ -1,0 +1,130 @@
+"""The start-up self-test: it notices a library that is laid out otherwise, and the backend then takes the native way."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from edgelora.backends.llama_cpp import hook, layout, selftest
+from edgelora.backends.llama_cpp.backend import LlamaCppBackend
+from edgelora.backends.llama_cpp.context import Context
+from edgelora.backends.llama_cpp.model import Model
+from edgelora.errors import BackendError
+from edgelora_converters.lora import Target
+from edgelora_models.modules import LINEAR_MODULES
+from edgelora_models.shape import LlamaShape
+from tests.edgelora.backends.llama_cpp.conftest import EXACT, Installed, open_backend
+from tests.support.lora import GQA
+from tests.support.steps import distance, once
+
+
+@pytest.fixture
+def context(installed: Installed) -> Iterator[Context]:
+    model = Model.load(installed.base, shape=GQA, progress=None)
+    context = Context(model, EXACT, vocab=GQA.vocab)
+    yield context
+    context.close()
+    model.close()
+
+
+def _shifted() -> type[ctypes.Structure]:
+    """A tensor with one more pointer before its name, as a future release might have it."""
+    fields = list(layout.GgmlTensor._fields_)
+    at = [name for name, _ in fields].index("view_src")
+    fields.insert(at, ("future", ctypes.c_void_p))
+    return type("Shifted", (ctypes.Structure,), {"_fields_": tuple(fields)})
+
+
+def test_every_module_is_found_once(context: Context) -> None:
+    """The addresses of all weights come out, no two the same."""
+    weights = selftest.find_weights(context, GQA, max_sequences=EXACT.max_sequences)
+    assert weights.keys() == {Target(layer, module) for layer in range(GQA.layers) for module in LINEAR_MODULES}
+    assert len(set(weights.values())) == len(weights)
+
+
+def test_one_sequence_is_enough(context: Context) -> None:
+    """A backend for a single sequence is tested too."""
+    assert selftest.find_weights(context, GQA, max_sequences=1)
+
+
+def test_the_kv_is_left_empty(context: Context) -> None:
+    """The self-test's tokens are gone: the same step runs again from position 0."""
+    first = selftest.find_weights(context, GQA, max_sequences=2)
+    assert selftest.find_weights(context, GQA, max_sequences=2) == first
+
+
+def test_another_layout_is_noticed_by_the_first_node(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shifted struct is caught by the first node's name, before any pointer in it is followed."""
+    followed: list[int] = []
+
+    def tensor_at(address: int) -> ctypes.Structure:
+        followed.append(address)
+        return _shifted().from_address(address)
+
+    monkeypatch.setattr(selftest, "tensor_at", tensor_at)
+    with pytest.raises(BackendError, match="known layout"):
+        selftest.find_weights(context, GQA, max_sequences=2)
+    assert len(followed) == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (replace(GQA, layers=GQA.layers + 1), "7 of 21 linear modules are not in the graph"),
+        (replace(GQA, ffn=GQA.ffn + 32), "ffn_gate of layer 0 maps 64 to 96|ffn_up of layer 0 maps 64 to 96"),
+    ],
+)
+def test_another_graph_is_noticed(context: Context, wrong: LlamaShape, reason: str) -> None:
+    """Modules missing or of other widths fail the test, by name."""
+    with pytest.raises(BackendError, match=reason):
+        selftest.find_weights(context, wrong, max_sequences=2)
+
+
+def test_a_change_that_does_not_reach_the_graph_is_noticed(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where rows are a copy and no view, as on a device's memory, the known delta is missing in the sum."""
+    monkeypatch.setattr(selftest, "rows_of", lambda tensor: layout.rows_of(tensor).copy())
+    with pytest.raises(BackendError, match="a change to a node was lost"):
+        selftest.find_weights(context, GQA, max_sequences=2)
+
+
+def test_failure_falls_back_to_native_with_a_warning(
+    installed: Installed, backend: LlamaCppBackend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A failed self-test costs mixing, not answers: one warning says why, and adapters still give what the hook gives."""
+    monkeypatch.setattr(layout.GgmlTensor, "name", b"other")
+    with caplog.at_level(logging.WARNING):
+        fallback = open_backend(installed)
+    warnings = [record for record in caplog.records if record.name.startswith("edgelora.backends")]
+    assert len(warnings) == 1 and "known layout" in warnings[0].getMessage()
+    assert not fallback.capabilities.mixed_adapters
+    fallback.attach(0, fallback.load(installed.paths[0]))
+    assert distance(once(fallback, [1, 2, 3], 0), once(backend, [1, 2, 3], 0)) < 5e-5
+    fallback.close()
+
+
+def test_a_node_of_another_type_is_never_written(context: Context) -> None:
+    """Rows that are no plain float32 matrix are refused: half floats would be overwritten with nonsense."""
+    memory = (ctypes.c_float * 8)()
+    tensor = layout.GgmlTensor()
+    tensor.ne[:], tensor.nb[:] = (4, 2, 1, 1), (4, 16, 32, 32)
+    tensor.data = ctypes.addressof(memory)
+    hook.rows_of(tensor)[:] = 1.0
+    assert list(memory) == [1.0] * 8
+    for field, value in (("type", 1), ("data", None)):
+        with pytest.raises(BackendError, match="no plain float32 matrix"):
+            hook.rows_of(_with(tensor, field, value))
+    for ne, nb in (((4, 2, 2, 1), (4, 16, 32, 32)), ((4, 2, 1, 1), (8, 16, 32, 32)), ((4, 2, 1, 1), (4, 8, 32, 32))):
+        other = _with(tensor, "op", 0)
+        other.ne[:], other.nb[:] = ne, nb
+        with pytest.raises(BackendError, match="no plain float32 matrix"):
+            hook.rows_of(other)
+
+
+def _with(tensor: layout.GgmlTensor, field: str, value: object) -> layout.GgmlTensor:
+    changed = layout.GgmlTensor.from_buffer_copy(tensor)
+    setattr(changed, field, value)
+    return changed

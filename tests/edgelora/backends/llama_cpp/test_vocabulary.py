@@ -1,0 +1,95 @@
+"""The base's vocabulary: text to ids and back, from any thread, never more than asked for."""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgelora.backends.llama_cpp import vocabulary as module
+from edgelora.backends.llama_cpp.backend import LlamaCppBackend
+from edgelora.backends.llama_cpp.vocabulary import LlamaVocabulary
+from edgelora.errors import BackendError, UsageError
+from tests.support.bases import CHAT_TEMPLATE, CONTROL_TOKENS
+from tests.support.lora import GQA
+
+BOS = GQA.vocab - len(CONTROL_TOKENS)
+CONTROL_IDS = {name: BOS + n for n, name in enumerate(CONTROL_TOKENS)}
+
+
+@pytest.fixture
+def vocabulary(backend: LlamaCppBackend) -> LlamaVocabulary:
+    return backend.vocabulary
+
+
+def test_facts_come_from_the_file(vocabulary: LlamaVocabulary) -> None:
+    """Size, template, the written forms of BOS and EOS, and every token that ends a turn or a text."""
+    assert vocabulary.size == GQA.vocab
+    assert vocabulary.chat_template == CHAT_TEMPLATE
+    assert (vocabulary.bos_text, vocabulary.eos_text) == ("<|begin_of_text|>", "<|eot_id|>")
+    assert vocabulary.end_ids == {CONTROL_IDS[n] for n in ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")}
+
+
+@given(text=st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=40))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_text_survives_the_round_trip(vocabulary: LlamaVocabulary, text: str) -> None:
+    """Pieces joined are the text's own bytes, NUL and control names included, where these are plain text."""
+    ids = vocabulary.tokenize(text, special=False, bos=False)
+    assert b"".join(vocabulary.piece(token) for token in ids).decode() == text
+
+
+def test_control_tokens_only_where_asked(vocabulary: LlamaVocabulary) -> None:
+    """A user's written-out control token is text; a template's is the token, and has no bytes of its own."""
+    text = "a<|eot_id|>"
+    assert vocabulary.tokenize(text, special=True, bos=False) == [ord("a"), CONTROL_IDS["<|eot_id|>"]]
+    assert len(vocabulary.tokenize(text, special=False, bos=False)) == len(text)
+    assert vocabulary.piece(CONTROL_IDS["<|eot_id|>"]) == b""
+
+
+def test_bos_only_where_asked(vocabulary: LlamaVocabulary) -> None:
+    """BOS is prepended by the caller's word alone, even to nothing; a template that writes it gets no second."""
+    assert vocabulary.tokenize("", special=True, bos=True) == [BOS]
+    assert vocabulary.tokenize("a", special=True, bos=False) == [97]
+    assert vocabulary.tokenize("<|begin_of_text|>a", special=True, bos=False) == [BOS, 97]
+
+
+def test_a_lone_surrogate_does_not_reach_native_code(vocabulary: LlamaVocabulary) -> None:
+    """JSON can carry half a surrogate pair; it has no UTF-8 and becomes a question mark."""
+    assert vocabulary.tokenize("a\ud800", special=True, bos=False) == [97, ord("?")]
+
+
+def test_too_long_a_text_is_refused(vocabulary: LlamaVocabulary, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cap is on bytes, before any work is done."""
+    monkeypatch.setattr(module, "MAX_TEXT_BYTES", 10)
+    assert len(vocabulary.tokenize("é" * 5, special=True, bos=False)) == 10
+    with pytest.raises(UsageError) as caught:
+        vocabulary.tokenize("é" * 6, special=True, bos=False)
+    assert caught.value.code == "text_too_long"
+
+
+@pytest.mark.parametrize("token", [-1, GQA.vocab])
+def test_an_unknown_token_is_an_error(vocabulary: LlamaVocabulary, token: int) -> None:
+    """llama.cpp would read past its table."""
+    with pytest.raises(BackendError, match="not in the vocabulary"):
+        vocabulary.piece(token)
+
+
+def test_threads_do_not_disturb_each_other(vocabulary: LlamaVocabulary) -> None:
+    """Many threads tokenise different texts at once and each gets its own ids."""
+    rng = random.Random(0)
+    texts = ["".join(rng.choices("abc é\n<|>", k=rng.randrange(2000))) for _ in range(64)]
+    with ThreadPoolExecutor(8) as pool:
+        ids = list(pool.map(lambda text: vocabulary.tokenize(text, special=True, bos=False), texts))
+        pieces = list(pool.map(lambda tokens: b"".join(map(vocabulary.piece, tokens)).decode(), ids))
+    assert pieces == texts
+
+
+def test_a_closed_base_answers_with_an_error(backend: LlamaCppBackend) -> None:
+    """A thread that still holds the vocabulary gets an error, not freed memory."""
+    vocabulary = backend.vocabulary
+    backend.close()
+    with pytest.raises(BackendError, match="closed"):
+        vocabulary.tokenize("a", special=True, bos=False)
