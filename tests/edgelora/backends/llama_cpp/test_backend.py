@@ -44,6 +44,7 @@ def test_the_context_is_never_more_than_there_is(installed: Installed, asked: in
 
 
 def test_kv_defaults_to_two_contexts(installed: Installed) -> None:
+    """Without a word on it, the KV holds two sequences of full length."""
     backend = open_backend(installed, replace(EXACT, context_length=256, kv_cells=None))
     assert backend.capabilities.kv_cells == 512
     backend.close()
@@ -125,11 +126,8 @@ def test_bases_that_cannot_be_opened(installed: Installed, tmp_path: Path) -> No
     garbage, cut = tmp_path / "garbage.gguf", tmp_path / "cut.gguf"
     garbage.write_bytes(b"GGUF" + bytes(100))
     cut.write_bytes(installed.base.read_bytes()[:-5000])
-    for path, code in (
-        (tmp_path / "none.gguf", "base_missing"),
-        (garbage, "base_unreadable"),
-        (cut, "base_unreadable"),
-    ):
+    codes = {tmp_path / "none.gguf": "base_missing", garbage: "base_unreadable", cut: "base_unreadable"}
+    for path, code in codes.items():
         with pytest.raises(BaseError, match=path.name) as caught:
             LlamaCppBackend.open(path, shape=GQA, settings=EXACT)
         assert caught.value.code == code and caught.value.remedy

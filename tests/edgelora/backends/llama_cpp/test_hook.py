@@ -140,7 +140,7 @@ def test_detach_and_attach(backend: LlamaCppBackend, installed: Installed) -> No
 
 
 def test_an_error_in_the_kernel_ends_the_step_alone(backend: LlamaCppBackend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the kernel raises comes out of step() as a BackendError with its cause; after a clear all goes on as before."""
+    """What the kernel raises comes out of step() as a BackendError; after a clear all goes on as before."""
     before = once(backend, PROMPTS[0], 0)
 
     def broken(*_: object) -> None:
