@@ -141,6 +141,8 @@ class Engine:
             with self._lock:
                 self._stopped = why
             self._fail_all(why)
+            self._runs.clear()
+            self._published = EngineStats(0, 0, (), self._steps, self._tokens)
             self._give_back()
 
     def _turn(self) -> bool:
@@ -155,7 +157,7 @@ class Engine:
         for load in admission.loads:
             self._loader.request(load.ref)
         plan = scheduler.plan()
-        if not plan.empty:
+        if plan.rows:
             self._compute(plan)
         self._publish()
         self._obey(wait=not plan.rows)
@@ -167,8 +169,6 @@ class Engine:
         self._publish()
         for sequence in plan.clears:
             self._backend.clear(sequence)
-        if not plan.rows:
-            return
         self._steps += 1
         try:
             logits = self._backend.step([row.chunk for row in plan.rows])

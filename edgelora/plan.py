@@ -65,7 +65,4 @@ class Plan:
     """Their sequence ids: the KV must be cleared before the step."""
     starts: tuple[Start, ...]
     rows: tuple[Row, ...]
-
-    @property
-    def empty(self) -> bool:
-        return not (self.rows or self.starts or self.preempted)
+    """Empty only where nothing can run."""
