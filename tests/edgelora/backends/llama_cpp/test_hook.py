@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,16 +80,16 @@ def test_two_sequences_share_an_adapter(backend: LlamaCppBackend) -> None:
 
 def test_a_base_chunk_in_a_mixed_batch_is_the_base(backend: LlamaCppBackend) -> None:
     """Rows of no adapter are bit for bit what they are in the same batch without any adapter."""
-    logits = []
+    logits: list[list[Any]] = []
     for slots in ((0, None, 1), (None, None, None)):
         lanes = [Lane(n, slot, list(PROMPTS[n])) for n, slot in enumerate(slots)]
         advance(backend, [(lane, lane.chunk(64)) for lane in (lanes[1], lanes[0], lanes[2])])
         logits.append([lane.logits for lane in lanes])
         for lane in lanes:
             backend.clear(lane.sequence)
-    (with_0, with_base, with_1), (all_0, all_base, all_1) = logits
-    assert np.array_equal(with_base, all_base)
-    assert not np.allclose(with_0, all_0) and not np.allclose(with_1, all_1)
+    mixed, plain = logits
+    assert np.array_equal(mixed[1], plain[1])
+    assert distance(mixed[0], plain[0]) > 0.02 and distance(mixed[2], plain[2]) > 0.02
 
 
 @pytest.mark.parametrize("wanted", [(), (1,), (0, 2), (3,), (0, 1, 2, 3)])

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from edgelora.backends.llama_cpp import hook, layout, selftest
+from edgelora.backends.llama_cpp import layout, selftest
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 from edgelora.backends.llama_cpp.context import Context
 from edgelora.backends.llama_cpp.model import Model
@@ -112,16 +112,16 @@ def test_a_node_of_another_type_is_never_written(context: Context) -> None:
     tensor = layout.GgmlTensor()
     tensor.ne[:], tensor.nb[:] = (4, 2, 1, 1), (4, 16, 32, 32)
     tensor.data = ctypes.addressof(memory)
-    hook.rows_of(tensor)[:] = 1.0
+    layout.rows_of(tensor)[:] = 1.0
     assert list(memory) == [1.0] * 8
     for field, value in (("type", 1), ("data", None)):
         with pytest.raises(BackendError, match="no plain float32 matrix"):
-            hook.rows_of(_with(tensor, field, value))
+            layout.rows_of(_with(tensor, field, value))
     for ne, nb in (((4, 2, 2, 1), (4, 16, 32, 32)), ((4, 2, 1, 1), (8, 16, 32, 32)), ((4, 2, 1, 1), (4, 8, 32, 32))):
         other = _with(tensor, "op", 0)
         other.ne[:], other.nb[:] = ne, nb
         with pytest.raises(BackendError, match="no plain float32 matrix"):
-            hook.rows_of(other)
+            layout.rows_of(other)
 
 
 def _with(tensor: layout.GgmlTensor, field: str, value: object) -> layout.GgmlTensor:
