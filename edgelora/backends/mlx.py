@@ -20,7 +20,7 @@ _USE_LLAMA_CPP = "Use --backend llama.cpp, which runs every adapter edgelora can
 
 
 def open_mlx(path: Path, *, shape: LlamaShape) -> Backend:
-    """Open the MLX base in the folder `path`. Raises BackendError, in this version always: it says why and what to do."""
+    """Open the MLX base in the folder `path`. Raises BackendError in this version, always."""
     del path, shape
     if find_spec("mlx") is None or find_spec("mlx_lm") is None:
         _refuse("mlx_missing", f"The MLX backend needs mlx and mlx-lm, which are not installed.{_where()}")
