@@ -1,0 +1,127 @@
+"""One conversion from end to end: read a PEFT folder, write GGUF or MLX beside the goal, reopen, compare, publish.
+
+Owns the order of these steps and the version of their outcome; each step is a module of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from edgelora_converters import gguf, mlx, peft
+from edgelora_converters.lora import LoraAdapter
+from edgelora_converters.staging import staged
+from edgelora_converters.verify import Verification, verify_gguf, verify_mlx
+from edgelora_models.errors import UsageError
+from edgelora_models.fingerprint import BaseFingerprint
+
+CONVERTER_VERSION = "1"
+"""Part of every key under which a conversion is kept: raise it whenever the same source would give other bytes."""
+
+Format = Literal["gguf", "mlx"]
+
+_WRITERS = {"gguf": gguf.write, "mlx": mlx.write}
+_GATES = {"gguf": verify_gguf, "mlx": verify_mlx}
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionReport:
+    """What was converted, and how exactly."""
+
+    format: Format
+    modules: int
+    rank: int
+    """The largest of any module."""
+    parameters: int
+    worst: float
+    """Largest relative Frobenius distance between a module's delta in the file and in the source."""
+    worst_target: str
+    nbytes: int
+    """Size on disk."""
+    memory_bytes: int
+    """What the factors take in memory at run time, in float32; MLX pads every pair to the largest rank."""
+    source_digest: str
+
+
+def convert(
+    source: Path,
+    out: Path,
+    *,
+    to: Format,
+    base: BaseFingerprint,
+    progress: Callable[[int, int], None] | None = None,
+) -> ConversionReport:
+    """Convert the PEFT folder `source` for `base` to `out`: a file for GGUF, a folder for MLX.
+
+    `out` appears whole and verified, or not at all; an existing one is never replaced. `progress` is called with steps
+    done and in all. Raises UsageError where `out` exists, AdapterError where the adapter is unsound or cannot be
+    expressed exactly, ConversionFailed where the written file is not the source, StorageError where the disk fails.
+    """
+    _refuse_existing(out)
+    adapter = peft.read(source, base.shape)
+    report = _Progress(progress, modules=len(adapter.pairs))
+    report.done(1)
+    with staged(out) as temporary:
+        _WRITERS[to](adapter, base.shape, temporary, provenance=_provenance(base))
+        report.done(2)
+        verification = _GATES[to](temporary, adapter, base.shape, progress=report.verified)
+        nbytes = _nbytes(temporary)
+        _refuse_existing(out)
+    return _report(adapter, verification, to=to, nbytes=nbytes)
+
+
+class _Progress:
+    """Counts steps of about one module's work each: read all, write all, then verify one by one."""
+
+    def __init__(self, callback: Callable[[int, int], None] | None, *, modules: int) -> None:
+        self._callback = callback
+        self._modules = modules
+
+    def done(self, passes: int) -> None:
+        self._call(passes * self._modules)
+
+    def verified(self, modules: int) -> None:
+        self._call(2 * self._modules + modules)
+
+    def _call(self, steps: int) -> None:
+        if self._callback is not None:
+            self._callback(steps, 3 * self._modules)
+
+
+def _provenance(base: BaseFingerprint) -> Mapping[str, str]:
+    return {"base_fingerprint": base.digest, "converter_version": CONVERTER_VERSION}
+
+
+def _report(adapter: LoraAdapter, verification: Verification, *, to: Format, nbytes: int) -> ConversionReport:
+    return ConversionReport(
+        format=to,
+        modules=verification.modules,
+        rank=adapter.max_rank,
+        parameters=adapter.parameters,
+        worst=verification.worst,
+        worst_target=verification.worst_target,
+        nbytes=nbytes,
+        memory_bytes=memory_bytes(adapter, to=to),
+        source_digest=adapter.source_digest,
+    )
+
+
+def memory_bytes(adapter: LoraAdapter, *, to: Format) -> int:
+    """Bytes of the factors in float32 once loaded from `to`."""
+    if to == "gguf":
+        return 4 * adapter.parameters
+    widths: int = sum(pair.a.shape[1] + pair.b.shape[0] for pair in adapter.pairs.values())
+    return 4 * adapter.max_rank * widths
+
+
+def _refuse_existing(out: Path) -> None:
+    if os.path.lexists(out):
+        raise UsageError("exists", f"{out} exists already.", "Remove it, or choose another name.", param="out")
+
+
+def _nbytes(path: Path) -> int:
+    files = path.iterdir() if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)
