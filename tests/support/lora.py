@@ -15,8 +15,8 @@ from tests.support.bases import MIN_VOCAB
 
 GQA = LlamaShape(layers=2, hidden=64, heads=4, kv_heads=2, head_dim=16, ffn=96, vocab=MIN_VOCAB, tied=False)
 """Grouped queries, q as wide as the stream."""
-WIDE_HEADS = LlamaShape(layers=3, hidden=64, heads=6, kv_heads=3, head_dim=32, ffn=96, vocab=MIN_VOCAB, tied=True)
-"""q three times as wide as the stream, an odd number of key/value heads, a tied head."""
+WIDE_HEADS = LlamaShape(layers=3, hidden=96, heads=6, kv_heads=3, head_dim=32, ffn=64, vocab=MIN_VOCAB, tied=True)
+"""q twice as wide as the stream, an odd number of key/value heads, a tied head."""
 
 
 def every_target(shape: LlamaShape) -> list[Target]:
