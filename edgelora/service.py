@@ -30,6 +30,8 @@ Progress = Callable[[str, int, int], None]
 
 STEP_TOKENS = 512
 """Tokens in one forward pass at most: a long prompt is computed in pieces of this size."""
+MAX_RESIDENT = 256
+"""Adapters in memory at once at most; the byte budget ends it earlier for all but tiny ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ class Service:
     def open(cls, settings: Settings, *, base: str | None = None, progress: Progress | None = None) -> Self:
         """Load a base (`base`, or the chosen one). Raises NotFound, BaseError, BackendError."""
         library = open_library(settings, progress=progress)
-        record = library.bases.get(base) if base else library.bases.current()
+        record = (library.bases.get(base) if base else library.bases.current()).check()
         return cls(library, record, open_backend(record, settings, progress))
 
     def models(self) -> list[ModelCard]:
@@ -181,8 +183,9 @@ def open_backend(record: BaseRecord, settings: Settings, progress: Progress | No
     if record.format == "mlx":
         from edgelora.backends.mlx import open_mlx
 
-        return open_mlx(record.path)
-    from edgelora.backends.llama_cpp import BackendOptions, LlamaCppBackend
+        return open_mlx(record.path, shape=record.identity.fingerprint.shape)
+    from edgelora.backends.llama_cpp import BackendOptions
+    from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 
     label = f"Loading {record.name}"
     context = min(settings.context_length, record.identity.context_length)
@@ -193,6 +196,7 @@ def open_backend(record: BaseRecord, settings: Settings, progress: Progress | No
             context_length=context,
             max_sequences=settings.max_sequences,
             max_step_tokens=STEP_TOKENS,
+            max_slots=MAX_RESIDENT,
             threads=settings.threads,
         ),
         progress=None if progress is None else lambda part: progress(label, round(part * 100), 100),

@@ -16,7 +16,7 @@ from edgelora.backends.base import Backend
 from edgelora.errors import BackendError
 from edgelora_models.shape import LlamaShape
 
-_USE_LLAMA_CPP = "Use --backend llama.cpp, which runs every adapter edgelora can convert."
+_USE_LLAMA_CPP = "Choose a GGUF base instead, which runs every adapter edgelora can convert: edgelora base ls"
 
 
 def open_mlx(path: Path, *, shape: LlamaShape) -> Backend:
