@@ -179,8 +179,9 @@ def test_a_failed_gate_publishes_nothing(tmp_path: Path, to: Format, monkeypatch
 
     monkeypatch.setitem(convert_module._WRITERS, to, drop_the_scale)
     source = write_peft(tmp_path / "peft", GQA, rank=4, alpha=8)
-    with pytest.raises(ConversionFailed):
+    with pytest.raises(ConversionFailed) as caught:
         convert(source, tmp_path / "out", to=to, base=fingerprint(GQA))
+    assert (caught.value.code, caught.value.exit_code, caught.value.status) == ("conversion_mismatch", 5, 500)
     assert [path.name for path in tmp_path.iterdir()] == ["peft"]
 
 
