@@ -1,0 +1,168 @@
+"""The fake is only worth its strictness: it must answer as scripted, and catch every breach of the contract."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgelora.backends.base import Backend, Chunk
+from edgelora.backends.fake import BOS, EOT, FAKE_CAPABILITIES, FakeBackend, FakeVocabulary, write_fake_adapter
+from edgelora.errors import AdapterCorrupt, BackendError
+
+
+def chunk(*tokens: int, sequence: int = 0, position: int = 0, slot: int | None = None, logits: bool = True) -> Chunk:
+    return Chunk(sequence=sequence, position=position, tokens=tokens, slot=slot, logits=logits)
+
+
+def answer(backend: FakeBackend, prompt: bytes, *, slot: int | None = None, sequence: int = 0, size: int = 99) -> bytes:
+    """Greedy tokens until the end, the prompt in pieces of `size`."""
+    said, at = b"", 0
+    for start in range(0, len(prompt), size):
+        part = prompt[start : start + size]
+        (logits,) = backend.step([chunk(*part, sequence=sequence, position=at, slot=slot)])
+        at += len(part)
+    while logits is not None and (token := int(logits.argmax())) < 256:
+        said += bytes([token])
+        (logits,) = backend.step([chunk(token, sequence=sequence, position=at, slot=slot)])
+        at += 1
+    return said
+
+
+def test_it_is_a_backend() -> None:
+    """mypy reads this: the fake satisfies the protocol."""
+    backend: Backend = FakeBackend()
+    assert backend.name == "fake"
+
+
+def test_scripted_answers(tmp_path: Path) -> None:
+    """By path (None is the base), or from the adapter's own file; then the turn ends."""
+    ref, other = write_fake_adapter(tmp_path, "a", answer="From the file."), write_fake_adapter(tmp_path, "b")
+    backend = FakeBackend(answers={None: "Base.", other.path: "By path."})
+    backend.attach(1, backend.load(ref.path))
+    backend.attach(2, backend.load(other.path))
+    assert answer(backend, b"Hi") == b"Base."
+    assert answer(backend, b"Hi", slot=1, sequence=1) == b"From the file."
+    assert answer(backend, b"Hi", slot=2, sequence=2) == b"By path."
+    assert not backend.violations
+
+
+def test_hashed_answers_depend_on_adapter_and_tokens_only(tmp_path: Path) -> None:
+    """The same content gives the same letters in any slot and any pieces; another prompt or adapter others."""
+    one, two = write_fake_adapter(tmp_path, "a"), write_fake_adapter(tmp_path, "b")
+    backend = FakeBackend()
+    for slot, ref in enumerate((one, one, two)):
+        backend.attach(slot, backend.load(ref.path))
+    first = answer(backend, b"prompt", slot=0)
+    assert first == answer(backend, b"prompt", slot=1, sequence=1, size=2)
+    assert first != answer(backend, b"prompt", slot=2, sequence=2)
+    backend.clear(0)
+    assert first != answer(backend, b"prompts", slot=0)
+
+
+def test_a_scripted_answer_goes_on_after_prefill() -> None:
+    """What was said is read from the tokens, so a preempted sequence is where it was."""
+    backend = FakeBackend(answers={None: "abcd"})
+    assert backend.next_token(None, b"Hi" + b"ab") == ord("c")
+    assert backend.next_token(None, b"Hi" + b"abcd") == EOT
+
+
+def test_a_folder_is_an_adapter_too(tmp_path: Path) -> None:
+    """The MLX format is a folder: its content is its files'."""
+    (tmp_path / "x").write_bytes(b"answer:")
+    (tmp_path / "y").write_bytes(b"Hello")
+    backend = FakeBackend()
+    backend.attach(0, backend.load(tmp_path))
+    assert answer(backend, b"Hi", slot=0) == b"Hello"
+
+
+def test_it_fails_when_told() -> None:
+    """A step by number, a load by error, and a file that is not there."""
+    backend = FakeBackend()
+    backend.fail_steps = {1}
+    backend.step([chunk(1)])
+    with pytest.raises(BackendError, match="told to fail"):
+        backend.step([chunk(1, position=1)])
+    with pytest.raises(AdapterCorrupt):
+        backend.load(Path("nowhere"))
+    backend.load_error = AdapterCorrupt("x", "Bad.")
+    with pytest.raises(AdapterCorrupt, match="Bad"):
+        backend.load(Path("nowhere"))
+    assert len(backend.history) == 2 and not backend.violations
+
+
+@pytest.mark.parametrize(
+    ("breach", "chunks"),
+    [
+        ("an empty step", []),
+        ("position 1", [chunk(1, position=1)]),
+        ("two chunks", [chunk(1), chunk(2)]),
+        ("out of range", [chunk(1, sequence=4)]),
+        ("a token out of range", [chunk(999)]),
+        ("empty chunk", [chunk()]),
+        ("slot 3 has no adapter", [chunk(1, slot=3)]),
+        ("different adapters", [chunk(1), chunk(1, sequence=1, slot=0)]),
+        ("tokens in one step", [chunk(*range(65))]),
+        ("cells of KV", [chunk(*range(30)), chunk(*range(30), sequence=1)]),
+        ("over the context", [chunk(*range(50))]),
+    ],
+)
+def test_breaches_are_caught(breach: str, chunks: list[Chunk], tmp_path: Path) -> None:
+    """Whatever an engine may get wrong in a step is an error that says so, and is kept."""
+    able = replace(FAKE_CAPABILITIES, mixed_adapters=False, max_step_tokens=64, kv_cells=55, context_length=48)
+    backend = FakeBackend(capabilities=able)
+    backend.attach(0, backend.load(write_fake_adapter(tmp_path, "a").path))
+    with pytest.raises(BackendError, match=breach):
+        backend.step(chunks)
+    assert backend.violations
+
+
+def test_slots_are_guarded(tmp_path: Path) -> None:
+    """No attach over another, no detach of what is used or absent, no change of adapter in a sequence's life."""
+    backend = FakeBackend()
+    loaded = backend.load(write_fake_adapter(tmp_path, "a").path)
+    backend.attach(0, loaded)
+    backend.attach(1, loaded)
+    backend.step([chunk(1, slot=0)])
+    for wrong in (
+        lambda: backend.attach(0, loaded),
+        lambda: backend.attach(4, loaded),
+        lambda: backend.detach(0),
+        lambda: backend.detach(2),
+        lambda: backend.step([chunk(1, position=1, slot=1)]),
+    ):
+        with pytest.raises(BackendError):
+            wrong()
+    backend.clear(0)
+    backend.detach(0)
+    assert len(backend.violations) == 5
+
+
+def test_only_one_thread_may_step() -> None:
+    """The contract's thread rule is checked, except for load."""
+    backend = FakeBackend(answers={None: "x"})
+    backend.step([chunk(1)])
+    caught: list[Exception] = []
+
+    def elsewhere() -> None:
+        try:
+            backend.clear(0)
+        except BackendError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert len(caught) == 1 and backend.violations == ["used from two threads"]
+
+
+def test_the_vocabulary() -> None:
+    """Bytes and control tokens, there and back."""
+    vocabulary = FakeVocabulary()
+    tokens = vocabulary.tokenize("é<|eot_id|>!", special=True, bos=True)
+    assert tokens == [BOS, *"é".encode(), EOT, ord("!")]
+    assert b"".join(map(vocabulary.piece, tokens)).decode() == "é!"
+    assert vocabulary.tokenize("<|eot_id|>", special=False, bos=False) == list(b"<|eot_id|>")
+    assert vocabulary.end_ids <= set(range(vocabulary.size))
