@@ -30,4 +30,4 @@ def test_it_says_what_is_missing_and_what_works(
     monkeypatch.setattr(platform, "machine", lambda: machine)
     with pytest.raises(BackendError, match=words) as caught:
         mlx.open_mlx(Path("base"), shape=GQA)
-    assert caught.value.code == code and "--backend llama.cpp" in caught.value.remedy
+    assert caught.value.code == code and "GGUF base" in caught.value.remedy
