@@ -123,9 +123,13 @@ def storage_error(path: Path, error: OSError) -> StorageError:
 
 
 def make_folder(path: Path) -> Path:
-    """Create a folder of our own where there is none, closed to other users."""
+    """Create a folder of our own where there is none, with its parents, closed to other users, and synced."""
+    if path.is_dir():
+        return path
+    make_folder(path.parent)
     with storing(path):
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+        sync_folder(path.parent)
     return path
 
 
@@ -226,7 +230,8 @@ def temp_path(folder: Path) -> Path:
 def workspace(folder: Path) -> Iterator[Path]:
     """A temporary folder below `folder`, removed at the end whatever happened."""
     temp = temp_path(make_folder(folder))
-    make_folder(temp)
+    with storing(temp):
+        temp.mkdir(mode=0o700)
     try:
         yield temp
     finally:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgelora.adapters.manifest import StoredFile
-from edgelora.errors import UsageError
 from edgelora.files import check_space, copy_hashed, make_folder, storing, suggest_name
 
 if TYPE_CHECKING:
@@ -31,13 +30,13 @@ class Staged:
 def default_name(source: Path) -> str:
     """The name an adapter gets from its folder or zip. Raises UsageError where that is no usable name."""
     path = source.resolve()
-    return suggest_name(path.stem if path.suffix.lower() == ".zip" else path.name, kind="adapter")
+    return suggest_name(path.name if path.is_dir() else path.stem, kind="adapter")
 
 
 def stage(source: Path, work: Path, shape: LlamaShape) -> Staged:
     """Copy the PEFT files of a folder or .zip into the workspace `work`.
 
-    Raises UsageError for a path that is neither, AdapterError for what may not be in one, StorageError.
+    Raises UsageError where there is nothing, AdapterError for what it may not be or hold, StorageError.
     """
     from edgelora_converters import peft
 
@@ -53,12 +52,9 @@ def stage(source: Path, work: Path, shape: LlamaShape) -> Staged:
 
 
 def _folder(source: Path, work: Path) -> Path:
-    if source.is_dir():
-        return source
-    if source.is_file() and source.suffix.lower() == ".zip":
-        from edgelora_converters.archive import unpack_zip
+    from edgelora_converters.archive import source_kind, unpack_zip
 
-        check_space(work, source.stat().st_size, what=f"Unpacking {source.name}")
-        return unpack_zip(source, make_folder(work / "unpacked"))
-    what = f"{source} is neither a folder nor a .zip." if source.exists() else f"There is no {source}."
-    raise UsageError("no_such_path", what, "Name the folder or .zip that PEFT's save_pretrained wrote.")
+    if source_kind(source) == "folder":
+        return source
+    check_space(work, source.stat().st_size, what=f"Unpacking {source.name}")
+    return unpack_zip(source, make_folder(work / "unpacked"))
