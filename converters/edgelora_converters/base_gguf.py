@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelora_converters.base_vocab import add_vocabulary, base_error
+from edgelora_converters.gguf_data import write_tensor
 from edgelora_converters.rows import interleave
 from edgelora_converters.safetensors_file import BASE_HEADER_BYTES, SafetensorsFile, open_safetensors
 from edgelora_converters.staging import staged
@@ -195,7 +196,7 @@ def _write_file(
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for tensor in tensors:
-            writer.write_tensor_data(_encoded(tensor))
+            write_tensor(writer, _encoded(tensor))
     finally:
         writer.close()
 
