@@ -99,7 +99,9 @@ def repeat(body: Node, low: int, high: int | None) -> Node:
         rounds = len(text.text) + 1
         for _ in range(min(low, rounds)):
             text.spend()
-            starts = body(text, starts)
+            before, starts = starts, body(text, starts)
+            if starts == before:
+                break
         ends = starts
         for _ in range(rounds if high is None else min(high - low, rounds)):
             text.spend()
