@@ -1,0 +1,1 @@
+"""Benchmarks: run by hand on a quiet machine, ratios within one run, never part of the tests."""

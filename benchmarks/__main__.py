@@ -1,0 +1,12 @@
+"""`python -m benchmarks` lists what can be run."""
+
+from __future__ import annotations
+
+BENCHMARKS = {
+    "benchmarks.make_base": "write a random base with the exact shapes of Llama-3.1-8B, and adapters for it",
+    "benchmarks.decode": "time decode steps: base, one adapter, 8 adapters on 8 sequences, llama.cpp's own LoRA",
+}
+
+if __name__ == "__main__":
+    for module, purpose in BENCHMARKS.items():
+        print(f"python -m {module:<22} {purpose}")
