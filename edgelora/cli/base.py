@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from edgelora.cli.app import App
 from edgelora.cli.group import Verbs
-from edgelora.cli.options import base_names, json_option
+from edgelora.cli.options import base_names, catalogue_names, json_option
 from edgelora.cli.output import emit_json, emit_table, note
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ def ls(app: App, as_json: bool) -> None:
     if as_json:
         emit_json([_summary(record, chosen) for record in records])
         return
-    _table(records, chosen)
+    if records:
+        _table(records, chosen)
+    _note_catalogue({record.name for record in records})
 
 
 @base.command(short_help="Use a model file that is already here.")
@@ -50,6 +52,39 @@ def add(app: App, path: Path, name: str | None, as_json: bool) -> None:
         emit_json(_summary(record, bases.chosen()))
         return
     note(f"Added {record.name} ({record.format}, {record.quantization}, context {record.context_length}).")
+    note(f"Choose it: edgelora base use {record.name}")
+
+
+@base.command(short_help="Download a base.")
+@click.argument("name", metavar="NAME", shell_complete=catalogue_names)
+@click.option(
+    "--format", type=click.Choice(["gguf", "mlx"]), default="gguf", show_default=True, help="Which build of it."
+)
+@json_option
+@click.pass_obj
+def pull(app: App, name: str, format: Literal["gguf", "mlx"], as_json: bool) -> None:
+    """Download a base: one that `edgelora base ls` names, or a Hugging Face repository ORG/NAME[@REVISION].
+
+    An interrupted download goes on where it stopped.
+    """
+    from edgelora.bases.pull import pull as pull_base
+    from edgelora.cli.progress import progress_bars
+
+    settings = app.settings()
+    if not settings.offline:
+        _note_download(name, format)
+    try:
+        with progress_bars() as bars:
+            record = pull_base(
+                name, format=format, directories=settings.directories, offline=settings.offline, progress=bars
+            )
+    except KeyboardInterrupt:
+        note("Stopped. What has been downloaded is kept: the same command goes on from there.")
+        raise
+    if as_json:
+        emit_json(_summary(record, app.open_library().bases.chosen()))
+        return
+    note(f"Pulled {record.name}.")
     note(f"Choose it: edgelora base use {record.name}")
 
 
@@ -70,6 +105,30 @@ def rm(app: App, name: str) -> None:
     record = app.open_library().bases.remove(name)
     left = f" {record.location} is still there." if record.path.exists() else ""
     note(f"Removed {record.name}.{left}")
+
+
+def _note_download(name: str, format: Literal["gguf", "mlx"]) -> None:
+    """Before the network is touched: what comes from where, how large, under which licence."""
+    from edgelora.errors import NotFound
+    from edgelora.files import size_text
+    from edgelora_models import catalogue
+
+    try:
+        entry = catalogue.find(name)
+    except NotFound:
+        return  # a repository outside the catalogue, or a name that `pull` will refuse
+    build = entry.build(format)
+    note(f"Downloading {entry.title} ({build.quantization}, {size_text(build.nbytes)}) from {build.repository}.")
+    note(f"Licence: {entry.licence}")
+
+
+def _note_catalogue(installed: set[str]) -> None:
+    from edgelora.files import size_text
+    from edgelora_models import catalogue
+
+    for entry in catalogue.ENTRIES:
+        if entry.name not in installed:
+            note(f"To be had: {entry.name} ({size_text(entry.build('gguf').nbytes)}): edgelora base pull {entry.name}")
 
 
 def _summary(record: BaseRecord, chosen: str | None) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 from edgelora.cli.app import App
 
 if TYPE_CHECKING:
+    from edgelora.config import Directories
     from edgelora.core import SamplingParams
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
@@ -121,19 +122,26 @@ def adapter_names(ctx: click.Context, _parameter: click.Parameter, incomplete: s
     """Installed adapters for the shell's completion. Only looks: installs nothing."""
     from edgelora.adapters.store import Store
 
-    return _matching(Store(_settings(ctx).directories.data).names(), incomplete)
+    return _matching(Store(_directories(ctx).data).names(), incomplete)
 
 
 def base_names(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Installed bases for the shell's completion."""
     from edgelora.bases.registry import Bases
 
-    return _matching((record.name for record in Bases(_settings(ctx).directories).list()), incomplete)
+    return _matching(Bases(_directories(ctx)).names(), incomplete)
 
 
-def _settings(ctx: click.Context) -> Any:
-    return ctx.ensure_object(App).settings()
+def catalogue_names(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Bases that can be pulled, for the shell's completion."""
+    from edgelora_models.catalogue import ENTRIES
+
+    return _matching((entry.name for entry in ENTRIES), incomplete)
 
 
-def _matching(names: Any, incomplete: str) -> list[CompletionItem]:
+def _directories(ctx: click.Context) -> Directories:
+    return ctx.ensure_object(App).settings().directories
+
+
+def _matching(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
     return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]

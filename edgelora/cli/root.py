@@ -70,4 +70,8 @@ def cli(app: App, offline: bool) -> None:
     edgelora add my-adapter.zip   install an adapter you trained
     edgelora serve                the same, as an OpenAI-style API on localhost
     """
+    import logging
+
     app.offline = app.offline or offline
+    if logging.lastResort is not None:  # the handler of who configures none: to stderr, warnings and up
+        logging.lastResort.setFormatter(logging.Formatter("warning: %(message)s"))

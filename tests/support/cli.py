@@ -1,0 +1,77 @@
+"""The command line over a fake service and a real store: `run` in this process, or a script for another one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from click.testing import CliRunner, Result
+
+from edgelora.adapters.store import Store
+from edgelora.bases.registry import Bases
+from edgelora.cli.app import App
+from edgelora.cli.root import cli
+from edgelora.config import read_settings
+from edgelora.service import Library, Service
+from tests.support.adapters import TINY, write_peft
+from tests.support.bases import MIN_VOCAB, write_tiny_gguf
+from tests.support.service import FakeService
+
+SHAPE = replace(TINY, vocab=MIN_VOCAB)
+ANSWERS = {"medical-faq": "See a doctor.", "pirate": "Arr, matey!"}
+"""The fake service's adapters and what each says."""
+
+
+def make_library(home: Path) -> Library:
+    """A store with `medical-faq` and `pirate`, and the base `tiny`, below `home`."""
+    home.mkdir(exist_ok=True)
+    settings = read_settings({"EDGELORA_HOME": str(home)})
+    bases, store = Bases(settings.directories), Store(settings.directories.data)
+    record = bases.add(write_tiny_gguf(home / "tiny.gguf", SHAPE, seed=0), "tiny")
+    bases.use("tiny")
+    for seed, name in enumerate(ANSWERS):
+        store.add(write_peft(home / "sources" / name, SHAPE, seed=seed), name=name, base=record)
+    return Library(settings, bases, store)
+
+
+def make_app(library: Library | None = None, service: FakeService | None = None, **environ: str) -> App:
+    """An app that opens these, whatever it is asked for, and settings from `environ` alone."""
+
+    def no_library(*_: object, **__: object) -> Library:
+        raise AssertionError("the command was not to open the library")
+
+    def no_service(*_: object, **__: object) -> Service:
+        raise AssertionError("the command was not to load a base")
+
+    home = {} if library is None else {"EDGELORA_HOME": str(library.settings.directories.data.parent)}
+    return App(
+        environ=home | environ,
+        library=no_library if library is None else lambda settings, *, progress: replace(library, settings=settings),
+        service=no_service if service is None else lambda settings, *, base, progress: cast(Service, service),
+    )
+
+
+def run(app: App, *arguments: str, stdin: str | bytes | None = None) -> Result:
+    """`edgelora ARGUMENTS`, with stdout and stderr apart. stdin is never a terminal."""
+    return CliRunner().invoke(cli, list(arguments), obj=app, input=stdin)
+
+
+def script(
+    folder: Path, *, adapters: Mapping[str, str] = ANSWERS, answer: str | None = None, setup: str = ""
+) -> list[str]:
+    """A command that starts `edgelora` in a process of its own, over a FakeService; `setup` may change `service`."""
+    home = {"EDGELORA_HOME": str(folder / "home")}
+    return [
+        sys.executable,
+        "-c",
+        "from pathlib import Path\n"
+        "from edgelora.cli.root import cli\n"
+        "from tests.support.cli import App, FakeService, make_app\n"
+        f"service = FakeService(Path({str(folder)!r}), adapters={dict(adapters)!r}, answer={answer!r})\n"
+        f"{setup}\n"
+        f"app = make_app(service=service, **{home!r})\n"
+        "cli.main(prog_name='edgelora', obj=app)\n",
+    ]
