@@ -31,7 +31,7 @@ def matches(expression: str, name: str) -> tuple[bool, bool]:
     return pattern.match(name, Budget(100_000)), pattern.fullmatch(name, Budget(100_000))
 
 
-@settings(deadline=None, max_examples=600)
+@settings(deadline=None, max_examples=300)
 @given(st.lists(st.sampled_from(FRAGMENTS), min_size=1, max_size=9).map("".join))
 def test_agrees_with_re(expression: str) -> None:
     """Where this parser accepts an expression, `re` does too and matches the same names."""
