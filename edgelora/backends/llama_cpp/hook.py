@@ -21,6 +21,7 @@ from edgelora.backends.llama_cpp.method import Share
 from edgelora.backends.llama_cpp.tap import Tap
 from edgelora.errors import BackendError
 from edgelora.kernels.reference import Factors, Group, add_delta
+from edgelora.kernels.threads import one_blas_thread
 from edgelora_converters.lora import Target
 from edgelora_models.shape import LlamaShape
 
@@ -66,7 +67,8 @@ class HookMethod:
         if not self._watched:
             return decode()
         self._visited = 0
-        code = self._tap.watch(self, decode)
+        with one_blas_thread():
+            code = self._tap.watch(self, decode)
         if code == 0 and self._visited != len(self._watched):
             raise BackendError(
                 "graph_incomplete",
