@@ -22,7 +22,7 @@ PREFILL_BESIDE_DECODE = 16
 row where memory bandwidth is the limit, and at most about 2.5 times where arithmetic is."""
 
 GROWTH_CELLS = 16
-"""KV cells left for each running sequence when another starts."""
+"""KV cells left for each running sequence when another starts, besides one for each step its prompt will take."""
 
 
 def choose_preempted(running: Iterable[Sequence], kv_cells: int) -> list[Sequence]:
@@ -45,7 +45,9 @@ def choose_starts(
     held = [len(sequence.tokens) for sequence in running]
     starts: list[tuple[Sequence, int]] = []
     for sequence in sorted(ready, key=lambda s: s.arrival):
-        need = len(sequence.tokens) + GROWTH_CELLS * len(held)
+        # Only decoding sequences give way, so the others must not run out of cells while this prompt is computed.
+        growth = GROWTH_CELLS + len(sequence.tokens) // PREFILL_BESIDE_DECODE
+        need = len(sequence.tokens) + growth * len(held)
         if not ids or sum(held) + need > kv_cells:
             break
         starts.append((sequence, heapq.heappop(ids)))
@@ -60,9 +62,9 @@ def choose_group(running: list[Sequence], *, now: int) -> list[Sequence]:
     """
     turns: dict[object, tuple[int, int]] = {}
     for sequence in running:
-        key = _group(sequence)
-        last, oldest = turns.get(key, (0, sequence.arrival))
-        turns[key] = (max(last, sequence.last_plan or now), min(oldest, sequence.arrival))
+        key, turn = _group(sequence), sequence.last_plan if sequence.last_plan >= 0 else now
+        last, oldest = turns.get(key, (turn, sequence.arrival))
+        turns[key] = (max(last, turn), min(oldest, sequence.arrival))
     chosen = min(turns, key=lambda key: turns[key], default=None)
     return [sequence for sequence in running if _group(sequence) == chosen]
 
@@ -72,12 +74,14 @@ def choose_chunks(group: list[Sequence], *, room: int, anyone_decodes: bool) -> 
 
     `room`: tokens of the step. `anyone_decodes`: whether prompts must hold back, for this group or another.
     """
-    decoding = sorted((s for s in group if s.state is State.DECODE), key=lambda s: (s.last_plan, s.arrival))[:room]
-    chunks = [(sequence, 1) for sequence in decoding]
+    decoding = sorted((s for s in group if s.state is State.DECODE), key=lambda s: (s.last_plan, s.generated))
+    prompts = sorted((s for s in group if s.state is not State.DECODE), key=lambda s: s.arrival)
+    # One token at least is the prompts': a step full of decoding sequences must not stop them for good.
+    chunks = [(sequence, 1) for sequence in decoding[: room - bool(prompts)]]
     room -= len(chunks)
     if anyone_decodes:
         room = min(room, PREFILL_BESIDE_DECODE)
-    for sequence in sorted((s for s in group if s.state is not State.DECODE), key=lambda s: s.arrival):
+    for sequence in prompts:
         size = min(room, sequence.pending)
         if size:
             chunks.append((sequence, size))

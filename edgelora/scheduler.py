@@ -153,7 +153,7 @@ class Scheduler:
         for start in plan.starts:
             sequence = self._live[start.request_id]
             sequence.move(Move.SCHEDULED)
-            sequence.id, sequence.last_plan = start.sequence, plan.number
+            sequence.id, sequence.last_plan = start.sequence, plan.number - 1
             self._free_ids.remove(start.sequence)
         for row in plan.rows:
             self._live[row.request_id].last_plan = plan.number

@@ -22,8 +22,8 @@ class Sequence:
     """How many of `tokens` are in the KV."""
     id: int | None = None
     """The backend's sequence id; only while running."""
-    last_plan: int = 0
-    """Number of the plan that last held a chunk of it, for turns."""
+    last_plan: int = -1
+    """Number of the plan that last held a chunk of it, for turns; -1 before it got a place."""
     overtaken: int = 0
     """How often a younger request took a lease while this one waited for room in the pool."""
 

@@ -1,0 +1,394 @@
+"""The scheduler without a model: each rule alone here, all of them together in test_scheduler_machine.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from edgelora.adapters.pool import Pool
+from edgelora.backends.base import Capabilities, Chunk
+from edgelora.core import AdapterRef, FinishReason, Request, SamplingParams, Usage
+from edgelora.errors import AdapterError, Busy, ContextTooLong, UsageError
+from edgelora.plan import Choice, Ended, Plan
+from edgelora.planning import GROWTH_CELLS, PREFILL_BESIDE_DECODE
+from edgelora.scheduler import PATIENCE, Scheduler
+from edgelora.states import LIVE, TRANSITIONS, IllegalMove, Move, State, after
+
+ABLE = Capabilities(
+    adapter_format="gguf",
+    mixed_adapters=True,
+    max_slots=2,
+    max_sequences=3,
+    max_step_tokens=64,
+    context_length=200,
+    kv_cells=400,
+)
+
+
+def ref(name: str, nbytes: int = 10) -> AdapterRef:
+    return AdapterRef(name=name, version=name, path=Path(name), nbytes=nbytes)
+
+
+def request(name: str, adapter: AdapterRef | None = None, *, prompt: int = 4, max_tokens: int | None = None) -> Request:
+    return Request(name, tuple(range(prompt)), adapter, SamplingParams(max_tokens=max_tokens))
+
+
+def scheduler(able: Capabilities = ABLE, *, max_queue: int = 50, budget: int = 100) -> Scheduler:
+    return Scheduler(able, Pool(budget, able.max_slots), max_queue=max_queue)
+
+
+def turn(s: Scheduler, *, stop: Callable[[str], bool] = lambda _: False) -> tuple[Plan, tuple[Ended, ...]]:
+    """One round as the engine does it, loads done at once. Each token chosen is 7; `stop(id)` ends a request."""
+    for load in s.admit().loads:
+        s.loaded(load.ref)
+    plan = s.plan()
+    assert plan == s.plan()
+    s.begin(plan)
+    s.check_integrity()
+    choices = {r.request_id: Choice(7, stop(r.request_id)) for r in plan.rows if r.chunk.logits}
+    ended = s.apply(plan, choices)
+    s.check_integrity()
+    return plan, ended
+
+
+def sizes(plan: Plan) -> dict[str, int]:
+    return {row.request_id: len(row.chunk.tokens) for row in plan.rows}
+
+
+def chunk_of(plan: Plan, request_id: str) -> Chunk:
+    return next(row.chunk for row in plan.rows if row.request_id == request_id)
+
+
+def test_every_move_is_legal_or_raises() -> None:
+    """The table is the whole truth: a pair in it gives its state, any other raises."""
+    for state, move in product(State, Move):
+        if (state, move) in TRANSITIONS:
+            assert after(state, move) is TRANSITIONS[state, move]
+        else:
+            with pytest.raises(IllegalMove):
+                after(state, move)
+
+
+def test_cancel_is_legal_in_every_live_state_and_ends_are_ends() -> None:
+    """Any live state may be cancelled; nothing leads out of an end."""
+    assert {state for state, move in TRANSITIONS if move is Move.CANCELLED} == LIVE
+    assert {state for state, _ in TRANSITIONS} == LIVE
+
+
+def test_one_request_from_end_to_end() -> None:
+    """Prompt, then one token a step, position after position, until max_tokens."""
+    s = scheduler()
+    s.submit(request("a", prompt=4, max_tokens=3))
+    first, _ = turn(s)
+    assert first.rows[0].chunk == Chunk(sequence=0, position=0, tokens=(0, 1, 2, 3), slot=None, logits=True)
+    second, _ = turn(s)
+    assert second.rows[0].chunk == Chunk(sequence=0, position=4, tokens=(7,), slot=None, logits=True)
+    _, ended = turn(s)
+    assert ended == (Ended("a", FinishReason.LENGTH, Usage(4, 3)),)
+    assert s.admit().clears == (0,) and not s.plan().rows and len(s) == 0
+
+
+def test_stop_ends_and_counts_the_end_token() -> None:
+    """The end token was computed, so it is a completion token."""
+    s = scheduler()
+    s.submit(request("a"))
+    _, ended = turn(s, stop=lambda _: True)
+    assert ended == (Ended("a", FinishReason.STOP, Usage(4, 1)),)
+
+
+def test_the_context_ends_an_answer_without_max_tokens() -> None:
+    """Prompt and answer together fill the context, never more; the KV may be the smaller limit."""
+    for able in (replace(ABLE, context_length=10), replace(ABLE, kv_cells=10)):
+        s = scheduler(able)
+        s.submit(request("a", prompt=4))
+        usages = [e.usage for _ in range(6) for e in turn(s)[1]]
+        assert usages == [Usage(4, 6)]
+
+
+def test_refused_requests_change_nothing() -> None:
+    """Too long, empty, too large an adapter, an id in use, a full queue: an error each, and the same state after."""
+    s = scheduler(max_queue=1)
+    for n in range(3):
+        s.submit(request(f"r{n}"))
+    cases: list[tuple[Request, type[UsageError | AdapterError], str]] = [
+        (request("x", prompt=200), ContextTooLong, "context_length_exceeded"),
+        (request("x", prompt=0), UsageError, "empty_prompt"),
+        (request("x", ref("big", 101)), AdapterError, "adapter_too_large"),
+        (request("r1"), UsageError, "duplicate_id"),
+    ]
+    for bad, error, code in cases:
+        with pytest.raises(error) as caught:
+            s.submit(bad)
+        assert caught.value.code == code
+    s.submit(request("r3"))
+    with pytest.raises(Busy) as busy:
+        s.submit(request("x"))
+    assert busy.value.code == "queue_full"
+    assert s.live_ids() == ("r0", "r1", "r2", "r3")
+    s.cancel("r0")
+    s.submit(request("x"))
+
+
+def test_a_long_prompt_is_computed_in_pieces() -> None:
+    """Alone it may fill each step; logits are wanted after its last piece only."""
+    s = scheduler()
+    s.submit(request("a", prompt=150))
+    chunks = [turn(s)[0].rows[0].chunk for _ in range(3)]
+    assert [(c.position, len(c.tokens), c.logits) for c in chunks] == [(0, 64, False), (64, 64, False), (128, 22, True)]
+
+
+def test_a_long_prompt_does_not_stall_the_others() -> None:
+    """Beside decoding sequences a prompt gets a small share of each step, and they a token in every one."""
+    s = scheduler()
+    s.submit(request("a"))
+    s.submit(request("b"))
+    turn(s)
+    s.submit(request("c", prompt=100))
+    for _ in range(100 // PREFILL_BESIDE_DECODE):
+        assert sizes(turn(s)[0]) == {"a": 1, "b": 1, "c": PREFILL_BESIDE_DECODE}
+
+
+def test_prompts_share_a_step_oldest_first() -> None:
+    """What the first leaves of the step the next one gets."""
+    s = scheduler()
+    for name, length in (("a", 40), ("b", 40), ("c", 4)):
+        s.submit(request(name, prompt=length))
+    assert sizes(turn(s)[0]) == {"a": 40, "b": 24}
+    assert sizes(turn(s)[0]) == {"a": 1, "b": 16}
+    assert sizes(turn(s)[0]) == {"a": 1, "b": 1, "c": 4}
+
+
+def test_more_decoding_sequences_than_a_step_holds_take_turns() -> None:
+    """Nobody is left out when one step cannot hold all."""
+    s = scheduler(replace(ABLE, max_step_tokens=2))
+    for name in "abc":
+        s.submit(request(name, prompt=1))
+    turn(s)
+    turn(s)
+    turn(s)
+    served = [name for _ in range(6) for name in sizes(turn(s)[0])]
+    assert {served.count(name) for name in "abc"} == {4}
+
+
+def test_places_are_given_by_age_and_reused() -> None:
+    """Three places: the fourth request gets the first one free, after its KV was cleared."""
+    s = scheduler()
+    for name in "abcd":
+        s.submit(request(name))
+    turn(s, stop=lambda name: name == "b")
+    assert s.state("d") is State.READY
+    assert s.admit().clears == (1,)
+    plan, _ = turn(s)
+    assert chunk_of(plan, "d").sequence == 1
+
+
+def test_an_id_is_not_given_out_before_it_is_cleared() -> None:
+    """Between the end of its request and the next admit, an id is free but its KV is still there."""
+    s = scheduler(replace(ABLE, max_sequences=1))
+    s.submit(request("a"))
+    turn(s)
+    s.submit(request("b"))
+    s.admit()
+    s.cancel("a")
+    assert not s.plan().rows
+    assert s.admit().clears == (0,)
+    assert sizes(s.plan()) == {"b": 4}
+
+
+def test_an_absent_adapter_is_loaded_once_for_all_who_want_it() -> None:
+    """The slot is reserved at once; the first asks for the load, all wait, all become ready together."""
+    s = scheduler()
+    s.submit(request("a", ref("x")))
+    s.submit(request("b", ref("x")))
+    s.submit(request("c"))
+    admission = s.admit()
+    assert [(load.ref.name, load.slot) for load in admission.loads] == [("x", 0)]
+    assert admission.loading == ("a", "b") and s.state("c") is State.READY
+    assert sizes(s.plan()) == {"c": 4}
+    assert s.loaded(ref("x")) == ("a", "b")
+    assert {r.chunk.slot for r in s.plan().rows} == {0, None}
+    s.submit(request("d", ref("x")))
+    assert s.admit().loads == () and s.state("d") is State.READY
+    s.check_integrity()
+
+
+def test_a_failed_load_fails_only_its_requests() -> None:
+    """The slot is free again, others go on, and a later request tries anew."""
+    s = scheduler()
+    for name, adapter in (("a", ref("x")), ("b", ref("y")), ("c", ref("x"))):
+        s.submit(request(name, adapter))
+    s.admit()
+    assert s.load_failed(ref("x")) == ("a", "c")
+    assert s.live_ids() == ("b",) and s.pool.slot(ref("x")) is None
+    s.submit(request("d", ref("x")))
+    assert len(s.admit().loads) == 1
+    s.check_integrity()
+
+
+@pytest.mark.parametrize("state", sorted(LIVE))
+def test_cancel_in_every_state(state: State) -> None:
+    """The request is gone, everything it held is back, and cancelling again is nothing."""
+    s = scheduler()
+    s.submit(request("a", ref("x"), prompt=100))
+    if state is not State.WAITING:
+        s.admit()
+    if state not in (State.WAITING, State.LOADING):
+        s.loaded(ref("x"))
+    for _ in range({State.PREFILL: 1, State.DECODE: 2}.get(state, 0)):
+        turn(s)
+    assert s.state("a") is state
+    assert s.cancel("a") is True
+    assert s.state("a") is None and s.cancel("a") is False and s.cancel("unknown") is False
+    s.check_integrity()
+    assert all(entry.leases == 0 for entry in s.pool.snapshot())
+    assert s.admit().clears == ((0,) if state in (State.PREFILL, State.DECODE) else ())
+
+
+def test_a_load_nobody_waits_for_any_more() -> None:
+    """Cancelled while loading: the adapter arrives all the same and is simply there, or its slot is free again."""
+    for arrive in (Scheduler.loaded, Scheduler.load_failed):
+        s = scheduler()
+        s.submit(request("a", ref("x")))
+        s.admit()
+        s.cancel("a")
+        assert arrive(s, ref("x")) == ()
+        s.check_integrity()
+
+
+def test_an_unused_adapter_makes_room() -> None:
+    """The evicted slot is named, to be detached; a held one never is."""
+    s = scheduler()
+    s.submit(request("a", ref("x")))
+    s.submit(request("b", ref("y")))
+    turn(s, stop=lambda name: name == "a")
+    s.submit(request("c", ref("z")))
+    admission = s.admit()
+    assert admission.clears == (0,) and admission.detach == (0,)
+    assert [load.slot for load in admission.loads] == [0]
+    s.submit(request("d", ref("w")))
+    assert s.admit().detach == () and s.state("d") is State.WAITING
+
+
+def test_one_that_waits_for_room_is_passed_only_so_often() -> None:
+    """The base passes freely; adapters' requests do PATIENCE times, then they wait behind it."""
+    s = scheduler(max_queue=100)
+    s.submit(request("a", ref("x")))
+    s.submit(request("b", ref("y")))
+    turn(s)
+    s.submit(request("blocked", ref("z")))
+    for n in range(PATIENCE + 2):
+        s.submit(request(f"p{n}", ref("x")))
+    s.submit(request("base"))
+    s.admit()
+    assert [s.state(f"p{n}") for n in (0, PATIENCE - 1)] == [State.READY] * 2
+    assert [s.state(f"p{n}") for n in (PATIENCE, PATIENCE + 1)] == [State.WAITING] * 2
+    assert s.state("blocked") is State.WAITING and s.state("base") is State.READY
+    for name in ("a", "b", *(f"p{n}" for n in range(PATIENCE))):
+        s.cancel(name)
+    s.admit()
+    assert s.state("blocked") is State.LOADING
+
+
+def test_the_youngest_gives_way_when_cells_run_out() -> None:
+    """It waits in front with all its tokens, keeps no lease, and goes on from where it was."""
+    s = scheduler(replace(ABLE, kv_cells=60, context_length=60))
+    s.submit(request("a", ref("x"), prompt=20, max_tokens=30))
+    s.submit(request("b", ref("y"), prompt=10))
+    plan, _ = turn(s)
+    while not plan.preempted:
+        plan, _ = turn(s)
+    assert plan.preempted == ("b",) and plan.clears == (1,)
+    assert s.state("b") is State.WAITING
+    assert {e.ref.name: e.leases for e in s.pool.snapshot()} == {"x": 1, "y": 0}
+    s.submit(request("c"))
+    s.admit()
+    while "b" not in sizes(plan):
+        plan, _ = turn(s)
+    chunk = chunk_of(plan, "b")
+    assert chunk.position == 0 and chunk.tokens[:10] == tuple(range(10)) and set(chunk.tokens[10:]) == {7}
+    assert s.state("a") is None, "the older one was never stopped"
+
+
+def test_a_newcomer_leaves_room_to_grow() -> None:
+    """It starts only where each running sequence has some cells left, and nobody younger passes it."""
+    s = scheduler(replace(ABLE, kv_cells=60, context_length=60))
+    s.submit(request("a", prompt=30))
+    turn(s)
+    s.submit(request("big", prompt=60 - 31 - GROWTH_CELLS + 1))
+    s.submit(request("small", prompt=1))
+    assert sizes(turn(s)[0]) == {"a": 1}
+    s.cancel("a")
+    assert sizes(turn(s)[0]) == {"big": 14, "small": 1}
+
+
+def test_one_adapter_a_step_where_they_cannot_mix() -> None:
+    """Groups take turns, each step holds one group only, and its members run together."""
+    s = scheduler(replace(ABLE, mixed_adapters=False))
+    for name, adapter in (("a", ref("x")), ("b", None), ("c", ref("x"))):
+        s.submit(request(name, adapter))
+    served = [tuple(sizes(turn(s)[0])) for _ in range(6)]
+    assert served == [("a", "c"), ("b",)] * 3
+
+
+def test_newcomers_do_not_pass_a_waiting_group() -> None:
+    """A stream of new groups, each ending at once, leaves the old ones their turns."""
+    s = scheduler(replace(ABLE, mixed_adapters=False))
+    s.submit(request("old", None))
+    turns = 0
+    for n in range(20):
+        for side in range(2):
+            s.submit(request(f"new{n}{side}", ref("xy"[side])))
+        plan, _ = turn(s, stop=lambda name: name != "old")
+        turns += "old" in sizes(plan)
+    assert turns >= 6
+
+
+def test_prompts_hold_back_for_decoding_of_another_group_too() -> None:
+    """Without mixing, a long prompt's step must be short as well, or the other group's tokens would wait for it."""
+    s = scheduler(replace(ABLE, mixed_adapters=False))
+    s.submit(request("a"))
+    turn(s)
+    s.submit(request("b", ref("x"), prompt=100))
+    assert sizes(turn(s)[0]) == {"a": 1}
+    assert sizes(turn(s)[0]) == {"b": PREFILL_BESIDE_DECODE}
+
+
+def test_a_failed_step_gives_everything_back() -> None:
+    """Its requests end, their ids are cleared next, the others stay."""
+    s = scheduler()
+    s.submit(request("a", ref("x")))
+    s.submit(request("b"))
+    s.admit()
+    plan = s.plan()
+    s.begin(plan)
+    assert s.fail("b") is True and s.fail("b") is False
+    s.check_integrity()
+    assert s.admit().clears == (0,) and s.state("a") is State.LOADING
+
+
+def test_integrity_is_really_checked() -> None:
+    """A lease too many, a lost id, a lost queue entry: each is noticed."""
+
+    def broken(spoil: Callable[[Scheduler], object]) -> Scheduler:
+        s = scheduler(replace(ABLE, max_sequences=2))
+        for name in "abc":
+            s.submit(request(name, ref("x")))
+        turn(s)
+        s.submit(request("d"))
+        spoil(s)
+        return s
+
+    broken(lambda _: None).check_integrity()
+    for spoil in (
+        lambda s: s.pool.lease(ref("x")),
+        lambda s: s._free_ids.add(1),
+        lambda s: s._uncleared.add(1),
+        lambda s: s._waiting.clear(),
+        lambda s: setattr(s._live["a"], "computed", 9999),
+    ):
+        with pytest.raises(RuntimeError):
+            broken(spoil).check_integrity()

@@ -1,0 +1,188 @@
+"""Scheduler and pool under any sequence of events, driving the strict fake: nothing is lost, over-used or starved."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from edgelora.adapters.pool import Pool
+from edgelora.backends.base import Capabilities
+from edgelora.backends.fake import FAKE_CAPABILITIES, FakeBackend, FakeLoaded
+from edgelora.core import AdapterRef, Request, SamplingParams
+from edgelora.errors import Busy
+from edgelora.plan import Choice, Load
+from edgelora.scheduler import Scheduler
+from edgelora.states import State
+
+ABLE = replace(FAKE_CAPABILITIES, max_slots=2, max_sequences=3, max_step_tokens=12, context_length=40, kv_cells=64)
+BUDGET = 50
+SIZES = {"a": 10, "b": 20, "c": 30, "d": 50}
+REFS = {name: AdapterRef(name=name, version=name, path=Path(name), nbytes=n) for name, n in SIZES.items()}
+adapters = st.sampled_from([None, *REFS.values()])
+
+
+class Rig:
+    """A scheduler, the fake it drives, and who ended how."""
+
+    def __init__(self, able: Capabilities, *, max_queue: int) -> None:
+        self.scheduler = Scheduler(able, Pool(BUDGET, able.max_slots), max_queue=max_queue)
+        self.backend = FakeBackend(capabilities=able)
+        self.loads: list[Load] = []
+        self.submitted = 0
+        self.ended: list[str] = []
+
+    def submit(self, adapter: AdapterRef | None, *, prompt: int, max_tokens: int) -> str:
+        name = f"r{self.submitted}"
+        self.scheduler.submit(Request(name, tuple(range(prompt)), adapter, SamplingParams(max_tokens=max_tokens)))
+        self.submitted += 1
+        return name
+
+    def arrive(self, load: Load, *, fails: bool) -> None:
+        self.loads.remove(load)
+        if fails:
+            self.ended += self.scheduler.load_failed(load.ref)
+        else:
+            self.backend.attach(load.slot, FakeLoaded(load.ref.path, b"x"))
+            self.scheduler.loaded(load.ref)
+
+    def turn(self, *, stops: bool = False, fails: bool = False) -> None:
+        admission = self.scheduler.admit()
+        for sequence in admission.clears:
+            self.backend.clear(sequence)
+        for slot in admission.detach:
+            self.backend.detach(slot)
+        self.loads += admission.loads
+        plan = self.scheduler.plan()
+        assert plan == self.scheduler.plan()
+        self.scheduler.begin(plan)
+        for sequence in plan.clears:
+            self.backend.clear(sequence)
+        if not plan.rows:
+            return
+        logits = self.backend.step([row.chunk for row in plan.rows])
+        if fails:
+            self.ended += [row.request_id for row in plan.rows if self.scheduler.fail(row.request_id)]
+            return
+        wanted = [row.request_id for row, values in zip(plan.rows, logits, strict=True) if values is not None]
+        choices = {name: Choice(99, stop=stops and n == 0) for n, name in enumerate(wanted)}
+        self.ended += [ended.request_id for ended in self.scheduler.apply(plan, choices)]
+
+    def cancel(self, name: str) -> None:
+        if self.scheduler.cancel(name):
+            self.ended.append(name)
+
+    def check(self) -> None:
+        self.scheduler.check_integrity()
+        assert len(set(self.ended)) == len(self.ended), "a request ended twice"
+        live = set(self.scheduler.live_ids())
+        assert live.isdisjoint(self.ended) and len(live) + len(self.ended) == self.submitted
+        pool = self.scheduler.pool
+        assert pool.used_bytes <= BUDGET and len(pool.snapshot()) <= pool.slots
+        assert set(self.backend.slots) == {e.slot for e in pool.snapshot() if e.resident}
+        assert not self.backend.violations
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Every event there is, in any order."""
+
+    rig: Rig
+
+    @initialize(mixed=st.booleans())
+    def begin(self, mixed: bool) -> None:
+        self.rig = Rig(replace(ABLE, mixed_adapters=mixed), max_queue=5)
+
+    @rule(adapter=adapters, prompt=st.integers(1, 39), max_tokens=st.integers(1, 30))
+    def submit(self, adapter: AdapterRef | None, prompt: int, max_tokens: int) -> None:
+        full = len(self.rig.scheduler) == self.rig.scheduler.capacity
+        try:
+            self.rig.submit(adapter, prompt=prompt, max_tokens=max_tokens)
+            assert not full
+        except Busy:
+            assert full
+
+    @rule(pick=st.integers(0, 30))
+    def cancel(self, pick: int) -> None:
+        self.rig.cancel(f"r{pick}")
+
+    @precondition(lambda self: self.rig.loads)
+    @rule(pick=st.integers(0, 9), fails=st.booleans())
+    def arrive(self, pick: int, fails: bool) -> None:
+        self.rig.arrive(self.rig.loads[pick % len(self.rig.loads)], fails=fails)
+
+    @rule(turns=st.integers(1, 12), stops=st.booleans())
+    def turn(self, turns: int, stops: bool) -> None:
+        for _ in range(turns):
+            self.rig.turn(stops=stops)
+            self.rig.check()
+
+    @rule()
+    def failing_turn(self) -> None:
+        self.rig.turn(fails=True)
+
+    @invariant()
+    def adds_up(self) -> None:
+        if hasattr(self, "rig"):
+            self.rig.check()
+
+    def teardown(self) -> None:
+        """Left alone, with its loads arriving, every request ends: in at most so many turns as it has work to do."""
+        if not hasattr(self, "rig"):
+            return
+        # Each live request: its prompt in pieces and its tokens, again for each time it may be sent back.
+        bound = 300 * (1 + len(self.rig.scheduler))
+        for _ in range(bound):
+            if not len(self.rig.scheduler):
+                break
+            for load in list(self.rig.loads):
+                self.rig.arrive(load, fails=False)
+            self.rig.turn()
+        self.rig.check()
+        assert len(self.rig.ended) == self.rig.submitted
+        assert all(entry.leases == 0 for entry in self.rig.scheduler.pool.snapshot())
+
+
+TestSchedulerMachine = SchedulerMachine.TestCase
+TestSchedulerMachine.settings = settings(
+    deadline=None, max_examples=60, stateful_step_count=40, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
+@pytest.mark.parametrize("mixed", [True, False])
+@pytest.mark.parametrize("seed", range(5))
+def test_nobody_starves(mixed: bool, seed: int) -> None:
+    """Under a never-ending stream of others, a request of every kind ends within a bounded number of plans."""
+    chance = random.Random(seed)
+    rig = Rig(replace(ABLE, mixed_adapters=mixed), max_queue=20)
+    for _ in range(5):
+        rig.submit(chance.choice([None, REFS["a"]]), prompt=9, max_tokens=9)
+    watched = [rig.submit(adapter, prompt=30, max_tokens=8) for adapter in (None, *REFS.values())]
+    for _ in range(600):
+        while len(rig.scheduler) < rig.scheduler.capacity:
+            adapter = chance.choice([None, REFS["a"], REFS["a"], REFS["b"]])
+            rig.submit(adapter, prompt=chance.randint(1, 30), max_tokens=chance.randint(1, 9))
+        rig.turn()
+        for load in list(rig.loads):
+            rig.arrive(load, fails=False)
+        rig.check()
+    assert set(watched) <= set(rig.ended)
+
+
+def test_the_oldest_is_never_sent_back() -> None:
+    """However scarce the cells: the oldest running request only goes forward, so somebody always does."""
+    rig = Rig(replace(ABLE, kv_cells=40), max_queue=20)
+    for n in range(6):
+        rig.submit(None, prompt=4 + n, max_tokens=28)
+    order = list(rig.scheduler.live_ids())
+    running = (State.PREFILL, State.DECODE)
+    while len(rig.scheduler):
+        oldest = next(name for name in order if rig.scheduler.state(name))
+        was_running = rig.scheduler.state(oldest) in running
+        rig.turn()
+        assert rig.scheduler.state(oldest) in (*running, None) or not was_running
+    assert rig.ended == order
