@@ -19,7 +19,7 @@ from edgelora.server.health import HealthRoutes
 from edgelora.server.models import ModelsRoutes
 from edgelora.server.options import ServerOptions
 from edgelora.server.runtime import Runtime
-from edgelora.server.security import Guard
+from edgelora.server.security import Guard, Rules
 
 PREFIXES = ("/v1", "/openai/v1")
 """OpenAI's prefix, and the one Groq's clients put before it."""
@@ -37,7 +37,7 @@ def build_app(runtime: Runtime, options: ServerOptions, drain: Drain | None = No
         routes += _api_routes(prefix, runtime, options, drain)
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Boundary), Middleware(Guard, options=options)],
+        middleware=[Middleware(Boundary), Middleware(Guard, rules=Rules.of(options))],
         exception_handlers={HTTPException: _refuse_route},
     )
     app.router.redirect_slashes = False

@@ -28,6 +28,8 @@ from edgelora.server.runtime import Runtime
 
 MAX_HEAD_BYTES = 64 << 10
 """Request line and headers together."""
+HEAD_SECONDS = 30.0
+"""How long a new connection may take to send them."""
 LAST_WORDS_SECONDS = 2.0
 """For the error frames, once running answers were cut."""
 
@@ -36,13 +38,25 @@ OnReady = Callable[[list[str]], None]
 
 
 class JsonH11Protocol(H11Protocol):
-    """uvicorn's protocol, except that bytes that are not HTTP get an error object too."""
+    """uvicorn's protocol, with error objects for bytes that are not HTTP, no access log, and a limit on idling."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        # Its lines have the query in them. The boundary writes better ones.
+        self.access_log = False
+        self.loop.call_later(HEAD_SECONDS, self._close_without_request)
 
     def send_400_response(self, msg: str) -> None:
         body = error_reply(UsageError("malformed_http", msg)).body
         head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
-        self.transport.write(head + b"content-length: %d\r\n\r\n" % len(body) + body)
+        # After the beginning of another response a second head would be read as part of it.
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            self.transport.write(head + b"content-length: %d\r\n\r\n" % len(body) + body)
         self.transport.close()
+
+    def _close_without_request(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
 
 
 class EdgeServer(uvicorn.Server):

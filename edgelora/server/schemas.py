@@ -1,8 +1,8 @@
 """The request bodies as closed types: from a JSON object to values the runtime takes, or a UsageError naming the field.
 
 Three kinds of field. Those here are honoured. Those in INERT are known but not supported: a value that would change
-nothing is accepted, any other is refused. The rest (`user`, `metadata`, other servers' extras) is ignored, as the hosted
-APIs do.
+nothing is accepted, any other is refused. The rest (`user`, `metadata`, other servers' extras) is ignored, as the
+hosted APIs do.
 """
 
 from __future__ import annotations

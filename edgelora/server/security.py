@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -25,15 +27,27 @@ _PREFLIGHT_SECONDS = b"600"
 _REQUEST_HEADERS = re.compile(r"authorization|content-type|x-api-key|x-stainless-[a-z0-9-]{1,64}")
 
 
-class Guard:
-    def __init__(self, app: ASGIApp, options: ServerOptions) -> None:
-        self._app = app
-        self._api_key = options.api_key
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Who is let in: read from the options once, before anything is served."""
+
+    hosts: HostList
+    origins: OriginList
+    api_key: str | None
+
+    @classmethod
+    def of(cls, options: ServerOptions) -> Self:
+        """Raises UsageError for an origin that cannot be allowed."""
         own = () if options.host in ("0.0.0.0", "::", "") else (options.host,)
-        self._hosts = HostList(
-            (*LOOPBACK_HOSTS, *own, *options.allow_hosts), any_address=not is_loopback(options.host)
-        )
-        self._origins = OriginList(options.allow_origins)
+        names = (*LOOPBACK_HOSTS, *own, *options.allow_hosts)
+        hosts = HostList(names, any_address=not is_loopback(options.host))
+        return cls(hosts, OriginList(options.allow_origins), options.api_key)
+
+
+class Guard:
+    def __init__(self, app: ASGIApp, rules: Rules) -> None:
+        self._app = app
+        self._rules = rules
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -53,7 +67,7 @@ class Guard:
 
     def _check_host(self, headers: Headers) -> None:
         given = headers.getlist("host")
-        if len(given) != 1 or not self._hosts.admits(given[0]):
+        if len(given) != 1 or not self._rules.hosts.admits(given[0]):
             raise Forbidden(
                 "host_not_allowed",
                 "The Host header names a host this server does not answer for.",
@@ -63,7 +77,7 @@ class Guard:
     def _check_origin(self, headers: Headers) -> str | None:
         """The admitted Origin, or None where the request has none."""
         origins = headers.getlist("origin")
-        if len(origins) == 1 and origins[0] in self._origins:
+        if len(origins) == 1 and origins[0] in self._rules.origins:
             return origins[0]
         if origins or not all(site_admitted(site) for site in headers.getlist("sec-fetch-site")):
             raise Forbidden(
@@ -74,10 +88,11 @@ class Guard:
         return None
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:
-        if self._api_key is None or scope["path"] in KEYLESS_PATHS:
+        expected = self._rules.api_key
+        if expected is None or scope["path"] in KEYLESS_PATHS:
             return
         sent = headers.get("authorization"), headers.get("x-api-key")
-        if not key_admitted(self._api_key, authorization=sent[0], x_api_key=sent[1]):
+        if not key_admitted(expected, authorization=sent[0], x_api_key=sent[1]):
             raise Unauthorized(
                 "invalid_api_key",
                 "The request carries no API key, or not this server's.",

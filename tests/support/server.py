@@ -1,4 +1,4 @@
-"""The real server on a free loopback port in a thread, and a raw HTTP client that sends exactly the bytes it is given."""
+"""The real server on a free loopback port in a thread, and a raw HTTP client that sends what it is given."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from edgelora.server.binding import bind, close_all
@@ -44,7 +44,6 @@ class Reply:
 class RunningServer:
     url: str
     server: EdgeServer
-    lost: list[BaseException] = field(default_factory=list)
 
     @property
     def port(self) -> int:
@@ -54,21 +53,18 @@ class RunningServer:
         return socket.create_connection(("127.0.0.1", self.port), timeout=WAIT_SECONDS)
 
     def send(self, data: bytes) -> bytes:
-        """Send raw bytes, and read until the server closes."""
+        """Send raw bytes, and read until the server closes. The bytes must make it close."""
         with self.connect() as connection:
-            try:
+            with suppress(ConnectionError):  # The server may answer and close before it has read everything.
                 connection.sendall(data)
-                connection.shutdown(socket.SHUT_WR)
-            except OSError:
-                pass  # The server may answer and close before it has read everything.
             return read_all(connection)
 
-    def request(
-        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
-    ) -> Reply:
+    def request(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> Reply:
         """One request on a connection of its own. A None-free dict of headers; `Host` and a length are added."""
         with self.connect() as connection:
-            connection.sendall(head_bytes(method, path, {"Host": f"127.0.0.1:{self.port}", **(headers or {})}, len(body)))
+            connection.sendall(
+                head_bytes(method, path, {"Host": f"127.0.0.1:{self.port}", **(headers or {})}, len(body))
+            )
             connection.sendall(body)
             return parse_reply(read_all(connection))
 
@@ -87,20 +83,21 @@ def head_bytes(method: str, path: str, headers: dict[str, str], length: int) -> 
 
 def read_all(connection: socket.socket) -> bytes:
     received = bytearray()
-    try:
+    with suppress(ConnectionError):
         while chunk := connection.recv(65536):
             received += chunk
-    except ConnectionError:
-        pass
     return bytes(received)
 
 
 def parse_reply(raw: bytes) -> Reply:
+    """The first response in `raw`."""
     head, _, body = raw.partition(b"\r\n\r\n")
     lines = head.decode("latin-1").split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
     if headers.get("transfer-encoding") == "chunked":
         body = _unchunk(body)
+    if "content-length" in headers:
+        body = body[: int(headers["content-length"])]
     return Reply(int(lines[0].split(" ")[1]), headers, body)
 
 

@@ -1,8 +1,9 @@
-"""A small service over the fake backend: what the server and the CLI need of `edgelora.service.Service`, without a store."""
+"""A service over the fake backend, without a store: what the server and the CLI need of `edgelora.service.Service`."""
 
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,36 @@ from edgelora.service import ModelCard
 from edgelora.stream import Stream
 
 CREATED = 1_750_000_000
+
+
+class Turnstile(threading.Event):
+    """A gate for `FakeBackend.step_gate` that lets as many steps through as it was told to."""
+
+    def __init__(self, permits: int = 0) -> None:
+        super().__init__()
+        self._permits = threading.Semaphore(permits)
+
+    def allow(self, steps: int) -> None:
+        self._permits.release(steps)
+
+    def open(self) -> None:
+        self.set()
+        self.allow(1)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return self.is_set() or self._permits.acquire(timeout=timeout)
+
+
+class WatchedEngine(Engine):
+    """Tells when somebody asked for a cancel, so that a test need not guess."""
+
+    def __init__(self, backend: FakeBackend, *, max_queue: int) -> None:
+        self.cancelled = threading.Event()
+        super().__init__(backend, adapter_budget_bytes=1 << 20, max_queue=max_queue)
+
+    def cancel(self, request_id: str) -> None:
+        super().cancel(request_id)
+        self.cancelled.set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +80,7 @@ class FakeService:
         self.prompts: list[tuple[int, ...]] = []
         """The token ids of every request that was begun."""
         self.samplings: list[SamplingParams] = []
-        self._engine = Engine(self.backend, adapter_budget_bytes=1 << 20, max_queue=max_queue)
+        self.engine = WatchedEngine(self.backend, max_queue=max_queue)
         self._ids = itertools.count()
 
     def models(self) -> list[ModelCard]:
@@ -75,27 +106,27 @@ class FakeService:
         return SamplingParams(temperature=self.base.temperature, top_p=self.base.top_p)
 
     def chat(self, messages: Sequence[Message], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
-        return self._submit(encode_chat(messages, self._engine.vocabulary), adapter, sampling)
+        return self._submit(encode_chat(messages, self.engine.vocabulary), adapter, sampling)
 
-    def complete(
-        self, prompt: str | Sequence[int], *, adapter: AdapterRef | None, sampling: SamplingParams
-    ) -> Stream:
-        tokens = encode_text(prompt, self._engine.vocabulary) if isinstance(prompt, str) else tuple(prompt)
+    def complete(self, prompt: str | Sequence[int], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
+        tokens = encode_text(prompt, self.engine.vocabulary) if isinstance(prompt, str) else tuple(prompt)
         return self._submit(tokens, adapter, sampling)
 
     def stats(self) -> EngineStats:
-        return self._engine.stats()
+        return self.engine.stats()
 
     def ready(self) -> bool:
-        return not self.backend.closed
+        return self.engine.alive
 
     def close(self, *, drain: bool = False, timeout: float = 10.0) -> None:
-        self._engine.close(drain=drain, timeout=timeout)
+        self.engine.close(drain=drain, timeout=timeout)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _card(self, name: str) -> ModelCard:
@@ -104,4 +135,4 @@ class FakeService:
     def _submit(self, tokens: tuple[int, ...], adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
         self.prompts.append(tokens)
         self.samplings.append(sampling)
-        return self._engine.submit(Request(f"r{next(self._ids)}", tokens, adapter, sampling))
+        return self.engine.submit(Request(f"r{next(self._ids)}", tokens, adapter, sampling))
