@@ -83,5 +83,7 @@ def _count(env: Mapping[str, str], name: str, default: int, *, low: int) -> int:
     except ValueError:
         value = low - 1
     if value < low:
-        raise UsageError("bad_setting", f"{name} is {text!r}.", f"Set it to a whole number of at least {low}, or unset it.")
+        raise UsageError(
+            "bad_setting", f"{name} is {text!r}.", f"Set it to a whole number of at least {low}, or unset it."
+        )
     return value

@@ -138,9 +138,7 @@ class Service:
 
         return self._submit(encode_chat(messages, self._backend.vocabulary), adapter, sampling)
 
-    def complete(
-        self, prompt: str | Sequence[int], *, adapter: AdapterRef | None, sampling: SamplingParams
-    ) -> Stream:
+    def complete(self, prompt: str | Sequence[int], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
         """Continue a text (or token ids) as it stands, without a chat template. Raises as `chat` does."""
         from edgelora.prompt import encode_text
 
@@ -162,7 +160,9 @@ class Service:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close(drain=kind is None)
 
     def _submit(self, tokens: tuple[int, ...], adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:

@@ -1,7 +1,7 @@
 """Ask one question of every model a running server offers: `edgelora serve` in one terminal, this in another.
 
-    pip install openai
-    python examples/ask.py "What is hypertension?"
+pip install openai
+python examples/ask.py "What is hypertension?"
 """
 
 import os
