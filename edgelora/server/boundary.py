@@ -12,8 +12,7 @@ from collections.abc import Iterable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgelora.errors import EdgeloraError
-from edgelora.server.errors import error_reply
-from edgelora.server.follow import ClientGone
+from edgelora.server.errors import ClientGone, error_reply
 
 logger = logging.getLogger(__name__)
 

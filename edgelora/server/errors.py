@@ -27,6 +27,10 @@ TRY_AGAIN_SECONDS = 1
 """Told to a refused client when the runtime does not know how long the wait will be."""
 
 
+class ClientGone(Exception):
+    """The client hung up: there is nobody to answer. Outside the tree, because nobody is ever told."""
+
+
 class Unauthorized(UsageError):
     status = 401
 

@@ -8,12 +8,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from starlette.types import Receive
 
 from edgelora.core import Event, Failed, TextDelta
-from edgelora.server.errors import Unavailable
+from edgelora.server.errors import ClientGone, Unavailable
 from edgelora.stream import Stream
-
-
-class ClientGone(Exception):
-    """The client hung up: there is nobody to answer, and nothing to log."""
 
 
 class Drain:

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from starlette.types import Receive
 
 from edgelora.errors import UsageError
-from edgelora.server.errors import BodyTimeout, BodyTooLarge
-from edgelora.server.follow import ClientGone
+from edgelora.server.errors import BodyTimeout, BodyTooLarge, ClientGone
 
 MAX_DEPTH = 64
 DISCARD_BYTES = 64 << 20

@@ -30,6 +30,8 @@ MAX_HEAD_BYTES = 64 << 10
 """Request line and headers together."""
 HEAD_SECONDS = 30.0
 """How long a new connection may take to send them."""
+KEEP_ALIVE_SECONDS = 65
+"""For the next request on a connection: longer than clients keep theirs, so that none is closed under them."""
 LAST_WORDS_SECONDS = 2.0
 """For the error frames, once running answers were cut."""
 
@@ -125,6 +127,7 @@ def make_server(runtime: Runtime, options: ServerOptions, *, on_ready: OnReady) 
         server_header=False,
         proxy_headers=False,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=max(1, round(options.drain_seconds + LAST_WORDS_SECONDS)),
     )
     return EdgeServer(config, drain=drain, drain_seconds=options.drain_seconds, on_ready=on_ready)

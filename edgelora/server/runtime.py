@@ -17,7 +17,7 @@ class ResidentBase(Protocol):
 
 
 class Runtime(Protocol):
-    """Thread-safe. All methods may block (a first use converts an adapter), so the server calls them off its loop."""
+    """Thread-safe. All but `base` and `ready` may block (a first use converts an adapter) and are called in threads."""
 
     @property
     def base(self) -> ResidentBase: ...

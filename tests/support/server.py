@@ -60,12 +60,10 @@ class RunningServer:
             return read_all(connection)
 
     def request(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> Reply:
-        """One request on a connection of its own. A None-free dict of headers; `Host` and a length are added."""
+        """One request on a connection of its own. `Host`, a length and `Connection: close` are added."""
+        fields = {"Host": f"127.0.0.1:{self.port}", **(headers or {})}
         with self.connect() as connection:
-            connection.sendall(
-                head_bytes(method, path, {"Host": f"127.0.0.1:{self.port}", **(headers or {})}, len(body))
-            )
-            connection.sendall(body)
+            connection.sendall(head_bytes(method, path, fields, len(body)) + body)
             return parse_reply(read_all(connection))
 
     def post(self, path: str, body: object, headers: dict[str, str] | None = None) -> Reply:

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgelora.errors import EdgeloraError
-from edgelora.server.errors import BodyTimeout, BodyTooLarge
-from edgelora.server.follow import ClientGone
+from edgelora.server.errors import BodyTimeout, BodyTooLarge, ClientGone
 from edgelora.server.limits import MAX_DEPTH, parse_object, read_body
 
 REFUSED = {

@@ -9,10 +9,12 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -157,6 +159,45 @@ def test_whole_answers_are_cut_with_a_status(tmp_path: Path) -> None:
         finally:
             gate.open()
     assert (reply.status, reply.error["code"]) == (503, "shutting_down") and "retry-after" in reply.headers
+
+
+def test_a_connection_without_a_request_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a request line does not hold a connection for ever; one that got its answer is kept for the next."""
+    monkeypatch.setattr("edgelora.server.run.HEAD_SECONDS", 0.2)
+    with (
+        FakeService(tmp_path, adapters={}) as service,
+        serving(service) as server,
+        closing(HTTPConnection("127.0.0.1", server.port, timeout=WAIT_SECONDS)) as used,
+        server.connect() as silent,
+    ):
+        used.request("GET", "/health")
+        first = used.sock
+        assert used.getresponse().read() == b'{"status":"ok"}'
+        silent.sendall(b"GET /health HT")
+        assert silent.recv(4096) == b""
+        used.request("GET", "/health")
+        assert used.getresponse().read() == b'{"status":"ok"}' and used.sock is first
+
+
+def test_localhost_answers_on_every_loopback_address(tmp_path: Path) -> None:
+    """A client that looks localhost up as ::1 finds the server where there is IPv6."""
+    answers = []
+
+    def ask(urls: list[str]) -> None:
+        for url in urls:
+            host, _, port = url.removeprefix("http://").rpartition(":")
+            threading.Thread(target=get, args=(host.strip("[]"), int(port), len(urls))).start()
+
+    def get(host: str, port: int, expected: int) -> None:
+        with socket.create_connection((host, port), timeout=WAIT_SECONDS) as connection:
+            connection.sendall(head_bytes("GET", "/health", {"Host": f"localhost:{port}"}, 0))
+            answers.append(parse_reply(read_all(connection)).status)
+        if len(answers) == expected:
+            signal.raise_signal(signal.SIGINT)
+
+    with FakeService(tmp_path, adapters={}) as service:
+        assert run(service, ServerOptions(port=0), on_ready=ask) == signal.SIGINT
+    assert answers and set(answers) == {200}
 
 
 def test_run_refuses_before_it_serves(tmp_path: Path) -> None:
