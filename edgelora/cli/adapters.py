@@ -12,7 +12,7 @@ import click
 
 from edgelora.cli.app import App
 from edgelora.cli.options import adapter_names, base_names, json_option
-from edgelora.cli.output import emit_fields, emit_json, emit_table, human_age, note
+from edgelora.cli.output import emit_fields, emit_json, emit_table, hint, human_age, note
 
 if TYPE_CHECKING:
     from edgelora.adapters.conversions import Converted
@@ -60,7 +60,7 @@ def add(app: App, source: Path, name: str | None, base: str | None, as_json: boo
         emit_json(summary(manifest, version))
         return
     note(f"Installed {manifest.name}, version {version.number}, for {record.name} (rank {version.rank}).")
-    note(f'Try it: edgelora run --adapter {manifest.name} "..."')
+    hint(f'Try it: edgelora run --adapter {manifest.name} "..."')
 
 
 @click.command(short_help="Show all about one adapter.")

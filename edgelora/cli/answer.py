@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from edgelora.cli.output import note
+from edgelora.cli.output import hint
 from edgelora.cli.progress import Spinner
 from edgelora.core import Finished, FinishReason, TextDelta
 from edgelora.errors import BackendError
@@ -61,6 +61,6 @@ class Printer:
 def note_length(finished: Finished) -> None:
     """Say so where an answer was cut, or nothing came at all."""
     if finished.reason is FinishReason.LENGTH:
-        note(f"(cut after {finished.usage.completion_tokens} tokens: --max-tokens or the context allows no more)")
+        hint(f"(cut after {finished.usage.completion_tokens} tokens: --max-tokens or the context allows no more)")
     elif finished.usage.completion_tokens <= 1:
-        note("(the model ended its turn at once)")
+        hint("(the model ended its turn at once)")

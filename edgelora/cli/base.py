@@ -10,7 +10,7 @@ import click
 from edgelora.cli.app import App
 from edgelora.cli.group import Verbs
 from edgelora.cli.options import base_names, catalogue_names, json_option
-from edgelora.cli.output import emit_json, emit_table, note
+from edgelora.cli.output import emit_json, emit_table, hint, note
 
 if TYPE_CHECKING:
     from edgelora.bases.record import BaseRecord
@@ -52,7 +52,7 @@ def add(app: App, path: Path, name: str | None, as_json: bool) -> None:
         emit_json(_summary(record, bases.chosen()))
         return
     note(f"Added {record.name} ({record.format}, {record.quantization}, context {record.context_length}).")
-    note(f"Choose it: edgelora base use {record.name}")
+    hint(f"Choose it: edgelora base use {record.name}")
 
 
 @base.command(short_help="Download a base.")
@@ -85,7 +85,7 @@ def pull(app: App, name: str, format: Literal["gguf", "mlx"], as_json: bool) -> 
         emit_json(_summary(record, app.open_library().bases.chosen()))
         return
     note(f"Pulled {record.name}.")
-    note(f"Choose it: edgelora base use {record.name}")
+    hint(f"Choose it: edgelora base use {record.name}")
 
 
 @base.command(short_help="Choose the base to load.")
@@ -119,7 +119,7 @@ def _note_download(name: str, format: Literal["gguf", "mlx"]) -> None:
         return  # a repository outside the catalogue, or a name that `pull` will refuse
     build = entry.build(format)
     note(f"Downloading {entry.title} ({build.quantization}, {size_text(build.nbytes)}) from {build.repository}.")
-    note(f"Licence: {entry.licence}")
+    hint(f"Licence: {entry.licence}")
 
 
 def _note_catalogue(installed: set[str]) -> None:
@@ -128,7 +128,7 @@ def _note_catalogue(installed: set[str]) -> None:
 
     for entry in catalogue.ENTRIES:
         if entry.name not in installed:
-            note(f"To be had: {entry.name} ({size_text(entry.build('gguf').nbytes)}): edgelora base pull {entry.name}")
+            hint(f"To be had: {entry.name} ({size_text(entry.build('gguf').nbytes)}): edgelora base pull {entry.name}")
 
 
 def _summary(record: BaseRecord, chosen: str | None) -> dict[str, Any]:

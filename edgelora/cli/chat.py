@@ -12,7 +12,7 @@ import click
 from edgelora.cli.answer import Printer, follow, note_length
 from edgelora.cli.failure import describe
 from edgelora.cli.options import SamplingOptions
-from edgelora.cli.output import note
+from edgelora.cli.output import hint, note
 from edgelora.cli.progress import spinner
 from edgelora.errors import ContextTooLong, EdgeloraError
 
@@ -58,7 +58,7 @@ class Chat:
         names = self.adapters()
         shown = f"{', '.join(names[:6])}{' ...' if len(names) > 6 else ''}" if names else "none yet"
         note(f"A chat with {self.service.base.name}. Adapters: {shown}")
-        note("/adapter NAME switches, /help lists the commands, Ctrl-D leaves.")
+        hint("/adapter NAME switches, /help lists the commands, Ctrl-D leaves.")
 
     def handle(self, line: str) -> None:
         """Take one line: a slash command or something to say. Errors are told, never raised."""
@@ -91,7 +91,7 @@ class Chat:
             except KeyboardInterrupt:
                 printer.quiet()
                 printer.end_line()
-                note("(stopped)")
+                hint("(stopped)")
                 return printer.text
         printer.end_line()
         note_length(finished)
@@ -112,7 +112,7 @@ class Chat:
             self._list_adapters()
             return
         self.adapter = None if name == NONE else self.service.resolve(name)
-        note(f"{self.label} answers from here on; what was said stays.")
+        hint(f"{self.label} answers from here on; what was said stays.")
 
     def _list_adapters(self) -> None:
         current = self.adapter.name if self.adapter else NONE
@@ -126,16 +126,16 @@ class Chat:
             note(self.system or "There is no system prompt. /system TEXT sets one.")
             return
         self.system = None if text == NONE else text
-        note("The system prompt is gone." if self.system is None else "The system prompt holds from here on.")
+        hint("The system prompt is gone." if self.system is None else "The system prompt holds from here on.")
 
     def clear(self, _rest: str) -> None:
         self.turns = []
-        note("Forgotten.")
+        hint("Forgotten.")
 
     def help(self, _rest: str) -> None:
         for command in COMMANDS.values():
             click.echo(f"{command.usage:<18}{command.help}", err=True)
-        note("Ctrl-C stops an answer. Alt-Enter starts a new line. Ctrl-D leaves.")
+        hint("Ctrl-C stops an answer. Alt-Enter starts a new line. Ctrl-D leaves.")
 
     def leave(self, _rest: str) -> None:
         self.open = False

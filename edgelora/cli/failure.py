@@ -57,18 +57,16 @@ def describe(error: BaseException) -> Failure:
     """What to say of `error`: ours, click's, an interrupt, or something nobody foresaw."""
     if isinstance(error, KeyboardInterrupt | click.Abort):
         error = Cancelled("Interrupted.")
-    if isinstance(error, NotFound):
-        return Failure(error.exit_code, error.code, error.what, error.remedy or _where_to_look(error.code))
+    if isinstance(error, NotFound) and error.code == "model_not_found":
+        # The service speaks of models, as HTTP does; here the same thing is called an adapter everywhere.
+        what = f"There is no adapter named {error.name!r}."
+        return Failure(error.exit_code, "adapter_not_found", what, error.remedy or "`edgelora ls` lists the adapters.")
     if isinstance(error, EdgeloraError):
         return Failure(error.exit_code, error.code, error.what, error.remedy)
     if isinstance(error, click.ClickException):
         return Failure(error.exit_code, "usage", _sentence(error.format_message()), _usage_remedy(error))
     what = f"Something unexpected went wrong: {type(error).__name__}: {error}".rstrip(": ")
     return Failure(UNEXPECTED, "unexpected", _sentence(what), "Set EDGELORA_DEBUG=1 to see the traceback.")
-
-
-def _where_to_look(code: str) -> str:
-    return "`edgelora base ls` lists the bases." if code.startswith("base") else "`edgelora ls` lists the adapters."
 
 
 def _usage_remedy(error: click.ClickException) -> str:

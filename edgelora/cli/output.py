@@ -30,6 +30,11 @@ def paint(text: str, *, to: TextIO, bold: bool = False, dim: bool = False, fg: s
 
 def note(text: str) -> None:
     """Something worth saying that is not the answer."""
+    click.echo(text, err=True)
+
+
+def hint(text: str) -> None:
+    """The same, for what can be done next: less loud."""
     click.echo(paint(text, to=sys.stderr, dim=True), err=True, color=True)
 
 

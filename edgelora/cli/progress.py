@@ -77,6 +77,7 @@ class Bars:
 def _display() -> RichProgress:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn
+    from rich.table import Column
     from rich.text import Text
 
     class Amount(ProgressColumn):
@@ -86,8 +87,8 @@ def _display() -> RichProgress:
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
-        BarColumn(bar_width=32),
-        Amount(),
+        BarColumn(bar_width=20),
+        Amount(table_column=Column(no_wrap=True)),
         console=Console(stderr=True),
         transient=True,
     )
@@ -101,11 +102,11 @@ def amount(done: float, total: float | None, speed: float | None) -> str:
         return size_text(int(done)) if done >= BYTES else ""
     if total < BYTES:
         return f"{done / total:.0%}"
-    text = f"{size_text(int(done))} of {size_text(int(total))}"
+    text = f"{size_text(int(done))} / {size_text(int(total))}"
     if not speed:
         return text
     left = int((total - done) / speed)
-    return f"{text} · {size_text(int(speed))}/s · {left // 60}:{left % 60:02d} left"
+    return f"{text}, {size_text(int(speed))}/s, {left // 60}:{left % 60:02d} left"
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from edgelora.cli.options import (
 if TYPE_CHECKING:
     from edgelora.core import AdapterRef, Finished
     from edgelora.prompt import Message
-    from edgelora.service import Service
+    from edgelora.service import Library, Service
 
 
 @click.command(short_help="Ask once, or chat.")
@@ -53,7 +53,7 @@ def run(
     cat notes.txt | edgelora run "Summarise this:" -
     """
     prompt = read_prompt(words, chat_allowed=not as_json)
-    service = _open(app, base=base, context=context)
+    service = _open(app, base=base, context=context, adapter=adapter)
     with service:
         ref = service.resolve(adapter) if adapter else None
         if prompt is None:
@@ -99,11 +99,23 @@ def conversation(prompt: str, system: str | None) -> list[Message]:
     return [*opening, Message("user", prompt)]
 
 
-def _open(app: App, *, base: str | None, context: int | None) -> Service:
+def _open(app: App, *, base: str | None, context: int | None, adapter: str | None) -> Service:
     from edgelora.cli.progress import progress_bars
 
     with progress_bars() as bars:
+        if adapter is not None:
+            check_adapter(app.open_library(bars), adapter)
         return app.service(app.settings(context=context), base=base, progress=bars)
+
+
+def check_adapter(library: Library, adapter: str) -> None:
+    """Raise NotFound for an unknown adapter now: a large base takes its time to load. The service decides again."""
+    from edgelora.names import split_model_id
+
+    named = split_model_id(adapter)
+    bases = {name for record in library.bases.list() for name in (record.name, *record.aliases)}
+    if named.base is None and named.adapter is not None and named.adapter not in bases:
+        library.store.resolve(named.adapter)
 
 
 def _answer(
@@ -139,7 +151,7 @@ def _answer_as_json(
 
 def _measured(finished: Finished) -> dict[str, Any]:
     usage, timings = finished.usage, finished.timings
-    rate = usage.completion_tokens / timings.decode if timings.decode > 0 else None
+    rate = round(usage.completion_tokens / timings.decode, 2) if timings.decode > 0 else None
     return {
         "finish_reason": str(finished.reason),
         "usage": {
@@ -148,11 +160,11 @@ def _measured(finished: Finished) -> dict[str, Any]:
             "total_tokens": usage.total_tokens,
         },
         "timings": {
-            "queued_seconds": timings.queued,
-            "load_seconds": timings.load,
-            "prefill_seconds": timings.prefill,
-            "decode_seconds": timings.decode,
-            "first_token_seconds": timings.first_token,
+            "queued_seconds": round(timings.queued, 6),
+            "load_seconds": round(timings.load, 6),
+            "prefill_seconds": round(timings.prefill, 6),
+            "decode_seconds": round(timings.decode, 6),
+            "first_token_seconds": round(timings.first_token, 6),
             "tokens_per_second": rate,
         },
     }

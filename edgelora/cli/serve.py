@@ -8,7 +8,7 @@ import click
 
 from edgelora.cli.app import App
 from edgelora.cli.options import base_option, context_option
-from edgelora.cli.output import note
+from edgelora.cli.output import hint, note
 from edgelora.server.options import DEFAULT_HOST, DEFAULT_PORT
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def serve(
         service = app.service(settings, base=base, progress=bars)
     with service:
         run(service, options, on_ready=lambda urls: announce(service, urls, options.host))
-        note("Stopped.")
+        hint("Stopped.")
 
 
 def announce(service: Service, urls: list[str], host: str) -> None:
@@ -71,7 +71,7 @@ def announce(service: Service, urls: list[str], host: str) -> None:
     shown = f": {', '.join(adapters[:8])}{' ...' if len(adapters) > 8 else ''}" if adapters else ""
     note(f"Serving {service.base.name} and {count}{shown}")
     note(f"  OPENAI_BASE_URL={_friendly(urls[0], host)}/v1")
-    note("Ctrl-C stops.")
+    hint("Ctrl-C stops.")
 
 
 def _friendly(url: str, host: str) -> str:

@@ -14,9 +14,10 @@ from prompt_toolkit.input import Input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import Output
 from prompt_toolkit.shortcuts import CompleteStyle
+from prompt_toolkit.styles import Style
 
 from edgelora.cli.chat import COMMANDS, NONE, Chat
-from edgelora.cli.output import note
+from edgelora.cli.output import hint
 
 HISTORY = "chat_history"
 
@@ -35,7 +36,7 @@ def converse(chat: Chat, state: Path, prompter: Prompter | None = None) -> None:
         try:
             chat.handle(asker.prompt(f"{chat.label}> "))
         except KeyboardInterrupt:
-            note("Ctrl-D or /bye leaves.")
+            hint("Ctrl-D or /bye leaves.")
         except EOFError:
             return
 
@@ -48,6 +49,8 @@ def session(
         history=history,
         completer=SlashCompleter(chat),
         complete_style=CompleteStyle.READLINE_LIKE,
+        reserve_space_for_menu=0,
+        style=Style.from_dict({"prompt": "bold"}),
         key_bindings=_keys(),
         enable_history_search=True,
         input=input,

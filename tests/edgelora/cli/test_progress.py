@@ -72,8 +72,8 @@ def test_quick_work_has_no_spinner(monkeypatch: pytest.MonkeyPatch) -> None:
         (0, None, None, ""),
         (3, 4, None, "75%"),
         (5e6, None, None, "5.0 MB"),
-        (1e9, 4e9, None, "1.0 GB of 4.0 GB"),
-        (1e9, 4e9, 1e7, "1.0 GB of 4.0 GB · 10.0 MB/s · 5:00 left"),
+        (1e9, 4e9, None, "1.0 GB / 4.0 GB"),
+        (1e9, 4e9, 1e7, "1.0 GB / 4.0 GB, 10.0 MB/s, 5:00 left"),
     ],
 )
 def test_amounts(done: float, total: float | None, speed: float | None, text: str) -> None:

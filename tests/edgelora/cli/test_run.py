@@ -14,6 +14,7 @@ import pytest
 from edgelora.cli.answer import follow
 from edgelora.core import Event, Failed, Finished, FinishReason, TextDelta, Timings, Usage
 from edgelora.errors import BackendError
+from edgelora.service import Library
 from edgelora.stream import Stream
 from tests.support.cli import ANSWERS, make_app, run, script
 from tests.support.service import FakeService
@@ -78,17 +79,21 @@ def test_no_usable_prompt(arguments: list[str], stdin: str | bytes | None, code:
     assert json.loads(done.stderr)["error"]["code"] == code
 
 
-def test_adapter(service: FakeService) -> None:
+def test_adapter(installed: Library, service: FakeService) -> None:
     """--adapter answers with that adapter."""
-    assert run(make_app(service=service), "run", "-a", "medical-faq", "Hi").stdout == "See a doctor.\n"
+    assert run(make_app(installed, service), "run", "-a", "medical-faq", "Hi").stdout == "See a doctor.\n"
 
 
-def test_unknown_adapter(service: FakeService) -> None:
-    """An unknown name is exit 3 with near names, and never the base in disguise."""
-    done = run(make_app(service=service), "run", "-a", "medcal-faq", "Hi")
+def test_base_by_name(installed: Library, service: FakeService) -> None:
+    """The base's own name is the base alone, as over HTTP."""
+    assert run(make_app(installed, service), "run", "-a", "tiny", "Hi").stdout == "Hello.\n"
+
+
+def test_unknown_adapter(installed: Library) -> None:
+    """An unknown name is exit 3 with near names before the base is loaded, and never the base in disguise."""
+    done = run(make_app(installed), "run", "-a", "medcal-faq", "Hi")
     assert (done.exit_code, done.stdout) == (3, "")
-    assert "Did you mean 'medical-faq'?" in done.stderr
-    assert service.prompts == []
+    assert done.stderr == "error: There is no adapter named 'medcal-faq'. Did you mean 'medical-faq'?\n"
 
 
 def test_system_prompt(service: FakeService) -> None:
@@ -124,9 +129,9 @@ def test_cut_answer_says_so(service: FakeService) -> None:
     assert "3 tokens" in done.stderr
 
 
-def test_json(service: FakeService) -> None:
+def test_json(installed: Library, service: FakeService) -> None:
     """--json is one object: answer, who answered, why it ended, usage, timings."""
-    done = run(make_app(service=service), "run", "--json", "-a", "pirate", "Hi")
+    done = run(make_app(installed, service), "run", "--json", "-a", "pirate", "Hi")
     assert (done.exit_code, done.stderr) == (0, "")
     told = json.loads(done.stdout)
     assert told["answer"] == "Arr, matey!"
