@@ -94,15 +94,16 @@ class _Part:
         self.etag = state.etag if state else None
         self.nbytes = 0
         self._hash = file.checksum.begin(file.nbytes)
+        if state is None:
+            discard(self.path)
         with storing(self.path):
-            self._out = self.path.open("r+b" if state else "wb", buffering=0)
             self._hash_present()
+            self._out = self.path.open("ab", buffering=0)
 
     def restart(self, etag: str | None) -> None:
         """Begin again from nothing, with what the server has now."""
         with storing(self.path):
-            self._out.seek(0)
-            self._out.truncate()
+            self._out.truncate(0)
         self.nbytes, self.etag = 0, etag
         self._hash = self._file.checksum.begin(self._file.nbytes)
         state = _State(self._file.checksum, self._file.nbytes, etag)
@@ -147,9 +148,12 @@ class _Part:
         return state if same and nbytes <= state.nbytes else None
 
     def _hash_present(self) -> None:
-        while chunk := self._out.read(CHUNK):
-            self._hash.update(chunk)
-            self.nbytes += len(chunk)
+        if not self.path.is_file():
+            return
+        with self.path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                self._hash.update(chunk)
+                self.nbytes += len(chunk)
 
 
 def part_bytes(target: Path) -> int:

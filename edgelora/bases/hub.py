@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin
 
+from edgelora import __version__
 from edgelora.bases.download import Checksum, Interrupted, RemoteFile, Reply
 from edgelora.bases.redirects import check_redirect, same_origin
 from edgelora.errors import BaseError, NotFound, Offline
-from edgelora.files import CHUNK
 
 MAX_REDIRECTS = 5
 # Statuses that another attempt may cure. A storage server's 403 is a signed address that has run out.
@@ -38,6 +38,8 @@ class Hub:
     def __init__(self, *, endpoint: str | None = None, token: str | None = None) -> None:
         from huggingface_hub import constants
 
+        # Otherwise 2.x describes this machine in every request, and asks the hub first how to.
+        constants.HF_HUB_DISABLE_TELEMETRY = True
         self.endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
         self._token = token
 
@@ -64,7 +66,7 @@ class Hub:
         """See `download.OpenRange`. Redirects are followed only where `redirects` allows, the token only at home."""
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-        headers = build_hf_headers(token=self._token, library_name="edgelora")
+        headers = build_hf_headers(token=self._token, library_name="edgelora", library_version=str(__version__))
         headers["Accept-Encoding"] = "identity"
         if start > 0:
             headers["Range"] = f"bytes={start}-"
@@ -130,7 +132,8 @@ def _reply(response: Any) -> Reply:
     etag = headers.get("ETag")
     strong = None if etag is None or etag.startswith("W/") else etag
     start, total = _extent(response.status_code, headers)
-    return Reply(start, total, strong, response.iter_raw(CHUNK))
+    # As they come in, not in blocks of one size: those would lose what they hold when the connection is cut.
+    return Reply(start, total, strong, response.iter_raw())
 
 
 def _extent(status: int, headers: Mapping[str, str]) -> tuple[int | None, int | None]:
