@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from edgelora.backends.base import Loaded
 from edgelora.backends.llama_cpp.adapter import LoadedLora, load_lora
-from edgelora.backends.llama_cpp.layout import FIRST_SOURCE, OP_MUL_MAT, GgmlTensor, rows_of, tensor_at, tensor_name
+from edgelora.backends.llama_cpp.layout import FIRST_SOURCE
 from edgelora.backends.llama_cpp.method import Share
+from edgelora.backends.llama_cpp.products import Product, Products
 from edgelora.backends.llama_cpp.tap import Tap
 from edgelora.errors import BackendError
 from edgelora.kernels.reference import Factors, Group, add_delta
@@ -41,11 +42,12 @@ class HookMethod:
         self._shape = shape
         self._weights = weights
         self._kernel = kernel
+        self._products = Products()
         self._slots: dict[int, dict[int, Factors]] = {}
         self._shares: Sequence[Share] = ()
         self._rows = self._outputs = 0
         self._watched: frozenset[int] = frozenset()
-        self._visited = 0
+        self._pending: set[int] = set()
 
     def load(self, path: Path) -> LoadedLora:
         return load_lora(path, self._shape)
@@ -66,13 +68,13 @@ class HookMethod:
         self._watched = frozenset().union(*(self._slots[share.slot] for share in shares if share.slot is not None))
         if not self._watched:
             return decode()
-        self._visited = 0
+        self._pending = set(self._watched)
         with one_blas_thread():
             code = self._tap.watch(self, decode)
-        if code == 0 and self._visited != len(self._watched):
+        if code == 0 and self._pending:
+            missed, targeted = len(self._pending), len(self._watched)
             raise BackendError(
-                "graph_incomplete",
-                f"The graph passed {self._visited} of the {len(self._watched)} modules the adapters change.",
+                "graph_incomplete", f"The graph passed by {missed} of the {targeted} modules the adapters change."
             )
         return code
 
@@ -80,26 +82,20 @@ class HookMethod:
         return ctypes.c_void_p.from_address(node + FIRST_SOURCE).value in self._watched
 
     def visit(self, node: int) -> None:
-        tensor = tensor_at(node)
-        weight = tensor.src[0]
-        if tensor.op != OP_MUL_MAT or weight is None:
-            raise BackendError(
-                "graph_layout", f"Node {tensor_name(tensor)!r} uses a weight otherwise than by a product."
-            )
-        self._visited += 1
-        groups = list(self._groups(tensor, weight))
-        if groups:
-            self._kernel(rows_of(tensor), rows_of(tensor_at(tensor.src[1])), groups)
+        product = self._products.at(node)
+        if product.weight not in self._pending:
+            raise BackendError("graph_layout", f"Node {product.name!r} uses its weight a second time in one step.")
+        self._pending.remove(product.weight)
+        self._kernel(product.y, product.x, self._groups(product))
 
-    def _groups(self, tensor: GgmlTensor, weight: int) -> Iterator[Group]:
-        rows = tensor.ne[1]
+    def _groups(self, product: Product) -> Iterator[Group]:
+        rows = len(product.y)
         if rows not in (self._rows, self._outputs):
             raise BackendError(
-                "graph_rows",
-                f"Node {tensor_name(tensor)!r} has {rows} rows, not {self._rows} or {self._outputs}.",
+                "graph_rows", f"Node {product.name!r} has {rows} rows, not {self._rows} or {self._outputs}."
             )
         for share in self._shares:
             start, stop = share.rows if rows == self._rows else share.outputs
-            factors = self._slots[share.slot].get(weight) if share.slot is not None else None
+            factors = self._slots[share.slot].get(product.weight) if share.slot is not None else None
             if factors is not None and start < stop:
                 yield Group(start, stop, factors)

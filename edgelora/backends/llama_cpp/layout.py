@@ -58,13 +58,13 @@ def tensor_name(tensor: GgmlTensor) -> str:
 
 
 def rows_of(tensor: GgmlTensor) -> NDArray[np.float32]:
-    """The tensor's memory as [rows, width] float32, writable, not copied; at least one row.
+    """The tensor's memory as [rows, width] float32, writable, not copied.
 
     Raises BackendError where it is anything else: then its memory must not be touched.
     """
     width, rows, *outer = tensor.ne
     element, stride, *_ = tensor.nb
-    plain = tensor.type == TYPE_F32 and outer == [1, 1] and min(rows, width) > 0 and bool(tensor.data)
+    plain = tensor.type == TYPE_F32 and outer == [1, 1] and width > 0 and rows >= 0 and bool(tensor.data)
     if not plain or element != 4 or stride % 4 or stride < 4 * width:
         raise BackendError(
             "graph_layout",
@@ -72,5 +72,5 @@ def rows_of(tensor: GgmlTensor) -> NDArray[np.float32]:
             f" nb {list(tensor.nb)}).",
             "Start with llama.cpp's own LoRA instead, and report this.",
         )
-    memory = (ctypes.c_char * ((rows - 1) * stride + 4 * width)).from_address(tensor.data)
+    memory = (ctypes.c_char * (rows * stride)).from_address(tensor.data)
     return np.ndarray((rows, width), np.float32, memory, strides=(stride, 4))

@@ -17,7 +17,7 @@ from tests.support.lora import GQA
     ("installed", "system", "machine", "code", "words"),
     [
         (True, "darwin", "arm64", "mlx_not_built", "not part of this version"),
-        (False, "darwin", "arm64", "mlx_missing", "not installed. Use"),
+        (False, "darwin", "arm64", "mlx_missing", "not installed"),
         (False, "linux", "x86_64", "mlx_missing", "Apple Silicon, and this is another machine"),
     ],
 )
