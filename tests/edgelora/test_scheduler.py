@@ -298,14 +298,15 @@ def test_the_youngest_gives_way_when_cells_run_out() -> None:
     s = scheduler(replace(ABLE, kv_cells=60, context_length=60))
     s.submit(request("a", ref("x"), prompt=20, max_tokens=30))
     s.submit(request("b", ref("y"), prompt=10))
+    s.submit(request("behind", ref("z")))
     plan, _ = turn(s)
     while not plan.preempted:
         plan, _ = turn(s)
     assert plan.preempted == ("b",) and plan.clears == (1,)
     assert s.state("b") is State.WAITING
     assert {e.ref.name: e.leases for e in s.pool.snapshot()} == {"x": 1, "y": 0}
-    s.submit(request("c"))
     s.admit()
+    assert s.state("b") is State.READY and s.state("behind") is State.WAITING
     while "b" not in sizes(plan):
         plan, _ = turn(s)
     chunk = chunk_of(plan, "b")
