@@ -190,12 +190,12 @@ def library_checks(library: Library) -> Iterator[Check]:
 
 def store(library: Library) -> Check:
     """Every file of the store, hashed again."""
-    names = library.store.names()
+    count = len(library.store.names())
     problems = library.store.verify()
     if problems:
         first, more = problems[0], f" ({len(problems)} in all)" if len(problems) > 1 else ""
         return fail("store", f"{first.what}{more}", first.remedy)
-    return ok("store", f"{len(names)} adapters, every file as it was written")
+    return ok("store", f"{count} adapter{'' if count == 1 else 's'}, every file as it was written")
 
 
 def memory(settings: Settings, record: BaseRecord) -> Check:

@@ -28,17 +28,19 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
     Nothing is sent anywhere. The output is made to be pasted into a bug report.
     """
     from edgelora.cli.checks import Level
-    from edgelora.cli.output import emit_json
+    from edgelora.cli.output import emit_json, note
 
     done: list[Check] = []
     for check in all_checks(ctx.ensure_object(App)):
         done.append(check)
         if not as_json:
             show(check)
-    healthy = all(check.status is not Level.FAIL for check in done)
+    failures = sum(check.status is Level.FAIL for check in done)
     if as_json:
-        emit_json({"healthy": healthy, "checks": [check.as_json() for check in done]})
-    ctx.exit(0 if healthy else 1)
+        emit_json({"healthy": not failures, "checks": [check.as_json() for check in done]})
+    else:
+        note(f"{failures} of {len(done)} checks failed." if failures else "All is well.")
+    ctx.exit(1 if failures else 0)
 
 
 def all_checks(app: App) -> Iterator[Check]:

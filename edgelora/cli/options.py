@@ -120,28 +120,42 @@ def base_option(verb: Verb) -> Verb:
 
 def adapter_names(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Installed adapters for the shell's completion. Only looks: installs nothing."""
-    from edgelora.adapters.store import Store
 
-    return _matching(Store(_directories(ctx).data).names(), incomplete)
+    def names() -> Iterable[str]:
+        from edgelora.adapters.store import Store
+
+        return Store(_directories(ctx).data).names()
+
+    return _completed(names, incomplete)
 
 
 def base_names(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Installed bases for the shell's completion."""
-    from edgelora.bases.registry import Bases
 
-    return _matching(Bases(_directories(ctx)).names(), incomplete)
+    def names() -> Iterable[str]:
+        from edgelora.bases.registry import Bases
+
+        return Bases(_directories(ctx)).names()
+
+    return _completed(names, incomplete)
 
 
-def catalogue_names(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+def catalogue_names(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Bases that can be pulled, for the shell's completion."""
     from edgelora_models.catalogue import ENTRIES
 
-    return _matching((entry.name for entry in ENTRIES), incomplete)
+    return _completed(lambda: (entry.name for entry in ENTRIES), incomplete)
 
 
 def _directories(ctx: click.Context) -> Directories:
     return ctx.ensure_object(App).settings().directories
 
 
-def _matching(names: Iterable[str], incomplete: str) -> list[CompletionItem]:
-    return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
+def _completed(names: Callable[[], Iterable[str]], incomplete: str) -> list[CompletionItem]:
+    """The names that begin so; none where they cannot be read, because a shell is no place for an error."""
+    from edgelora.errors import EdgeloraError
+
+    try:
+        return [CompletionItem(name) for name in sorted(names()) if name.startswith(incomplete)]
+    except EdgeloraError:
+        return []

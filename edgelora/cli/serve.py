@@ -46,7 +46,7 @@ def serve(
 ) -> None:
     """Serve the base and its adapters as an OpenAI-style API, until Ctrl-C.
 
-    Every installed adapter is a model; clients change only their base URL. One key on the command line can be seen by
+    Every installed adapter is a model; clients change only their base URL. A key on the command line can be seen by
     other users of this machine: EDGELORA_API_KEY cannot.
     """
     from edgelora.cli.progress import progress_bars

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from edgelora.cli.options import adapter_names, base_names, catalogue_names
-from edgelora.cli.root import cli
 from edgelora.service import Library
 from tests.support.adapters import TINY, write_peft
 from tests.support.cli import SHAPE, make_app, run
@@ -135,13 +133,3 @@ def test_rm(library: Library) -> None:
     done = run(app, "rm", "pirate", "medical-faq", "pirate")
     assert (done.exit_code, done.stdout) == (0, "")
     assert not library.store.names()
-
-
-def test_completion_of_names(installed: Library) -> None:
-    """The shell completes installed adapters and bases, and what can be pulled."""
-    parameter = cli.params[0]
-    ctx = cli.make_context("edgelora", ["ls"], obj=make_app(installed))
-    with ctx:
-        assert [item.value for item in adapter_names(ctx, parameter, "med")] == ["medical-faq"]
-        assert [item.value for item in base_names(ctx, parameter, "")] == ["tiny"]
-        assert "llama-3.1-8b" in [item.value for item in catalogue_names(ctx, parameter, "llama")]
