@@ -61,10 +61,11 @@ def ensure_builtin(
         from edgelora_models import builtin
 
         source = builtin
-    if not source.base_gguf().is_file():
-        logger.warning("this installation comes without the built-in base: %s is missing", source.base_gguf())
+    try:
+        signature = _signature(source)
+    except FileNotFoundError as error:
+        logger.warning("this installation comes without its built-in base or adapters: %s is missing", error.filename)
         return
-    signature = _signature(source)
     data = bases.directories.data
     path = data / "builtin.json"
     if _read(path).signature == signature:
