@@ -93,6 +93,9 @@ def main(arguments: list[str] | None = None) -> int:
         hook.attach(slot, hook.load(path))
     native.attach(0, native.load(paths[0]))
     _print(_measure(_cases(hook, native, len(paths)), rounds), options.base, settings)
+    native.detach(0)
+    plain.close()  # the model, which both share, goes with the other backend
+    hook.close()
     return 0
 
 

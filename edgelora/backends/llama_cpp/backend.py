@@ -82,6 +82,7 @@ class LlamaCppBackend:
         return self._method.load(path)
 
     def attach(self, slot: int, loaded: Loaded) -> None:
+        self._check_open()
         if not 0 <= slot < self._capabilities.max_slots or slot in self._attached:
             raise BackendError("bad_slot", f"Slot {slot} is taken or not one of {self._capabilities.max_slots}.")
         self._method.attach(slot, loaded)
@@ -104,6 +105,7 @@ class LlamaCppBackend:
         return [self._context.logits(rows[chunk.sequence]) if chunk.logits else None for chunk in chunks]
 
     def clear(self, sequence: int) -> None:
+        self._check_open()
         self._check_sequence(sequence)
         self._context.clear(sequence)
         self._lengths.pop(sequence, None)
@@ -127,6 +129,7 @@ class LlamaCppBackend:
 
     def _check(self, chunks: Sequence[Chunk]) -> None:
         """What llama.cpp would abort on, or compute wrongly, is refused here."""
+        self._check_open()
         tokens = sum(len(chunk.tokens) for chunk in chunks)
         if not 0 < tokens <= self._capabilities.max_step_tokens:
             limit = self._capabilities.max_step_tokens
@@ -150,6 +153,10 @@ class LlamaCppBackend:
             raise BackendError("bad_slot", f"Slot {chunk.slot} holds no adapter.")
         if not all(0 <= token < self._vocabulary.size for token in chunk.tokens):
             raise BackendError("bad_token", f"A token of sequence {chunk.sequence} is not in the vocabulary.")
+
+    def _check_open(self) -> None:
+        if self._context.handle is None:
+            raise BackendError("backend_closed", "The base was closed.")
 
     def _check_sequence(self, sequence: int) -> None:
         if not 0 <= sequence < self._capabilities.max_sequences:

@@ -17,6 +17,7 @@ from edgelora.backends.llama_cpp.options import BackendOptions
 from edgelora.backends.llama_cpp.tap import Tap
 from edgelora.errors import BackendError, BaseError
 
+SELF_TEST_TOKENS = 8
 _KV_TYPES = {"f32": 0, "f16": 1}  # enum ggml_type
 
 
@@ -26,7 +27,7 @@ class Context:
     def __init__(self, model: Model, options: BackendOptions, *, vocab: int) -> None:
         """Allocate for `options`; `vocab` is the width of a row of logits. Raises BaseError where memory is short."""
         self.tap = Tap()
-        self._batch = Batch(options.max_step_tokens)
+        self._batch = Batch(_step_tokens(options))
         self._vocab = vocab
         with model.held() as handle, captured_errors() as errors:
             native = library().llama_init_from_model(handle, self._parameters(options))
@@ -43,10 +44,10 @@ class Context:
         parameters = library().llama_context_default_params()
         parameters.n_ctx = options.kv_cells or 2 * options.context_length
         # A step is one micro-batch, whose rows llama.cpp keeps in the order given only with one KV for all sequences.
-        parameters.n_batch = parameters.n_ubatch = options.max_step_tokens
+        parameters.n_batch = parameters.n_ubatch = _step_tokens(options)
         parameters.kv_unified = True
         parameters.n_seq_max = options.max_sequences
-        parameters.n_outputs_max = min(options.max_sequences, options.max_step_tokens)
+        parameters.n_outputs_max = min(options.max_sequences, _step_tokens(options))
         parameters.n_outputs_max_per_seq = 1
         threads = options.threads or psutil.cpu_count(logical=False) or 1
         parameters.n_threads = parameters.n_threads_batch = threads
@@ -82,3 +83,8 @@ class Context:
         if self.handle is not None:
             library().llama_free(self.handle)
             self.handle = None
+
+
+def _step_tokens(options: BackendOptions) -> int:
+    """At least what the self-test's step takes."""
+    return max(options.max_step_tokens, SELF_TEST_TOKENS)

@@ -10,7 +10,7 @@ import ctypes
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,7 +31,9 @@ _router: _LogRouter | None = None
 class _LogRouter:
     """Takes llama.cpp's log lines, one level lower than it says: its information is for its developers."""
 
-    def __init__(self) -> None:
+    def __init__(self, native: Callable[..., Any]) -> None:
+        """`native` makes a callback of a Python function; the router keeps it, for it must outlive every call."""
+        self.callback = native(self.take)
         self.errors: deque[str] = deque(maxlen=4)
         self._level = 1
 
@@ -65,10 +67,8 @@ def _initialise() -> Any:
             f"llama-cpp-python cannot be loaded: {error}.",
             "Install it again: pip install --force-reinstall llama-cpp-python==0.3.36",
         ) from error
-    _router = _LogRouter()
-    # The callback object must outlive every later call into the library: it is kept on the router.
-    _router.callback = llama_cpp.llama_log_callback(_router.take)  # type: ignore[attr-defined]
-    llama_cpp.llama_log_set(_router.callback, ctypes.c_void_p(0))  # type: ignore[attr-defined]
+    _router = _LogRouter(llama_cpp.llama_log_callback)
+    llama_cpp.llama_log_set(_router.callback, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     return llama_cpp
 

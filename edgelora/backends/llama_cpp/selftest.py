@@ -30,7 +30,7 @@ from edgelora_models.shape import LlamaShape
 
 Rows = NDArray[np.float32]
 
-# Two sequences where two fit, logits for one row of five: all-rows and output-rows nodes differ.
+# Two sequences where two fit, logits for one row of five, so that all rows and output rows differ in number.
 _TOKENS = ((0, 1, 2), (1, 2))
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from edgelora.backends.base import Chunk
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
+from edgelora.backends.llama_cpp.options import Method
 from edgelora.errors import AdapterIncompatible, BackendError, BaseError, Cancelled
 from edgelora_converters import gguf
 from edgelora_models.shape import LlamaShape
@@ -52,10 +53,10 @@ def test_kv_defaults_to_two_contexts(installed: Installed) -> None:
 
 @pytest.mark.parametrize("method", ["hook", "native"])
 @pytest.mark.parametrize("quantization", ["F16", "Q8_0", "Q4_K_M"])
-def test_quantized_bases(tmp_path: Path, quantization: str, method: str) -> None:
+def test_quantized_bases(tmp_path: Path, quantization: str, method: Method) -> None:
     """On a quantized base with the default f16 KV, mixed lanes give each lane's own tokens, in both ways of LoRA."""
     base = write_tiny_gguf(tmp_path / "base.gguf", K_QUANT, seed=1, quantization=quantization)
-    options = replace(EXACT, kv_type="f16", method="hook" if method == "hook" else "native")
+    options = replace(EXACT, kv_type="f16", method=method)
     backend = LlamaCppBackend.open(base, shape=K_QUANT, settings=options)
     for slot in range(2):
         gguf.write(random_adapter(K_QUANT, seed=slot), K_QUANT, tmp_path / f"{slot}.gguf", provenance={})
@@ -244,9 +245,34 @@ def test_logits_are_the_callers_to_keep(backend: LlamaCppBackend) -> None:
     assert np.array_equal(first, kept)
 
 
-def test_close_is_safe_twice(installed: Installed) -> None:
-    """With adapters attached, too."""
-    backend = open_backend(installed)
+@pytest.mark.parametrize("method", ["hook", "native"])
+def test_close_is_safe_twice_and_final(installed: Installed, method: Method) -> None:
+    """With adapters attached, too; whoever comes later gets an error, not freed memory."""
+    backend = open_backend(installed, replace(EXACT, method=method))
+    loaded = backend.load(installed.paths[0])
+    backend.attach(0, loaded)
+    backend.close()
+    backend.close()
+    backend.detach(0)
+    for late in (
+        lambda: backend.attach(1, loaded),
+        lambda: backend.step([chunk(0, 0, (1,))]),
+        lambda: backend.clear(0),
+    ):
+        with pytest.raises(BackendError, match="closed"):
+            late()
+
+
+def test_the_smallest_backend(installed: Installed) -> None:
+    """One sequence and one token a step still start, self-test included."""
+    backend = open_backend(installed, replace(EXACT, max_sequences=1, max_step_tokens=1, max_slots=1))
     backend.attach(0, backend.load(installed.paths[0]))
+    assert backend.capabilities.mixed_adapters and backend.step([chunk(0, 0, (1,), 0)])[0] is not None
     backend.close()
-    backend.close()
+
+
+def test_a_context_that_cannot_be_made_is_an_error(installed: Installed) -> None:
+    """More sequences than llama.cpp has room for: its reason, and what to do."""
+    with pytest.raises(BaseError, match="n_seq_max") as caught:
+        open_backend(installed, replace(EXACT, max_sequences=100_000))
+    assert caught.value.code == "context_refused" and caught.value.remedy
