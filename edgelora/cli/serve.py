@@ -16,9 +16,16 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Serve an OpenAI-style API on localhost.")
-@click.option("--host", default=DEFAULT_HOST, show_default=True, help="Where to listen. Off this machine: needs a key.")
+@click.option(
+    "--host",
+    metavar="HOST",
+    default=DEFAULT_HOST,
+    show_default=True,
+    help="Where to listen. Anywhere but localhost needs a key.",
+)
 @click.option(
     "--port",
+    metavar="PORT",
     type=click.IntRange(0, 65535),
     default=DEFAULT_PORT,
     show_default=True,
@@ -32,6 +39,13 @@ if TYPE_CHECKING:
     multiple=True,
     help="Let web pages of ORIGIN call (https://example.org, or `desktop` for app shells). May be given several times.",
 )
+@click.option(
+    "--allow-host",
+    "allow_hosts",
+    metavar="NAME",
+    multiple=True,
+    help="Another name this machine is called by, for clients elsewhere. May be given several times.",
+)
 @base_option
 @context_option
 @click.pass_obj
@@ -41,6 +55,7 @@ def serve(
     port: int,
     api_key: str | None,
     allow_origins: tuple[str, ...],
+    allow_hosts: tuple[str, ...],
     base: str | None,
     context: int | None,
 ) -> None:
@@ -55,7 +70,13 @@ def serve(
     from edgelora.server.run import run
 
     settings = app.settings(context=context)
-    options = ServerOptions(host=host, port=port, api_key=api_key or settings.api_key, allow_origins=allow_origins)
+    options = ServerOptions(
+        host=host,
+        port=port,
+        api_key=api_key or settings.api_key,
+        allow_hosts=allow_hosts,
+        allow_origins=allow_origins,
+    )
     close_all(bind(options))  # a port that is taken is told before the base is loaded
     with progress_bars() as bars:
         service = app.service(settings, base=base, progress=bars)
