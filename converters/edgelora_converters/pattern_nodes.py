@@ -7,6 +7,7 @@ Sets are integers, bit i standing for position i. Repetition runs to a fixed poi
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 
 class PatternError(ValueError):
@@ -67,9 +68,15 @@ def literal(wanted: str) -> Node:
 def character(test: Callable[[str], bool]) -> Node:
     def node(text: Text, starts: int) -> int:
         text.spend()
-        return (starts & sum(1 << i for i, c in enumerate(text.text) if starts >> i & 1 and test(c))) << 1
+        return (starts & _where(test, text.text)) << 1
 
     return node
+
+
+@lru_cache(maxsize=4096)
+def _where(test: Callable[[str], bool], text: str) -> int:
+    """The positions whose character passes the test."""
+    return sum(1 << i for i, c in enumerate(text) if test(c))
 
 
 def sequence(nodes: tuple[Node, ...]) -> Node:

@@ -168,7 +168,7 @@ def _read(cursor: _Cursor) -> GgufHeader:
 def _check_version(cursor: _Cursor) -> None:
     if cursor.size < 24:
         cursor.fail(f"it has only {cursor.size} bytes")
-    if cursor.unpack("4s")[0] != b"GGUF":
+    if cursor.unpack("s", 4)[0] != b"GGUF":
         cursor.fail("it does not begin with GGUF")
     version = cursor.u32()
     if version & 0xFFFF == 0:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgelora_converters import peft_rules
 from edgelora_converters.lora import Target
 from edgelora_converters.peft_config import HARMLESS, MUST_BE_OFF, PeftConfig, parse_config, read_config
 from edgelora_converters.peft_rules import scales, selected
@@ -188,6 +190,16 @@ def test_patterns_match_whole_parts_of_a_path(key: str, hit: bool) -> None:
     assert scales(config(rank_pattern={key: 4}), {Q0: 4 if hit else 8})[Q0] == (4.0 if hit else 2.0)
 
 
+@pytest.mark.parametrize(
+    "key", ["q_proj", "q.proj", "self_attn.q_proj", "xself_attn.q_proj", Q0, "0" + Q0, ".q_proj", "....."]
+)
+def test_plain_keys_are_regular_expressions_too(key: str) -> None:
+    """The shortcut for plain names agrees with PEFT's own expression, dots matching any character."""
+    for path in (Q0, Q0.replace("q_proj", "qXproj"), "q_proj", "aq_proj"):
+        hit = re.match(rf"(.*\.)?({key})$", path) is not None
+        assert scales(config(alpha_pattern={key: 32}), {path: 8})[path] == (4.0 if hit else 2.0)
+
+
 def test_the_first_matching_key_wins_in_each_pattern() -> None:
     """Keys are tried in the file's order, ranks and alphas apart."""
     both = config(rank_pattern={r".*q_proj": 4, "q_proj": 2}, alpha_pattern={"q_proj": 1, r".*q_proj": 3})
@@ -221,6 +233,15 @@ def test_full_paths_mean_the_same_in_every_version() -> None:
     """EVA and mergekit write them, often without a version."""
     old = config(peft_version=None, rank_pattern={Q0: 4}, alpha_pattern={Q0: 4})
     assert scales(old, {Q0: 4}) == {Q0: 1.0}
+
+
+def test_costly_expressions_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file cannot keep the machine busy with its expressions."""
+    monkeypatch.setattr(peft_rules, "MAX_STEPS", 50)
+    with pytest.raises(AdapterUnsupported, match="too long"):
+        scales(config(alpha_pattern={r"(\w+)+(\w+)+!": 4}), {Q0: 8})
+    with pytest.raises(AdapterUnsupported, match="too long"):
+        selected(config(target_modules=r"(.*)+(.*)+!"), TARGETS)
 
 
 TARGETS = [Target(layer, module) for layer in range(3) for module in LINEAR_MODULES]

@@ -171,8 +171,8 @@ def test_mutated_files_never_escape_the_error_tree(tmp_path: Path) -> None:
     """Damaged files either read or raise an EdgeloraError, nothing else."""
     values = np.ones((2, 2), np.float32)
     data = write_safetensors(tmp_path / "t", {"a": values, "b": values}, metadata={"format": "pt"}).read_bytes()
-    outcomes = [_outcome(tmp_path / "m", mutant) for mutant in mutations(data, seed=1, count=500)]
-    assert outcomes.count("refused") > 250
+    outcomes = [_outcome(tmp_path / "m", mutant) for mutant in mutations(data, seed=1, count=400)]
+    assert outcomes.count("refused") > 200
     assert outcomes.count("read") > 5
 
 

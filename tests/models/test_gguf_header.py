@@ -224,7 +224,7 @@ def test_mutated_files_never_escape_the_error_tree(tmp_path: Path) -> None:
     header_size = read_header(path).data_offset
     data = path.read_bytes()[: header_size + 300_000]
     refusals = 0
-    for mutant in mutations(data, seed=5, count=400, within=header_size):
+    for mutant in mutations(data, seed=5, count=250, within=header_size):
         path.write_bytes(mutant)
         try:
             header = read_header(path)
@@ -232,4 +232,4 @@ def test_mutated_files_never_escape_the_error_tree(tmp_path: Path) -> None:
             refusals += 1
             continue
         assert all(t.offset + t.nbytes <= len(mutant) for t in header.tensors.values())
-    assert 200 < refusals <= 400
+    assert 120 < refusals <= 250

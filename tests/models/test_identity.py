@@ -354,12 +354,12 @@ def test_mutated_folders_never_escape_the_error_tree(tmp_path: Path) -> None:
     refusals = 0
     for path in (folder / "config.json", folder / "tokenizer.json", folder / "tokenizer_config.json", gguf_file):
         good = path.read_bytes()
-        for mutant in mutations(good, seed=6, count=150):
+        for mutant in mutations(good, seed=6, count=70):
             path.write_bytes(mutant)
             try:
                 identify_gguf(path) if path == gguf_file else identify_folder(folder)
             except EdgeloraError:
                 refusals += 1
         path.write_bytes(good)
-    assert 200 < refusals < 600
+    assert 90 < refusals < 280
     shutil.rmtree(folder)
