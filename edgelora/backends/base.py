@@ -101,7 +101,7 @@ class Backend(Protocol):
     def vocabulary(self) -> Vocabulary: ...
 
     def load(self, path: Path) -> Loaded:
-        """Read a converted adapter. Raises AdapterError where it is corrupt or of other shapes. Changes nothing else."""
+        """Read a converted adapter. Raises AdapterError where it is corrupt or of other shapes. Changes nothing."""
         ...
 
     def attach(self, slot: int, loaded: Loaded) -> None:
