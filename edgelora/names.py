@@ -1,4 +1,6 @@
-"""Model ids, taken apart: pure. What a client may write in `model`, in this project's form and in the hosted systems'.
+"""Model ids, taken apart: what a client may write in `model`, in this project's form and in the hosted systems'.
+
+Pure: nothing is looked up here.
 
     medical-faq                      an adapter, its latest version
     medical-faq@3                    one version, by number, alias or digest
