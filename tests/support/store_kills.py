@@ -88,7 +88,12 @@ def race(root: Path) -> None:
     print(json.dumps([os.waitpid(child, 0)[1] for child in children]))
 
 
+def no_sync(descriptor: int) -> None:
+    """A kill loses nothing that was written; only a power cut does. A busy disk would make minutes of this."""
+
+
 if __name__ == "__main__":
+    os.fsync = no_sync
     if sys.argv[2] == "race":
         race(Path(sys.argv[1]))
     else:

@@ -433,7 +433,7 @@ def test_kill_9_at_any_point_of_add(tmp_path: Path) -> None:
     first = installed(Store(tmp_path / "template"), tmp_path, seed=1, name="kept")[1].digest
     for name, seed in (("second", 2), ("third", 3)):
         peft(tmp_path / name, seed=seed)
-    reports = run_script(tmp_path, "4")
+    reports = run_script(tmp_path, "2")
     second = reports[-1]["after"][-1]
     assert len(reports) > 20 and [report["killed"] for report in reports] == [True] * (len(reports) - 1) + [False]
     for report in reports:
