@@ -427,6 +427,7 @@ def run_script(root: Path, argument: str) -> list[Any]:
     return [json.loads(line) for line in run.stdout.splitlines()]
 
 
+@pytest.mark.timeout(600)  # a second or two, and minutes where something else has the processors
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_kill_9_at_any_point_of_add(tmp_path: Path) -> None:
     """A store whose writer was killed at any call verifies, serves what it had, and takes the next add."""
