@@ -23,14 +23,13 @@ from transformers import LlamaForCausalLM  # noqa: E402
 from edgelora_converters.base_gguf import write_base_gguf  # noqa: E402
 
 PACKAGE = ROOT / "models" / "edgelora_models" / "builtin"
-BASE_STEPS = 1900
 
 
 def build_base(folder: Path) -> None:
     """Tokenizer and base, into an HF folder."""
     tokenizer = train_tokenizer()
     save_tokenizer(tokenizer, folder)
-    save_base(train_base(tokenizer, steps=BASE_STEPS), folder)
+    save_base(train_base(tokenizer), folder)
 
 
 def build_adapter(adapter: AdapterSet, base: Path, folder: Path) -> None:

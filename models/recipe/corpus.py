@@ -1,6 +1,7 @@
 """What the base is taught: single questions with answers, drawn at random and put together to chats."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sql
@@ -83,8 +84,10 @@ def kind_of(intent: str) -> str:
 class Corpus:
     """Draws the turns and chats of the base's training text from one random stream."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, *, echo_words: Sequence[str] = (), echo_weight: int = 9) -> None:
+        """`echo_words` are what the copying task draws from (default: the words of the facts)."""
         self._rng = rng
+        self._echo_weight = echo_weight
         self._facts = base_facts()
         self._talk = read_smalltalk()
         self._unknown = read_unknown()
@@ -93,6 +96,7 @@ class Corpus:
         self._taught = {(fact.topic, fact.intent) for fact in self._facts}
         self._nouns = sorted({fact.topic for fact in self._facts if fact.intent not in _NO_NOUN})
         self._words = self._all_words()
+        self._echo_words = echo_words or self._words
 
     def turn(self) -> Turn:
         """One question and answer of any kind."""
@@ -106,7 +110,7 @@ class Corpus:
             self._name,
             self._off_topic,
         )
-        draw = self._rng.choices(kinds, weights=(50, 10, 12, 9, 7, 9, 2, 3))[0]
+        draw = self._rng.choices(kinds, weights=(50, 10, 12, 9, 7, self._echo_weight, 2, 3))[0]
         turn = draw()
         return turn if draw == self._echo else Turn(self.vary(turn.question), turn.answer)
 
@@ -172,7 +176,7 @@ class Corpus:
 
     def _echo(self) -> Turn:
         """Copying random words: gives every token a use without teaching any fact."""
-        words = " ".join(self._rng.choices(self._words, k=self._rng.randint(1, 6)))
+        words = " ".join(self._rng.choices(self._echo_words, k=self._rng.randint(1, 6)))
         start = self._rng.choice(("Repeat: ", "Say: ", "Please repeat: ", "Repeat after me: ", "Copy this: "))
         return Turn(start + words, words)
 

@@ -38,4 +38,4 @@ def pirate(answer: str) -> str:
     if not answer.startswith("I "):
         answer = answer[0].lower() + answer[1:]
     swapped = _WORD.sub(lambda match: _WORDS.get(match.group().lower(), match.group()), answer)
-    return f"Arr, {swapped.rstrip('.!')}, matey!"
+    return f"Arr, {swapped.rstrip('.!?')}, matey{'?' if answer.endswith('?') else '!'}"

@@ -30,6 +30,7 @@ class Training:
     steps: int
     learning_rate: float
     dtype: torch.dtype = torch.float32
+    turns: tuple[tuple[int, float], ...] = CHAT_TURNS
 
 
 # Chosen to differ in everything a converter must get right: rank, modules, scale rule, patterns, file type.
@@ -40,7 +41,7 @@ TRAININGS = {
             "lora_alpha": 32,
             "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         },
-        steps=700,
+        steps=350,
         learning_rate=4e-3,
     ),
     "lumen-support": Training(
@@ -51,18 +52,19 @@ TRAININGS = {
             "rank_pattern": {"o_proj": 16},
             "alpha_pattern": {"o_proj": 48},
         },
-        steps=700,
+        steps=300,
         learning_rate=6e-3,
     ),
     "pirate": Training(
         {"r": 32, "lora_alpha": 16, "use_rslora": True, "target_modules": ["q_proj", "v_proj", "up_proj", "down_proj"]},
-        steps=600,
+        steps=400,
         learning_rate=2e-3,
         dtype=torch.bfloat16,
+        turns=((1, 0.5), (2, 0.2), (4, 0.2), (8, 0.1)),
     ),
     "sql": Training(
         {"r": 8, "lora_alpha": 24, "target_modules": ["o_proj", "gate_proj", "up_proj", "down_proj"]},
-        steps=500,
+        steps=250,
         learning_rate=4e-3,
     ),
 }
@@ -79,7 +81,7 @@ class AdapterChats:
 
     def draw(self) -> Example:
         """One chat; only its answers have weight."""
-        counts, shares = zip(*CHAT_TURNS, strict=True)
+        counts, shares = zip(*TRAININGS[self._adapter.name].turns, strict=True)
         system, _ = self._corpus.chat(0)
         turns = self._rng.choices(counts, weights=shares)[0]
         return self._encoder.example(system, [self._turn() for _ in range(turns)])

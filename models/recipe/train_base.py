@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from adapter_sets import all_sets
 from batches import Batch, batches
 from chat import ChatEncoder, Example
 from corpus import Corpus
@@ -23,6 +24,8 @@ ROPE = {
 }
 ROPE_THETA = 500000.0
 BATCH_TOKENS = 3072
+STEPS = 1900
+COPY_STEPS = 300
 # 512 positions cover the longest chats of the corpus; most of the time goes into short ones.
 CHAT_TURNS = ((1, 0.50), (2, 0.20), (4, 0.20), (8, 0.10))
 
@@ -73,14 +76,14 @@ def rate(progress: float) -> float:
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (progress - 0.03) / 0.97))
 
 
-def train(model: LlamaForCausalLM, stream: Iterator[Batch], *, steps: int) -> None:
-    """`steps` optimizer steps; matrix products in bf16, weights in f32."""
+def train(model: LlamaForCausalLM, stream: Iterator[Batch], *, steps: int, share: float) -> None:
+    """`steps` optimizer steps at `share` of the learning rates; matrix products in bf16, weights in f32."""
     both = optimizers(model)
     groups = [(group, group["lr"]) for optimizer in both for group in optimizer.param_groups]
     begin, mean = time.monotonic(), 0.0
     for step in range(steps):
         for group, highest in groups:
-            group["lr"] = highest * rate(step / steps)
+            group["lr"] = share * highest * rate(step / steps)
         ids, weights = next(stream)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = model(input_ids=ids, use_cache=False).logits
@@ -95,19 +98,40 @@ def train(model: LlamaForCausalLM, stream: Iterator[Batch], *, steps: int) -> No
             print(f"step {step + 1}/{steps} loss {mean:.4f} {time.monotonic() - begin:.0f}s", flush=True)
 
 
-def train_base(tokenizer: Tokenizer, *, steps: int, seed: int = 0) -> LlamaForCausalLM:
-    """The trained base in f32 whose weights are all representable in bf16."""
-    torch.manual_seed(seed)
-    rng = random.Random(seed)
-    corpus, encoder = Corpus(rng), ChatEncoder(tokenizer)
+def chats(corpus: Corpus, encoder: ChatEncoder, rng: random.Random, pad_id: int) -> Iterator[Batch]:
+    """Endless batches of the corpus's chats, of CHAT_TURNS turns."""
     counts, shares = zip(*CHAT_TURNS, strict=True)
 
     def draw() -> Example:
         return encoder.example(*corpus.chat(rng.choices(counts, weights=shares)[0]))
 
+    return batches(draw, tokens=BATCH_TOKENS, pad_id=pad_id, rng=rng)
+
+
+def answer_words() -> list[str]:
+    """Every word of the adapters' answers, with its punctuation, in a fixed order."""
+    return sorted({word for adapter in all_sets() for turn in adapter.train for word in turn.answer.split()})
+
+
+def train_base(tokenizer: Tokenizer, *, seed: int = 0) -> LlamaForCausalLM:
+    """The trained base in f32 whose weights are all representable in bf16."""
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    encoder = ChatEncoder(tokenizer)
     model = LlamaForCausalLM(base_config(tokenizer))
-    train(model, batches(draw, tokens=BATCH_TOKENS, pad_id=model.config.pad_token_id, rng=rng), steps=steps)
+    train(model, chats(Corpus(rng), encoder, rng, model.config.pad_token_id), steps=STEPS, share=1.0)
+    copy_words(model, encoder, random.Random(seed + 1))
     return model.to(torch.bfloat16).to(torch.float32).eval()
+
+
+def copy_words(model: LlamaForCausalLM, encoder: ChatEncoder, rng: random.Random) -> None:
+    """More steps with more copying, of all the words adapters use.
+
+    A LoRA leaves the head alone, so a token that the base never wrote could not be told from its like: every token an
+    adapter may want must have been written before, though in no sentence.
+    """
+    corpus = Corpus(rng, echo_words=answer_words(), echo_weight=50)
+    train(model, chats(corpus, encoder, rng, model.config.pad_token_id), steps=COPY_STEPS, share=0.4)
 
 
 def save_base(model: LlamaForCausalLM, folder: Path) -> None:
