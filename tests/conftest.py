@@ -1,0 +1,17 @@
+"""What every test gets: a home of its own, and none of the machine's settings."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing reads or writes the user's folders, whatever a test forgets to inject."""
+    for name in os.environ:
+        if name.startswith(("EDGELORA_", "HF_", "HUGGING_FACE_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("EDGELORA_HOME", str(tmp_path / "edgelora-home"))

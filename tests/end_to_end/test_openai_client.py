@@ -1,0 +1,70 @@
+"""An app that uses the `openai` package, with only base_url changed, against the built-in base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import openai
+import pytest
+
+from edgelora.core import SamplingParams
+from edgelora.prompt import Message
+from edgelora.service import Service
+from edgelora_models import builtin
+from tests.support.server import serving
+
+QUESTION = "What is hypertension?"
+
+
+@pytest.fixture(scope="module")
+def client(service: Service) -> Iterator[openai.OpenAI]:
+    with (
+        serving(service) as server,
+        openai.OpenAI(
+            base_url=f"{server.url}/v1", api_key="local", max_retries=0, _strict_response_validation=True
+        ) as client,
+    ):
+        yield client
+
+
+def test_the_list_holds_the_base_and_every_adapter(client: openai.OpenAI) -> None:
+    """models.list() gives what can be asked for, and each entry can be retrieved."""
+    ids = [model.id for model in client.models.list()]
+    assert ids == [builtin.BASE_NAME, *sorted(builtin.adapters())]
+    assert [client.models.retrieve(name).id for name in ids] == ids
+
+
+def test_a_chat_gives_what_the_engine_gives(client: openai.OpenAI, service: Service) -> None:
+    """The same answer streamed, not streamed, and without HTTP."""
+    direct = service.chat(
+        [Message("user", QUESTION)], adapter=service.resolve("medical-faq"), sampling=SamplingParams()
+    ).text()
+    whole = client.chat.completions.create(model="medical-faq", messages=[{"role": "user", "content": QUESTION}])
+    stream = client.chat.completions.create(
+        model="medical-faq", messages=[{"role": "user", "content": QUESTION}], stream=True
+    )
+    pieces = [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
+    assert whole.choices[0].message.content == "".join(pieces) == direct
+    assert whole.choices[0].finish_reason == "stop" and len(pieces) > 3
+
+
+@pytest.mark.parametrize(
+    "name", ["medical-faq", "medical-faq@1", "medical-faq@latest", f"{builtin.BASE_NAME}:medical-faq"]
+)
+def test_every_form_of_a_name_reaches_the_adapter(client: openai.OpenAI, name: str) -> None:
+    """Name, version, alias, and base with adapter: one and the same answer."""
+    reply = client.chat.completions.create(model=name, messages=[{"role": "user", "content": QUESTION}])
+    assert "not medical advice" in (reply.choices[0].message.content or "")
+
+
+def test_an_unknown_name_is_a_404_with_a_near_one(client: openai.OpenAI) -> None:
+    """Never the base in disguise."""
+    with pytest.raises(openai.NotFoundError, match="medical-faq"):
+        client.chat.completions.create(model="medical-fak", messages=[{"role": "user", "content": QUESTION}])
+
+
+def test_a_prompt_longer_than_the_context_is_a_400(client: openai.OpenAI) -> None:
+    """The field and the numbers are named; nothing is cut."""
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="medical-faq", messages=[{"role": "user", "content": "word " * 9000}])
+    assert caught.value.code == "context_length_exceeded"
