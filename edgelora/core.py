@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+
+Progress = Callable[[str, int, int], None]
+"""(label, done, total): how far long work is. total 0 is unknown; done == total ends it."""
 
 
 class FinishReason(StrEnum):

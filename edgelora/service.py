@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from edgelora.core import AdapterRef, Request, SamplingParams
+from edgelora.core import AdapterRef, Progress, Request, SamplingParams
 from edgelora.errors import NotFound
 from edgelora.names import split_model_id
 
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from edgelora.engine import Engine, EngineStats
     from edgelora.prompt import Message
     from edgelora.stream import Stream
-
-Progress = Callable[[str, int, int], None]
-"""(label, done, total): how far long work is. total 0 is unknown; done == total ends it."""
 
 STEP_TOKENS = 512
 """Tokens in one forward pass at most: a long prompt is computed in pieces of this size."""

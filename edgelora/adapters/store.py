@@ -40,7 +40,7 @@ from edgelora.files import (
 
 if TYPE_CHECKING:
     from edgelora.bases.record import BaseRecord
-    from edgelora.service import Progress
+    from edgelora.core import Progress
     from edgelora_converters.lora import LoraAdapter
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgelora.adapters.store import Store
     from edgelora.bases.record import BaseRecord
     from edgelora.bases.registry import Bases
-    from edgelora.service import Progress
+    from edgelora.core import Progress
 
 logger = logging.getLogger(__name__)
 

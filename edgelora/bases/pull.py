@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edgelora.bases.hub import Listing
     from edgelora.bases.record import BaseRecord
     from edgelora.config import Directories
-    from edgelora.service import Progress
+    from edgelora.core import Progress
 
 PREFERRED = "Q4_K_M"
 """Which GGUF to take where a repository has several."""

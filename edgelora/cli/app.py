@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from edgelora.config import Settings
-    from edgelora.service import Library, Progress, Service
+    from edgelora.core import Progress
+    from edgelora.service import Library, Service
 
 
 class OpenLibrary(Protocol):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import Task, TaskID
 
-    from edgelora.service import Progress
+    from edgelora.core import Progress
 
 PATIENCE = 0.4
 """Seconds before a spinner shows: quick work needs none."""
