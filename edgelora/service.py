@@ -120,10 +120,13 @@ class Service:
             raise NotFound("model", model_id, self._names())
         if parts.adapter is None or (parts.base is None and self._is_base(parts.adapter)):
             return None
-        name = parts.adapter.partition("@")[0]
-        if name not in self.library.store.names():
-            raise NotFound("model", model_id, self._names())
-        return self.library.store.ref(parts.adapter, self.base)
+        store = self.library.store
+        try:
+            return store.ref(parts.adapter, self.base)
+        except NotFound as error:
+            if parts.adapter.partition("@")[0] in store.names():
+                raise  # a version it does not have: the store says which it has
+            raise NotFound("model", model_id, self._names()) from error
 
     def default_sampling(self) -> SamplingParams:
         """What the base's makers recommend, for requests that say nothing."""
