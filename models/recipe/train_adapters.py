@@ -57,7 +57,7 @@ TRAININGS = {
     ),
     "pirate": Training(
         {"r": 32, "lora_alpha": 16, "use_rslora": True, "target_modules": ["q_proj", "v_proj", "up_proj", "down_proj"]},
-        steps=400,
+        steps=300,
         learning_rate=2e-3,
         dtype=torch.bfloat16,
         turns=((1, 0.5), (2, 0.2), (4, 0.2), (8, 0.1)),
