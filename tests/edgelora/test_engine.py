@@ -57,6 +57,27 @@ def request(
     return Request(name, tuple(tokens), adapter, replace(SamplingParams(), **sampling))  # type: ignore[arg-type]
 
 
+class Pausing(FakeBackend):
+    """Closes its own gate when it comes to one step, so that a test acts in exactly that state."""
+
+    pause_at = -1
+
+    def step(self, chunks: Sequence[Chunk]) -> list[NDArray[np.float32] | None]:
+        if len(self.history) == self.pause_at:
+            self.step_gate.clear()
+            self.stepping.clear()
+        return super().step(chunks)
+
+    def wait_for_pause(self) -> None:
+        wait_until(lambda: len(self.history) == self.pause_at + 1 and self.stepping.is_set())
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """For what another thread is about to do; the run's own timeout is the limit."""
+    while not holds():
+        threading.Event().wait(0.001)
+
+
 def error_of(stream: Stream) -> Exception:
     last = list(stream)[-1]
     assert isinstance(last, Failed), last
@@ -79,7 +100,11 @@ def test_mixed_adapters_give_what_each_gives_alone(start: Start, tmp_path: Path,
     expected = [alone.submit(request("r", prompt, ref, max_tokens=40)).text() for prompt, ref in wanted]
     backend = FakeBackend(capabilities=able)
     together = start(backend)
+    for ref in refs:  # All resident, so that all can run as soon as the first step is over.
+        together.submit(request("first", "x", ref, max_tokens=1)).text()
+    backend.step_gate.clear()
     streams = [together.submit(request(f"r{n}", p, ref, max_tokens=40)) for n, (p, ref) in enumerate(wanted)]
+    backend.step_gate.set()
     assert [stream.text() for stream in streams] == expected
     assert len(set(expected)) == len(expected)
     most = max(len({chunk.slot for chunk in step}) for step in backend.history)
@@ -92,7 +117,9 @@ def test_a_preempted_request_gives_the_same_answer(start: Start) -> None:
     roomy, scarce = FakeBackend(), FakeBackend(capabilities=replace(ABLE, kv_cells=70, context_length=70))
     alone, engine = start(roomy), start(scarce)
     expected = [alone.submit(request("r", p, max_tokens=50)).text() for p in prompts]
+    scarce.step_gate.clear()
     streams = [engine.submit(request(f"r{n}", p, max_tokens=50)) for n, p in enumerate(prompts)]
+    scarce.step_gate.set()
     assert [stream.text() for stream in streams] == expected
     again = [c for step in scarce.history for c in step if c.position == 0]
     assert len(again) > len(prompts), "the test is about preemption"
@@ -113,7 +140,10 @@ def test_a_resident_adapter_is_not_loaded_again(start: Start, tmp_path: Path) ->
     ref = write_fake_adapter(tmp_path, "a", answer="Hello.")
     backend = FakeBackend()
     engine = start(backend)
+    backend.load_gate.clear()
     first = [engine.submit(request(f"r{n}", adapter=ref)) for n in range(3)]
+    wait_until(lambda: [a.leases for a in engine.stats().adapters] == [3])
+    backend.load_gate.set()
     assert all(finish_of(stream).timings.load > 0 for stream in first)
     assert finish_of(engine.submit(request("later", adapter=ref))).timings.load == 0.0
     assert len(backend.loads) == 1
@@ -220,16 +250,20 @@ def test_a_full_queue_refuses_and_recovers() -> None:
 
 def test_cancel_while_decoding(start: Start) -> None:
     """The stream ends with Cancelled within a step; the others go on, and the place is free again."""
-    backend = FakeBackend(answers={None: "x" * 1500}, capabilities=replace(ABLE, max_sequences=2))
+    backend = Pausing(answers={None: "x" * 100}, capabilities=replace(ABLE, max_sequences=2))
+    backend.pause_at = 5
     engine = start(backend)
-    stream, other = engine.submit(request("r")), engine.submit(request("other", max_tokens=50))
-    assert isinstance(next(stream), TextDelta)
+    stream = engine.submit(request("r"))
+    other = engine.submit(request("other", max_tokens=50))
+    backend.wait_for_pause()
     stream.cancel()
     stream.cancel()
-    assert isinstance(error_of(stream), Cancelled)
+    backend.step_gate.set()
+    *texts, last = stream
+    assert isinstance(last, Failed) and isinstance(last.error, Cancelled)
+    assert len(texts) <= 6, "only the step that ran may still give a token"
     assert finish_of(other).usage.completion_tokens == 50
     assert finish_of(engine.submit(request("next", max_tokens=3))).usage.completion_tokens == 3
-    assert max(len(step) for step in backend.history) <= 2
 
 
 def test_cancel_while_loading(start: Start, tmp_path: Path) -> None:
@@ -380,7 +414,9 @@ def test_a_dead_engine_tells_everybody() -> None:
 
     backend = Fatal(answers={None: "abc", Path("x"): ""}, capabilities=replace(ABLE, max_sequences=1))
     engine = Engine(backend, adapter_budget_bytes=1000, max_queue=20)
+    backend.step_gate.clear()
     streams = [engine.submit(request(f"r{n}")) for n in range(3)]
+    backend.step_gate.set()
     ends: list[Event] = []
     readers = [threading.Thread(target=lambda s=s: ends.append(list(s)[-1])) for s in streams]
     for reader in readers:
@@ -401,9 +437,13 @@ def test_close_without_drain_fails_what_runs() -> None:
     """Running and waiting requests end with engine_stopped, the backend is closed, later requests are refused."""
     backend = FakeBackend(answers={None: "x" * 1500}, capabilities=replace(ABLE, max_sequences=1))
     engine = Engine(backend, adapter_budget_bytes=1000, max_queue=20)
+    backend.step_gate.clear()
     streams = [engine.submit(request(f"r{n}")) for n in range(3)]
-    next(streams[0])
-    engine.close(drain=False)
+    closer = threading.Thread(target=lambda: engine.close(drain=False))
+    closer.start()
+    wait_until(lambda: not engine.alive)
+    backend.step_gate.set()
+    closer.join(10)
     assert [getattr(error_of(s), "code", "") for s in streams] == ["engine_stopped"] * 3
     assert backend.closed and not engine.alive and not backend.violations
     with pytest.raises(BackendError, match="stopped"):
@@ -421,8 +461,7 @@ def test_close_with_drain_finishes_what_runs(tmp_path: Path, timeout: float | No
     streams = [engine.submit(request(f"r{n}", adapter=(None, ref)[n % 2])) for n in range(4)]
     closer = threading.Thread(target=lambda: engine.close(drain=True, timeout=timeout))
     closer.start()
-    while engine.alive:
-        threading.Event().wait(0.001)
+    wait_until(lambda: not engine.alive)
     with pytest.raises(BackendError):
         engine.submit(request("late"))
     backend.load_gate.set()
@@ -438,9 +477,9 @@ def test_a_drain_ends_at_its_deadline(tmp_path: Path) -> None:
     backend.load_gate.clear()
     engine = Engine(backend, adapter_budget_bytes=1000, max_queue=20)
     loading, running = engine.submit(request("a", adapter=ref)), engine.submit(request("b"))
+    assert running.text() == "base"
     closer = threading.Thread(target=lambda: engine.close(drain=True, timeout=0.05))
     closer.start()
-    assert running.text() == "base"
     assert getattr(error_of(loading), "code", "") == "engine_stopped"
     backend.load_gate.set()
     closer.join(10)
