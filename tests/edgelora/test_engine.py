@@ -120,7 +120,13 @@ def test_a_preempted_request_gives_the_same_answer(start: Start) -> None:
     scarce.step_gate.clear()
     streams = [engine.submit(request(f"r{n}", p, max_tokens=50)) for n, p in enumerate(prompts)]
     scarce.step_gate.set()
-    assert [stream.text() for stream in streams] == expected
+    ends: list[Finished] = []
+    for stream, whole in zip(streams, expected, strict=True):
+        *texts, last = stream
+        assert "".join(e.text for e in texts if isinstance(e, TextDelta)) == whole
+        assert isinstance(last, Finished)
+        ends.append(last)
+    assert min(min(e.timings.queued, e.timings.prefill, e.timings.decode) for e in ends) >= 0.0
     again = [c for step in scarce.history for c in step if c.position == 0]
     assert len(again) > len(prompts), "the test is about preemption"
 
@@ -418,7 +424,7 @@ def test_a_dead_engine_tells_everybody() -> None:
     streams = [engine.submit(request(f"r{n}")) for n in range(3)]
     backend.step_gate.set()
     ends: list[Event] = []
-    readers = [threading.Thread(target=lambda s=s: ends.append(list(s)[-1])) for s in streams]
+    readers = [threading.Thread(target=lambda s=s: ends.append(list(s)[-1]), daemon=True) for s in streams]
     for reader in readers:
         reader.start()
     for reader in readers:
