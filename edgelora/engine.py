@@ -120,11 +120,10 @@ class Engine:
 
         What is not done after `timeout` seconds (None: no limit) fails with BackendError(code engine_stopped).
         """
-        now = time.monotonic()
-        deadline = now if not drain else None if timeout is None else now + timeout
+        wait = timeout if drain else 0.0
         with self._lock:
             self._stopped = self._stopped or _STOPPED
-        self._commands.put(Close(deadline))
+        self._commands.put(Close(None if wait is None else time.monotonic() + wait))
         self._thread.join(None if timeout is None else timeout + _GRACE_SECONDS)
         # A step that never returns must not leave a reader waiting.
         self._fail_all(_CUT)
@@ -146,9 +145,8 @@ class Engine:
             self._give_back()
 
     def _turn(self) -> bool:
-        """One round: obey, admit, compute one step. False when closed and nothing is left to finish."""
-        scheduler = self._scheduler
-        admission = scheduler.admit()
+        """One round: admit, compute one step, obey. False when closed and nothing is left to finish."""
+        admission = self._scheduler.admit()
         for sequence in admission.clears:
             self._backend.clear(sequence)
         for slot in admission.detach:
@@ -156,12 +154,12 @@ class Engine:
         self._mark(admission.loading, "loading")
         for load in admission.loads:
             self._loader.request(load.ref)
-        plan = scheduler.plan()
+        plan = self._scheduler.plan()
         if plan.rows:
             self._compute(plan)
         self._publish()
         self._obey(wait=not plan.rows)
-        return not (self._closing is not None and len(scheduler) == 0)
+        return not (self._closing is not None and len(self._scheduler) == 0)
 
     def _compute(self, plan: Plan) -> None:
         self._scheduler.begin(plan)
@@ -261,8 +259,8 @@ class Engine:
                 setattr(clock, change, now)
 
     def _publish(self) -> None:
-        running, adapters = self._scheduler.num_running, self._scheduler.pool.snapshot()
-        self._published = EngineStats(0, running, adapters, self._steps, self._tokens)
+        scheduler = self._scheduler
+        self._published = EngineStats(0, scheduler.num_running, scheduler.pool.snapshot(), self._steps, self._tokens)
 
     def _remaining(self) -> float | None:
         """Seconds until the deadline of a close; None where there is none."""
@@ -277,7 +275,7 @@ class Engine:
             raise UsageError("bad_token", what, "Use this base's tokenizer.", param="prompt")
 
     def _fail_all(self, why: str) -> None:
-        for run in list(self._runs.values()):
+        for run in list(self._runs.values()):  # A copy: a close that ran out of time looks from another thread.
             run.fail(_engine_stopped(why))
 
     def _give_back(self) -> None:
