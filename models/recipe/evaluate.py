@@ -10,13 +10,14 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "converters"), str(ROOT / "models")]
+sys.path[:0] = [str(ROOT), str(ROOT / "converters"), str(ROOT / "models")]
 
 from adapter_sets import pirate_style  # noqa: E402
-from runners import LlamaCppRunner, MlxRunner, Runner, TorchRunner  # noqa: E402
+from runners import EngineRunner, MlxRunner, Runner, TorchRunner, open_service  # noqa: E402
 
 from edgelora_converters.base_gguf import write_base_gguf  # noqa: E402
 from edgelora_models import builtin  # noqa: E402
@@ -24,19 +25,18 @@ from edgelora_models import builtin  # noqa: E402
 Factory = Callable[[Path | None], Runner]
 # The style must carry over to facts it never saw; reported beside the held-out wordings, not among them.
 UNSEEN = "pirate (unseen facts)"
-# The base alone is asked the first questions of each set only; its rate is near 0.
-BASE_SAMPLE = 60
 
 
-def factories(scratch: Path) -> dict[str, Factory]:
+def factories(scratch: Path, opened: ExitStack) -> dict[str, Factory]:
     """Each way of running: adapter folder (None: the base alone) to runner."""
     base = builtin.base_hf()
     f32 = scratch / "base-F32.gguf"
     write_base_gguf(base, f32, quantization="F32")
+    exact, quantized = (opened.enter_context(open_service(f, scratch / "home")) for f in (f32, builtin.base_gguf()))
     return {
         "PEFT f32": lambda adapter: TorchRunner(base, adapter),
-        "llama.cpp F32": lambda adapter: LlamaCppRunner(base, f32, adapter, scratch),
-        "llama.cpp Q8_0": lambda adapter: LlamaCppRunner(base, builtin.base_gguf(), adapter, scratch),
+        "llama.cpp F32": lambda adapter: EngineRunner(exact, adapter),
+        "llama.cpp Q8_0": lambda adapter: EngineRunner(quantized, adapter),
         "MLX f32": lambda adapter: MlxRunner(base, adapter, scratch / "mlx"),
         "MLX 8-bit": lambda adapter: MlxRunner(base, adapter, scratch / "mlx", bits=8),
     }
@@ -60,9 +60,8 @@ def measure(factory: Factory) -> tuple[dict[str, float], dict[str, float], list[
         misses = [(q, want, got) for (q, want), got in zip(pairs, answers, strict=True) if want != got]
         adapted[line] = 1 - len(misses) / len(pairs)
         wrong += [f"{line}: {q}\n    want {want}\n    got  {got}" for q, want, got in misses]
-        sample = pairs[:BASE_SAMPLE]
-        answers = base.answer([question for question, _ in sample])
-        alone[line] = sum(want == got for (_, want), got in zip(sample, answers, strict=True)) / len(sample)
+        answers = base.answer(asked)
+        alone[line] = sum(want == got for (_, want), got in zip(pairs, answers, strict=True)) / len(pairs)
     return adapted, alone, wrong
 
 
@@ -74,8 +73,8 @@ def main() -> None:
     parser.add_argument("--wrong", action="store_true", help="print the wrong answers")
     options = parser.parse_args()
     results: dict[str, dict[str, dict[str, float]]] = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        for label, factory in factories(Path(scratch)).items():
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as opened:
+        for label, factory in factories(Path(scratch), opened).items():
             if options.only and label not in options.only:
                 continue
             adapted, alone, wrong = measure(factory)
