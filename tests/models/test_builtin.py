@@ -27,7 +27,10 @@ TEXTS = [
     " ",
     "{}[]()<>|&^%$#@!~`",
 ]
-CHAT = "<|start_header_id|>user<|end_header_id|>\n\nWhat is a cat?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+CHAT = (
+    "<|start_header_id|>user<|end_header_id|>\n\nWhat is a cat?<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n"
+)
 
 
 @pytest.fixture(scope="module")
