@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,12 +12,21 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Factors:
-    """One module's delta, the whole scale folded into b. Both float32, C-contiguous."""
+    """One module's delta, the whole scale folded into b. a and b are C-contiguous float32, float16, or bfloat16 as the
+    uint16 of its bits; everything is computed in float32."""
 
-    a: NDArray[np.float32]
+    a: NDArray[Any]
     """[rank, in]"""
-    b: NDArray[np.float32]
+    b: NDArray[Any]
     """[rank, out]: transposed, so that the second product streams through memory."""
+    scale: NDArray[np.float32] | None = None
+    """[out]: DoRA's factor of the whole output, the delta included."""
+    bias: NDArray[np.float32] | None = None
+    """[out]: added after the scale."""
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in (self.a, self.b, self.scale, self.bias) if array is not None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,13 +36,31 @@ class Group:
     start: int
     stop: int
     factors: Factors
+    weight: float = 1.0
+    gate: NDArray[np.float32] | None = None
+    """[stop - start]: how much of the change each row gets, times `weight`."""
 
 
 def add_delta(y: NDArray[np.float32], x: NDArray[np.float32], groups: Iterable[Group]) -> None:
-    """y[rows] += (x[rows] @ a.T) @ b for each group, in place and in float32.
+    """y[rows] += (x[rows] @ a.T) @ b for each group in turn, in place and in float32; groups may overlap.
 
+    With a scale or a bias a row becomes scale * (y + delta) + bias; weight and gate take that share of the change.
     y is [rows, out], x is [rows, in]; rows of no group are not touched, not even written back.
     """
     for group in groups:
-        rows = slice(group.start, group.stop)
-        y[rows] += (x[rows] @ group.factors.a.T) @ group.factors.b
+        rows, factors = slice(group.start, group.stop), group.factors
+        change = (x[rows] @ widened(factors.a).T) @ widened(factors.b)
+        if factors.scale is not None:
+            change = factors.scale * (y[rows] + change) - y[rows]
+        if factors.bias is not None:
+            change += factors.bias
+        if group.gate is not None:
+            change *= group.gate[:, None]
+        y[rows] += change if group.weight == 1.0 else np.float32(group.weight) * change
+
+
+def widened(array: NDArray[Any]) -> NDArray[np.float32]:
+    """float32, exactly; uint16 is taken as the bits of bfloat16."""
+    if array.dtype == np.uint16:
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array.astype(np.float32, copy=False)

@@ -1,0 +1,109 @@
+"""The native evaluation callback: which weights are modules, and what one step adds to their products.
+
+Wraps lora.c's state. While it is idle or in a step of its own, no Python runs for any node; a Python watcher, as the
+start-up self-test is, gets every node through it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgelora.kernels.native import (
+    CALLBACK,
+    INSTRUCTION_SETS,
+    Layout,
+    NativeShare,
+    Outcome,
+    Pair,
+    instruction_sets,
+    library,
+    pair_of,
+)
+from edgelora.kernels.reference import Factors
+
+IDLE, PYTHON = 0, 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bound:
+    """One adapter's factors by module number, kept alive with the native table that points into them."""
+
+    factors: Mapping[int, Factors]
+    pairs: Mapping[int, Pair]
+    table: Any
+    """A ctypes array of pointers, [modules]; null where the adapter leaves a module alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One adapter's part of a step: its range among all rows and among output rows."""
+
+    bound: Bound
+    rows: tuple[int, int]
+    outputs: tuple[int, int]
+
+
+class Evaluator:
+    """Owns one native state. `address` and `user` are the callback and its argument; it must outlive their users."""
+
+    def __init__(self, python: Any) -> None:
+        """`python` is a ctypes callback that takes node, ask, user. Raises RuntimeError without the library."""
+        lib = library()
+        if lib is None:
+            raise RuntimeError("the native kernel was not built")
+        self._lib = lib
+        self._python = ctypes.cast(python, CALLBACK)
+        self.address = ctypes.cast(lib.lora_evaluate, ctypes.c_void_p).value
+        self.user: int | None = lib.lora_open(self._python)
+        if not self.user:
+            raise MemoryError
+        self._modules = 0
+        self._shares: Any = None
+
+    def __del__(self) -> None:
+        if user := getattr(self, "user", None):
+            self._lib.lora_free(user)
+
+    def watch(self, on: bool) -> None:
+        """Give every node to the Python callback, or to nobody."""
+        self._lib.lora_set_mode(self.user, PYTHON if on else IDLE)
+
+    def set_modules(self, layout: Layout, weights: Sequence[int], *, threads: int) -> None:
+        """Number the modules by the addresses of their weight tensors, in this order. Raises MemoryError."""
+        addresses = (ctypes.c_void_p * len(weights))(*weights)
+        isa = INSTRUCTION_SETS[instruction_sets()[-1]]
+        if self._lib.lora_modules(self.user, ctypes.byref(layout), addresses, len(weights), isa, threads):
+            raise MemoryError
+        self._modules = len(weights)
+
+    def bind(self, factors: Mapping[int, Factors]) -> Bound:
+        """An adapter's factors by module number."""
+        pairs = {module: pair_of(pair) for module, pair in factors.items()}
+        table = (ctypes.c_void_p * self._modules)()
+        for module, pair in pairs.items():
+            table[module] = ctypes.addressof(pair)
+        return Bound(factors, pairs, table)
+
+    def begin(self, parts: Sequence[Part], *, rows: int, outputs: int) -> int:
+        """Until `end`, add these parts' deltas where the graph multiplies. The number of modules they change.
+
+        Raises MemoryError.
+        """
+        self._shares = (NativeShare * len(parts))()
+        for share, part in zip(self._shares, parts, strict=True):
+            share.pairs = ctypes.addressof(part.bound.table)
+            share.rows[:], share.outputs[:], share.weight = part.rows, part.outputs, 1.0
+        expected = int(self._lib.lora_begin(self.user, self._shares, len(parts), rows, outputs))
+        if expected < 0:
+            raise MemoryError
+        return expected
+
+    def end(self) -> Outcome:
+        """Back to idle; what the step left."""
+        outcome = Outcome()
+        self._lib.lora_end(self.user, ctypes.byref(outcome))
+        self._shares = None
+        return outcome
