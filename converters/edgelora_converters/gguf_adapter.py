@@ -25,7 +25,7 @@ from edgelora_models.gguf_types import GGML_TYPES
 from edgelora_models.modules import BY_GGUF
 from edgelora_models.shape import LlamaShape
 
-Factors = tuple[NDArray[np.float32], NDArray[np.float32]]
+Factors = tuple[NDArray[Any], NDArray[Any]]
 """a [rank, in] and b [out, rank], rows in GGUF order, the whole scale in b: delta = b @ a."""
 
 _STORED = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
@@ -33,10 +33,11 @@ _REMEDY_BASE = "Use the base it was made for, or convert the PEFT adapter for th
 _REMEDY_AGAIN = "Convert the PEFT adapter again."
 
 
-def read(path: Path, shape: LlamaShape) -> dict[Target, Factors]:
+def read(path: Path, shape: LlamaShape, *, widen: bool = True) -> dict[Target, Factors]:
     """Read and check an adapter for a base of `shape`: float32 factors, in the order of the file, at least one pair.
 
-    F32, F16 and BF16 are widened exactly. `adapter.lora.alpha` means what it means to llama.cpp: 0.0 or absent leaves b
+    F32, F16 and BF16 are widened exactly; without `widen` F16 stays float16 and BF16 the uint16 of its bits, but for a b
+    that a scale is folded into. `adapter.lora.alpha` means what it means to llama.cpp: 0.0 or absent leaves b
     as stored, any other value multiplies it by alpha / rank.
 
     Raises AdapterCorrupt for an unsound file, AdapterIncompatible for another architecture, layer count or width,
@@ -48,9 +49,10 @@ def read(path: Path, shape: LlamaShape) -> dict[Target, Factors]:
     halves = _halves(header.tensors, shape)
     try:
         with path.open("rb") as file:
-            return {target: _read_pair(file, target, halves[target], alpha) for target in halves}
+            pairs = {target: _read_pair(file, target, halves[target], alpha) for target in halves}
     except OSError as error:
         raise unreadable(path, error) from error
+    return {target: (_widened(a), _widened(b)) for target, (a, b) in pairs.items()} if widen else pairs
 
 
 def _check_kind(header: GgufHeader) -> None:
@@ -127,18 +129,26 @@ def _read_pair(file: BinaryIO, target: Target, halves: tuple[GgufTensor, GgufTen
     name = target.module.gguf_path(target.layer)
     a = _read_tensor(file, f"{name}.lora_a", halves[0])
     b = _read_tensor(file, f"{name}.lora_b", halves[1])
-    return (a, b) if alpha == 0.0 else (a, folded_b(target, LoraPair(a, b, alpha / len(a))))
+    if alpha == 0.0:
+        return a, b
+    return a, folded_b(target, LoraPair(_widened(a), _widened(b), alpha / len(a)))
 
 
-def _read_tensor(file: BinaryIO, name: str, tensor: GgufTensor) -> NDArray[np.float32]:
+def _widened(values: NDArray[Any]) -> NDArray[np.float32]:
+    """float32, exactly; uint16 holds the bits of BF16."""
+    if values.dtype == np.uint16:
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32, copy=False)
+
+
+def _read_tensor(file: BinaryIO, name: str, tensor: GgufTensor) -> NDArray[Any]:
+    """As stored, finite."""
     kind = GGML_TYPES[tensor.type].name
     file.seek(tensor.offset)
     raw: NDArray[Any] = np.fromfile(file, dtype=_STORED[kind], count=tensor.shape[0] * tensor.shape[1])
     if raw.nbytes != tensor.nbytes:
         raise AdapterCorrupt("file_truncated", f"The file ends within the tensor {name}.", _REMEDY_AGAIN, param=name)
-    values = (raw.astype(np.uint32) << 16).view(np.float32) if kind == "BF16" else raw.astype(np.float32, copy=False)
-    if not np.isfinite(values).all():
+    if not np.isfinite(_widened(raw) if kind == "BF16" else raw).all():
         what = f"The tensor {name} holds NaN or infinity."
         raise AdapterCorrupt("tensor_not_finite", what, "Use an earlier checkpoint, or convert it again.", param=name)
-    matrix: NDArray[np.float32] = values.reshape(tensor.shape[::-1])
-    return matrix
+    return raw.reshape(tensor.shape[::-1])

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgelora.kernels.reference import Factors
 from edgelora_converters import gguf_adapter
@@ -24,14 +23,19 @@ class LoadedLora:
 
     @property
     def nbytes(self) -> int:
-        return sum(pair.a.nbytes + pair.b.nbytes for pair in self.factors.values())
+        return sum(pair.nbytes for pair in self.factors.values())
 
 
-def load_lora(path: Path, shape: LlamaShape) -> LoadedLora:
-    """Read a GGUF adapter for a base of `shape`. Raises AdapterError; touches nothing but the file."""
-    pairs = gguf_adapter.read(path, shape)
-    return LoadedLora(path, {target: Factors(_rows(a), _rows(b.T)) for target, (a, b) in pairs.items()})
+def load_lora(path: Path, shape: LlamaShape, *, widen: bool) -> LoadedLora:
+    """Read a GGUF adapter for a base of `shape`. Raises AdapterError; touches nothing but the file.
 
-
-def _rows(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.ascontiguousarray(matrix, dtype=np.float32)
+    `widen` makes all factors float32, which numpy computes with; otherwise they stay as stored.
+    """
+    pairs = gguf_adapter.read(path, shape, widen=widen)
+    return LoadedLora(
+        path,
+        {
+            target: Factors(np.ascontiguousarray(a), np.ascontiguousarray(b.T))
+            for target, (a, b) in pairs.items()
+        },
+    )

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelora.backends.base import Capabilities, Chunk, Loaded
+from edgelora.backends.llama_cpp.compiled import CompiledHookMethod
 from edgelora.backends.llama_cpp.context import Context
 from edgelora.backends.llama_cpp.hook import HookMethod
 from edgelora.backends.llama_cpp.method import LoraMethod, shares_of
@@ -172,5 +173,7 @@ def _choose_method(model: Model, context: Context, shape: LlamaShape, options: B
                 "%s Using llama.cpp's own LoRA: one adapter in a step, so answers with several are slower.", error
             )
         else:
+            if (evaluator := context.tap.evaluator) is not None:
+                return CompiledHookMethod(evaluator, shape, weights, threads=context.threads)
             return HookMethod(context.tap, shape, weights)
     return NativeMethod(model, context.handle, shape)

@@ -16,6 +16,7 @@ from edgelora.backends.llama_cpp.model import Model
 from edgelora.backends.llama_cpp.options import BackendOptions
 from edgelora.backends.llama_cpp.tap import Tap
 from edgelora.errors import BackendError, BaseError
+from edgelora.kernels import native
 
 SELF_TEST_TOKENS = 8
 _KV_TYPES = {"f32": 0, "f16": 1}  # enum ggml_type
@@ -26,19 +27,20 @@ class Context:
 
     def __init__(self, model: Model, options: BackendOptions, *, vocab: int) -> None:
         """Allocate for `options`; `vocab` is the width of a row of logits. Raises BaseError where memory is short."""
-        self.tap = Tap()
+        self.threads = options.threads or psutil.cpu_count(logical=False) or 1
+        self.tap = Tap(native=_native_kernel(options))
         self._batch = Batch(_step_tokens(options))
         self._vocab = vocab
         with model.held() as handle, captured_errors() as errors:
-            native = library().llama_init_from_model(handle, self._parameters(options))
-        if not native:
+            created = library().llama_init_from_model(handle, self._parameters(options))
+        if not created:
             reason = " ".join(errors) or "it gave no reason"
             raise BaseError(
                 "context_refused",
                 f"llama.cpp cannot make room for a context of {options.context_length} tokens: {reason}.",
                 "Start with a smaller context (--context) or fewer sequences.",
             )
-        self.handle: Any = native
+        self.handle: Any = created
 
     def _parameters(self, options: BackendOptions) -> Any:
         parameters = library().llama_context_default_params()
@@ -49,13 +51,13 @@ class Context:
         parameters.n_seq_max = options.max_sequences
         parameters.n_outputs_max = min(options.max_sequences, _step_tokens(options))
         parameters.n_outputs_max_per_seq = 1
-        threads = options.threads or psutil.cpu_count(logical=False) or 1
-        parameters.n_threads = parameters.n_threads_batch = threads
+        parameters.n_threads = parameters.n_threads_batch = self.threads
         parameters.type_k = parameters.type_v = _KV_TYPES[options.kv_type]
         parameters.flash_attn_type = 0 if options.kv_type == "f32" else 1
         parameters.op_offload = parameters.offload_kqv = False
         if options.method == "hook":
             parameters.cb_eval = self.tap.callback
+            parameters.cb_eval_user_data = self.tap.user
         return parameters
 
     @property
@@ -83,6 +85,17 @@ class Context:
         if self.handle is not None:
             library().llama_free(self.handle)
             self.handle = None
+
+
+def _native_kernel(options: BackendOptions) -> bool:
+    found = native.library() is not None
+    if options.kernel == "native" and not found:
+        raise BackendError(
+            "kernel_missing",
+            "The native kernel was not built when edgelora was installed.",
+            "Install edgelora again where there is a C compiler, or let it use numpy: EDGELORA_KERNEL=auto.",
+        )
+    return found and options.kernel != "numpy" and options.method == "hook"
 
 
 def _step_tokens(options: BackendOptions) -> int:

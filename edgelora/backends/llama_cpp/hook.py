@@ -50,7 +50,7 @@ class HookMethod:
         self._pending: set[int] = set()
 
     def load(self, path: Path) -> LoadedLora:
-        return load_lora(path, self._shape)
+        return load_lora(path, self._shape, widen=True)
 
     def attach(self, slot: int, loaded: Loaded) -> None:
         if not isinstance(loaded, LoadedLora):

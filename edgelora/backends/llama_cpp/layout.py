@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelora.errors import BackendError
+from edgelora.kernels.native import Layout
 
 MAX_DIMS: Final = 4
 MAX_SOURCES: Final = 10
@@ -47,6 +48,12 @@ class GgmlTensor(ctypes.Structure):
 
 FIRST_SOURCE: Final[int] = GgmlTensor.src.offset
 """Byte offset of src[0]; for a MUL_MAT that is the weight."""
+
+
+def native_layout() -> Layout:
+    """The same offsets for the native kernel: this file stays the one that knows them."""
+    fields = {name: getattr(GgmlTensor, name).offset for name in ("type", "ne", "nb", "op", "src", "data", "name")}
+    return Layout(**fields, type_f32=TYPE_F32, op_mul_mat=OP_MUL_MAT, name_size=MAX_NAME)
 
 
 def tensor_at(address: int) -> GgmlTensor:

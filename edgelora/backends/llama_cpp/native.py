@@ -38,7 +38,7 @@ class NativeMethod:
         self._current: int | None = None
 
     def load(self, path: Path) -> NativeLora:
-        return NativeLora(path, load_lora(path, self._shape).nbytes)
+        return NativeLora(path, load_lora(path, self._shape, widen=True).nbytes)
 
     def attach(self, slot: int, loaded: Loaded) -> None:
         if not isinstance(loaded, NativeLora):

@@ -7,6 +7,7 @@ from typing import Literal
 
 KvType = Literal["f16", "f32"]
 Method = Literal["hook", "native"]
+Kernel = Literal["auto", "native", "numpy"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +27,5 @@ class BackendOptions:
     """Tokens of KV over all sequences; None: twice `context_length`. The library rounds it up to a multiple of 256."""
     method: Method = "hook"
     """hook: each token's own adapter, by evaluation callback. native: llama.cpp's own LoRA, one adapter a step."""
+    kernel: Kernel = "auto"
+    """What computes the hook's deltas: the compiled kernel where it was built (auto), always (native), or never (numpy)."""

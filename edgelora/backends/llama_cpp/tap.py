@@ -1,7 +1,8 @@
 """The evaluation callback itself: one native function pointer, and whoever watches the step being computed.
 
-Python runs here for every node of every step, over a thousand times for 32 layers, so the idle answer is one attribute
-and one comparison. An exception cannot cross native code: it is kept, the computation is ended, and it is raised after.
+With the native kernel llama.cpp is given its callback, and Python runs only for a watcher. Without it Python runs here
+for every node of every step, over a thousand times for 32 layers, so the idle answer is one attribute and one
+comparison. An exception cannot cross native code: it is kept, the computation is ended, and it is raised after.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 
 from edgelora.backends.llama_cpp.library import library
 from edgelora.errors import BackendError
+from edgelora.kernels.evaluator import Evaluator
 
 
 class Watcher(Protocol):
@@ -26,18 +28,28 @@ class Watcher(Protocol):
 class Tap:
     """Owns the callback; must outlive the context it is given to."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, native: bool) -> None:
+        """`native`: through the kernel's own callback, which must have been built."""
         self._watcher: Watcher | None = None
         self._error: BaseException | None = None
-        self.callback: Any = library().ggml_backend_sched_eval_callback(self._evaluate)
+        make = library().ggml_backend_sched_eval_callback
+        # Kept whatever is given to llama.cpp: the native callback calls it for a watcher.
+        self._python: Any = make(self._evaluate)
+        self.evaluator = Evaluator(self._python) if native else None
+        self.callback: Any = self._python if self.evaluator is None else make(self.evaluator.address)
+        self.user: int | None = None if self.evaluator is None else self.evaluator.user
 
     def watch(self, watcher: Watcher, decode: Callable[[], int]) -> int:
         """Call `decode` with `watcher` at every node; its return code. Raises BackendError where `visit` raised."""
         self._watcher, self._error = watcher, None
+        if self.evaluator is not None:
+            self.evaluator.watch(True)
         try:
             code = decode()
         finally:
             self._watcher = None
+            if self.evaluator is not None:
+                self.evaluator.watch(False)
         error, self._error = self._error, None
         if error is None:
             return code

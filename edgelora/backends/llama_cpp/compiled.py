@@ -1,0 +1,82 @@
+"""LoRA by evaluation callback in native code: as `hook`, but no Python runs while a step is computed.
+
+`hook` says how it works and stays the reference: what is refused there is refused here, with the same codes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from edgelora.backends.base import Loaded
+from edgelora.backends.llama_cpp.adapter import LoadedLora, load_lora
+from edgelora.backends.llama_cpp.layout import native_layout
+from edgelora.backends.llama_cpp.method import Share
+from edgelora.errors import BackendError
+from edgelora.kernels.evaluator import Bound, Evaluator, Part
+from edgelora.kernels.native import Outcome
+from edgelora_converters.lora import Target
+from edgelora_models.shape import LlamaShape
+
+
+class CompiledHookMethod:
+    """Owns the attached adapters, by slot, bound to the native tables that point into their memory."""
+
+    mixed_adapters = True
+
+    def __init__(
+        self, evaluator: Evaluator, shape: LlamaShape, weights: Mapping[Target, int], *, threads: int
+    ) -> None:
+        """`weights`: the address of every linear module's weight tensor, as the self-test found them."""
+        self._evaluator = evaluator
+        self._shape = shape
+        self._modules = {target: number for number, target in enumerate(weights)}
+        self._slots: dict[int, Bound] = {}
+        evaluator.set_modules(native_layout(), list(weights.values()), threads=threads)
+
+    def load(self, path: Path) -> LoadedLora:
+        return load_lora(path, self._shape, widen=False)
+
+    def attach(self, slot: int, loaded: Loaded) -> None:
+        if not isinstance(loaded, LoadedLora):
+            raise BackendError(
+                "foreign_adapter", f"Slot {slot} was given {type(loaded).__name__}, not a llama.cpp adapter."
+            )
+        self._slots[slot] = self._evaluator.bind(
+            {self._modules[target]: factors for target, factors in loaded.factors.items()}
+        )
+
+    def detach(self, slot: int) -> None:
+        self._slots.pop(slot, None)
+
+    def run(self, shares: Sequence[Share], decode: Callable[[], int]) -> int:
+        parts = [Part(self._slots[share.slot], share.rows, share.outputs) for share in shares if share.slot is not None]
+        if not parts:
+            return decode()
+        self._evaluator.begin(parts, rows=shares[-1].rows[1], outputs=shares[-1].outputs[1])
+        try:
+            code = decode()
+        finally:
+            outcome = self._evaluator.end()
+        _check(outcome, code)
+        return code
+
+
+def _check(outcome: Outcome, code: int) -> None:
+    """What the native code noticed, and whether every module came by. Raises BackendError."""
+    name, rows = bytes(outcome.node).decode("utf-8", "replace"), outcome.rows
+    problems = {
+        1: ("graph_layout", f"Node {name!r} is no product of plain float32 matrices."),
+        2: ("graph_rows", f"Node {name!r} has {rows} rows, neither all of the step's nor its output rows."),
+        3: ("graph_layout", f"Node {name!r} uses its weight a second time in one step."),
+        4: ("graph_layout", f"Node {name!r} has other widths than the adapter's factors."),
+        5: ("lora_kernel", "The adapter's delta could not be added: out of memory."),
+    }
+    if outcome.error:
+        raise BackendError(*problems[outcome.error])
+    if code == 0 and outcome.visited != outcome.expected:
+        raise BackendError(
+            "graph_incomplete",
+            f"The graph passed by {outcome.expected - outcome.visited} of the {outcome.expected} modules the adapters"
+            " change.",
+        )
