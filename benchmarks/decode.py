@@ -1,7 +1,8 @@
-"""`python -m benchmarks.decode --base FILE --adapters DIR`: what an adapter costs in a decode step.
+"""`python -m benchmarks.decode --base FILE --adapters DIR`: what an adapter costs in a decode step, and in prefill.
 
 Every case runs in the same process on the same base, a few steps in turn, round after round, so that a slow minute of
-the machine falls on all. The last column is the base's time by the case's time with as many sequences: 1.0 is free.
+the machine falls on all. The last column is the base's time by the case's time with as many sequences: 1.0 is free. The base runs on a context
+without any callback.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,19 +18,25 @@ from benchmarks.machine import describe
 from edgelora.backends.base import Chunk
 from edgelora.backends.llama_cpp import BackendOptions
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
+from edgelora.backends.llama_cpp.compiled import CompiledHookMethod
 from edgelora.backends.llama_cpp.context import Context
 from edgelora.backends.llama_cpp.hook import HookMethod
+from edgelora.backends.llama_cpp.method import LoraMethod
 from edgelora.backends.llama_cpp.model import Model
 from edgelora.backends.llama_cpp.native import NativeMethod
 from edgelora.backends.llama_cpp.selftest import find_weights
 from edgelora_models.gguf_base import read_shape
 from edgelora_models.gguf_header import read_header
+from edgelora_models.shape import LlamaShape
 
 WIDE = 8
 """Sequences of the wide cases, and adapters they use."""
 PROMPT = 8
 """Tokens every sequence holds before it is timed."""
 STEPS_PER_TURN = 4
+LONG = 256
+"""Tokens of a timed prefill."""
+WAYS = ("no callback", "native", "numpy", "llama.cpp")
 
 
 @dataclass
@@ -79,24 +86,45 @@ def main(arguments: list[str] | None = None) -> int:
     rounds = -(-options.steps // STEPS_PER_TURN)
     model = Model.load(options.base, shape=shape, progress=None)
     settings = _settings(rounds, options.threads)
-    context, plain = (
-        Context(model, replace(settings, method=method), vocab=shape.vocab) for method in ("hook", "native")
-    )
-    weights = find_weights(context, shape, max_sequences=settings.max_sequences)
-    hook = LlamaCppBackend(
-        model=model, context=context, method=HookMethod(context.tap, shape, weights), options=settings
-    )
-    native = LlamaCppBackend(
-        model=model, context=plain, method=NativeMethod(model, plain.handle, shape), options=settings
-    )
-    for slot, path in enumerate(paths):
-        hook.attach(slot, hook.load(path))
-    native.attach(0, native.load(paths[0]))
-    _print(_measure(_cases(hook, native, len(paths)), rounds), options.base, settings)
-    native.detach(0)
-    plain.close()  # the model, which both share, goes with the other backend
-    hook.close()
+    backends = {way: _backend(model, shape, settings, way, paths) for way in WAYS}
+    _print(_measure(_cases(backends, len(paths)), rounds), options.base, settings)
+    if options.prefills:
+        _print_prefill(_prefill(backends, options.prefills))
+    print(f"\n{describe()}")
+    backends["llama.cpp"].detach(0)
+    for backend in backends.values():
+        backend.release()
+    model.close()
     return 0
+
+
+class Shared(LlamaCppBackend):
+    """One of several backends on one model."""
+
+    def release(self) -> None:
+        """Close the context alone."""
+        for slot in tuple(self._attached):
+            self.detach(slot)
+        self._context.close()
+
+
+def _backend(model: Model, shape: LlamaShape, settings: BackendOptions, way: str, paths: Sequence[Path]) -> Shared:
+    hook = way in ("native", "numpy")
+    options = replace(settings, method="hook" if hook else "native", kernel="numpy" if way == "numpy" else "auto")
+    context = Context(model, options, vocab=shape.vocab)
+    method: LoraMethod
+    if not hook:
+        method = NativeMethod(model, context.handle, shape)
+    else:
+        weights = find_weights(context, shape, max_sequences=settings.max_sequences)
+        if context.tap.evaluator is None:
+            method = HookMethod(context.tap, shape, weights)
+        else:
+            method = CompiledHookMethod(context.tap.evaluator, shape, weights, threads=context.threads)
+    backend = Shared(model=model, context=context, method=method, options=options)
+    for slot, path in enumerate({"no callback": [], "llama.cpp": paths[:1]}.get(way, paths)):
+        backend.attach(slot, backend.load(path))
+    return backend
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -105,6 +133,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--adapters", type=Path, required=True, help="a folder of GGUF adapters for it")
     parser.add_argument("--steps", type=int, default=40, help="timed steps of each case (default 40)")
     parser.add_argument("--threads", type=int, default=None, help="compute threads (default: physical cores)")
+    parser.add_argument("--prefills", type=int, default=3, help="timed prefills of each case (default 3; 0: none)")
     return parser.parse_args(arguments)
 
 
@@ -112,26 +141,55 @@ def _settings(rounds: int, threads: int | None) -> BackendOptions:
     length = PROMPT + 1 + rounds * STEPS_PER_TURN
     sequences = 2 * (1 + WIDE)
     return BackendOptions(
-        context_length=length,
+        context_length=max(length, LONG),
         max_sequences=sequences,
-        max_step_tokens=WIDE * PROMPT,
+        max_step_tokens=max(WIDE * PROMPT, LONG),
         max_slots=WIDE,
         threads=threads,
-        kv_cells=length * sequences,
+        kv_cells=length * sequences + LONG,
     )
 
 
-def _cases(hook: LlamaCppBackend, native: LlamaCppBackend, adapters: int) -> list[Case]:
+def _cases(backends: Mapping[str, LlamaCppBackend], adapters: int) -> list[Case]:
     """Base and adapter have the same number of sequences, side by side, in each half."""
+    plain, native, numpy, own = (backends[way] for way in WAYS)
     mixed = tuple(n % adapters for n in range(WIDE))
+    wide, after = (None,) * WIDE, 2 + WIDE
     return [
-        Case("base", hook, 0, (None,)),
-        Case("one adapter", hook, 1, (0,)),
-        Case("llama.cpp's own LoRA, one adapter", native, 0, (0,)),
-        Case("base", hook, 2, (None,) * WIDE),
-        Case(f"{adapters} adapters", hook, 2 + WIDE, mixed),
-        Case("llama.cpp's own LoRA, one shared adapter", native, 1, (0,) * WIDE),
+        Case("base, no callback", plain, 0, (None,)),
+        Case("base, callback idle", native, 0, (None,)),
+        Case("one adapter, native kernel", native, 1, (0,)),
+        Case("one adapter, numpy", numpy, 1, (0,)),
+        Case("llama.cpp's own LoRA, one adapter", own, 0, (0,)),
+        Case("base, no callback", plain, 2, wide),
+        Case("base, callback idle", native, 2, wide),
+        Case(f"{adapters} adapters, native kernel", native, after, mixed),
+        Case(f"{adapters} adapters, numpy", numpy, after, mixed),
+        Case("llama.cpp's own LoRA, one shared adapter", own, 2, (0,) * WIDE),
     ]
+
+
+def _prefill(backends: Mapping[str, LlamaCppBackend], repeats: int) -> dict[str, list[float]]:
+    """Seconds of steps of LONG tokens into an empty sequence, in turns."""
+    last = 2 * (1 + WIDE) - 1
+    ways: dict[str, tuple[str, int | None]] = {
+        "base, no callback": ("no callback", None),
+        "one adapter, native kernel": ("native", 0),
+        "one adapter, numpy": ("numpy", 0),
+        "llama.cpp's own LoRA, one adapter": ("llama.cpp", 0),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for backend in backends.values():
+        for sequence in range(last + 1):
+            backend.clear(sequence)
+    for _ in range(repeats):
+        for name, (way, slot) in ways.items():
+            chunk = Chunk(sequence=last, position=0, tokens=tuple(range(1, LONG + 1)), slot=slot, logits=True)
+            start = time.perf_counter()
+            backends[way].step([chunk])
+            seconds[name].append(time.perf_counter() - start)
+            backends[way].clear(last)
+    return seconds
 
 
 def _measure(cases: Sequence[Case], rounds: int) -> Sequence[Case]:
@@ -154,7 +212,15 @@ def _print(cases: Sequence[Case], base: Path, settings: BackendOptions) -> None:
         alone = next(other for other in cases if len(other.slots) == count)
         row = (f"{case.median * 1e3:.1f}", f"{count / case.median:.2f}", f"{alone.median / case.median:.3f}")
         print(f"| {count} | {case.name} | {' | '.join(row)} |")
-    print(f"\n{describe()}")
+
+
+def _print_prefill(seconds: Mapping[str, list[float]]) -> None:
+    base = statistics.median(next(iter(seconds.values())))
+    print(f"\nprefill of {LONG} tokens, median of {len(next(iter(seconds.values())))}\n")
+    print("| prefill | seconds | base time / its time |")
+    print("|---|---:|---:|")
+    for name, times in seconds.items():
+        print(f"| {name} | {statistics.median(times):.2f} | {base / statistics.median(times):.3f} |")
 
 
 if __name__ == "__main__":

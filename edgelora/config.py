@@ -6,12 +6,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, cast, get_args
 
 import platformdirs
 
 from edgelora.errors import UsageError
 
 MIB = 1 << 20
+Kernel = Literal["auto", "native", "numpy"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class Settings:
     """Memory for resident adapters (EDGELORA_ADAPTER_MEMORY, in MiB)."""
     threads: int | None
     """Compute threads; None: one per physical core (EDGELORA_THREADS)."""
+    kernel: Kernel
+    """What adds the adapters in llama.cpp (EDGELORA_KERNEL). auto: the native kernel where it was built."""
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -58,6 +62,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         max_queue=_count(env, "EDGELORA_QUEUE", 64, low=1),
         adapter_budget_bytes=_count(env, "EDGELORA_ADAPTER_MEMORY", 1024, low=1) * MIB,
         threads=threads or None,
+        kernel=_kernel(env),
     )
 
 
@@ -72,6 +77,14 @@ def _directories(env: Mapping[str, str]) -> Directories:
 
 def _flag(env: Mapping[str, str], name: str) -> bool:
     return env.get(name, "").strip().lower() in {"1", "true", "yes", "on"}
+
+
+def _kernel(env: Mapping[str, str]) -> Kernel:
+    text = env.get("EDGELORA_KERNEL", "").strip().lower() or "auto"
+    for kernel in get_args(Kernel):
+        if text == kernel:
+            return cast(Kernel, kernel)
+    raise UsageError("bad_setting", f"EDGELORA_KERNEL is {text!r}.", "Set it to auto, native or numpy, or unset it.")
 
 
 def _count(env: Mapping[str, str], name: str, default: int, *, low: int) -> int:

@@ -198,6 +198,7 @@ def open_backend(record: BaseRecord, settings: Settings, progress: Progress | No
             max_step_tokens=STEP_TOKENS,
             max_slots=MAX_RESIDENT,
             threads=settings.threads,
+            kernel=settings.kernel,
         ),
         progress=None if progress is None else lambda part: progress(label, round(part * 100), 100),
     )

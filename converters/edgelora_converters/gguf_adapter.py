@@ -36,9 +36,9 @@ _REMEDY_AGAIN = "Convert the PEFT adapter again."
 def read(path: Path, shape: LlamaShape, *, widen: bool = True) -> dict[Target, Factors]:
     """Read and check an adapter for a base of `shape`: float32 factors, in the order of the file, at least one pair.
 
-    F32, F16 and BF16 are widened exactly; without `widen` F16 stays float16 and BF16 the uint16 of its bits, but for a b
-    that a scale is folded into. `adapter.lora.alpha` means what it means to llama.cpp: 0.0 or absent leaves b
-    as stored, any other value multiplies it by alpha / rank.
+    F32, F16 and BF16 are widened exactly. Without `widen` F16 stays float16 and BF16 the uint16 of its bits, but for a
+    b that a scale is folded into. `adapter.lora.alpha` means what it means to llama.cpp: 0.0 or absent leaves b as
+    stored, any other value multiplies it by alpha / rank.
 
     Raises AdapterCorrupt for an unsound file, AdapterIncompatible for another architecture, layer count or width,
     AdapterUnsupported for what a Llama's linear modules have no place for, StorageError where the disk fails.

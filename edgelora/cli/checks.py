@@ -87,6 +87,7 @@ def machine_checks() -> Iterator[Check]:
     yield package("numpy", needed=True)
     yield package("mlx", needed=platform.system() == "Darwin" and platform.machine() == "arm64")
     yield cpu()
+    yield kernel()
 
 
 def package(name: str, *, needed: bool) -> Check:
@@ -108,6 +109,15 @@ def cpu() -> Check:
     if platform.machine().lower() in {"arm64", "aarch64"}:
         return ok("cpu", f"{cores}; neon")  # part of every 64-bit ARM
     return warn("cpu", f"{cores}; no known vector features seen", "Answers will be slow where AVX2 is missing.")
+
+
+def kernel() -> Check:
+    """What adds the adapters in llama.cpp."""
+    from edgelora.kernels import native
+
+    if native.library() is not None:
+        return ok("kernel", native.describe())
+    return warn("kernel", native.describe(), "Install edgelora again where there is a C compiler: adapters cost less.")
 
 
 def cpu_features() -> frozenset[str]:

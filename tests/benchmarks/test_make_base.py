@@ -65,10 +65,15 @@ def test_never_inside_the_repository(capsys: pytest.CaptureFixture[str]) -> None
     assert "outside the repository" in capsys.readouterr().err and not inside.exists()
 
 
-def test_decode_prints_every_case(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The table has the six cases, each against the base with as many sequences."""
+def test_decode_prints_every_case(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tables have all cases, each against the base with as many sequences."""
     arguments = ["--base", str(folder / "base.gguf"), "--adapters", str(folder / "adapters"), "--steps", "4"]
-    assert decode.main([*arguments, "--threads", "1"]) == 0
+    monkeypatch.setattr(decode, "LONG", 32)
+    assert decode.main([*arguments, "--threads", "1", "--prefills", "1"]) == 0
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
-    assert [row[0].strip() for row in rows] == ["1", "1", "1", "8", "8", "8"]
-    assert [row[-1].strip() for row in rows if row[1].strip() == "base"] == ["1.000", "1.000"]
+    steps, prefills = [row for row in rows if len(row) == 5], [row for row in rows if row[0].strip() != "prefill"][10:]
+    assert [row[0].strip() for row in steps] == ["1"] * 5 + ["8"] * 5
+    assert [row[-1].strip() for row in steps if row[1].strip() == "base, no callback"] == ["1.000", "1.000"]
+    assert len(prefills) == 4 and prefills[0][-1].strip() == "1.000"

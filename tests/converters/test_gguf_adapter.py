@@ -93,6 +93,18 @@ def test_half_precision_is_widened_exactly(
     a, b = gguf_adapter.read(write_file(tmp_path / "a.gguf", stored), GQA)[Q]
     assert a.dtype == b.dtype == np.float32
     np.testing.assert_array_equal(a, widened)
+    raw_a, raw_b = gguf_adapter.read(tmp_path / "a.gguf", GQA, widen=False)[Q]
+    np.testing.assert_array_equal(raw_a, stored[f"{NAME}.lora_a"])
+    assert raw_a.dtype == raw_b.dtype == stored[f"{NAME}.lora_a"].dtype
+
+
+def test_a_scale_is_folded_in_float32(tmp_path: Path) -> None:
+    """A half-precision b times a scale is no longer half precision, and nothing is rounded to make it so."""
+    halves = {n: t.astype(np.float16) for n, t in PAIR.items()}
+    path = write_file(tmp_path / "a.gguf", halves, keys=lambda w: w.add_float32("adapter.lora.alpha", 3.0))
+    a, b = gguf_adapter.read(path, GQA, widen=False)[Q]
+    assert (a.dtype, b.dtype) == (np.float16, np.float32)
+    np.testing.assert_array_equal(b, gguf_adapter.read(path, GQA)[Q][1])
 
 
 def test_alpha_means_what_it_means_to_llama_cpp(tmp_path: Path) -> None:

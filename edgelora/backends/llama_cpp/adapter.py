@@ -34,8 +34,5 @@ def load_lora(path: Path, shape: LlamaShape, *, widen: bool) -> LoadedLora:
     pairs = gguf_adapter.read(path, shape, widen=widen)
     return LoadedLora(
         path,
-        {
-            target: Factors(np.ascontiguousarray(a), np.ascontiguousarray(b.T))
-            for target, (a, b) in pairs.items()
-        },
+        {target: Factors(np.ascontiguousarray(a), np.ascontiguousarray(b.T)) for target, (a, b) in pairs.items()},
     )

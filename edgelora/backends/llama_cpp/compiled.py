@@ -24,9 +24,7 @@ class CompiledHookMethod:
 
     mixed_adapters = True
 
-    def __init__(
-        self, evaluator: Evaluator, shape: LlamaShape, weights: Mapping[Target, int], *, threads: int
-    ) -> None:
+    def __init__(self, evaluator: Evaluator, shape: LlamaShape, weights: Mapping[Target, int], *, threads: int) -> None:
         """`weights`: the address of every linear module's weight tensor, as the self-test found them."""
         self._evaluator = evaluator
         self._shape = shape

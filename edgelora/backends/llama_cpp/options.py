@@ -28,4 +28,4 @@ class BackendOptions:
     method: Method = "hook"
     """hook: each token's own adapter, by evaluation callback. native: llama.cpp's own LoRA, one adapter a step."""
     kernel: Kernel = "auto"
-    """What computes the hook's deltas: the compiled kernel where it was built (auto), always (native), or never (numpy)."""
+    """What computes the hook's deltas. auto: the native kernel where it was built, numpy otherwise."""

@@ -36,7 +36,18 @@ def test_all_is_well(installed: Library, service: FakeService) -> None:
     lines = [line for line in done.stdout.splitlines() if not line.startswith(" ")]
     assert all(line.split()[0] in ("ok", "warn") for line in lines)
     told = {line[6:22].strip() for line in lines}
-    assert {"edgelora", "python", "llama-cpp-python", "numpy", "mlx", "cpu", "disk", "network", "port"} <= told
+    assert {
+        "edgelora",
+        "python",
+        "llama-cpp-python",
+        "numpy",
+        "mlx",
+        "cpu",
+        "kernel",
+        "disk",
+        "network",
+        "port",
+    } <= told
     assert {"data folder", "cache folder", "state folder", "store", "base", "memory", "engine"} <= told
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from edgelora.backends.llama_cpp import BackendOptions
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
+from edgelora.kernels import native
 from edgelora_converters import gguf
 from edgelora_converters.lora import LoraAdapter, Target
 from edgelora_models.modules import BY_GGUF
@@ -20,6 +21,13 @@ EXACT = BackendOptions(
     context_length=96, max_sequences=6, max_step_tokens=64, max_slots=4, kv_cells=512, kv_type="f32", threads=1
 )
 """f32 KV and one thread: only rounding is left between two ways to compute the same."""
+
+KERNELS = (
+    "numpy",
+    pytest.param(
+        "native", marks=pytest.mark.skipif(native.library() is None, reason="the native kernel was not built")
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -55,10 +63,32 @@ def open_backend(installed: Installed, options: BackendOptions = EXACT) -> Llama
     return LlamaCppBackend.open(installed.base, shape=GQA, settings=options)
 
 
+@pytest.fixture(params=KERNELS)
+def options(request: pytest.FixtureRequest) -> BackendOptions:
+    """EXACT, once with each kernel."""
+    return replace(EXACT, kernel=request.param)
+
+
 @pytest.fixture
-def backend(installed: Installed) -> Iterator[LlamaCppBackend]:
-    """The hook, with adapter N in slot N."""
-    backend = open_backend(installed)
+def backend(installed: Installed, options: BackendOptions) -> Iterator[LlamaCppBackend]:
+    """The hook, with adapter N in slot N; each test runs with both kernels."""
+    yield from attached(installed, options)
+
+
+@pytest.fixture
+def numpy_backend(installed: Installed) -> Iterator[LlamaCppBackend]:
+    yield from attached(installed, replace(EXACT, kernel="numpy"))
+
+
+@pytest.fixture
+def native_backend(installed: Installed) -> Iterator[LlamaCppBackend]:
+    if native.library() is None:
+        pytest.skip("the native kernel was not built")
+    yield from attached(installed, replace(EXACT, kernel="native"))
+
+
+def attached(installed: Installed, options: BackendOptions) -> Iterator[LlamaCppBackend]:
+    backend = open_backend(installed, options)
     for slot, path in enumerate(installed.paths):
         backend.attach(slot, backend.load(path))
     yield backend

@@ -140,51 +140,55 @@ def test_detach_and_attach(backend: LlamaCppBackend, installed: Installed) -> No
     assert np.array_equal(once(backend, PROMPTS[0], 0), once(backend, PROMPTS[0], 1))
 
 
-def test_an_error_in_the_kernel_ends_the_step_alone(backend: LlamaCppBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_the_kernel_ends_the_step_alone(
+    numpy_backend: LlamaCppBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the kernel raises comes out of step() as a BackendError; after a clear all goes on as before."""
-    before = once(backend, PROMPTS[0], 0)
+    before = once(numpy_backend, PROMPTS[0], 0)
 
     def broken(*_: object) -> None:
         raise FloatingPointError("no such number")
 
     with monkeypatch.context() as patch:
-        patch.setattr(_method(backend), "_kernel", broken)
+        patch.setattr(_method(numpy_backend), "_kernel", broken)
         with pytest.raises(BackendError, match="no such number") as caught:
-            once(backend, PROMPTS[0], 0)
+            once(numpy_backend, PROMPTS[0], 0)
     assert isinstance(caught.value.__cause__, FloatingPointError)
     with pytest.raises(BackendError, match="undefined"):
-        backend.step([Chunk(sequence=0, position=0, tokens=(1,), slot=0, logits=True)])
-    backend.clear(0)
-    assert np.array_equal(once(backend, PROMPTS[0], 0), before)
+        numpy_backend.step([Chunk(sequence=0, position=0, tokens=(1,), slot=0, logits=True)])
+    numpy_backend.clear(0)
+    assert np.array_equal(once(numpy_backend, PROMPTS[0], 0), before)
 
 
-def test_an_interrupt_in_the_kernel_passes_through(backend: LlamaCppBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_in_the_kernel_passes_through(
+    numpy_backend: LlamaCppBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ctrl-C while a delta is added is a KeyboardInterrupt outside, not an ignored exception in native code."""
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_method(backend), "_kernel", interrupted)
+    monkeypatch.setattr(_method(numpy_backend), "_kernel", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        once(backend, PROMPTS[0], 0)
+        once(numpy_backend, PROMPTS[0], 0)
 
 
-def test_a_module_the_graph_skips_is_an_error(backend: LlamaCppBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_the_graph_skips_is_an_error(numpy_backend: LlamaCppBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step that did not pass every targeted module is refused: an adapter is never applied in part."""
-    slots = _method(backend)._slots
+    slots = _method(numpy_backend)._slots
     monkeypatch.setitem(slots, 0, {**slots[0], 1: next(iter(slots[0].values()))})
     with pytest.raises(BackendError, match="passed by 1 of the 15 modules"):
-        once(backend, PROMPTS[0], 0)
+        once(numpy_backend, PROMPTS[0], 0)
 
 
-def test_base_steps_stop_nowhere(backend: LlamaCppBackend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_base_steps_stop_nowhere(numpy_backend: LlamaCppBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """A step without adapters never enters the hook."""
 
     def entered(node: int) -> bool:
         raise AssertionError(node)
 
     monkeypatch.setattr(HookMethod, "wants", lambda _self, node: entered(node))
-    once(backend, PROMPTS[0], None)
+    once(numpy_backend, PROMPTS[0], None)
 
 
 def _method(backend: LlamaCppBackend) -> HookMethod:

@@ -1,0 +1,16 @@
+"""Settings from the environment."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgelora.config import read_settings
+from edgelora.errors import UsageError
+
+
+def test_the_kernel_is_one_of_three() -> None:
+    """auto without a word; any case; anything else is refused by name."""
+    assert read_settings({}).kernel == read_settings({"EDGELORA_KERNEL": " "}).kernel == "auto"
+    assert [read_settings({"EDGELORA_KERNEL": name}).kernel for name in ("native", "NumPy")] == ["native", "numpy"]
+    with pytest.raises(UsageError, match="EDGELORA_KERNEL is 'cuda'"):
+        read_settings({"EDGELORA_KERNEL": "cuda"})
