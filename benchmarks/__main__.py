@@ -5,6 +5,7 @@ from __future__ import annotations
 BENCHMARKS = {
     "benchmarks.make_base": "write a random base with the exact shapes of Llama-3.1-8B, and adapters for it",
     "benchmarks.decode": "time decode steps: base, one adapter, 8 adapters on 8 sequences, llama.cpp's own LoRA",
+    "benchmarks.many_adapters": "time a start with 10,000 installed adapters against one with a handful",
 }
 
 if __name__ == "__main__":
