@@ -5,8 +5,10 @@ from __future__ import annotations
 BENCHMARKS = {
     "benchmarks.make_base": "write a random base with the exact shapes of Llama-3.1-8B, and adapters for it",
     "benchmarks.decode": "time decode steps: base, one adapter, 8 adapters on 8 sequences, llama.cpp's own LoRA",
+    "benchmarks.many_adapters": "time a start with 10,000 installed adapters against one with a handful",
+    "benchmarks.stall": "the gaps between one answer's tokens while a prompt of 1,000 tokens arrives",
 }
 
 if __name__ == "__main__":
     for module, purpose in BENCHMARKS.items():
-        print(f"python -m {module:<22} {purpose}")
+        print(f"python -m {module:<26} {purpose}")

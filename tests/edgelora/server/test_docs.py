@@ -1,0 +1,35 @@
+"""docs/http.md and the application agree on what there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from starlette.routing import Route
+
+from edgelora.server.app import build_app
+from edgelora.server.options import ServerOptions
+from edgelora.server.schemas import CHAT_INERT, Generation
+from tests.support.service import FakeService
+
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "http.md"
+
+
+def test_every_route_is_documented_and_every_documented_route_is_there(tmp_path: Path) -> None:
+    """A route in the table of docs/http.md is a route of the application, and the other way round."""
+    with FakeService(tmp_path, adapters={}) as service:
+        app = build_app(service, ServerOptions())
+    served = {
+        route.path.replace("{id:path}", "{id}")
+        for route in app.routes
+        if isinstance(route, Route) and not route.path.startswith("/openai/")
+    }
+    rows = [line for line in DOCS.read_text(encoding="utf-8").splitlines() if line.startswith(("| `GET ", "| `POST "))]
+    assert {row.split("`")[1].split(" ")[1] for row in rows} == served
+
+
+def test_every_field_a_body_takes_is_named() -> None:
+    """What is honoured is documented; so are the best known of the fields that are refused."""
+    text = DOCS.read_text(encoding="utf-8")
+    assert all(f"`{name}" in text for name in Generation.__struct_fields__)
+    assert all(f"`{name}`" in text for name in ("tools", "response_format", "logprobs", "logit_bias"))
+    assert "tools" in CHAT_INERT
