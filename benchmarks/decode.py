@@ -1,8 +1,8 @@
 """`python -m benchmarks.decode --base FILE --adapters DIR`: what an adapter costs in a decode step, and in prefill.
 
 Every case runs in the same process on the same base, a few steps in turn, round after round, so that a slow minute of
-the machine falls on all. The last column is the base's time by the case's time with as many sequences: 1.0 is free. The base runs on a context
-without any callback.
+the machine falls on all. The last column is the base's time by the case's time with as many sequences: 1.0 is free.
+That base runs on a context without any callback.
 """
 
 from __future__ import annotations
