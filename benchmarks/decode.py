@@ -8,6 +8,7 @@ That base runs on a context without any callback.
 from __future__ import annotations
 
 import argparse
+import random
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -182,8 +183,9 @@ def _prefill(backends: Mapping[str, LlamaCppBackend], repeats: int) -> dict[str,
     for backend in backends.values():
         for sequence in range(last + 1):
             backend.clear(sequence)
+    order = random.Random(0)
     for _ in range(repeats):
-        for name, (way, slot) in ways.items():
+        for name, (way, slot) in order.sample(list(ways.items()), len(ways)):
             chunk = Chunk(sequence=last, position=0, tokens=tuple(range(1, LONG + 1)), slot=slot, logits=True)
             start = time.perf_counter()
             backends[way].step([chunk])
@@ -195,10 +197,13 @@ def _prefill(backends: Mapping[str, LlamaCppBackend], repeats: int) -> dict[str,
 def _measure(cases: Sequence[Case], rounds: int) -> Sequence[Case]:
     for case in cases:
         case.prefill()
-    for number in range(rounds):
-        # Each round starts one case later, so that no case always follows the same one.
-        for n in range(len(cases)):
-            cases[(number + n) % len(cases)].turn()
+    # A machine is slower for a while after the wide cases: what is compared runs side by side, in a new order each round.
+    order = random.Random(0)
+    for count in sorted({len(case.slots) for case in cases}):
+        compared = [case for case in cases if len(case.slots) == count]
+        for _ in range(rounds):
+            for case in order.sample(compared, len(compared)):
+                case.turn()
     return cases
 
 
