@@ -197,7 +197,7 @@ def _prefill(backends: Mapping[str, LlamaCppBackend], repeats: int) -> dict[str,
 def _measure(cases: Sequence[Case], rounds: int) -> Sequence[Case]:
     for case in cases:
         case.prefill()
-    # A machine is slower for a while after the wide cases: only what is compared takes turns, in a new order each round.
+    # A machine is slower for a while after the wide cases: only what is compared takes turns, in changing order.
     order = random.Random(0)
     for count in sorted({len(case.slots) for case in cases}):
         compared = [case for case in cases if len(case.slots) == count]
