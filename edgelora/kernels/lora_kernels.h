@@ -21,6 +21,8 @@ TARGET ALWAYS void NAME(tile)(float *products, int64_t rank, const float *x, int
     int64_t c = 0;
     for (; c + W <= in; c += W) {
         for (int j = 0; j < ranks; j++) w[j] = NAME(weights)(a, (first + j) * in + c, type);
+        if (rows == 1)
+            for (int j = 0; j < ranks; j++) AHEAD(a, (first + j + ranks) * in + c, type);
         for (int i = 0; i < rows; i++) {
             VEC v = V_LOAD(x + i * x_stride + c);
             for (int j = 0; j < ranks; j++) sums[i][j] = V_FMA(v, w[j], sums[i][j]);
@@ -72,6 +74,7 @@ TARGET ALWAYS void NAME(stream)(float *y, const float *h, const void *b, int64_t
     int64_t c = from;
     for (; c + W <= to; c += W) {
         VEC sum = V_LOAD(y + c);
+        for (int j = 0; j < ranks; j++) AHEAD(b, (first + j + ranks) * out + c, type);
         for (int j = 0; j < ranks; j++) sum = V_FMA(s[j], NAME(weights)(b, (first + j) * out + c, type), sum);
         V_STORE(y + c, sum);
     }
