@@ -73,7 +73,7 @@ def test_decode_prints_every_case(
     monkeypatch.setattr(decode, "LONG", 32)
     assert decode.main([*arguments, "--threads", "1", "--prefills", "1"]) == 0
     rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
-    steps, prefills = [row for row in rows if len(row) == 5], [row for row in rows if row[0].strip() != "prefill"][10:]
+    steps, prefills = [row for row in rows if len(row) == 7], [row for row in rows if row[0].strip() != "prefill"][10:]
     assert [row[0].strip() for row in steps] == ["1"] * 5 + ["8"] * 5
     assert [row[-1].strip() for row in steps if row[1].strip() == "base, no callback"] == ["1.000", "1.000"]
     assert len(prefills) == 4 and prefills[0][-1].strip() == "1.000"
