@@ -17,7 +17,7 @@ class Load:
 @dataclass(frozen=True, slots=True)
 class Admission:
     clears: tuple[int, ...]
-    """Sequence ids whose request ended: their KV must be cleared, before anything else."""
+    """Sequence ids whose KV is of no more use: it must be cleared, before anything else."""
     detach: tuple[int, ...]
     """Evicted slots, to be detached before any attach."""
     loads: tuple[Load, ...]
@@ -46,6 +46,16 @@ class Ended:
 class Start:
     request_id: str
     sequence: int
+    reused: int
+    """How many of its first tokens that sequence's KV holds already, once it is cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Positions from `length` on go."""
+
+    sequence: int
+    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +71,10 @@ class Plan:
     number: int
     preempted: tuple[str, ...]
     """Requests that go back to waiting."""
-    clears: tuple[int, ...]
-    """Their sequence ids: the KV must be cleared before the step."""
+    given_up: tuple[int, ...]
+    """Warm sequence ids whose place or cells are needed."""
+    cuts: tuple[Cut, ...]
+    """KV to cut before the step: of the preempted, of the given up, and of what is reused."""
     starts: tuple[Start, ...]
     rows: tuple[Row, ...]
     """Empty only where nothing can run."""

@@ -147,7 +147,9 @@ class FakeBackend:
         """Cleared: a step, or a load, waits here until the test sets it."""
         self.stepping, self.loading = threading.Event(), threading.Event()
         """Set when a step, or a load, has been entered."""
-        self._kv_slot: dict[int, int | None] = {}
+        self._kv_adapter: dict[int, FakeLoaded | None] = {}
+        self._undefined: set[int] = set()
+        """Sequences of a failed step."""
         self._thread: int | None = None
 
     @property
@@ -176,7 +178,6 @@ class FakeBackend:
     def detach(self, slot: int) -> None:
         self._check_thread()
         self._check(slot in self.slots, f"slot {slot} has no adapter")
-        self._check(slot not in self._kv_slot.values(), f"slot {slot} is in use by a live sequence")
         del self.slots[slot]
 
     def step(self, chunks: Sequence[Chunk]) -> list[NDArray[np.float32] | None]:
@@ -187,14 +188,25 @@ class FakeBackend:
         self._wait(self.step_gate)
         self._check_step(chunks)
         if number in self.fail_steps:
+            self._undefined.update(chunk.sequence for chunk in chunks)
             raise BackendError("fake_failure", f"Step {number} was told to fail.")
         return [self._compute(chunk) for chunk in chunks]
 
     def clear(self, sequence: int) -> None:
+        self.truncate(sequence, 0)
+
+    def truncate(self, sequence: int, length: int) -> None:
         self._check_thread()
         self._check(0 <= sequence < self.capabilities.max_sequences, f"sequence {sequence} is out of range")
-        self.kv.pop(sequence, None)
-        self._kv_slot.pop(sequence, None)
+        held = len(self.kv.get(sequence, ()))
+        self._check(0 <= length <= held, f"sequence {sequence}: cut to {length} of {held} tokens")
+        self._check(not length or sequence not in self._undefined, f"sequence {sequence}: kept after a failed step")
+        if length:
+            del self.kv[sequence][length:]
+        else:
+            self.kv.pop(sequence, None)
+            self._kv_adapter.pop(sequence, None)
+            self._undefined.discard(sequence)
 
     def close(self) -> None:
         self.closed = True
@@ -221,7 +233,7 @@ class FakeBackend:
     def _compute(self, chunk: Chunk) -> NDArray[np.float32] | None:
         tokens = self.kv.setdefault(chunk.sequence, [])
         tokens += chunk.tokens
-        self._kv_slot[chunk.sequence] = chunk.slot
+        self._kv_adapter[chunk.sequence] = self._adapter(chunk)
         if not chunk.logits:
             return None
         logits = np.zeros(self.vocabulary.size, np.float32)
@@ -251,7 +263,12 @@ class FakeBackend:
         known = all(0 <= token < self.vocabulary.size for token in chunk.tokens)
         self._check(known, f"sequence {sequence}: a token out of range")
         self._check(chunk.slot is None or chunk.slot in self.slots, f"slot {chunk.slot} has no adapter")
-        self._check(self._kv_slot.get(sequence, chunk.slot) == chunk.slot, f"sequence {sequence} changed its adapter")
+        same = self._kv_adapter.get(sequence, self._adapter(chunk)) == self._adapter(chunk)
+        self._check(same, f"sequence {sequence} changed its adapter")
+        self._check(sequence not in self._undefined, f"sequence {sequence}: gone on with after a failed step")
+
+    def _adapter(self, chunk: Chunk) -> FakeLoaded | None:
+        return None if chunk.slot is None else self.slots[chunk.slot]
 
     def _check_thread(self) -> None:
         self._thread = self._thread or threading.get_ident()

@@ -419,6 +419,7 @@ def test_a_dead_engine_tells_everybody() -> None:
             raise SystemError("gone")
 
     backend = Fatal(answers={None: "abc", Path("x"): ""}, capabilities=replace(ABLE, max_sequences=1))
+    backend.fail_steps = {0}
     engine = Engine(backend, adapter_budget_bytes=1000, max_queue=20)
     backend.step_gate.clear()
     streams = [engine.submit(request(f"r{n}")) for n in range(3)]
@@ -430,7 +431,7 @@ def test_a_dead_engine_tells_everybody() -> None:
     for reader in readers:
         reader.join(10)
     errors = [end.error for end in ends if isinstance(end, Failed)]
-    assert len(ends) == 3 and [getattr(e, "code", "") for e in errors] == ["engine_stopped"] * 2
+    assert sorted(getattr(e, "code", "") for e in errors) == ["engine_stopped"] * 2 + ["fake_failure"]
     with pytest.raises(BackendError) as caught:
         engine.submit(request("late"))
     assert caught.value.code == "engine_stopped" and "gone" in caught.value.what

@@ -13,7 +13,7 @@ from edgelora.adapters.pool import Pool
 from edgelora.backends.base import Capabilities, Chunk
 from edgelora.core import AdapterRef, FinishReason, Request, SamplingParams, Usage
 from edgelora.errors import AdapterError, Busy, ContextTooLong, UsageError
-from edgelora.plan import Choice, Ended, Plan
+from edgelora.plan import Choice, Cut, Ended, Plan, Start
 from edgelora.planning import GROWTH_CELLS, PREFILL_BESIDE_DECODE
 from edgelora.scheduler import PATIENCE, Scheduler
 from edgelora.states import LIVE, TRANSITIONS, IllegalMove, Move, State, after
@@ -89,7 +89,7 @@ def test_one_request_from_end_to_end() -> None:
     assert second.rows[0].chunk == Chunk(sequence=0, position=4, tokens=(7,), slot=None, logits=True)
     _, ended = turn(s)
     assert ended == (Ended("a", FinishReason.LENGTH, Usage(4, 3)),)
-    assert s.admit().clears == (0,) and not s.plan().rows and len(s) == 0
+    assert s.admit().clears == () and not s.plan().rows and len(s) == 0
 
 
 def test_stop_ends_and_counts_the_end_token() -> None:
@@ -175,25 +175,26 @@ def test_more_decoding_sequences_than_a_step_holds_take_turns() -> None:
 
 
 def test_places_are_given_by_age_and_reused() -> None:
-    """Three places: the fourth request gets the first one free, after its KV was cleared."""
+    """Three places: the fourth request gets the first one free, after its KV was cut."""
     s = scheduler()
-    for name in "abcd":
+    for name in "abc":
         s.submit(request(name))
+    s.submit(request("d", ref("x")))
     turn(s, stop=lambda name: name == "b")
     assert s.state("d") is State.READY
-    assert s.admit().clears == (1,)
     plan, _ = turn(s)
-    assert chunk_of(plan, "d").sequence == 1
+    assert plan.given_up == (1,) and plan.cuts == (Cut(1, 0),) and plan.starts == (Start("d", 1, 0),)
+    assert chunk_of(plan, "d").sequence == 1 and chunk_of(plan, "d").position == 0
 
 
 def test_an_id_is_not_given_out_before_it_is_cleared() -> None:
-    """Between the end of its request and the next admit, an id is free but its KV is still there."""
+    """Between the failure of its request and the next admit, an id is free but its KV is still there."""
     s = scheduler(replace(ABLE, max_sequences=1))
     s.submit(request("a"))
     turn(s)
     s.submit(request("b"))
     s.admit()
-    s.cancel("a")
+    s.fail("a")
     assert not s.plan().rows
     assert s.admit().clears == (0,)
     assert sizes(s.plan()) == {"b": 4}
@@ -245,7 +246,7 @@ def test_cancel_in_every_state(state: State) -> None:
     assert s.state("a") is None and s.cancel("a") is False and s.cancel("unknown") is False
     s.check_integrity()
     assert all(entry.leases == 0 for entry in s.pool.snapshot())
-    assert s.admit().clears == ((0,) if state in (State.PREFILL, State.DECODE) else ())
+    assert s.admit().clears == ()
 
 
 def test_a_load_nobody_waits_for_any_more() -> None:
@@ -267,7 +268,7 @@ def test_an_unused_adapter_makes_room() -> None:
     turn(s, stop=lambda name: name == "a")
     s.submit(request("c", ref("z")))
     admission = s.admit()
-    assert admission.clears == (0,) and admission.detach == (0,)
+    assert admission.clears == () and admission.detach == (0,)
     assert [load.slot for load in admission.loads] == [0]
     s.submit(request("d", ref("w")))
     assert s.admit().detach == () and s.state("d") is State.WAITING
@@ -302,7 +303,7 @@ def test_the_youngest_gives_way_when_cells_run_out() -> None:
     plan, _ = turn(s)
     while not plan.preempted:
         plan, _ = turn(s)
-    assert plan.preempted == ("b",) and plan.clears == (1,)
+    assert plan.preempted == ("b",) and plan.cuts == (Cut(1, 0),)
     assert s.state("b") is State.WAITING
     assert {e.ref.name: e.leases for e in s.pool.snapshot()} == {"x": 1, "y": 0}
     s.admit()
@@ -386,8 +387,10 @@ def test_integrity_is_really_checked() -> None:
     broken(lambda _: None).check_integrity()
     for spoil in (
         lambda s: s.pool.lease(ref("x")),
-        lambda s: s._free_ids.add(1),
-        lambda s: s._uncleared.add(1),
+        lambda s: s._places.give_back(1),
+        lambda s: s._places.warm.keep(1, None, [1]),
+        lambda s: s._places._uncleared.add(1),
+        lambda s: setattr(s._places.warm, "cells", 1),
         lambda s: s._waiting.clear(),
         lambda s: setattr(s._live["a"], "computed", 9999),
     ):

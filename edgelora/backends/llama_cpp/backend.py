@@ -110,6 +110,19 @@ class LlamaCppBackend:
         self._context.clear(sequence)
         self._lengths.pop(sequence, None)
 
+    def truncate(self, sequence: int, length: int) -> None:
+        if length == 0:
+            self.clear(sequence)
+            return
+        self._check_open()
+        self._check_sequence(sequence)
+        held = self._lengths.get(sequence, 0)
+        if held is None or not 0 < length <= held:
+            what = "undefined" if held is None else held
+            raise BackendError("bad_cut", f"Sequence {sequence} holds {what} tokens: {length} cannot be kept.")
+        self._context.truncate(sequence, length)
+        self._lengths[sequence] = length
+
     def close(self) -> None:
         for slot in tuple(self._attached):
             self.detach(slot)
