@@ -5,6 +5,7 @@ from __future__ import annotations
 BENCHMARKS = {
     "benchmarks.make_base": "write a random base with the exact shapes of Llama-3.1-8B, and adapters for it",
     "benchmarks.decode": "time decode steps: base, one adapter, 8 adapters on 8 sequences, llama.cpp's own LoRA",
+    "benchmarks.ttft": "time to first token on switching back to an adapter, warm against computing the prompt anew",
 }
 
 if __name__ == "__main__":

@@ -327,6 +327,58 @@ def test_a_newcomer_leaves_room_to_grow() -> None:
     assert sizes(turn(s)[0]) == {"big": 14, "small": 1}
 
 
+def test_warm_kv_is_no_reason_to_wait_or_to_give_way() -> None:
+    """Cells that warm sequences hold count as free: for who starts, and for who grows."""
+    s = scheduler(replace(ABLE, kv_cells=60, context_length=60))
+    for name, adapter in (("a", ref("x")), ("b", ref("y"))):
+        s.submit(request(name, adapter, prompt=28, max_tokens=1))
+        turn(s)
+    s.submit(request("c", prompt=30))
+    plan, _ = turn(s)
+    assert plan.given_up == (0,) and sizes(plan) == {"c": 30}
+    while s.state("c"):
+        plan, _ = turn(s)
+        assert not plan.preempted and sizes(plan) == {"c": 1}
+
+
+def test_a_prompt_goes_on_from_what_is_warm() -> None:
+    """The id is taken over and cut, the rest is computed, and the usage tells."""
+    s = scheduler()
+    s.submit(request("a", ref("x"), prompt=50, max_tokens=3))
+    for _ in range(3):
+        turn(s)
+    s.submit(request("b", ref("x"), prompt=70, max_tokens=1))
+    plan, ended = turn(s)
+    assert plan.cuts == (Cut(0, 50),) and plan.given_up == ()
+    assert chunk_of(plan, "b") == Chunk(sequence=0, position=50, tokens=tuple(range(50, 70)), slot=0, logits=True)
+    assert ended == (Ended("b", FinishReason.LENGTH, Usage(70, 1, 50)),)
+
+
+def test_nothing_is_kept_of_a_step_that_was_not_applied() -> None:
+    """Cancelled between begin and apply: the KV holds more than is known, so it is cleared."""
+    s = scheduler()
+    s.submit(request("a"))
+    turn(s)
+    s.begin(s.plan())
+    s.cancel("a")
+    s.check_integrity()
+    assert s.admit().clears == (0,)
+
+
+def test_who_is_sent_back_gains_nothing_by_its_own_kv() -> None:
+    """Tokens of a prompt that a request computed itself are not cached tokens, however often it starts."""
+    s = scheduler(replace(ABLE, kv_cells=60, context_length=60))
+    s.submit(request("a", ref("x"), prompt=20, max_tokens=30))
+    s.submit(request("b", ref("y"), prompt=10, max_tokens=25))
+    ended: list[Ended] = []
+    preempted = 0
+    while len(s):
+        plan, now = turn(s)
+        preempted += len(plan.preempted)
+        ended += now
+    assert preempted and {e.request_id: e.usage.cached_tokens for e in ended} == {"a": 0, "b": 0}
+
+
 def test_one_adapter_a_step_where_they_cannot_mix() -> None:
     """Groups take turns, each step holds one group only, and its members run together."""
     s = scheduler(replace(ABLE, mixed_adapters=False))
