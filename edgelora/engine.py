@@ -167,8 +167,8 @@ class Engine:
         self._publish()
         self._steps += 1
         try:
-            for cut in plan.cuts:
-                self._backend.truncate(cut.sequence, cut.length)
+            for move in plan.moves:
+                move.carry_out(self._backend)
             logits = self._backend.step([row.chunk for row in plan.rows])
         except Exception as error:  # The step's requests fail; the others, and the engine, go on.
             failure = _as_backend_error(error, "The step failed")

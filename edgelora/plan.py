@@ -1,10 +1,10 @@
-"""What the scheduler and the engine tell each other. Values only."""
+"""What the scheduler and the engine tell each other. Values, and how a move of KV is done."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgelora.backends.base import Chunk
+from edgelora.backends.base import Backend, Chunk
 from edgelora.core import AdapterRef, FinishReason, Usage
 
 
@@ -47,7 +47,7 @@ class Start:
     request_id: str
     sequence: int
     reused: int
-    """How many of its first tokens that sequence's KV holds already, once it is cut."""
+    """How many of its first tokens that sequence's KV holds already, once the plan's moves are done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,21 @@ class Cut:
 
     sequence: int
     length: int
+
+    def carry_out(self, backend: Backend) -> None:
+        backend.truncate(self.sequence, self.length)
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """`sequence`, which holds nothing, gets the first `length` positions of `source`."""
+
+    source: int
+    sequence: int
+    length: int
+
+    def carry_out(self, backend: Backend) -> None:
+        backend.copy(self.source, self.sequence, self.length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +88,8 @@ class Plan:
     """Requests that go back to waiting."""
     given_up: tuple[int, ...]
     """Warm sequence ids whose place or cells are needed."""
-    cuts: tuple[Cut, ...]
-    """KV to cut before the step: of the preempted, of the given up, and of what is reused."""
+    moves: tuple[Cut | Copy, ...]
+    """What happens to KV before the step, in this order: of the preempted, of the given up, of what is reused."""
     starts: tuple[Start, ...]
     rows: tuple[Row, ...]
     """Empty only where nothing can run."""

@@ -1,6 +1,6 @@
 """Who runs when: requests in, plans out. No I/O, no clock, no threads; the engine calls it from one thread.
 
-A turn of the engine: `admit` (and do what it says) -> `plan` -> `begin` -> cut, step -> `apply`, or `fail` for those
+A turn of the engine: `admit` (and do what it says) -> `plan` -> `begin` -> move, step -> `apply`, or `fail` for those
 the step failed. `plan` only asks; everything else acts. The moves of a request are in `states.py`, the policies of a
 step in `planning.py`, what is in memory in the pool, which belongs to this scheduler alone.
 """
@@ -133,32 +133,28 @@ class Scheduler:
         newcomers = [] if preempted else self._choose_starts(running)
         running += newcomers
         left = able.kv_cells - sum(len(sequence.tokens) for sequence in running)
-        starts, given_up = self._places.choose(newcomers, cells=left)
-        reused = {start.request_id: start.reused for start in starts}
+        chosen = self._places.choose(newcomers, cells=left)
+        reused = {start.request_id: start.reused for start in chosen.starts}
         decodes = any(sequence.state is State.DECODE for sequence in running)
         group = running if able.mixed_adapters else choose_group(running, now=self._plans + 1)
         chunks = choose_chunks(group, reused=reused, room=able.max_step_tokens, anyone_decodes=decodes)
         return Plan(
             number=self._plans + 1,
             preempted=tuple(sequence.request.id for sequence in preempted),
-            given_up=tuple(given_up),
-            cuts=(
-                *(Cut(sequence.id, 0) for sequence in preempted if sequence.id is not None),
-                *(Cut(sequence_id, 0) for sequence_id in given_up),
-                *(Cut(start.sequence, start.reused) for start in starts if start.reused),
-            ),
-            starts=tuple(starts),
-            rows=tuple(self._row(sequence, size, starts) for sequence, size in chunks),
+            given_up=chosen.given_up,
+            moves=(*(Cut(sequence.id, 0) for sequence in preempted if sequence.id is not None), *chosen.moves),
+            starts=chosen.starts,
+            rows=tuple(self._row(sequence, size, chosen.starts) for sequence, size in chunks),
         )
 
     def begin(self, plan: Plan) -> None:
-        """Take the latest plan's places and ids. The caller then does `plan.cuts` and computes `plan.rows`."""
+        """Take the latest plan's places and ids. The caller then does `plan.moves` and computes `plan.rows`."""
         self._plans = plan.number
         for request_id in plan.preempted:
             self._preempt(self._live[request_id])
         for sequence_id in plan.given_up:
             self._places.give_up(sequence_id)
-        self._places.cleared(cut.sequence for cut in plan.cuts)
+        self._places.cleared(move.sequence for move in plan.moves)
         for start in plan.starts:
             self._start(start, self._live[start.request_id], now=plan.number)
         self._computing = frozenset(row.request_id for row in plan.rows)
@@ -230,7 +226,7 @@ class Scheduler:
         ready, cells = self._in(State.READY), self.capabilities.kv_cells
         return choose_starts(ready, running=running, places=self._places.available, kv_cells=cells)
 
-    def _row(self, sequence: Sequence, size: int, starts: list[Start]) -> Row:
+    def _row(self, sequence: Sequence, size: int, starts: tuple[Start, ...]) -> Row:
         ref, place, at = sequence.request.adapter, sequence.id, sequence.computed
         if place is None:  # It starts with this step.
             start = next(start for start in starts if start.request_id == sequence.request.id)

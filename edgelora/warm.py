@@ -6,16 +6,11 @@ It never serves another version; the adapter's slot does not matter, so an evict
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 Key = tuple[str, str] | None
 """`AdapterRef.key`; None is the base alone."""
-
-WORTH_TOKENS = 16
-"""From so many shared tokens on a warm sequence is cut back, whatever it loses by it. With fewer it must lose no more
-than it gives: every prompt of a template begins alike, and a whole conversation is not to be lost for that."""
-
 
 @dataclass(frozen=True, slots=True)
 class Warm:
@@ -26,7 +21,7 @@ class Warm:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    id: int
+    warm: Warm
     length: int
     """Tokens shared, at least 1."""
 
@@ -61,26 +56,24 @@ class WarmSequences:
         """It is taken over, or given up."""
         self.cells -= len(self._held.pop(sequence_id).tokens)
 
-    def match(self, key: Key, tokens: list[int], *, without: Container[int] = ()) -> Match | None:
-        """The longest prefix of `tokens`, never all of them, that is worth taking over; the oldest of equals.
-
-        The last token is always left to compute: its logits are wanted. `without`: ids that are spoken for.
-        """
-        limit, best = len(tokens) - 1, None
-        for warm in self._held.values():
-            if warm.key != key or warm.id in without:
-                continue
-            length = min(limit, common_length(warm.tokens, tokens))
-            worth = length >= WORTH_TOKENS or (length > 0 and 2 * length >= len(warm.tokens))
-            if worth and (best is None or length > best.length):
-                best = Match(warm.id, length)
-        return best
-
     def check_integrity(self) -> None:
         """Raises RuntimeError where the cells do not add up."""
         counted = sum(len(warm.tokens) for warm in self._held.values())
         if counted != self.cells or any(number != warm.id for number, warm in self._held.items()):
             raise RuntimeError(f"{self.cells} warm cells, counted {counted}")
+
+
+def best_match(held: Iterable[Warm], key: Key, tokens: list[int]) -> Match | None:
+    """The longest prefix of `tokens`, never all of them, that is warm for `key`; the first of equals.
+
+    The last token is always left to compute: its logits are wanted.
+    """
+    limit, best = len(tokens) - 1, None
+    for warm in held:
+        length = min(limit, common_length(warm.tokens, tokens)) if warm.key == key else 0
+        if length > (best.length if best else 0):
+            best = Match(warm, length)
+    return best
 
 
 def common_length(one: list[int], other: list[int]) -> int:

@@ -132,6 +132,13 @@ class Backend(Protocol):
         """
         ...
 
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Give a sequence that holds nothing the first `length` positions of another's KV, at no cost worth counting.
+
+        Each may then be gone on with, cut and cleared on its own. Raises BackendError as `truncate` does.
+        """
+        ...
+
     def close(self) -> None:
         """Give everything back. Safe twice."""
         ...

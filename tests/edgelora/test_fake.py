@@ -163,13 +163,34 @@ def test_a_cut_keeps_what_is_before_it() -> None:
     assert backend.kv == {} and not backend.violations
 
 
+def test_a_copy_is_a_sequence_of_its_own() -> None:
+    """Both go on, each with its own tokens, and clearing one leaves the other."""
+    backend = FakeBackend()
+    backend.step([chunk(1, 2, 3)])
+    backend.copy(0, 2, 2)
+    (logits, _) = backend.step([chunk(9, sequence=2, position=2), chunk(4, position=3)])
+    assert logits is not None and logits.argmax() == backend.next_token(None, [1, 2, 9])
+    backend.clear(0)
+    assert backend.kv == {2: [1, 2, 9]} and not backend.violations
+
+
+def test_wrong_copies_are_caught() -> None:
+    """More than there is, over what is there, from or to nowhere."""
+    backend = FakeBackend()
+    backend.step([chunk(1, 2), chunk(1, sequence=1)])
+    for source, target, length in ((0, 2, 3), (0, 2, 0), (0, 1, 1), (3, 2, 1), (0, 9, 1)):
+        with pytest.raises(BackendError):
+            backend.copy(source, target, length)
+    assert len(backend.violations) == 5
+
+
 def test_wrong_cuts_are_caught() -> None:
     """Not beyond what is held, not below nothing, and nothing is kept of a failed step."""
     backend = FakeBackend()
     backend.fail_steps = {1}
     backend.step([chunk(1, 2)])
     for length in (3, -1):
-        with pytest.raises(BackendError, match="of 2 tokens"):
+        with pytest.raises(BackendError, match="of 2 tokens kept"):
             backend.truncate(0, length)
     with pytest.raises(BackendError, match="told to fail"):
         backend.step([chunk(3, position=2)])

@@ -183,7 +183,7 @@ def test_places_are_given_by_age_and_reused() -> None:
     turn(s, stop=lambda name: name == "b")
     assert s.state("d") is State.READY
     plan, _ = turn(s)
-    assert plan.given_up == (1,) and plan.cuts == (Cut(1, 0),) and plan.starts == (Start("d", 1, 0),)
+    assert plan.given_up == (1,) and plan.moves == (Cut(1, 0),) and plan.starts == (Start("d", 1, 0),)
     assert chunk_of(plan, "d").sequence == 1 and chunk_of(plan, "d").position == 0
 
 
@@ -303,7 +303,7 @@ def test_the_youngest_gives_way_when_cells_run_out() -> None:
     plan, _ = turn(s)
     while not plan.preempted:
         plan, _ = turn(s)
-    assert plan.preempted == ("b",) and plan.cuts == (Cut(1, 0),)
+    assert plan.preempted == ("b",) and plan.moves == (Cut(1, 0),)
     assert s.state("b") is State.WAITING
     assert {e.ref.name: e.leases for e in s.pool.snapshot()} == {"x": 1, "y": 0}
     s.admit()
@@ -323,7 +323,7 @@ def test_a_newcomer_leaves_room_to_grow() -> None:
     s.submit(request("big", prompt=60 - 31 - GROWTH_CELLS + 1))
     s.submit(request("small", prompt=1))
     assert sizes(turn(s)[0]) == {"a": 1}
-    s.cancel("a")
+    s.fail("a")
     assert sizes(turn(s)[0]) == {"big": 14, "small": 1}
 
 
@@ -349,7 +349,7 @@ def test_a_prompt_goes_on_from_what_is_warm() -> None:
         turn(s)
     s.submit(request("b", ref("x"), prompt=70, max_tokens=1))
     plan, ended = turn(s)
-    assert plan.cuts == (Cut(0, 50),) and plan.given_up == ()
+    assert plan.moves == (Cut(0, 50),) and plan.given_up == ()
     assert chunk_of(plan, "b") == Chunk(sequence=0, position=50, tokens=tuple(range(50, 70)), slot=0, logits=True)
     assert ended == (Ended("b", FinishReason.LENGTH, Usage(70, 1, 50)),)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgelora.warm import WORTH_TOKENS, Match, WarmSequences, common_length
+from edgelora.warm import Key, WarmSequences, best_match, common_length
 
 ONE, TWO = ("v1", "a.gguf"), ("v2", "a.gguf")
 LONG = list(range(100))
@@ -31,36 +31,33 @@ def test_common_length(shared: list[int], one: list[int], other: list[int]) -> N
     assert common_length(one, other) == common_length(other, one) == counted >= len(shared)
 
 
+def found(sequences: WarmSequences, key: Key, tokens: list[int]) -> tuple[int, int] | None:
+    match = best_match(sequences, key, tokens)
+    return None if match is None else (match.warm.id, match.length)
+
+
 def test_the_longest_match() -> None:
     """Of one adapter version: the most shared tokens; of equals the least recently used."""
     sequences = warm((0, ONE, [*LONG[:50], 7]), (1, ONE, [*LONG[:60], 7]), (2, ONE, [*LONG[:60], 8]), (3, TWO, LONG))
-    assert sequences.match(ONE, LONG) == Match(1, 60)
-    assert sequences.match(ONE, LONG, without={1}) == Match(2, 60)
-    assert sequences.match(ONE, LONG, without={1, 2}) == Match(0, 50)
+    for expected in ((1, 60), (2, 60), (0, 50)):
+        assert found(sequences, ONE, LONG) == expected
+        sequences.remove(expected[0])
+    assert found(sequences, ONE, LONG) is None
 
 
 def test_nothing_crosses_versions() -> None:
     """Another version of a name, or the base alone, is another KV."""
     sequences = warm((0, ONE, LONG))
-    assert sequences.match(TWO, LONG) is None and sequences.match(None, LONG) is None
-    assert warm((0, None, LONG)).match(ONE, LONG) is None
+    assert found(sequences, TWO, LONG) is None and found(sequences, None, LONG) is None
+    assert found(warm((0, None, LONG)), ONE, LONG) is None
 
 
 @pytest.mark.parametrize("more", [0, 1, 50])
 def test_the_last_token_is_always_computed(more: int) -> None:
     """Its logits are wanted: a prompt that is wholly warm is computed from its last token on."""
     sequences = warm((0, None, LONG + [5] * more))
-    assert sequences.match(None, LONG) == Match(0, 99)
-    assert sequences.match(None, LONG[:1]) is None
-
-
-def test_a_few_shared_tokens_do_not_cost_a_conversation() -> None:
-    """What all prompts of a template share is not worth a long sequence; a system prompt, or half of all it has, is."""
-    sequences = warm((0, None, LONG), (1, None, [50, 51, 52]))
-    assert sequences.match(None, [*LONG[: WORTH_TOKENS - 1], 999, 999]) is None
-    assert sequences.match(None, [*LONG[:WORTH_TOKENS], 999, 999]) == Match(0, WORTH_TOKENS)
-    assert sequences.match(None, [50, 51, 999]) == Match(1, 2)
-    assert sequences.match(None, [50, 999, 999]) is None
+    assert found(sequences, None, LONG) == (0, 99)
+    assert found(sequences, None, LONG[:1]) is None and found(sequences, None, [5, 1]) is None
 
 
 def test_the_order_is_that_of_use() -> None:

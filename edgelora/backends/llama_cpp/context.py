@@ -83,6 +83,11 @@ class Context:
         if not lib.llama_memory_seq_rm(lib.llama_get_memory(self.handle), sequence, length, -1):
             raise BackendError("kv_not_cut", f"llama.cpp could not cut sequence {sequence} to {length} tokens.")
 
+    def copy(self, source: int, target: int, length: int) -> None:
+        """The two share the cells of positions before `length`."""
+        lib = library()
+        lib.llama_memory_seq_cp(lib.llama_get_memory(self.handle), source, target, 0, length)
+
     def close(self) -> None:
         """Safe twice."""
         if self.handle is not None:

@@ -255,6 +255,19 @@ def test_a_cut_sequence_goes_on_as_a_fresh_one(backend: LlamaCppBackend, length:
     assert neighbour.logits is not None and distance(neighbour.logits, alone) < 5e-6
 
 
+def test_a_copied_beginning_goes_on_as_a_fresh_one(backend: LlamaCppBackend) -> None:
+    """Source and copy side by side, and the copy after its source is gone: each its own tokens."""
+    shared, prompts = [3 + n for n in range(15)], ([7, 8, 9], [17, 18], [27, 28])
+    expected = [generate(backend, [Lane(5, 0, shared + rest)], steps=8)[0] for rest in prompts]
+    backend.step([chunk(0, 0, (*shared, 30, 31), 0)])
+    for target in (1, 2):
+        backend.copy(0, target, 15)
+    backend.truncate(0, 15)
+    lanes = [Lane(n, 0, shared + rest, done=15) for n, rest in enumerate(prompts)]
+    assert generate(backend, lanes[:2], steps=8) == expected[:2]
+    assert generate(backend, lanes[2:], steps=8) == expected[2:]
+
+
 def test_kv_outlives_the_slot_of_its_adapter(backend: LlamaCppBackend, installed: Installed) -> None:
     """Detached and attached elsewhere, an adapter goes on from its own KV."""
     alone = once(backend, [4, 5, 6, 7], 0, sequence=3)
@@ -274,6 +287,9 @@ def test_wrong_cuts_are_refused(backend: LlamaCppBackend) -> None:
     for sequence, length in ((0, 3), (0, -1), (1, 1), (99, 1), (-1, 0)):
         with pytest.raises(BackendError):
             backend.truncate(sequence, length)
+    for source, target, length in ((0, 1, 3), (0, 1, 0), (0, 99, 1), (1, 2, 1), (0, 0, 1)):
+        with pytest.raises(BackendError):
+            backend.copy(source, target, length)
     backend.truncate(0, 2)
     backend.truncate(0, 0)
     backend.truncate(0, 0)
