@@ -12,6 +12,7 @@ from dataclasses import dataclass
 Key = tuple[str, str] | None
 """`AdapterRef.key`; None is the base alone."""
 
+
 @dataclass(frozen=True, slots=True)
 class Warm:
     id: int

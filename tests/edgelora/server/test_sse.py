@@ -12,9 +12,7 @@ from edgelora.server.sse import Head, Shape, SseWriter, whole_answer
 
 HEAD = Head(id="chatcmpl-1", created=1750000000, model="medical-faq", fingerprint="fp_0")
 USAGE = Usage(prompt_tokens=7, completion_tokens=2, cached_tokens=3)
-COUNTED = (
-    '{"prompt_tokens":7,"completion_tokens":2,"total_tokens":9,"prompt_tokens_details":{"cached_tokens":3}}'
-)
+COUNTED = '{"prompt_tokens":7,"completion_tokens":2,"total_tokens":9,"prompt_tokens_details":{"cached_tokens":3}}'
 FINISHED = Finished(FinishReason.STOP, USAGE, Timings(0.0, 0.0, 0.0, 0.0))
 ANSWER: tuple[Event | None, ...] = (TextDelta("Hé"), None, TextDelta('"\n'), FINISHED)
 
