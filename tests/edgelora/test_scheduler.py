@@ -365,18 +365,19 @@ def test_nothing_is_kept_of_a_step_that_was_not_applied() -> None:
     assert s.admit().clears == (0,)
 
 
-def test_who_is_sent_back_gains_nothing_by_its_own_kv() -> None:
-    """Tokens of a prompt that a request computed itself are not cached tokens, however often it starts."""
+def test_what_a_request_computed_itself_was_not_cached() -> None:
+    """Sent back, it goes on from its neighbour's KV; but it had computed that part of its prompt before."""
     s = scheduler(replace(ABLE, kv_cells=60, context_length=60))
     s.submit(request("a", ref("x"), prompt=20, max_tokens=30))
-    s.submit(request("b", ref("y"), prompt=10, max_tokens=25))
+    s.submit(request("b", ref("x"), prompt=10, max_tokens=25))
     ended: list[Ended] = []
-    preempted = 0
+    starts: list[Start] = []
     while len(s):
         plan, now = turn(s)
-        preempted += len(plan.preempted)
+        starts += plan.starts
         ended += now
-    assert preempted and {e.request_id: e.usage.cached_tokens for e in ended} == {"a": 0, "b": 0}
+    assert [start.reused for start in starts] == [0, 0, 10]
+    assert {e.request_id: e.usage.cached_tokens for e in ended} == {"a": 0, "b": 0}
 
 
 def test_one_adapter_a_step_where_they_cannot_mix() -> None:
