@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import msgspec
-from edgelora_models.identity import BaseIdentity
 
 from edgelora.errors import BaseError, StorageError
+from edgelora_models.identity import BaseIdentity
 
 BUILTIN = "builtin"
 LOCAL = "local"

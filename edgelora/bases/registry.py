@@ -18,9 +18,8 @@ from edgelora.errors import BaseError, NotFound, StorageError, UsageError
 from edgelora.files import check_name, discard, inside, storing, suggest_name, sync_folder, valid_name, write_atomic
 
 if TYPE_CHECKING:
-    from edgelora_models.identity import BaseIdentity
-
     from edgelora.config import Directories
+    from edgelora_models.identity import BaseIdentity
 
 logger = logging.getLogger(__name__)
 
