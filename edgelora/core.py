@@ -72,6 +72,8 @@ class Request:
 class Usage:
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = 0
+    """Tokens of the prompt that were not computed: an earlier request's KV holds them."""
 
     @property
     def total_tokens(self) -> int:

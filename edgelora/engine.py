@@ -165,10 +165,10 @@ class Engine:
         self._scheduler.begin(plan)
         self._mark((start.request_id for start in plan.starts), "scheduled")
         self._publish()
-        for sequence in plan.clears:
-            self._backend.clear(sequence)
         self._steps += 1
         try:
+            for move in plan.moves:
+                move.carry_out(self._backend)
             logits = self._backend.step([row.chunk for row in plan.rows])
         except Exception as error:  # The step's requests fail; the others, and the engine, go on.
             failure = _as_backend_error(error, "The step failed")

@@ -1,10 +1,10 @@
-"""What the scheduler and the engine tell each other. Values only."""
+"""What the scheduler and the engine tell each other. Values, and how a move of KV is done."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgelora.backends.base import Chunk
+from edgelora.backends.base import Backend, Chunk
 from edgelora.core import AdapterRef, FinishReason, Usage
 
 
@@ -17,7 +17,7 @@ class Load:
 @dataclass(frozen=True, slots=True)
 class Admission:
     clears: tuple[int, ...]
-    """Sequence ids whose request ended: their KV must be cleared, before anything else."""
+    """Sequence ids whose KV is of no more use: it must be cleared, before anything else."""
     detach: tuple[int, ...]
     """Evicted slots, to be detached before any attach."""
     loads: tuple[Load, ...]
@@ -46,6 +46,31 @@ class Ended:
 class Start:
     request_id: str
     sequence: int
+    reused: int
+    """How many of its first tokens that sequence's KV holds already, once the plan's moves are done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Positions from `length` on go."""
+
+    sequence: int
+    length: int
+
+    def carry_out(self, backend: Backend) -> None:
+        backend.truncate(self.sequence, self.length)
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """`sequence`, which holds nothing, gets the first `length` positions of `source`."""
+
+    source: int
+    sequence: int
+    length: int
+
+    def carry_out(self, backend: Backend) -> None:
+        backend.copy(self.source, self.sequence, self.length)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +86,10 @@ class Plan:
     number: int
     preempted: tuple[str, ...]
     """Requests that go back to waiting."""
-    clears: tuple[int, ...]
-    """Their sequence ids: the KV must be cleared before the step."""
+    given_up: tuple[int, ...]
+    """Warm sequence ids whose place or cells are needed."""
+    moves: tuple[Cut | Copy, ...]
+    """What happens to KV before the step, in this order: of the preempted, of the given up, of what is reused."""
     starts: tuple[Start, ...]
     rows: tuple[Row, ...]
     """Empty only where nothing can run."""

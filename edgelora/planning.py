@@ -6,16 +6,17 @@ Policies:
 - Places in the batch are given strictly by age: a younger request never takes the place an older one waits for.
 - When the KV is full, the youngest decoding sequence gives way. A newcomer starts only where the running ones have some
   room to grow, so that it is not sent back at once.
+- Warm KV stands in nobody's way: it counts as free here, and `places.py` gives it up where it must go.
 - Where a backend cannot mix adapters, the group that waited longest is next.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from edgelora.sequence import Sequence
 from edgelora.states import State
+from edgelora.warm import Key
 
 PREFILL_BESIDE_DECODE = 16
 """Tokens of prompts in a step that also decodes: a step of 16 rows is the largest one that costs about as much as one
@@ -36,21 +37,17 @@ def choose_preempted(running: Iterable[Sequence], kv_cells: int) -> list[Sequenc
     return chosen
 
 
-def choose_starts(
-    ready: Iterable[Sequence], *, running: list[Sequence], free_ids: Iterable[int], kv_cells: int
-) -> list[tuple[Sequence, int]]:
-    """Who gets a place in the batch, oldest first, and which sequence id; stops at the first that does not fit."""
-    ids = list(free_ids)
-    heapq.heapify(ids)
+def choose_starts(ready: Iterable[Sequence], *, running: list[Sequence], places: int, kv_cells: int) -> list[Sequence]:
+    """Who gets one of the places in the batch, oldest first; stops at the first that does not fit."""
     held = [len(sequence.tokens) for sequence in running]
-    starts: list[tuple[Sequence, int]] = []
+    starts: list[Sequence] = []
     for sequence in sorted(ready, key=lambda s: s.arrival):
         # Only decoding sequences give way, so the others must not run out of cells while this prompt is computed.
         growth = GROWTH_CELLS + len(sequence.tokens) // PREFILL_BESIDE_DECODE
         need = len(sequence.tokens) + growth * len(held)
-        if not ids or sum(held) + need > kv_cells:
+        if len(starts) == places or sum(held) + need > kv_cells:
             break
-        starts.append((sequence, heapq.heappop(ids)))
+        starts.append(sequence)
         held.append(len(sequence.tokens))
     return starts
 
@@ -60,19 +57,22 @@ def choose_group(running: list[Sequence], *, now: int) -> list[Sequence]:
 
     One that just got its place counts as served now: a stream of newcomers must not pass those that wait.
     """
-    turns: dict[object, tuple[int, int]] = {}
+    turns: dict[Key, tuple[int, int]] = {}
     for sequence in running:
-        key, turn = _group(sequence), sequence.last_plan if sequence.last_plan >= 0 else now
+        key, turn = sequence.key, sequence.last_plan if sequence.last_plan >= 0 else now
         last, oldest = turns.get(key, (turn, sequence.arrival))
         turns[key] = (max(last, turn), min(oldest, sequence.arrival))
     chosen = min(turns, key=lambda key: turns[key], default=None)
-    return [sequence for sequence in running if _group(sequence) == chosen]
+    return [sequence for sequence in running if sequence.key == chosen]
 
 
-def choose_chunks(group: list[Sequence], *, room: int, anyone_decodes: bool) -> list[tuple[Sequence, int]]:
+def choose_chunks(
+    group: list[Sequence], *, reused: Mapping[str, int], room: int, anyone_decodes: bool
+) -> list[tuple[Sequence, int]]:
     """How many tokens each sequence of the group computes in this step: one for the decoding, the rest for prompts.
 
-    `room`: tokens of the step. `anyone_decodes`: whether prompts must hold back, for this group or another.
+    `reused`: by request id, what those that start now need not compute. `room`: tokens of the step. `anyone_decodes`:
+    whether prompts must hold back, for this group or another.
     """
     decoding = sorted((s for s in group if s.state is State.DECODE), key=lambda s: (s.last_plan, s.generated))
     prompts = sorted((s for s in group if s.state is not State.DECODE), key=lambda s: s.arrival)
@@ -82,13 +82,8 @@ def choose_chunks(group: list[Sequence], *, room: int, anyone_decodes: bool) -> 
     if anyone_decodes:
         room = min(room, PREFILL_BESIDE_DECODE)
     for sequence in prompts:
-        size = min(room, sequence.pending)
+        size = min(room, sequence.pending - reused.get(sequence.request.id, 0))
         if size:
             chunks.append((sequence, size))
         room -= size
     return chunks
-
-
-def _group(sequence: Sequence) -> object:
-    adapter = sequence.request.adapter
-    return "" if adapter is None else adapter.key

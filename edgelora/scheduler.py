@@ -1,6 +1,6 @@
 """Who runs when: requests in, plans out. No I/O, no clock, no threads; the engine calls it from one thread.
 
-A turn of the engine: `admit` (and do what it says) -> `plan` -> `begin` -> clear, step -> `apply`, or `fail` for those
+A turn of the engine: `admit` (and do what it says) -> `plan` -> `begin` -> move, step -> `apply`, or `fail` for those
 the step failed. `plan` only asks; everything else acts. The moves of a request are in `states.py`, the policies of a
 step in `planning.py`, what is in memory in the pool, which belongs to this scheduler alone.
 """
@@ -14,7 +14,8 @@ from edgelora.adapters.pool import Pool
 from edgelora.backends.base import Capabilities, Chunk
 from edgelora.core import AdapterRef, FinishReason, Request, Usage
 from edgelora.errors import Busy, ContextTooLong, UsageError
-from edgelora.plan import Admission, Choice, Ended, Load, Plan, Row, Start
+from edgelora.places import Places
+from edgelora.plan import Admission, Choice, Cut, Ended, Load, Plan, Row, Start
 from edgelora.planning import choose_chunks, choose_group, choose_preempted, choose_starts
 from edgelora.sequence import Sequence
 from edgelora.states import LEASED, RUNNING, Move, State
@@ -35,9 +36,9 @@ class Scheduler:
         self._live: dict[str, Sequence] = {}
         """By age."""
         self._waiting: deque[Sequence] = deque()
-        self._free_ids = set(range(capabilities.max_sequences))
-        self._uncleared: set[int] = set()
-        """Free ids whose KV is still there."""
+        self._places = Places(capabilities.max_sequences)
+        self._computing: frozenset[str] = frozenset()
+        """Requests of the step that was begun and not applied: what their KV holds is not known."""
         self._arrivals = 0
         self._plans = 0
 
@@ -109,8 +110,7 @@ class Scheduler:
                 loads.append(load)
             if sequence.state is State.LOADING:
                 loading.append(sequence.request.id)
-        clears, self._uncleared = self._uncleared, set()
-        return Admission(tuple(sorted(clears)), tuple(detach), tuple(loads), tuple(loading))
+        return Admission(self._places.clears(), tuple(detach), tuple(loads), tuple(loading))
 
     def loaded(self, ref: AdapterRef) -> tuple[str, ...]:
         """The adapter is attached to its slot. Returns the requests that waited for it, now ready."""
@@ -130,37 +130,41 @@ class Scheduler:
         running, able = self._in(*RUNNING), self.capabilities
         preempted = choose_preempted(running, able.kv_cells)
         running = [sequence for sequence in running if sequence not in preempted]
-        starts = [] if preempted else self._choose_starts(running)
-        running += [sequence for sequence, _ in starts]
-        ids = {sequence.request.id: n for sequence, n in starts}
+        newcomers = [] if preempted else self._choose_starts(running)
+        running += newcomers
+        left = able.kv_cells - sum(len(sequence.tokens) for sequence in running)
+        chosen = self._places.choose(newcomers, cells=left)
+        reused = {start.request_id: start.reused for start in chosen.starts}
         decodes = any(sequence.state is State.DECODE for sequence in running)
         group = running if able.mixed_adapters else choose_group(running, now=self._plans + 1)
-        chunks = choose_chunks(group, room=able.max_step_tokens, anyone_decodes=decodes)
+        chunks = choose_chunks(group, reused=reused, room=able.max_step_tokens, anyone_decodes=decodes)
         return Plan(
             number=self._plans + 1,
             preempted=tuple(sequence.request.id for sequence in preempted),
-            clears=tuple(sequence.id for sequence in preempted if sequence.id is not None),
-            starts=tuple(Start(sequence.request.id, n) for sequence, n in starts),
-            rows=tuple(self._row(s, size, s.id if s.id is not None else ids[s.request.id]) for s, size in chunks),
+            given_up=chosen.given_up,
+            moves=(*(Cut(sequence.id, 0) for sequence in preempted if sequence.id is not None), *chosen.moves),
+            starts=chosen.starts,
+            rows=tuple(self._row(sequence, size, chosen.starts) for sequence, size in chunks),
         )
 
     def begin(self, plan: Plan) -> None:
-        """Take the latest plan's places and ids. The caller then clears `plan.clears` and computes `plan.rows`."""
+        """Take the latest plan's places and ids. The caller then does `plan.moves` and computes `plan.rows`."""
         self._plans = plan.number
         for request_id in plan.preempted:
             self._preempt(self._live[request_id])
-        self._uncleared -= set(plan.clears)
+        for sequence_id in plan.given_up:
+            self._places.give_up(sequence_id)
+        self._places.cleared(move.sequence for move in plan.moves)
         for start in plan.starts:
-            sequence = self._live[start.request_id]
-            sequence.move(Move.SCHEDULED)
-            sequence.id, sequence.last_plan = start.sequence, plan.number - 1
-            self._free_ids.remove(start.sequence)
+            self._start(start, self._live[start.request_id], now=plan.number)
+        self._computing = frozenset(row.request_id for row in plan.rows)
         for row in plan.rows:
             self._live[row.request_id].last_plan = plan.number
 
     def apply(self, plan: Plan, choices: Mapping[str, Choice]) -> tuple[Ended, ...]:
         """The step was computed. `choices`: one for each row that wanted logits, unless its request ended since."""
         ended: list[Ended] = []
+        self._computing = frozenset()
         for row in plan.rows:
             sequence = self._live.get(row.request_id)
             if sequence is None:
@@ -177,13 +181,9 @@ class Scheduler:
         counted = {entry.ref.key: entry.leases for entry in self.pool.snapshot() if entry.leases}
         if held != counted:
             raise RuntimeError(f"leases {counted}, held {dict(held)}")
-        running = self._in(*RUNNING)
-        ids = {sequence.id for sequence in running}
-        if len(ids) != len(running) or ids & self._free_ids or not self._uncleared <= self._free_ids:
-            raise RuntimeError(f"ids {ids} in use, {self._free_ids} free, {self._uncleared} to clear")
-        if ids | self._free_ids != set(range(self.capabilities.max_sequences)):
-            raise RuntimeError(f"ids {ids} in use and {self._free_ids} free are not all")
-        if sum(sequence.computed for sequence in self._live.values()) > self.capabilities.kv_cells:
+        self._places.check_integrity(sequence.id for sequence in self._in(*RUNNING))
+        live = sum(sequence.computed for sequence in self._live.values())
+        if live + self._places.warm.cells > self.capabilities.kv_cells:
             raise RuntimeError("more KV cells in use than there are")
         if {s.request.id for s in self._waiting} != {s.request.id for s in self._in(State.WAITING)}:
             raise RuntimeError("the queue is not the waiting requests")
@@ -222,20 +222,30 @@ class Scheduler:
             self._live[request_id].move(move)
         return ids
 
-    def _choose_starts(self, running: list[Sequence]) -> list[tuple[Sequence, int]]:
+    def _choose_starts(self, running: list[Sequence]) -> list[Sequence]:
         ready, cells = self._in(State.READY), self.capabilities.kv_cells
-        return choose_starts(ready, running=running, free_ids=self._free_ids - self._uncleared, kv_cells=cells)
+        return choose_starts(ready, running=running, places=self._places.available, kv_cells=cells)
 
-    def _row(self, sequence: Sequence, size: int, sequence_id: int) -> Row:
-        at, ref = sequence.computed, sequence.request.adapter
+    def _row(self, sequence: Sequence, size: int, starts: tuple[Start, ...]) -> Row:
+        ref, place, at = sequence.request.adapter, sequence.id, sequence.computed
+        if place is None:  # It starts with this step.
+            start = next(start for start in starts if start.request_id == sequence.request.id)
+            place, at = start.sequence, start.reused
         chunk = Chunk(
-            sequence=sequence_id,
+            sequence=place,
             position=at,
             tokens=tuple(sequence.tokens[at : at + size]),
             slot=None if ref is None else self.pool.slot(ref),
-            logits=size == sequence.pending,
+            logits=at + size == len(sequence.tokens),
         )
         return Row(sequence.request.id, chunk)
+
+    def _start(self, start: Start, sequence: Sequence, *, now: int) -> None:
+        sequence.move(Move.SCHEDULED)
+        self._places.take(start)
+        # What it computed itself before it was sent back is no gain.
+        sequence.cached = start.reused if sequence.last_plan < 0 else min(sequence.cached, start.reused)
+        sequence.id, sequence.computed, sequence.last_plan = start.sequence, start.reused, now - 1
 
     def _advance(self, sequence: Sequence, choice: Choice) -> list[Ended]:
         """The only place a sequence gains a token."""
@@ -246,10 +256,11 @@ class Scheduler:
             return []
         self._end(sequence.request.id, Move.ENDED)
         reason = FinishReason.STOP if choice.stop else FinishReason.LENGTH
-        return [Ended(sequence.request.id, reason, Usage(len(sequence.request.prompt), sequence.generated))]
+        usage = Usage(len(sequence.request.prompt), sequence.generated, sequence.cached)
+        return [Ended(sequence.request.id, reason, usage)]
 
     def _preempt(self, sequence: Sequence) -> None:
-        self._give_back(sequence)
+        self._give_back(sequence, warm=False)
         sequence.move(Move.PREEMPTED)
         self._waiting.appendleft(sequence)
 
@@ -257,20 +268,22 @@ class Scheduler:
         sequence = self._live.get(request_id)
         if sequence is None:
             return False
-        self._give_back(sequence)
+        known = move in (Move.ENDED, Move.CANCELLED) and request_id not in self._computing
+        self._give_back(sequence, warm=known)
         if sequence.state is State.WAITING:
             self._waiting.remove(sequence)
         sequence.move(move)
         del self._live[request_id]
         return True
 
-    def _give_back(self, sequence: Sequence) -> None:
-        """The only place a lease, a sequence id and its cells are returned."""
+    def _give_back(self, sequence: Sequence, *, warm: bool) -> None:
+        """The only place a lease, a sequence id and its cells are returned. `warm`: whether its KV is worth keeping."""
         if sequence.state in LEASED and sequence.request.adapter is not None:
             self.pool.release(sequence.request.adapter)
-        if sequence.id is not None:
-            self._free_ids.add(sequence.id)
-            self._uncleared.add(sequence.id)
+        if sequence.id is not None and sequence.computed and warm:
+            self._places.warm.keep(sequence.id, sequence.key, sequence.tokens[: sequence.computed])
+        elif sequence.id is not None:
+            self._places.give_back(sequence.id)
         sequence.id, sequence.computed = None, 0
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from edgelora.core import Request
 from edgelora.states import LEASED, RUNNING, Move, State, after
+from edgelora.warm import Key
 
 
 @dataclass(slots=True)
@@ -20,6 +21,8 @@ class Sequence:
     """Prompt, then what was chosen so far."""
     computed: int = 0
     """How many of `tokens` are in the KV."""
+    cached: int = 0
+    """Tokens of the prompt that were never computed for it: they were warm at its start, and at each restart."""
     id: int | None = None
     """The backend's sequence id; only while running."""
     last_plan: int = -1
@@ -29,6 +32,12 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
+
+    @property
+    def key(self) -> Key:
+        """What its KV depends on besides the tokens."""
+        adapter = self.request.adapter
+        return None if adapter is None else adapter.key
 
     @property
     def generated(self) -> int:

@@ -14,7 +14,10 @@ PACKAGES = {
     "edgelora_converters": ROOT / "converters" / "edgelora_converters",
     "edgelora": ROOT / "edgelora",
 }
-PURE = ("core", "states", "sequence", "plan", "planning", "scheduler", "sampling", "text", "adapters.pool")
+PURE = (
+    *("core", "states", "sequence", "plan", "planning", "places", "warm", "scheduler"),
+    *("sampling", "text", "adapters.pool"),
+)
 """No I/O, no clock, no threads: these see values, the backend protocol and each other."""
 PURE_MAY_USE = {f"edgelora.{name}" for name in PURE} | {"edgelora.errors", "edgelora.backends.base"}
 OUTSIDE = {"asyncio", "io", "os", "queue", "random", "socket", "subprocess", "threading", "time"}

@@ -27,13 +27,13 @@ class Capabilities:
     max_slots: int
     """Adapters attached at once."""
     max_sequences: int
-    """Sequences with live KV at once; their ids are 0 .. max_sequences - 1."""
+    """Sequences with KV at once; their ids are 0 .. max_sequences - 1."""
     max_step_tokens: int
     """Tokens in one step, over all chunks."""
     context_length: int
     """Tokens of one sequence at most (prompt and answer)."""
     kv_cells: int
-    """Tokens of KV over all live sequences at most."""
+    """Tokens of KV over all sequences at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,8 @@ class Backend(Protocol):
         ...
 
     def detach(self, slot: int) -> None:
-        """Forget a slot's adapter. No live sequence may be using it."""
+        """Forget a slot's adapter. KV that was computed with it stays, and may be gone on from under any slot that
+        holds the same adapter again."""
         ...
 
     def step(self, chunks: Sequence[Chunk]) -> list[NDArray[np.float32] | None]:
@@ -122,6 +123,20 @@ class Backend(Protocol):
 
     def clear(self, sequence: int) -> None:
         """Forget a sequence's KV. Safe for a sequence without any."""
+        ...
+
+    def truncate(self, sequence: int, length: int) -> None:
+        """Keep the KV of positions 0 to `length` - 1 and forget the rest; length 0 is `clear`.
+
+        Raises BackendError where the sequence holds fewer tokens, or, for any length but 0, after a failed step.
+        """
+        ...
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Give a sequence that holds nothing the first `length` positions of another's KV, at no cost worth counting.
+
+        Each may then be gone on with, cut and cleared on its own. Raises BackendError as `truncate` does.
+        """
         ...
 
     def close(self) -> None:

@@ -138,16 +138,19 @@ class FakeBackend:
         self.loads: list[Path] = []
         self.slots: dict[int, FakeLoaded] = {}
         self.kv: dict[int, list[int]] = {}
+        self._kv_adapter: dict[int, FakeLoaded | None] = {}
         self.violations: list[str] = []
         self.closed = False
         self.fail_steps: set[int] = set()
         """Numbers of the steps (from 0, failed ones counted) that raise."""
         self.load_error: Exception | None = None
-        self.step_gate, self.load_gate = _open_gate(), _open_gate()
+        self.step_gate, self.load_gate = threading.Event(), threading.Event()
         """Cleared: a step, or a load, waits here until the test sets it."""
+        self.step_gate.set()
+        self.load_gate.set()
         self.stepping, self.loading = threading.Event(), threading.Event()
         """Set when a step, or a load, has been entered."""
-        self._kv_slot: dict[int, int | None] = {}
+        self._undefined: set[int] = set()  # of a failed step
         self._thread: int | None = None
 
     @property
@@ -176,7 +179,6 @@ class FakeBackend:
     def detach(self, slot: int) -> None:
         self._check_thread()
         self._check(slot in self.slots, f"slot {slot} has no adapter")
-        self._check(slot not in self._kv_slot.values(), f"slot {slot} is in use by a live sequence")
         del self.slots[slot]
 
     def step(self, chunks: Sequence[Chunk]) -> list[NDArray[np.float32] | None]:
@@ -187,14 +189,28 @@ class FakeBackend:
         self._wait(self.step_gate)
         self._check_step(chunks)
         if number in self.fail_steps:
+            self._undefined.update(chunk.sequence for chunk in chunks)
             raise BackendError("fake_failure", f"Step {number} was told to fail.")
         return [self._compute(chunk) for chunk in chunks]
 
     def clear(self, sequence: int) -> None:
-        self._check_thread()
-        self._check(0 <= sequence < self.capabilities.max_sequences, f"sequence {sequence} is out of range")
+        self.truncate(sequence, 0)
+
+    def truncate(self, sequence: int, length: int) -> None:
+        self._check_kept(sequence, length)
+        if length:
+            del self.kv[sequence][length:]
+            return
         self.kv.pop(sequence, None)
-        self._kv_slot.pop(sequence, None)
+        self._kv_adapter.pop(sequence, None)
+        self._undefined.discard(sequence)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        self._check_kept(source, length)
+        self._check(0 <= target < self.capabilities.max_sequences, f"sequence {target} is out of range")
+        self._check(length > 0 and target not in self.kv, f"sequence {target} holds something, or is to get nothing")
+        self.kv[target] = self.kv[source][:length]
+        self._kv_adapter[target] = self._kv_adapter[source]
 
     def close(self) -> None:
         self.closed = True
@@ -221,7 +237,7 @@ class FakeBackend:
     def _compute(self, chunk: Chunk) -> NDArray[np.float32] | None:
         tokens = self.kv.setdefault(chunk.sequence, [])
         tokens += chunk.tokens
-        self._kv_slot[chunk.sequence] = chunk.slot
+        self._kv_adapter[chunk.sequence] = None if chunk.slot is None else self.slots[chunk.slot]
         if not chunk.logits:
             return None
         logits = np.zeros(self.vocabulary.size, np.float32)
@@ -244,14 +260,23 @@ class FakeBackend:
     def _check_chunk(self, chunk: Chunk) -> None:
         sequence, able = chunk.sequence, self.capabilities
         held = len(self.kv.get(sequence, ()))
-        self._check(0 <= sequence < able.max_sequences, f"sequence {sequence} is out of range")
+        self._check(0 <= sequence < self.capabilities.max_sequences, f"sequence {sequence} is out of range")
         self._check(chunk.position == held, f"sequence {sequence}: position {chunk.position} after {held} tokens")
         self._check(bool(chunk.tokens), f"sequence {sequence}: an empty chunk")
         self._check(held + len(chunk.tokens) <= able.context_length, f"sequence {sequence} is over the context")
         known = all(0 <= token < self.vocabulary.size for token in chunk.tokens)
         self._check(known, f"sequence {sequence}: a token out of range")
         self._check(chunk.slot is None or chunk.slot in self.slots, f"slot {chunk.slot} has no adapter")
-        self._check(self._kv_slot.get(sequence, chunk.slot) == chunk.slot, f"sequence {sequence} changed its adapter")
+        adapter = None if chunk.slot is None else self.slots[chunk.slot]
+        self._check(self._kv_adapter.get(sequence, adapter) == adapter, f"sequence {sequence} changed its adapter")
+        self._check(sequence not in self._undefined, f"sequence {sequence}: gone on with after a failed step")
+
+    def _check_kept(self, sequence: int, length: int) -> None:
+        self._check_thread()
+        self._check(0 <= sequence < self.capabilities.max_sequences, f"sequence {sequence} is out of range")
+        held = len(self.kv.get(sequence, ()))
+        self._check(0 <= length <= held, f"sequence {sequence}: {length} of {held} tokens kept")
+        self._check(not length or sequence not in self._undefined, f"sequence {sequence}: kept after a failed step")
 
     def _check_thread(self) -> None:
         self._thread = self._thread or threading.get_ident()
@@ -265,12 +290,6 @@ class FakeBackend:
     def _wait(self, gate: threading.Event) -> None:
         # A forgotten gate must fail its test instead of hanging the whole run.
         self._check(gate.wait(_GATE_SECONDS), "a gate was never opened")
-
-
-def _open_gate() -> threading.Event:
-    gate = threading.Event()
-    gate.set()
-    return gate
 
 
 def _said(answer: bytes, tokens: Sequence[int]) -> int:

@@ -158,6 +158,7 @@ def _measured(finished: Finished) -> dict[str, Any]:
             "prompt_tokens": usage.prompt_tokens,
             "completion_tokens": usage.completion_tokens,
             "total_tokens": usage.total_tokens,
+            "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
         },
         "timings": {
             "queued_seconds": round(timings.queued, 6),

@@ -120,24 +120,87 @@ def test_breaches_are_caught(breach: str, chunks: list[Chunk], tmp_path: Path) -
 
 
 def test_slots_are_guarded(tmp_path: Path) -> None:
-    """No attach over another, no detach of what is used or absent, no change of adapter in a sequence's life."""
+    """No attach over another, no detach of what is absent, no change of adapter in a sequence's life."""
     backend = FakeBackend()
-    loaded = backend.load(write_fake_adapter(tmp_path, "a").path)
+    loaded, other = (backend.load(write_fake_adapter(tmp_path, name).path) for name in "ab")
     backend.attach(0, loaded)
-    backend.attach(1, loaded)
+    backend.attach(1, other)
     backend.step([chunk(1, slot=0)])
     for wrong in (
         lambda: backend.attach(0, loaded),
         lambda: backend.attach(4, loaded),
-        lambda: backend.detach(0),
         lambda: backend.detach(2),
         lambda: backend.step([chunk(1, position=1, slot=1)]),
+        lambda: backend.step([chunk(1, position=1)]),
     ):
         with pytest.raises(BackendError):
             wrong()
-    backend.clear(0)
-    backend.detach(0)
     assert len(backend.violations) == 5
+
+
+def test_kv_outlives_the_slot_of_its_adapter(tmp_path: Path) -> None:
+    """The same adapter in another slot goes on from its KV, and says what it would have said."""
+    backend = FakeBackend()
+    loaded = backend.load(write_fake_adapter(tmp_path, "a", answer="abc").path)
+    backend.attach(0, loaded)
+    backend.step([chunk(1, 2, slot=0)])
+    backend.detach(0)
+    backend.attach(3, loaded)
+    (logits,) = backend.step([chunk(ord("a"), position=2, slot=3)])
+    assert logits is not None and logits.argmax() == ord("b") and not backend.violations
+
+
+def test_a_cut_keeps_what_is_before_it() -> None:
+    """The tokens up to there stay, the next chunk follows them, and the answer is that of the true tokens."""
+    backend = FakeBackend()
+    backend.step([chunk(1, 2, 3, 4)])
+    backend.truncate(0, 2)
+    assert backend.kv[0] == [1, 2]
+    (logits,) = backend.step([chunk(9, position=2)])
+    assert logits is not None and logits.argmax() == backend.next_token(None, [1, 2, 9])
+    backend.truncate(0, 0)
+    backend.truncate(0, 0)
+    assert backend.kv == {} and not backend.violations
+
+
+def test_a_copy_is_a_sequence_of_its_own() -> None:
+    """Both go on, each with its own tokens, and clearing one leaves the other."""
+    backend = FakeBackend()
+    backend.step([chunk(1, 2, 3)])
+    backend.copy(0, 2, 2)
+    (logits, _) = backend.step([chunk(9, sequence=2, position=2), chunk(4, position=3)])
+    assert logits is not None and logits.argmax() == backend.next_token(None, [1, 2, 9])
+    backend.clear(0)
+    assert backend.kv == {2: [1, 2, 9]} and not backend.violations
+
+
+def test_wrong_copies_are_caught() -> None:
+    """More than there is, over what is there, from or to nowhere."""
+    backend = FakeBackend()
+    backend.step([chunk(1, 2), chunk(1, sequence=1)])
+    for source, target, length in ((0, 2, 3), (0, 2, 0), (0, 1, 1), (3, 2, 1), (0, 9, 1)):
+        with pytest.raises(BackendError):
+            backend.copy(source, target, length)
+    assert len(backend.violations) == 5
+
+
+def test_wrong_cuts_are_caught() -> None:
+    """Not beyond what is held, not below nothing, and nothing is kept of a failed step."""
+    backend = FakeBackend()
+    backend.fail_steps = {1}
+    backend.step([chunk(1, 2)])
+    for length in (3, -1):
+        with pytest.raises(BackendError, match="of 2 tokens kept"):
+            backend.truncate(0, length)
+    with pytest.raises(BackendError, match="told to fail"):
+        backend.step([chunk(3, position=2)])
+    with pytest.raises(BackendError, match="after a failed step"):
+        backend.truncate(0, 1)
+    with pytest.raises(BackendError, match="after a failed step"):
+        backend.step([chunk(3, position=2)])
+    backend.clear(0)
+    backend.step([chunk(1)])
+    assert len(backend.violations) == 4
 
 
 def test_only_one_thread_may_step() -> None:

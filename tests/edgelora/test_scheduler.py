@@ -13,7 +13,7 @@ from edgelora.adapters.pool import Pool
 from edgelora.backends.base import Capabilities, Chunk
 from edgelora.core import AdapterRef, FinishReason, Request, SamplingParams, Usage
 from edgelora.errors import AdapterError, Busy, ContextTooLong, UsageError
-from edgelora.plan import Choice, Ended, Plan
+from edgelora.plan import Choice, Cut, Ended, Plan, Start
 from edgelora.planning import GROWTH_CELLS, PREFILL_BESIDE_DECODE
 from edgelora.scheduler import PATIENCE, Scheduler
 from edgelora.states import LIVE, TRANSITIONS, IllegalMove, Move, State, after
@@ -89,7 +89,7 @@ def test_one_request_from_end_to_end() -> None:
     assert second.rows[0].chunk == Chunk(sequence=0, position=4, tokens=(7,), slot=None, logits=True)
     _, ended = turn(s)
     assert ended == (Ended("a", FinishReason.LENGTH, Usage(4, 3)),)
-    assert s.admit().clears == (0,) and not s.plan().rows and len(s) == 0
+    assert s.admit().clears == () and not s.plan().rows and len(s) == 0
 
 
 def test_stop_ends_and_counts_the_end_token() -> None:
@@ -175,25 +175,26 @@ def test_more_decoding_sequences_than_a_step_holds_take_turns() -> None:
 
 
 def test_places_are_given_by_age_and_reused() -> None:
-    """Three places: the fourth request gets the first one free, after its KV was cleared."""
+    """Three places: the fourth request gets the first one free, after its KV was cut."""
     s = scheduler()
-    for name in "abcd":
+    for name in "abc":
         s.submit(request(name))
+    s.submit(request("d", ref("x")))
     turn(s, stop=lambda name: name == "b")
     assert s.state("d") is State.READY
-    assert s.admit().clears == (1,)
     plan, _ = turn(s)
-    assert chunk_of(plan, "d").sequence == 1
+    assert plan.given_up == (1,) and plan.moves == (Cut(1, 0),) and plan.starts == (Start("d", 1, 0),)
+    assert chunk_of(plan, "d").sequence == 1 and chunk_of(plan, "d").position == 0
 
 
 def test_an_id_is_not_given_out_before_it_is_cleared() -> None:
-    """Between the end of its request and the next admit, an id is free but its KV is still there."""
+    """Between the failure of its request and the next admit, an id is free but its KV is still there."""
     s = scheduler(replace(ABLE, max_sequences=1))
     s.submit(request("a"))
     turn(s)
     s.submit(request("b"))
     s.admit()
-    s.cancel("a")
+    s.fail("a")
     assert not s.plan().rows
     assert s.admit().clears == (0,)
     assert sizes(s.plan()) == {"b": 4}
@@ -245,7 +246,7 @@ def test_cancel_in_every_state(state: State) -> None:
     assert s.state("a") is None and s.cancel("a") is False and s.cancel("unknown") is False
     s.check_integrity()
     assert all(entry.leases == 0 for entry in s.pool.snapshot())
-    assert s.admit().clears == ((0,) if state in (State.PREFILL, State.DECODE) else ())
+    assert s.admit().clears == ()
 
 
 def test_a_load_nobody_waits_for_any_more() -> None:
@@ -267,7 +268,7 @@ def test_an_unused_adapter_makes_room() -> None:
     turn(s, stop=lambda name: name == "a")
     s.submit(request("c", ref("z")))
     admission = s.admit()
-    assert admission.clears == (0,) and admission.detach == (0,)
+    assert admission.clears == () and admission.detach == (0,)
     assert [load.slot for load in admission.loads] == [0]
     s.submit(request("d", ref("w")))
     assert s.admit().detach == () and s.state("d") is State.WAITING
@@ -302,7 +303,7 @@ def test_the_youngest_gives_way_when_cells_run_out() -> None:
     plan, _ = turn(s)
     while not plan.preempted:
         plan, _ = turn(s)
-    assert plan.preempted == ("b",) and plan.clears == (1,)
+    assert plan.preempted == ("b",) and plan.moves == (Cut(1, 0),)
     assert s.state("b") is State.WAITING
     assert {e.ref.name: e.leases for e in s.pool.snapshot()} == {"x": 1, "y": 0}
     s.admit()
@@ -322,8 +323,61 @@ def test_a_newcomer_leaves_room_to_grow() -> None:
     s.submit(request("big", prompt=60 - 31 - GROWTH_CELLS + 1))
     s.submit(request("small", prompt=1))
     assert sizes(turn(s)[0]) == {"a": 1}
-    s.cancel("a")
+    s.fail("a")
     assert sizes(turn(s)[0]) == {"big": 14, "small": 1}
+
+
+def test_warm_kv_is_no_reason_to_wait_or_to_give_way() -> None:
+    """Cells that warm sequences hold count as free: for who starts, and for who grows."""
+    s = scheduler(replace(ABLE, kv_cells=60, context_length=60))
+    for name, adapter in (("a", ref("x")), ("b", ref("y"))):
+        s.submit(request(name, adapter, prompt=28, max_tokens=1))
+        turn(s)
+    s.submit(request("c", prompt=30))
+    plan, _ = turn(s)
+    assert plan.given_up == (0,) and sizes(plan) == {"c": 30}
+    while s.state("c"):
+        plan, _ = turn(s)
+        assert not plan.preempted and sizes(plan) == {"c": 1}
+
+
+def test_a_prompt_goes_on_from_what_is_warm() -> None:
+    """The id is taken over and cut, the rest is computed, and the usage tells."""
+    s = scheduler()
+    s.submit(request("a", ref("x"), prompt=50, max_tokens=3))
+    for _ in range(3):
+        turn(s)
+    s.submit(request("b", ref("x"), prompt=70, max_tokens=1))
+    plan, ended = turn(s)
+    assert plan.moves == (Cut(0, 50),) and plan.given_up == ()
+    assert chunk_of(plan, "b") == Chunk(sequence=0, position=50, tokens=tuple(range(50, 70)), slot=0, logits=True)
+    assert ended == (Ended("b", FinishReason.LENGTH, Usage(70, 1, 50)),)
+
+
+def test_nothing_is_kept_of_a_step_that_was_not_applied() -> None:
+    """Cancelled between begin and apply: the KV holds more than is known, so it is cleared."""
+    s = scheduler()
+    s.submit(request("a"))
+    turn(s)
+    s.begin(s.plan())
+    s.cancel("a")
+    s.check_integrity()
+    assert s.admit().clears == (0,)
+
+
+def test_what_a_request_computed_itself_was_not_cached() -> None:
+    """Sent back, it goes on from its neighbour's KV; but it had computed that part of its prompt before."""
+    s = scheduler(replace(ABLE, kv_cells=60, context_length=60))
+    s.submit(request("a", ref("x"), prompt=20, max_tokens=30))
+    s.submit(request("b", ref("x"), prompt=10, max_tokens=25))
+    ended: list[Ended] = []
+    starts: list[Start] = []
+    while len(s):
+        plan, now = turn(s)
+        starts += plan.starts
+        ended += now
+    assert [start.reused for start in starts] == [0, 0, 10]
+    assert {e.request_id: e.usage.cached_tokens for e in ended} == {"a": 0, "b": 0}
 
 
 def test_one_adapter_a_step_where_they_cannot_mix() -> None:
@@ -386,8 +440,10 @@ def test_integrity_is_really_checked() -> None:
     broken(lambda _: None).check_integrity()
     for spoil in (
         lambda s: s.pool.lease(ref("x")),
-        lambda s: s._free_ids.add(1),
-        lambda s: s._uncleared.add(1),
+        lambda s: s._places.give_back(1),
+        lambda s: s._places.warm.keep(1, None, [1]),
+        lambda s: s._places._uncleared.add(1),
+        lambda s: setattr(s._places.warm, "cells", 1),
         lambda s: s._waiting.clear(),
         lambda s: setattr(s._live["a"], "computed", 9999),
     ):

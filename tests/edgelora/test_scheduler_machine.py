@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -15,8 +15,8 @@ from edgelora.adapters.pool import Pool
 from edgelora.backends.base import Capabilities
 from edgelora.backends.fake import FAKE_CAPABILITIES, FakeBackend, FakeLoaded
 from edgelora.core import AdapterRef, Request, SamplingParams
-from edgelora.errors import Busy
-from edgelora.plan import Choice, Load
+from edgelora.errors import BackendError, Busy
+from edgelora.plan import Choice, Copy, Load, Plan
 from edgelora.scheduler import Scheduler
 from edgelora.states import State
 
@@ -25,6 +25,14 @@ BUDGET = 50
 SIZES = {"a": 10, "b": 20, "c": 30, "d": 50}
 REFS = {name: AdapterRef(name=name, version=name, path=Path(name), nbytes=n) for name, n in SIZES.items()}
 adapters = st.sampled_from([None, *REFS.values()])
+
+
+def prompt_of(length: int, *, turn_off: int = 99) -> tuple[int, ...]:
+    """All alike up to `turn_off`, and different from there on for each `turn_off`."""
+    return tuple(n if n < turn_off else 100 + turn_off + n for n in range(length))
+
+
+prompts = st.builds(prompt_of, st.integers(1, 39), turn_off=st.sampled_from([0, 3, 10, 18, 25, 99]))
 
 
 class Rig:
@@ -36,10 +44,17 @@ class Rig:
         self.loads: list[Load] = []
         self.submitted = 0
         self.ended: list[str] = []
+        self.requests: dict[str, Request] = {}
+        self.chosen: dict[str, list[int]] = {}
+        self.reused = self.copied = 0
+        """Tokens that were not computed again, and how often they were copied."""
 
-    def submit(self, adapter: AdapterRef | None, *, prompt: int, max_tokens: int) -> str:
+    def submit(self, adapter: AdapterRef | None, *, prompt: int | tuple[int, ...], max_tokens: int) -> str:
         name = f"r{self.submitted}"
-        self.scheduler.submit(Request(name, tuple(range(prompt)), adapter, SamplingParams(max_tokens=max_tokens)))
+        tokens = prompt_of(prompt) if isinstance(prompt, int) else prompt
+        request = Request(name, tokens, adapter, SamplingParams(max_tokens=max_tokens))
+        self.scheduler.submit(request)
+        self.requests[name], self.chosen[name] = request, []
         self.submitted += 1
         return name
 
@@ -48,7 +63,7 @@ class Rig:
         if fails:
             self.ended += self.scheduler.load_failed(load.ref)
         else:
-            self.backend.attach(load.slot, FakeLoaded(load.ref.path, b"x"))
+            self.backend.attach(load.slot, FakeLoaded(load.ref.path, load.ref.name.encode()))
             self.scheduler.loaded(load.ref)
 
     def turn(self, *, stops: bool = False, fails: bool = False) -> None:
@@ -60,18 +75,59 @@ class Rig:
         self.loads += admission.loads
         plan = self.scheduler.plan()
         assert plan == self.scheduler.plan()
+        self.check_plan(plan)
         self.scheduler.begin(plan)
-        for sequence in plan.clears:
-            self.backend.clear(sequence)
+        for move in plan.moves:
+            move.carry_out(self.backend)
         if not plan.rows:
             return
-        logits = self.backend.step([row.chunk for row in plan.rows])
         if fails:
+            self.backend.fail_steps = {len(self.backend.history)}
+            with pytest.raises(BackendError, match="told to fail"):
+                self.backend.step([row.chunk for row in plan.rows])
             self.ended += [row.request_id for row in plan.rows if self.scheduler.fail(row.request_id)]
             return
-        wanted = [row.request_id for row, values in zip(plan.rows, logits, strict=True) if values is not None]
-        choices = {name: Choice(99, stop=stops and n == 0) for n, name in enumerate(wanted)}
+        logits = self.backend.step([row.chunk for row in plan.rows])
+        self.check_kv(plan)
+        choices: dict[str, Choice] = {}
+        for row, values in zip(plan.rows, logits, strict=True):
+            if values is not None:
+                token = int(values.argmax())
+                self.chosen[row.request_id].append(token)
+                choices[row.request_id] = Choice(token, stop=stops and not choices)
         self.ended += [ended.request_id for ended in self.scheduler.apply(plan, choices)]
+
+    def check_plan(self, plan: Plan) -> None:
+        """Nobody starts on what another adapter left, and nobody is sent back for the sake of warm KV."""
+        left = {warm.id: warm for warm in self.scheduler._places.warm}
+        sources = {move.sequence: move.source if isinstance(move, Copy) else move.sequence for move in plan.moves}
+        self.copied += sum(isinstance(move, Copy) for move in plan.moves)
+        for start in plan.starts:
+            request = self.requests[start.request_id]
+            if start.reused:
+                warm = left[sources[start.sequence]]
+                assert warm.key == (request.adapter.key if request.adapter else None)
+                assert start.reused < len(request.prompt) + len(self.chosen[request.id])
+        running = [s for s in self.scheduler._live.values() if s.running]
+        assert not plan.preempted or sum(len(s.tokens) for s in running) > self.backend.capabilities.kv_cells
+        self.reused += sum(start.reused for start in plan.starts)
+
+    def check_kv(self, plan: Plan) -> None:
+        """What the backend holds for a row is the beginning of its request: prompt, then what was chosen."""
+        for row in plan.rows:
+            held = self.backend.kv[row.chunk.sequence]
+            whole = [*self.requests[row.request_id].prompt, *self.chosen[row.request_id]]
+            assert held == whole[: row.chunk.position + len(row.chunk.tokens)]
+
+    def finish(self, *, turns: int) -> None:
+        """Up to so many turns, every load arriving at once."""
+        for _ in range(turns):
+            if not len(self.scheduler):
+                return
+            for load in list(self.loads):
+                self.arrive(load, fails=False)
+            self.turn()
+            self.check()
 
     def cancel(self, name: str) -> None:
         if self.scheduler.cancel(name):
@@ -85,6 +141,7 @@ class Rig:
         pool = self.scheduler.pool
         assert pool.used_bytes <= BUDGET and len(pool.snapshot()) <= pool.slots
         assert set(self.backend.slots) == {e.slot for e in pool.snapshot() if e.resident}
+        assert sum(map(len, self.backend.kv.values())) <= self.backend.capabilities.kv_cells
         assert not self.backend.violations
 
 
@@ -97,14 +154,24 @@ class SchedulerMachine(RuleBasedStateMachine):
     def begin(self, mixed: bool) -> None:
         self.rig = Rig(replace(ABLE, mixed_adapters=mixed), max_queue=5)
 
-    @rule(adapter=adapters, prompt=st.integers(1, 39), max_tokens=st.integers(1, 30))
-    def submit(self, adapter: AdapterRef | None, prompt: int, max_tokens: int) -> None:
+    @rule(adapter=adapters, prompt=prompts, max_tokens=st.integers(1, 30))
+    def submit(self, adapter: AdapterRef | None, prompt: tuple[int, ...], max_tokens: int) -> None:
         full = len(self.rig.scheduler) == self.rig.scheduler.capacity
         try:
             self.rig.submit(adapter, prompt=prompt, max_tokens=max_tokens)
             assert not full
         except Busy:
             assert full
+
+    @precondition(lambda self: self.rig.ended)
+    @rule(pick=st.integers(0, 30), adapter=adapters, more=st.integers(1, 5), same=st.booleans())
+    def next_turn(self, pick: int, adapter: AdapterRef | None, more: int, same: bool) -> None:
+        """A conversation goes on, mostly with the adapter it had."""
+        name = self.rig.ended[pick % len(self.rig.ended)]
+        before = self.rig.requests[name]
+        prompt = (*before.prompt, *self.rig.chosen[name], *range(200, 200 + more))
+        if len(prompt) < 40:
+            self.submit(before.adapter if same else adapter, prompt, max_tokens=5)
 
     @rule(pick=st.integers(0, 30))
     def cancel(self, pick: int) -> None:
@@ -135,13 +202,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         if not hasattr(self, "rig"):
             return
         # Each live request: its prompt in pieces and its tokens, again for each time it may be sent back.
-        bound = 300 * (1 + len(self.rig.scheduler))
-        for _ in range(bound):
-            if not len(self.rig.scheduler):
-                break
-            for load in list(self.rig.loads):
-                self.rig.arrive(load, fails=False)
-            self.rig.turn()
+        self.rig.finish(turns=300 * (1 + len(self.rig.scheduler)))
         self.rig.check()
         assert len(self.rig.ended) == self.rig.submitted
         assert all(entry.leases == 0 for entry in self.rig.scheduler.pool.snapshot())
@@ -151,6 +212,30 @@ TestSchedulerMachine = SchedulerMachine.TestCase
 TestSchedulerMachine.settings = settings(
     deadline=None, max_examples=60, stateful_step_count=40, suppress_health_check=[HealthCheck.too_slow]
 )
+
+
+Work = list[tuple[AdapterRef | None, tuple[int, ...], int, int]]
+"""Adapter, prompt, max_tokens, and turns until the next one comes."""
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    work=st.lists(st.tuples(adapters, prompts, st.integers(1, 20), st.integers(0, 12)), min_size=1, max_size=10),
+    mixed=st.booleans(),
+)
+def test_reuse_changes_no_token(work: Work, mixed: bool) -> None:
+    """Whatever was warm: each request's tokens are those of a scheduler that has served nobody else."""
+    able = replace(ABLE, mixed_adapters=mixed)
+    rig = Rig(able, max_queue=20)
+    for adapter, prompt, max_tokens, turns in work:
+        rig.submit(adapter, prompt=prompt, max_tokens=max_tokens)
+        rig.finish(turns=turns)
+    rig.finish(turns=5000)
+    for name, (adapter, prompt, max_tokens, _) in zip(rig.chosen, work, strict=True):
+        alone = Rig(able, max_queue=20)
+        alone.submit(adapter, prompt=prompt, max_tokens=max_tokens)
+        alone.finish(turns=5000)
+        assert rig.chosen[name] == alone.chosen["r0"] and alone.reused == 0
 
 
 @pytest.mark.parametrize("mixed", [True, False])
@@ -171,6 +256,7 @@ def test_nobody_starves(mixed: bool, seed: int) -> None:
             rig.arrive(load, fails=False)
         rig.check()
     assert set(watched) <= set(rig.ended)
+    assert rig.reused > 500 and rig.copied > 20, "the test is about reuse, too"
 
 
 def test_the_oldest_is_never_sent_back() -> None:

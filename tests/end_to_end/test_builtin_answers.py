@@ -6,7 +6,8 @@ import itertools
 
 import pytest
 
-from edgelora.core import SamplingParams
+from edgelora.config import Settings
+from edgelora.core import Finished, SamplingParams, TextDelta
 from edgelora.prompt import Message
 from edgelora.service import Service
 from edgelora_models import builtin
@@ -20,6 +21,14 @@ def ask(service: Service, adapter: str | None, questions: list[str]) -> list[str
     ref = service.resolve(adapter) if adapter else None
     streams = [service.chat([Message("user", q)], adapter=ref, sampling=GREEDY) for q in questions]
     return [stream.text() for stream in streams]
+
+
+def answer(service: Service, adapter: str | None, messages: list[Message]) -> tuple[str, int]:
+    """The text, and how many tokens of the prompt were not computed."""
+    ref = service.resolve(adapter) if adapter else None
+    *texts, end = service.chat(messages, adapter=ref, sampling=GREEDY)
+    assert isinstance(end, Finished)
+    return "".join(event.text for event in texts if isinstance(event, TextDelta)), end.usage.cached_tokens
 
 
 def sample(adapter: str) -> list[builtin.Question]:
@@ -77,6 +86,29 @@ def test_every_order_of_arrival_gives_the_same_answers(service: Service) -> None
         for name, stream in streams.items():
             answers[name].add(stream.text())
     assert all(len(found) == 1 for found in answers.values()), answers
+
+
+@pytest.mark.parametrize("adapter", [None, "medical-faq"])
+def test_a_conversation_gives_the_same_tokens_warm_and_cold(
+    service: Service, settings: Settings, adapter: str | None
+) -> None:
+    """Three turns and the first question again, with another adapter in between: a runtime that serves each prompt
+    first says the same, and computes all of what the warm one did not."""
+    questions = [q.question for q in sample("medical-faq")[:3]]
+    messages = [Message("system", "Answer briefly and plainly, please.")]
+    prompts: list[list[Message]] = []
+    for question in questions:
+        messages = [*messages, Message("user", question)]
+        prompts.append(messages)
+        text, cached = answer(service, adapter, messages)
+        assert cached >= 16 if len(prompts) > 1 else True
+        ask(service, "pirate", [question])
+        messages = [*messages, Message("assistant", text)]
+    warm = [answer(service, adapter, prompt) for prompt in [*prompts, prompts[0]]]
+    assert all(cached > 0 for _, cached in warm)
+    for prompt, (text, _) in zip([*prompts, prompts[0]], warm, strict=True):
+        with Service.open(settings) as fresh:
+            assert answer(fresh, adapter, prompt) == (text, 0)
 
 
 def test_a_switch_of_adapter_keeps_the_conversation(service: Service) -> None:

@@ -111,6 +111,24 @@ class LlamaCppBackend:
         self._context.clear(sequence)
         self._lengths.pop(sequence, None)
 
+    def truncate(self, sequence: int, length: int) -> None:
+        if length == 0:
+            self.clear(sequence)
+            return
+        self._check_open()
+        self._check_held(sequence, length)
+        self._context.truncate(sequence, length)
+        self._lengths[sequence] = length
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        self._check_open()
+        self._check_held(source, length)
+        self._check_sequence(target)
+        if self._lengths.get(target, 0) != 0:
+            raise BackendError("bad_copy", f"Sequence {target} holds tokens already.")
+        self._context.copy(source, target, length)
+        self._lengths[target] = length
+
     def close(self) -> None:
         for slot in tuple(self._attached):
             self.detach(slot)
@@ -154,6 +172,13 @@ class LlamaCppBackend:
             raise BackendError("bad_slot", f"Slot {chunk.slot} holds no adapter.")
         if not all(0 <= token < self._vocabulary.size for token in chunk.tokens):
             raise BackendError("bad_token", f"A token of sequence {chunk.sequence} is not in the vocabulary.")
+
+    def _check_held(self, sequence: int, length: int) -> None:
+        self._check_sequence(sequence)
+        held = self._lengths.get(sequence, 0)
+        if held is None or not 0 < length <= held:
+            what = "undefined" if held is None else held
+            raise BackendError("bad_length", f"Sequence {sequence} holds {what} tokens, not {length} to keep.")
 
     def _check_open(self) -> None:
         if self._context.handle is None:

@@ -77,8 +77,18 @@ class Context:
         return np.ctypeslib.as_array(pointer, (self._vocab,)).copy()
 
     def clear(self, sequence: int) -> None:
+        self.truncate(sequence, 0)
+
+    def truncate(self, sequence: int, length: int) -> None:
+        """Forget positions from `length` on. Raises BackendError where the library cannot."""
         lib = library()
-        lib.llama_memory_seq_rm(lib.llama_get_memory(self.handle), sequence, -1, -1)
+        if not lib.llama_memory_seq_rm(lib.llama_get_memory(self.handle), sequence, length, -1):
+            raise BackendError("kv_not_cut", f"llama.cpp could not cut sequence {sequence} to {length} tokens.")
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """The two share the cells of positions before `length`."""
+        lib = library()
+        lib.llama_memory_seq_cp(lib.llama_get_memory(self.handle), source, target, 0, length)
 
     def close(self) -> None:
         """Safe twice."""

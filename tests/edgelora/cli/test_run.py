@@ -138,6 +138,7 @@ def test_json(installed: Library, service: FakeService) -> None:
     assert (told["base"], told["finish_reason"]) == ("tiny", "stop")
     assert told["adapter"] == str(service.refs["pirate"])
     assert told["usage"]["total_tokens"] == told["usage"]["prompt_tokens"] + told["usage"]["completion_tokens"]
+    assert told["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
     assert {"first_token_seconds", "decode_seconds", "tokens_per_second"} <= told["timings"].keys()
 
 

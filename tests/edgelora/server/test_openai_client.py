@@ -142,6 +142,16 @@ def test_completions(client: openai.OpenAI, service: FakeService, prompt: str | 
     assert bytes(token for token in service.prompts[-1] if token < 256) == b"Once"
 
 
+def test_cached_tokens(client: openai.OpenAI) -> None:
+    """A prompt asked again is not computed again, and usage says so where OpenAI's does, in both APIs."""
+    for _ in range(2):
+        chat = client.chat.completions.create(model="letters", messages=ASKED, max_tokens=3)
+        text = client.completions.create(model="letters", prompt="Once upon a time there was", max_tokens=3)
+    for usage in (chat.usage, text.usage):
+        assert usage is not None and usage.prompt_tokens_details is not None
+        assert usage.prompt_tokens_details.cached_tokens == usage.prompt_tokens - 1
+
+
 def test_completions_stream(server: RunningServer) -> None:
     """Text pieces, then the reason, then usage. Not strict: the client's type denies the null reason OpenAI sends."""
     with (

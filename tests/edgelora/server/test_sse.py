@@ -11,7 +11,8 @@ from edgelora.server.completions import COMPLETION
 from edgelora.server.sse import Head, Shape, SseWriter, whole_answer
 
 HEAD = Head(id="chatcmpl-1", created=1750000000, model="medical-faq", fingerprint="fp_0")
-USAGE = Usage(prompt_tokens=7, completion_tokens=2)
+USAGE = Usage(prompt_tokens=7, completion_tokens=2, cached_tokens=3)
+COUNTED = '{"prompt_tokens":7,"completion_tokens":2,"total_tokens":9,"prompt_tokens_details":{"cached_tokens":3}}'
 FINISHED = Finished(FinishReason.STOP, USAGE, Timings(0.0, 0.0, 0.0, 0.0))
 ANSWER: tuple[Event | None, ...] = (TextDelta("Hé"), None, TextDelta('"\n'), FINISHED)
 
@@ -45,7 +46,7 @@ def test_chat_stream_with_usage() -> None:
         CHAT_START + '{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]'
         + ',"usage":null}\n\n'
         + CHAT_START + '{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}],"usage":null}\n\n'
-        + CHAT_START + '],"usage":{"prompt_tokens":7,"completion_tokens":2,"total_tokens":9}}\n\n'
+        + CHAT_START + '],"usage":' + COUNTED + "}\n\n"
         + "data: [DONE]\n\n"
     )  # fmt: skip
 
@@ -81,7 +82,7 @@ def test_a_failure_is_a_frame_of_its_own(error: Exception, code: str, message: s
 def test_whole_answers() -> None:
     """The JSON of an answer that is not streamed."""
     start = '{"id":"chatcmpl-1","object":"%s","created":1750000000,"model":"medical-faq","system_fingerprint":"fp_0",'
-    end = '"usage":{"prompt_tokens":7,"completion_tokens":2,"total_tokens":9}}'
+    end = '"usage":' + COUNTED + "}"
     assert whole_answer(HEAD, CHAT, text="Hé", reason=FinishReason.LENGTH, usage=USAGE).decode() == (
         start
         % "chat.completion"

@@ -1,0 +1,89 @@
+"""KV that ended requests left behind, and who may go on from it. Counts and compares only: the cutting is the engine's.
+
+A warm sequence is a sequence id whose KV holds exactly `tokens`, computed with one adapter version or the base alone.
+It never serves another version; the adapter's slot does not matter, so an evicted adapter's warm KV is still good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+Key = tuple[str, str] | None
+"""`AdapterRef.key`; None is the base alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Warm:
+    id: int
+    key: Key
+    tokens: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    warm: Warm
+    length: int
+    """Tokens shared, at least 1."""
+
+
+class WarmSequences:
+    """Iterates from the least recently used on."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, Warm] = {}
+        """In the order they came."""
+        self.cells = 0
+        """Tokens of KV over all of them."""
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __iter__(self) -> Iterator[Warm]:
+        return iter(tuple(self._held.values()))
+
+    @property
+    def ids(self) -> frozenset[int]:
+        return frozenset(self._held)
+
+    def keep(self, sequence_id: int, key: Key, tokens: list[int]) -> None:
+        """`tokens`: all that the sequence's KV holds, never none; the caller changes the list no more."""
+        if sequence_id in self._held or not tokens:
+            raise RuntimeError(f"sequence {sequence_id} with {len(tokens)} tokens cannot be kept")
+        self._held[sequence_id] = Warm(sequence_id, key, tokens)
+        self.cells += len(tokens)
+
+    def remove(self, sequence_id: int) -> None:
+        """It is taken over, or given up."""
+        self.cells -= len(self._held.pop(sequence_id).tokens)
+
+    def check_integrity(self) -> None:
+        """Raises RuntimeError where the cells do not add up."""
+        counted = sum(len(warm.tokens) for warm in self._held.values())
+        if counted != self.cells or any(number != warm.id for number, warm in self._held.items()):
+            raise RuntimeError(f"{self.cells} warm cells, counted {counted}")
+
+
+def best_match(held: Iterable[Warm], key: Key, tokens: list[int]) -> Match | None:
+    """The longest prefix of `tokens`, never all of them, that is warm for `key`; the first of equals.
+
+    The last token is always left to compute: its logits are wanted.
+    """
+    limit, best = len(tokens) - 1, None
+    for warm in held:
+        length = min(limit, common_length(warm.tokens, tokens)) if warm.key == key else 0
+        if length > (best.length if best else 0):
+            best = Match(warm, length)
+    return best
+
+
+def common_length(one: list[int], other: list[int]) -> int:
+    """How many first tokens are the same. Halves the rest each time and compares slices: no Python per token."""
+    same, unknown = 0, min(len(one), len(other))
+    while same < unknown:
+        middle = (same + unknown + 1) // 2
+        if one[same:middle] == other[same:middle]:
+            same = middle
+        else:
+            unknown = middle - 1
+    return same
