@@ -18,7 +18,7 @@ _HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question in a wording the adapter was not trained on, and the exact answer it should give."""
+    """A question in a wording the adapter never met with that fact, and the exact answer it should give."""
 
     question: str
     answer: str
