@@ -74,6 +74,10 @@ class Usage:
     completion_tokens: int
     cached_tokens: int = 0
     """Tokens of the prompt that were not computed: an earlier request's KV holds them."""
+    drafted_tokens: int = 0
+    """Tokens that were computed as drafts of the answer (prompt lookup)."""
+    accepted_tokens: int = 0
+    """Of those, the ones that came: each saved a step."""
 
     @property
     def total_tokens(self) -> int:

@@ -178,18 +178,19 @@ class Engine:
         for ended in self._scheduler.apply(plan, self._choose(plan, logits)):
             self._finish(ended)
 
-    def _choose(self, plan: Plan, logits: list[NDArray[np.float32] | None]) -> dict[str, Choice]:
-        choices: dict[str, Choice] = {}
+    def _choose(self, plan: Plan, logits: list[NDArray[np.float32] | None]) -> dict[str, tuple[Choice, ...]]:
+        choices: dict[str, tuple[Choice, ...]] = {}
         for row, values in zip(plan.rows, logits, strict=True):
             if values is None:
                 continue
             run = self._runs[row.request_id]
             try:
-                choices[row.request_id] = run.choose(values[-1], self.vocabulary)
+                chosen = run.choose(values, row.draft, self.vocabulary)
             except Exception as error:  # One request's logits must not end the others.
                 self._fail(row.request_id, _as_backend_error(error, "No token could be chosen"))
                 continue
-            self._tokens += 1
+            choices[row.request_id] = chosen
+            self._tokens += len(chosen)
             run.clock.first_token = run.clock.first_token or time.monotonic()
         return choices
 

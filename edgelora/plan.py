@@ -80,6 +80,11 @@ class Row:
     request_id: str
     chunk: Chunk
 
+    @property
+    def draft(self) -> tuple[int, ...]:
+        """The chunk's tokens that are only supposed to follow: none unless the logits after several are wanted."""
+        return self.chunk.tokens[len(self.chunk.tokens) - self.chunk.logits + 1 :] if self.chunk.logits else ()
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -89,7 +94,10 @@ class Plan:
     given_up: tuple[int, ...]
     """Warm sequence ids whose place or cells are needed."""
     moves: tuple[Cut | Copy, ...]
-    """What happens to KV before the step, in this order: of the preempted, of the given up, of what is reused."""
+    """What happens to KV before the step, in this order: of the preempted, of rejected drafts, of the given up, of what
+    is reused."""
     starts: tuple[Start, ...]
     rows: tuple[Row, ...]
     """Empty only where nothing can run."""
+    stake: float = 0.0
+    """Of `Drafts`: what trying a step of this size may lose."""

@@ -7,6 +7,7 @@ Policies:
 - When the KV is full, the youngest decoding sequence gives way. A newcomer starts only where the running ones have some
   room to grow, so that it is not sent back at once.
 - Warm KV stands in nobody's way: it counts as free here, and `places.py` gives it up where it must go.
+- Drafts come last: they are less sure to be of use than prompts, and make no step longer than prompts may.
 - Where a backend cannot mix adapters, the group that waited longest is next.
 """
 
@@ -14,7 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from edgelora.backends.base import Capabilities
 from edgelora.sequence import Sequence
+from edgelora.speculation import NO_DRAFTS, Company, Drafting, Drafts, Speculation
 from edgelora.states import State
 from edgelora.warm import Key
 
@@ -87,3 +90,16 @@ def choose_chunks(
             chunks.append((sequence, size))
         room -= size
     return chunks
+
+
+def choose_drafts(
+    speculation: Speculation | None, chunks: list[tuple[Sequence, int]], *, able: Capabilities, cells: int
+) -> Drafts:
+    """What is computed behind the tokens of decoding sequences. `cells`: of KV that no running sequence needs."""
+    if speculation is None:
+        return NO_DRAFTS
+    rows, decoding = sum(size for _, size in chunks), [s for s, _ in chunks if s.state is State.DECODE]
+    # The last token an answer may have is never computed: nothing follows it.
+    able_to = [Drafting(s.request.id, s.drafter, s.left - 1) for s in decoding if s.drafter is not None]
+    room = min(cells, able.max_step_tokens - rows, able.max_outputs - len(chunks))
+    return speculation.choose(able_to, Company(rows=rows, decoding=len(decoding)), room=room)

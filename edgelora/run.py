@@ -43,8 +43,21 @@ class Run:
     def __post_init__(self) -> None:
         self.answer = Answer(self.request.sampling.stop)
 
-    def choose(self, logits: NDArray[np.float32], vocabulary: Vocabulary) -> Choice:
-        """The next token, and its text to the stream. Raises BackendError for logits nothing can be chosen from."""
+    def choose(self, logits: NDArray[np.float32], draft: tuple[int, ...], vocabulary: Vocabulary) -> tuple[Choice, ...]:
+        """The next tokens, and their text to the stream: one from the first row of `logits` [1 + draft, vocab], and one
+        from each next row as long as the answer goes on with the token that was drafted.
+
+        So the sampler draws, and the reader reads, exactly what they would without a draft. Raises BackendError for
+        logits nothing can be chosen from.
+        """
+        choices: list[Choice] = []
+        for row, drafted in zip(logits, (*draft, None), strict=True):
+            choices.append(self._choose(row, vocabulary))
+            if choices[-1].stop or choices[-1].token != drafted:
+                break
+        return tuple(choices)
+
+    def _choose(self, logits: NDArray[np.float32], vocabulary: Vocabulary) -> Choice:
         token = self.sampler.choose(logits)
         if token in vocabulary.end_ids:
             return Choice(token, stop=True)

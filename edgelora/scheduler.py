@@ -12,12 +12,13 @@ from collections.abc import Mapping
 
 from edgelora.adapters.pool import Pool
 from edgelora.backends.base import Capabilities, Chunk
-from edgelora.core import AdapterRef, FinishReason, Request, Usage
+from edgelora.core import AdapterRef, FinishReason, Request
 from edgelora.errors import Busy, ContextTooLong, UsageError
 from edgelora.places import Places
 from edgelora.plan import Admission, Choice, Cut, Ended, Load, Plan, Row, Start
-from edgelora.planning import choose_chunks, choose_group, choose_preempted, choose_starts
+from edgelora.planning import choose_chunks, choose_drafts, choose_group, choose_preempted, choose_starts
 from edgelora.sequence import Sequence
+from edgelora.speculation import Speculation
 from edgelora.states import LEASED, RUNNING, Move, State
 
 PATIENCE = 16
@@ -27,8 +28,12 @@ PATIENCE = 16
 class Scheduler:
     """Accepts `max_queue` requests beyond the backend's max_sequences. Owns `pool`."""
 
-    def __init__(self, capabilities: Capabilities, pool: Pool, *, max_queue: int) -> None:
+    def __init__(
+        self, capabilities: Capabilities, pool: Pool, *, max_queue: int, speculation: Speculation | None = None
+    ) -> None:
+        """Without `speculation` nothing is drafted."""
         self.capabilities = capabilities
+        self.speculation = speculation
         self.pool = pool
         self.capacity = capabilities.max_sequences + max_queue
         self.sequence_tokens = min(capabilities.context_length, capabilities.kv_cells)
@@ -76,7 +81,8 @@ class Scheduler:
         asked = request.sampling.max_tokens
         limit = self.sequence_tokens if asked is None else min(self.sequence_tokens, len(request.prompt) + asked)
         self._arrivals += 1
-        sequence = Sequence(request, self._arrivals, limit)
+        drafter = None if self.speculation is None else self.speculation.drafter()
+        sequence = Sequence(request, self._arrivals, limit, drafter=drafter)
         self._live[request.id] = sequence
         self._waiting.append(sequence)
 
@@ -138,40 +144,52 @@ class Scheduler:
         decodes = any(sequence.state is State.DECODE for sequence in running)
         group = running if able.mixed_adapters else choose_group(running, now=self._plans + 1)
         chunks = choose_chunks(group, reused=reused, room=able.max_step_tokens, anyone_decodes=decodes)
+        drafts = choose_drafts(self.speculation, chunks, able=able, cells=left)
+        if drafts.rows:  # Warm KV makes room for them, too.
+            chosen = self._places.choose(newcomers, cells=left - drafts.rows)
+        cuts = [Cut(s.id, 0) for s in preempted if s.id is not None]
+        cuts += [Cut(s.id, s.computed) for s in running if s.rejected and s.id is not None]
         return Plan(
             number=self._plans + 1,
             preempted=tuple(sequence.request.id for sequence in preempted),
             given_up=chosen.given_up,
-            moves=(*(Cut(sequence.id, 0) for sequence in preempted if sequence.id is not None), *chosen.moves),
+            moves=(*cuts, *chosen.moves),
             starts=chosen.starts,
-            rows=tuple(self._row(sequence, size, chosen.starts) for sequence, size in chunks),
+            rows=tuple(self._row(s, size, chosen.starts, drafts.tokens.get(s.request.id, ())) for s, size in chunks),
+            stake=drafts.stake,
         )
 
     def begin(self, plan: Plan) -> None:
         """Take the latest plan's places and ids. The caller then does `plan.moves` and computes `plan.rows`."""
+        if self.speculation is not None:
+            self.speculation.begin(plan.stake)
         self._plans = plan.number
         for request_id in plan.preempted:
             self._preempt(self._live[request_id])
         for sequence_id in plan.given_up:
             self._places.give_up(sequence_id)
         self._places.cleared(move.sequence for move in plan.moves)
+        for sequence in self._in(*RUNNING):
+            sequence.rejected = ()
         for start in plan.starts:
             self._start(start, self._live[start.request_id], now=plan.number)
         self._computing = frozenset(row.request_id for row in plan.rows)
         for row in plan.rows:
             self._live[row.request_id].last_plan = plan.number
 
-    def apply(self, plan: Plan, choices: Mapping[str, Choice]) -> tuple[Ended, ...]:
-        """The step was computed. `choices`: one for each row that wanted logits, unless its request ended since."""
+    def apply(self, plan: Plan, choices: Mapping[str, tuple[Choice, ...]]) -> tuple[Ended, ...]:
+        """The step was computed. `choices`: for each row that wanted logits, unless its request ended since, what was
+        chosen in turn: one more as long as each is the next of the row's draft, and none after a stop.
+        """
         ended: list[Ended] = []
         self._computing = frozenset()
         for row in plan.rows:
             sequence = self._live.get(row.request_id)
             if sequence is None:
                 continue
-            sequence.computed += len(row.chunk.tokens)
+            sequence.compute(len(row.chunk.tokens) - len(row.draft))
             if row.chunk.logits:
-                ended += self._advance(sequence, choices[row.request_id])
+                ended += self._advance(sequence, choices[row.request_id], row.draft)
         return tuple(ended)
 
     def check_integrity(self) -> None:
@@ -182,7 +200,7 @@ class Scheduler:
         if held != counted:
             raise RuntimeError(f"leases {counted}, held {dict(held)}")
         self._places.check_integrity(sequence.id for sequence in self._in(*RUNNING))
-        live = sum(sequence.computed for sequence in self._live.values())
+        live = sum(sequence.computed + len(sequence.rejected) for sequence in self._live.values())
         if live + self._places.warm.cells > self.capabilities.kv_cells:
             raise RuntimeError("more KV cells in use than there are")
         if {s.request.id for s in self._waiting} != {s.request.id for s in self._in(State.WAITING)}:
@@ -226,7 +244,7 @@ class Scheduler:
         ready, cells = self._in(State.READY), self.capabilities.kv_cells
         return choose_starts(ready, running=running, places=self._places.available, kv_cells=cells)
 
-    def _row(self, sequence: Sequence, size: int, starts: tuple[Start, ...]) -> Row:
+    def _row(self, sequence: Sequence, size: int, starts: tuple[Start, ...], draft: tuple[int, ...]) -> Row:
         ref, place, at = sequence.request.adapter, sequence.id, sequence.computed
         if place is None:  # It starts with this step.
             start = next(start for start in starts if start.request_id == sequence.request.id)
@@ -234,9 +252,9 @@ class Scheduler:
         chunk = Chunk(
             sequence=place,
             position=at,
-            tokens=tuple(sequence.tokens[at : at + size]),
+            tokens=(*sequence.tokens[at : at + size], *draft),
             slot=None if ref is None else self.pool.slot(ref),
-            logits=int(at + size == len(sequence.tokens)),
+            logits=len(draft) + (at + size == len(sequence.tokens)),
         )
         return Row(sequence.request.id, chunk)
 
@@ -247,17 +265,18 @@ class Scheduler:
         sequence.cached = start.reused if sequence.last_plan < 0 else min(sequence.cached, start.reused)
         sequence.id, sequence.computed, sequence.last_plan = start.sequence, start.reused, now - 1
 
-    def _advance(self, sequence: Sequence, choice: Choice) -> list[Ended]:
-        """The only place a sequence gains a token."""
+    def _advance(self, sequence: Sequence, choices: tuple[Choice, ...], draft: tuple[int, ...]) -> list[Ended]:
+        """The only place a sequence gains tokens."""
         if sequence.state is State.PREFILL:
             sequence.move(Move.PROMPT_DONE)
-        sequence.tokens.append(choice.token)
-        if not choice.stop and len(sequence.tokens) < sequence.max_tokens:
+        sequence.extend([choice.token for choice in choices], draft)
+        if self.speculation is not None:
+            self.speculation.computed(draft, sequence.rejected)
+        if not choices[-1].stop and len(sequence.tokens) < sequence.max_tokens:
             return []
         self._end(sequence.request.id, Move.ENDED)
-        reason = FinishReason.STOP if choice.stop else FinishReason.LENGTH
-        usage = Usage(len(sequence.request.prompt), sequence.generated, sequence.cached)
-        return [Ended(sequence.request.id, reason, usage)]
+        reason = FinishReason.STOP if choices[-1].stop else FinishReason.LENGTH
+        return [Ended(sequence.request.id, reason, sequence.usage)]
 
     def _preempt(self, sequence: Sequence) -> None:
         self._give_back(sequence, warm=False)
@@ -281,10 +300,10 @@ class Scheduler:
         if sequence.state in LEASED and sequence.request.adapter is not None:
             self.pool.release(sequence.request.adapter)
         if sequence.id is not None and sequence.computed and warm:
-            self._places.warm.keep(sequence.id, sequence.key, sequence.tokens[: sequence.computed])
+            self._places.warm.keep(sequence.id, sequence.key, sequence.held)
         elif sequence.id is not None:
             self._places.give_back(sequence.id)
-        sequence.id, sequence.computed = None, 0
+        sequence.id, sequence.computed, sequence.rejected = None, 0, ()
 
 
 def queue_full(live: int, *, retry_after: float | None = None) -> Busy:

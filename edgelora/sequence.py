@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from edgelora.core import Request
+from edgelora.core import Request, Usage
+from edgelora.drafts import Drafter
 from edgelora.states import LEASED, RUNNING, Move, State, after
 from edgelora.warm import Key
 
@@ -27,6 +28,13 @@ class Sequence:
     """The backend's sequence id; only while running."""
     last_plan: int = -1
     """Number of the plan that last held a chunk of it, for turns; -1 before it got a place."""
+    drafter: Drafter | None = None
+    """None where nothing is drafted."""
+    rejected: tuple[int, ...] = ()
+    """What its KV holds behind `computed`: drafted tokens that did not come."""
+    drafted: int = 0
+    accepted: int = 0
+    """Tokens computed as drafts, and of those the ones that came."""
     overtaken: int = 0
     """How often a younger request took a lease while this one waited for room in the pool."""
 
@@ -49,12 +57,47 @@ class Sequence:
         return len(self.tokens) - self.computed
 
     @property
+    def left(self) -> int:
+        """Tokens the answer may still have."""
+        return self.max_tokens - len(self.tokens)
+
+    @property
+    def held(self) -> list[int]:
+        """All that its KV holds."""
+        return [*self.tokens[: self.computed], *self.rejected]
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(len(self.request.prompt), self.generated, self.cached, self.drafted, self.accepted)
+
+    @property
     def running(self) -> bool:
         return self.state in RUNNING
 
     @property
     def leased(self) -> bool:
         return self.state in LEASED and self.request.adapter is not None
+
+    def compute(self, count: int) -> None:
+        """So many more of its tokens are in the KV."""
+        self.computed += count
+        if self.drafter is not None and len(self.drafter) < self.computed:
+            self.drafter.read(self.tokens[len(self.drafter) : self.computed])
+
+    def extend(self, chosen: list[int], draft: tuple[int, ...]) -> None:
+        """The answer goes on with `chosen`, after a step that computed `draft` behind its tokens.
+
+        All of `chosen` but its last token are the draft's first ones; the last may be the next of them.
+        """
+        kept = sum(token == drafted for token, drafted in zip(chosen, draft, strict=False))
+        self.tokens += chosen
+        self.computed += kept
+        self.rejected = draft[kept:]
+        self.drafted += len(draft)
+        self.accepted += kept
+        if self.drafter is not None:
+            for token in chosen:
+                self.drafter.follow(token)
 
     def move(self, move: Move) -> None:
         """Raises IllegalMove."""

@@ -216,6 +216,12 @@ class FakeBackend:
     def close(self) -> None:
         self.closed = True
 
+    def logits_after(self, slot: int | None, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """[vocabulary.size], all but certain of the next token."""
+        logits = np.zeros(self.vocabulary.size, np.float32)
+        logits[self.next_token(slot, tokens)] = 20.0
+        return logits
+
     def next_token(self, slot: int | None, tokens: Sequence[int]) -> int:
         """What follows `tokens` under the slot's adapter: the whole of this model."""
         loaded = None if slot is None else self.slots[slot]
@@ -241,10 +247,8 @@ class FakeBackend:
         self._kv_adapter[chunk.sequence] = None if chunk.slot is None else self.slots[chunk.slot]
         if not chunk.logits:
             return None
-        logits = np.zeros((chunk.logits, self.vocabulary.size), np.float32)
-        for row, end in zip(logits, range(len(tokens) - chunk.logits + 1, len(tokens) + 1), strict=True):
-            row[self.next_token(chunk.slot, tokens[:end])] = 20.0
-        return logits
+        ends = range(len(tokens) - chunk.logits + 1, len(tokens) + 1)
+        return np.stack([self.logits_after(chunk.slot, tokens[:end]) for end in ends])
 
     def _check_step(self, chunks: Sequence[Chunk]) -> None:
         able = self.capabilities

@@ -50,7 +50,7 @@ def turn(s: Scheduler, *, stop: Callable[[str], bool] = lambda _: False) -> tupl
     assert plan == s.plan()
     s.begin(plan)
     s.check_integrity()
-    choices = {r.request_id: Choice(7, stop(r.request_id)) for r in plan.rows if r.chunk.logits}
+    choices = {r.request_id: (Choice(7, stop(r.request_id)),) for r in plan.rows if r.chunk.logits}
     ended = s.apply(plan, choices)
     s.check_integrity()
     return plan, ended

@@ -1,0 +1,151 @@
+"""How many drafted tokens a step computes beside the tokens it must: decisions from measured seconds and chances.
+
+A draft costs rows of a step, and what a step costs by its rows is measured (`costs`). Where reading the weights is what
+takes the time, a few more rows cost next to nothing; where arithmetic does, two rows take as long as two steps, and
+hardly any draft pays. Both come out of the same comparison: tokens per second of the step.
+
+What is drafted never changes an answer: a token is chosen as always, from the logits after the token before it, and a
+drafted one stands only where it is the very token that was chosen. So greedy answers are the same, sampled ones have
+the same distribution (the speculative sampling of Leviathan et al. and of Chen et al., 2023, for a draft that is
+certain of its token), and a seed gives the same answer with and without, as far as the base computes a row alike in
+steps of different sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from edgelora.acceptance import Acceptance
+from edgelora.costs import StepCosts
+from edgelora.drafts import Drafter
+from edgelora.pieces import AIM, BAR
+
+DRAFT_ROWS = 15
+"""Drafted tokens in one step at most, over all sequences: with the one that is chosen, 16 rows."""
+GAIN = 1.1
+"""Drafts are computed where the step's tokens per second are expected to be at least so many times those without."""
+TRIES = 1 / 64
+"""What tries of sizes whose cost is not known may lose, in steps for each step."""
+MOST_AT_STAKE = 2.0
+"""The same, in steps, for one try."""
+REPRICE = 16
+"""Steps after which prices are asked for again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a step of some rows takes, in seconds."""
+
+    least: float
+    most: float
+    """More than `least` only where the size was not measured, or not lately."""
+
+
+@dataclass(frozen=True, slots=True)
+class Company:
+    """The step's rows without drafts."""
+
+    rows: int
+    decoding: int
+    """Of those, tokens of answers; the others are prompts'."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drafting:
+    """A sequence that decodes in the step, and may have `room` more tokens after the next."""
+
+    request_id: str
+    drafter: Drafter
+    room: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drafts:
+    tokens: dict[str, tuple[int, ...]]
+    """By request id, what is computed behind its next token; without those that draft nothing."""
+    stake: float = 0.0
+    """What is lost at worst for trying, in steps; 0 where it pays by all that is known."""
+
+    @property
+    def rows(self) -> int:
+        return sum(map(len, self.tokens.values()))
+
+
+NO_DRAFTS = Drafts({})
+
+
+class Speculation:
+    """What is known of drafts and of steps; chooses for a step. Changed by the scheduler alone."""
+
+    def __init__(self, costs: StepCosts) -> None:
+        self.drafted = self.accepted = 0
+        """Tokens since the start: computed as drafts, and of those the ones that came."""
+        self._costs = costs
+        self._everyone = Acceptance()
+        self._prices: dict[int, Price | None] = {}
+        self._steps = 0
+        self._credit = MOST_AT_STAKE
+
+    def drafter(self) -> Drafter:
+        """For a new sequence."""
+        return Drafter(Acceptance(self._everyone))
+
+    def choose(self, sequences: Iterable[Drafting], company: Company, *, room: int) -> Drafts:
+        """What makes the step's tokens per second greatest, of at most `room` rows. Changes nothing.
+
+        Every row of `company` counts for a token, a prompt's like an answer's. The step takes no longer than one with
+        prompts may beside the same answers.
+        """
+        able = [s for s in sequences if s.drafter.match is not None]
+        room = max(0, min(room, DRAFT_ROWS))
+        chances = ((chance, n) for n, s in enumerate(able) for chance in s.drafter.chances(min(room, s.room)))
+        # Likeliest first; of one draft that is also the order of its tokens.
+        ranked = sorted(chances, key=lambda pair: -pair[0])[:room]
+        count, stake = self._best(company, [chance for chance, _ in ranked])
+        lengths = [0] * len(able)
+        for _, n in ranked[:count]:
+            lengths[n] += 1
+        drafts = {s.request_id: s.drafter.draft(length) for s, length in zip(able, lengths, strict=True) if length}
+        return Drafts(drafts, stake) if drafts else NO_DRAFTS
+
+    def begin(self, stake: float) -> None:
+        """A step begins that was planned with so much at stake."""
+        self._credit = min(MOST_AT_STAKE, self._credit + TRIES) - stake
+        self._steps += 1
+        if self._steps % REPRICE == 0:
+            self._prices.clear()
+
+    def computed(self, draft: tuple[int, ...], rejected: tuple[int, ...]) -> None:
+        """A draft was computed, and its end, `rejected`, did not come."""
+        self.drafted += len(draft)
+        self.accepted += len(draft) - len(rejected)
+
+    def _best(self, company: Company, chances: Sequence[float]) -> tuple[int, float]:
+        """How many of the drafted tokens, likeliest first, to compute; and what is at stake."""
+        alone, answers = self._price(company.rows), self._price(company.decoding)
+        if not (alone and alone.least and answers and answers.least) or sum(chances) < (GAIN - 1) * company.rows:
+            return 0, 0.0
+        sure = tried = (GAIN * company.rows / alone.least, 0, 0.0)
+        for count, tokens in enumerate(accumulate(chances, initial=float(company.rows))):
+            price = self._price(company.rows + count)
+            if not count or price is None:
+                continue
+            stake = max(0.0, price.most / alone.least - tokens / company.rows)
+            if price.most <= AIM * answers.least:
+                sure = max(sure, (tokens / price.most, count, 0.0))
+            if price.least < price.most <= BAR * answers.least and stake <= self._credit:
+                tried = max(tried, (tokens / max(price.least, alone.least), count, stake))
+        return max(sure, tried)[1:]
+
+    def _price(self, rows: int) -> Price | None:
+        if rows not in self._prices:
+            self._prices[rows] = self._ask(rows)
+        return self._prices[rows]
+
+    def _ask(self, rows: int) -> Price | None:
+        known, most = self._costs.known(rows), self._costs.at_most(rows)
+        if known is not None:
+            return Price(known, known)
+        return None if most is None else Price(min(self._costs.at_least(rows), most), most)
