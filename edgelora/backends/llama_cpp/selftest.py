@@ -40,7 +40,7 @@ def find_weights(context: Context, shape: LlamaShape, *, max_sequences: int) -> 
     Raises BackendError where anything is not as expected.
     """
     chunks = [
-        Chunk(sequence=sequence, position=0, tokens=tokens, slot=None, logits=sequence == 0)
+        Chunk(sequence=sequence, position=0, tokens=tokens, adapters=(), logits=sequence == 0)
         for sequence, tokens in enumerate(_TOKENS[:max_sequences])
     ]
     probe = _Probe(shape, rows=sum(len(chunk.tokens) for chunk in chunks), outputs=1)
