@@ -236,7 +236,7 @@ class Scheduler:
             adapters=tuple(
                 Applied(self.pool.held(use.ref), use.weight, use.start) for use in sequence.request.adapters
             ),
-            logits=at + size == len(sequence.tokens),
+            logits=int(at + size == len(sequence.tokens)),
         )
         return Row(sequence.request.id, chunk)
 

@@ -35,6 +35,8 @@ class Capabilities:
     """Tokens of one sequence at most (prompt and answer)."""
     kv_cells: int
     """Tokens of KV over all sequences at most."""
+    max_outputs: int
+    """Tokens of one step whose logits may be wanted, over all chunks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,8 @@ class Chunk:
     adapters: tuple[Applied, ...]
     """What acts on the sequence, each slot once, in any order; empty is the base alone. The same for every chunk of the
     sequence, but that an adapter's slot may change and one that has not begun may be left out or join."""
-    logits: bool
-    """Whether the logits after the last token are wanted."""
+    logits: int
+    """After how many of the last tokens the logits are wanted. True and False read as 1 and 0."""
 
 
 class Vocabulary(Protocol):
@@ -126,7 +128,9 @@ class Backend(Protocol):
         ...
 
     def step(self, chunks: Sequence[Chunk]) -> list[NDArray[np.float32] | None]:
-        """One forward pass. For each chunk in order: logits [vocabulary.size], or None where not wanted.
+        """One forward pass. For each chunk in order: logits [chunk.logits, vocabulary.size], or None for none.
+
+        In order of the tokens: the last row is what follows the last token.
 
         At most one chunk per sequence. The arrays are the caller's to keep. Raises BackendError; the KV of the named
         sequences is then undefined and they must be cleared.

@@ -455,7 +455,7 @@ def test_damaged_logits_fail_one_request(start: Start, tmp_path: Path) -> None:
             results = super().step(chunks)
             for chunk, logits in zip(chunks, results, strict=True):
                 if chunk.adapters and logits is not None:
-                    logits[0] = np.nan
+                    logits[:, 0] = np.nan
             return results
 
     backend = Damaged(answers={None: "abc"})

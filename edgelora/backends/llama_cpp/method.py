@@ -45,7 +45,7 @@ def shares_of(chunks: Iterable[Chunk]) -> StepShares:
             piece = _piece(chunk, applied, row=row, output=output)
             if piece is not None:
                 _append(runs.setdefault(applied.slot, []), piece)
-        row, output = row + len(chunk.tokens), output + int(chunk.logits)
+        row, output = row + len(chunk.tokens), output + chunk.logits
     return StepShares(tuple(_share(slot, run) for slot in sorted(runs) for run in runs[slot]), row, output)
 
 
@@ -60,7 +60,7 @@ class _Piece:
 
 def _piece(chunk: Chunk, applied: Applied, *, row: int, output: int) -> _Piece | None:
     """`row`, `output`: where the chunk begins. None where the adapter does nothing in it."""
-    stop, wanted = row + len(chunk.tokens), int(chunk.logits)
+    stop, wanted = row + len(chunk.tokens), chunk.logits
     first = row + max(0, applied.start - chunk.position)
     if first >= stop or not applied.weight:
         return None

@@ -12,7 +12,7 @@ from edgelora.backends.base import Applied, Chunk
 from edgelora.backends.llama_cpp.method import Share, StepShares, shares_of
 
 
-def chunk(size: int, *adapters: Applied, position: int = 0, logits: bool = True) -> Chunk:
+def chunk(size: int, *adapters: Applied, position: int = 0, logits: int = 1) -> Chunk:
     return Chunk(0, position, tuple(range(size)), adapters, logits)
 
 
@@ -24,7 +24,7 @@ def test_neighbours_are_one_share() -> None:
 
 def test_different_weights_are_a_gate() -> None:
     """An adapter's factors are read once for sequences that weigh it differently."""
-    step = shares_of([chunk(2, Applied(0, 0.5)), chunk(1, Applied(0, 0.25), logits=False), chunk(1, Applied(0, 0.5))])
+    step = shares_of([chunk(2, Applied(0, 0.5)), chunk(1, Applied(0, 0.25), logits=0), chunk(1, Applied(0, 0.5))])
     assert step.shares == (Share(0, (0, 4), (0, 2), 1.0, (0.5, 0.5, 0.25, 0.5), (0.5, 0.5)),)
 
 
@@ -41,8 +41,8 @@ applied = st.lists(
     unique_by=lambda a: a.slot,
 )
 chunks = st.builds(
-    lambda size, position, adapters, logits: chunk(size, *adapters, position=position, logits=logits),
-    *(st.integers(1, 6), st.integers(0, 8), applied, st.booleans()),
+    lambda size, position, adapters, logits: chunk(size, *adapters, position=position, logits=min(size, logits)),
+    *(st.integers(1, 6), st.integers(0, 8), applied, st.integers(0, 6)),
 )
 
 
@@ -65,7 +65,7 @@ def test_shares_are_what_the_chunks_say(step: Sequence[Chunk]) -> None:
         for at in range(part.position, part.position + len(part.tokens)):
             weights = {a.slot: a.weight for a in part.adapters if a.start <= at}
             rows.append([weights.get(slot, 0.0) for slot in range(3)])
-        outputs += rows[len(rows) - int(part.logits) :]
+        outputs += rows[len(rows) - part.logits :]
     shares = shares_of(step)
     np.testing.assert_array_equal(matrix(shares, outputs=False), rows)
     np.testing.assert_array_equal(matrix(shares, outputs=True), np.reshape(outputs, (-1, 3)))
