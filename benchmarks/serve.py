@@ -26,7 +26,8 @@ from benchmarks.workload import INPUT_TOKENS, OUTPUT_TOKENS, SLO_SECONDS, Job, W
 
 COLUMNS = (
     "server", "adapters", "alpha", "offered req/s", "jobs", "refused (429)", "lost",
-    f"first token in {SLO_SECONDS:g} s", "req/s", "tok/s", "first token p50", "p99", "gap p50", "gap p99", "adapter loads", "evictions",
+    f"first token in {SLO_SECONDS:g} s", "req/s", "tok/s",
+    "first token p50", "p99", "gap p50", "gap p99", "adapter loads", "evictions",
 )  # fmt: skip
 
 
