@@ -1,11 +1,11 @@
 """The whole engine over the real tiny base: whatever else is in the batch, each answer is the one it has alone.
 
-Not bit for bit: how a base rounds depends on how many rows a product has. So the bound is the base's own noise, measured
-in the same run: requests without any adapter, in mixed steps, against the same alone. An adapter may be off at most twice
-as far as that (three times in a single logit, whose extremes scatter more), several with weights at most four (six)
-times. A token may differ only where the likeliest is less than the same bound ahead: a tie. Once on the base as it is
-installed (Q8_0, where rounding is coarse), once on the same base in float32, where the noise is 1e-5 of a deviation,
-and a row of another adapter could not hide.
+Not bit for bit: how a base rounds depends on how many rows a product has. So the bound is the base's own noise,
+measured in the same run: requests without any adapter, in mixed steps, against the same alone. An adapter may be off at
+most twice as far as that (three times in a single logit, whose extremes scatter more), several with weights at most
+four (six) times. A token may differ only where the likeliest is less than the same bound ahead: a tie. Once on the base
+as it is installed (Q8_0, where rounding is coarse), once on the same base in float32, where the noise is 1e-5 of a
+deviation, and a row of another adapter could not hide.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, event, settings

@@ -55,7 +55,7 @@ class HandLoader:
 
 
 class SteppedEngine(Engine):
-    """`turn` instead of a thread. `chosen` holds, by request, each token with the logits it was chosen from, [vocab]."""
+    """`turn` instead of a thread. `chosen` holds, by request, each token with its logits, [vocab]."""
 
     def __init__(self, backend: Backend, *, adapter_budget_bytes: int, max_queue: int) -> None:
         super().__init__(backend, adapter_budget_bytes=adapter_budget_bytes, max_queue=max_queue)
@@ -65,6 +65,8 @@ class SteppedEngine(Engine):
         self._loader: Any = self.loads
         self.chosen: dict[str, list[tuple[int, Logits]]] = {}
         self.streams: dict[str, Stream] = {}
+        self.plan: Plan | None = None
+        """What the latest turn computed; None where it had nothing to."""
 
     @property
     def scheduler(self) -> Any:
@@ -82,11 +84,8 @@ class SteppedEngine(Engine):
 
     def turn(self) -> None:
         """Admit, compute one step where there is one, obey what was asked for meanwhile."""
+        self.plan = None
         self._turn()
-
-    def obey(self) -> None:
-        """Carry out what was asked for, without a step."""
-        self._obey(wait=False)
 
     def finish(self, *, turns: int, check: Callable[[], None] = lambda: None) -> None:
         """Turns until nothing is live, every load arriving at once. Raises AssertionError after so many turns."""
@@ -111,6 +110,10 @@ class SteppedEngine(Engine):
 
     def _obey(self, *, wait: bool) -> None:
         super()._obey(wait=False)
+
+    def _compute(self, plan: Plan) -> None:
+        self.plan = plan
+        super()._compute(plan)
 
     def _choose(self, plan: Plan, logits: list[Logits | None]) -> dict[str, Choice]:
         choices = super()._choose(plan, logits)
