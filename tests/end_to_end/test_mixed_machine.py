@@ -1,11 +1,11 @@
 """The whole engine over the real tiny base: whatever else is in the batch, each answer is the one it has alone.
 
 Not bit for bit: how a base rounds depends on how many rows a product has. So the bound is the base's own noise,
-measured in the same run: requests without any adapter, in mixed steps, against the same alone. An adapter may be off at
-most twice as far as that (three times in a single logit, whose extremes scatter more), several with weights at most
-four (six) times. A token may differ only where the likeliest is less than the same bound ahead: a tie. Once on the base
-as it is installed (Q8_0, where rounding is coarse), once on the same base in float32, where the noise is 1e-5 of a
-deviation, and a row of another adapter could not hide.
+measured in the same run: requests without any adapter, in mixed steps, against the same alone. Under an adapter a
+position is off on average at most twice as far as the base's, and none more than three times as far as the worst of the
+base's; under several with weights six times. A token may differ only where the likeliest is less than the same bound
+ahead: a tie. Once on the base as it is installed (Q8_0, where rounding is coarse), once on the same base in float32,
+where the noise is 1e-5 of a deviation, and a row of another adapter could not hide.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from tests.support.stepped import Narrowed, SteppedEngine
 OPTIONS = BackendOptions(
     context_length=96, max_sequences=16, max_step_tokens=96, max_slots=8, threads=1, kv_cells=1024, max_outputs=64
 )
-SQUARE, SINGLE = 2.0, 3.0
-"""How many times the base's noise an adapter may be off, over all logits and in one."""
+MEAN, WORST = 2.0, 3.0
+"""How many times the base's noise an adapter may be off, on average and at worst."""
 COMPOSED = 2.0
 """How many times that, where several act, or one with another weight."""
 NAMES = 8
@@ -52,8 +52,7 @@ class Lab:
 
     def allowed(self, request: Request) -> Bound:
         plain = all(use.weight == 1 for use in request.adapters) and len(request.adapters) < 2
-        factor = 1.0 if plain else COMPOSED
-        return Bound(self.noise.worst * SINGLE * factor, self.noise.square * SQUARE * factor)
+        return self.noise.times(WORST if plain else WORST * COMPOSED)
 
     def engine(
         self, *, sequences: int, slots: int, step: int, cells: int = 1024, nbytes: int = 1 << 30
@@ -126,7 +125,7 @@ def test_adapters_add_no_noise(quantization: str) -> None:
     lab = LABS[quantization]
     base, adapters = crowd(lab, (), rounds=4, seed=2), crowd(lab, lab.refs[:8], rounds=4, seed=2)
     mean = [sum(tally.squares) / len(tally.squares) for tally in (base, adapters)]
-    assert mean[1] <= SQUARE * mean[0] and len(adapters.squares) > 100
+    assert mean[1] <= MEAN * mean[0] and len(adapters.squares) > 100
     assert len(adapters.flips) <= 0.05 * len(adapters.squares)
     assert quantization == "Q8_0" or (lab.noise.worst < 1e-4 and not adapters.flips)
 
