@@ -66,6 +66,8 @@ class Request:
     """Token ids, template and BOS included; never empty."""
     adapter: AdapterRef | None
     sampling: SamplingParams
+    client: str = ""
+    """Who asks: places are given by turns between clients. All that say nothing are one."""
 
 
 @dataclass(frozen=True, slots=True)
