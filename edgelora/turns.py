@@ -1,4 +1,4 @@
-"""Whose turn it is: between clients, between a client's adapters, and then by age. Pure; says an order, decides nothing.
+"""Whose turn it is: between clients, between a client's adapters, then by age. Pure; says an order, decides nothing.
 
 Used for leases, for places in the batch and for the prompt tokens of a step, each with turns of its own. A client's
 turn is when it was served last, or when its oldest request began to wait, whichever was later; the earliest is next. So
@@ -17,12 +17,11 @@ from collections.abc import Callable, Iterable, Iterator
 from heapq import heapify, heappop, heappush
 
 from edgelora.sequence import Sequence
-from edgelora.warm import Key
 
 Since = Callable[[Sequence], int]
 """When a sequence began to wait, counted as the turns are."""
-Name = tuple[str, Key]
-"""A client and one of its adapters."""
+Name = tuple[str, frozenset[tuple[str, str]]]
+"""A client, and an adapter of its requests: or the set of them, wherever they begin; empty for the base alone."""
 NEVER = -1
 
 
@@ -79,4 +78,4 @@ class Turns:
 
 
 def _name(sequence: Sequence) -> Name:
-    return (sequence.request.client, sequence.key)
+    return (sequence.request.client, frozenset(use.ref.key for use in sequence.request.adapters))
