@@ -122,7 +122,8 @@ class Service:
             return None
         store = self.library.store
         try:
-            return store.ref(parts.adapter, self.base)
+            able = self._backend.capabilities
+            return store.ref(parts.adapter, self.base, to=able.adapter_format, widened=able.widens_adapters)
         except NotFound as error:
             if parts.adapter.partition("@")[0] in store.names():
                 raise  # a version it does not have: the store says which it has

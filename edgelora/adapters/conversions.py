@@ -6,7 +6,7 @@ A conversion can always be made again from the kept source, so anything odd abou
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DESCRIPTION = "conversion.json"
-MAIN = {"gguf": "adapter.gguf", "mlx": "adapter"}
-"""What a backend opens: a file for GGUF, a folder for MLX."""
+MAIN = {"mapped": "adapter.lora", "gguf": "adapter.gguf", "mlx": "adapter"}
+"""What a backend opens: a folder for MLX, else a file."""
+USUAL: Mapping[str, AdapterFormat] = {"gguf": "mapped", "mlx": "mlx"}
+"""By a base's format, what its backend wants as a rule; another one is made when it is asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ CHAT_TEMPLATE = (
 )
 
 FAKE_CAPABILITIES = Capabilities(
-    adapter_format="gguf",
+    adapter_format="mapped",
     mixed_adapters=True,
     max_slots=4,
     max_sequences=4,

@@ -37,13 +37,14 @@ class LlamaCppBackend:
         self._lengths: dict[int, int | None] = {}
         """Tokens in each sequence's KV; None where a failed step left it undefined."""
         self._capabilities = Capabilities(
-            adapter_format="gguf",
+            adapter_format=method.adapter_format,
             mixed_adapters=method.mixed_adapters,
             max_slots=options.max_slots,
             max_sequences=options.max_sequences,
             max_step_tokens=options.max_step_tokens,
             context_length=min(options.context_length, model.trained_context, context.cells),
             kv_cells=context.cells,
+            widens_adapters=method.widens_adapters,
         )
 
     @classmethod

@@ -98,7 +98,7 @@ def test_the_source_may_go(store: Store, tmp_path: Path) -> None:
     for path in source.iterdir():
         path.unlink()
     ref = store.ref("gone", BASE)
-    assert ref.path.name == "adapter.gguf" and ref.path.read_bytes()[:4] == b"GGUF"
+    assert ref.path.name == "adapter.lora" and ref.path.read_bytes()[:4] == b"GGUF"
     assert ref.name == "gone" and ref.version == store.get("gone").latest.digest
     assert ref.nbytes == 4 * store.get("gone").latest.parameters
 
@@ -192,7 +192,7 @@ def test_ref_converts_for_another_format(store: Store, tmp_path: Path) -> None:
     ref = store.ref("a", mlx, progress=lambda *step: seen.append(step))
     assert ref.path.is_dir() and seen[-1][0] == "Converting a" and seen[-1][1] == seen[-1][2]
     assert store.ref("a", mlx, progress=lambda *step: pytest.fail("converted twice")) == ref
-    assert {converted.conversion.format for converted in store.conversions(version)} == {"gguf", "mlx"}
+    assert {converted.conversion.format for converted in store.conversions(version)} == {"mapped", "mlx"}
     assert store.verify() == ()
 
 
