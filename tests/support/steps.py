@@ -9,25 +9,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora.backends.base import Backend, Chunk
+from edgelora.backends.base import Applied, Backend, Chunk
+from tests.support.uses import applied
 
 Logits = NDArray[np.float32]
 
 
 @dataclass
 class Lane:
-    """One sequence: its tokens so far, how many of them are computed, and the logits after each computed chunk."""
+    """One sequence: its tokens so far, how many of them are computed, and all logits that were wanted."""
 
     sequence: int
     slot: int | None
     tokens: list[int]
+    more: tuple[Applied, ...] = ()
+    """What acts besides the slot's adapter."""
     done: int = 0
     logits: Logits | None = None
     history: list[Logits] = field(default_factory=list)
 
-    def chunk(self, size: int, *, logits: bool = True) -> Chunk:
+    def chunk(self, size: int, *, logits: int = 1) -> Chunk:
         tokens = tuple(self.tokens[self.done : self.done + size])
-        return Chunk(sequence=self.sequence, position=self.done, tokens=tokens, slot=self.slot, logits=logits)
+        adapters = applied(self.slot) + self.more
+        return Chunk(sequence=self.sequence, position=self.done, tokens=tokens, adapters=adapters, logits=logits)
 
 
 def advance(backend: Backend, chunks: Iterable[tuple[Lane, Chunk]]) -> None:
@@ -35,9 +39,8 @@ def advance(backend: Backend, chunks: Iterable[tuple[Lane, Chunk]]) -> None:
     pairs = list(chunks)
     for (lane, chunk), logits in zip(pairs, backend.step([chunk for _, chunk in pairs]), strict=True):
         lane.done += len(chunk.tokens)
-        lane.logits = logits
-        if logits is not None:
-            lane.history.append(logits)
+        lane.logits = None if logits is None else logits[-1]
+        lane.history.extend(() if logits is None else logits)
 
 
 def generate(backend: Backend, lanes: Sequence[Lane], *, steps: int, chunk: int = 64) -> list[list[int]]:
