@@ -88,7 +88,9 @@ def _open(base: Path, shape: LlamaShape, kind: KvType, tokens: int) -> LlamaCppB
         return None
 
 
-def write_texts(backend: LlamaCppBackend, tokens: int, rng: random.Random) -> tuple[list[list[int]], NDArray[np.float32]]:
+def write_texts(
+    backend: LlamaCppBackend, tokens: int, rng: random.Random
+) -> tuple[list[list[int]], NDArray[np.float32]]:
     """Texts sampled at temperature 1, [TEXTS][tokens], each from another first token; and the logits after every token,
     [tokens, TEXTS, vocab]."""
     texts = [[rng.randrange(backend.vocabulary.size)] for _ in range(TEXTS)]
@@ -138,12 +140,12 @@ def step_times(
 
 
 def _chunk(sequence: int, position: int, tokens: tuple[int, ...]) -> Chunk:
-    return Chunk(sequence=sequence, position=position, tokens=tokens, slot=None, logits=True)
+    return Chunk(sequence=sequence, position=position, tokens=tokens, slot=None, logits=1)
 
 
 def _step(backend: LlamaCppBackend, texts: Sequence[Sequence[int]], position: int) -> NDArray[np.float32]:
     rows = backend.step([_chunk(n, position, (text[position],)) for n, text in enumerate(texts)])
-    return np.stack([row for row in rows if row is not None])
+    return np.concatenate([row for row in rows if row is not None])
 
 
 def _clear(backend: LlamaCppBackend) -> None:

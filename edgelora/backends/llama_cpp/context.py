@@ -20,6 +20,7 @@ from edgelora.kernels import native
 from edgelora.machine import usable_cores
 
 SELF_TEST_TOKENS = 8
+SELF_TEST_OUTPUTS = 2
 
 
 class Context:
@@ -29,6 +30,8 @@ class Context:
         """Allocate for `options`; `vocab` is the width of a row of logits. Raises BaseError where memory is short."""
         self.threads = options.threads or usable_cores()
         self.batch_threads = options.batch_threads or self.threads
+        # The library ends the process where there is less than one for each sequence.
+        self.max_outputs = max(options.max_outputs or 0, options.max_sequences, SELF_TEST_OUTPUTS)
         self.tap = Tap(native=_native_kernel(options))
         self._batch = Batch(_step_tokens(options))
         self._vocab = vocab
@@ -50,10 +53,9 @@ class Context:
         parameters.n_batch = parameters.n_ubatch = _step_tokens(options)
         parameters.kv_unified = True
         parameters.n_seq_max = options.max_sequences
-        parameters.n_outputs_max = min(options.max_sequences, _step_tokens(options))
-        parameters.n_outputs_max_per_seq = 1
         parameters.n_threads, parameters.n_threads_batch = self.threads, self.batch_threads
         parameters.type_k = parameters.type_v = FORMATS[options.kv_type].number
+        parameters.n_outputs_max = self.max_outputs
         parameters.flash_attn_type = 0 if options.kv_type == "f32" else 1
         parameters.op_offload = parameters.offload_kqv = False
         if options.method == "hook":
@@ -75,12 +77,15 @@ class Context:
         """Compute the chunks' rows in this order; llama.cpp's return code, 0 for success."""
         return int(library().llama_decode(self.handle, self._batch.fill(chunks)))
 
-    def logits(self, row: int) -> NDArray[np.float32]:
-        """A copy of the logits after a row of the last step, [vocab]. Raises BackendError where it has none."""
-        pointer = library().llama_get_logits_ith(self.handle, row)
-        if not pointer:
-            raise BackendError("no_logits", f"llama.cpp computed no logits for row {row}.")
-        return np.ctypeslib.as_array(pointer, (self._vocab,)).copy()
+    def logits(self, rows: range) -> NDArray[np.float32]:
+        """A copy of the logits after rows of the last step, [rows, vocab]. Raises BackendError where one has none."""
+        logits = np.empty((len(rows), self._vocab), np.float32)
+        for copied, row in zip(logits, rows, strict=True):
+            pointer = library().llama_get_logits_ith(self.handle, row)
+            if not pointer:
+                raise BackendError("no_logits", f"llama.cpp computed no logits for row {row}.")
+            copied[:] = np.ctypeslib.as_array(pointer, (self._vocab,))
+        return logits
 
     def clear(self, sequence: int) -> None:
         self.truncate(sequence, 0)

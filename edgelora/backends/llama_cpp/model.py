@@ -28,9 +28,7 @@ class Model:
         self._idle = threading.Condition()
 
     @classmethod
-    def load(
-        cls, path: Path, *, shape: LlamaShape, progress: Progress | None, weights: Weights = "mapped"
-    ) -> Model:
+    def load(cls, path: Path, *, shape: LlamaShape, progress: Progress | None, weights: Weights = "mapped") -> Model:
         """Load `path` into CPU memory. `progress` gets 0.0 to 1.0; what it raises ends the load. Raises BaseError."""
         model = cls(_load(path, progress, weights))
         try:
