@@ -220,5 +220,6 @@ def memory(settings: Settings, record: BaseRecord) -> Check:
     free = int(psutil.virtual_memory().available)
     detail = f"{size_text(free)} free; base, KV and adapters take up to {size_text(need)} ({setup.kv_text})"
     if base + setup.kv_bytes > free:
-        return warn("memory", detail, "Close other programs, set EDGELORA_KV_TYPE=q8_0, or choose a smaller base.")
+        smaller = "EDGELORA_KV_TYPE=q8_0 or EDGELORA_CONTEXT for less KV, `edgelora base use NAME` for a smaller base"
+        return warn("memory", detail, f"Close other programs, or take {smaller}.")
     return ok("memory", detail)
