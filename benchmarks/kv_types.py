@@ -140,7 +140,7 @@ def step_times(
 
 
 def _chunk(sequence: int, position: int, tokens: tuple[int, ...]) -> Chunk:
-    return Chunk(sequence=sequence, position=position, tokens=tokens, slot=None, logits=1)
+    return Chunk(sequence=sequence, position=position, tokens=tokens, adapters=(), logits=1)
 
 
 def _step(backend: LlamaCppBackend, texts: Sequence[Sequence[int]], position: int) -> NDArray[np.float32]:
