@@ -14,6 +14,7 @@ from edgelora.backends.base import Capabilities, Chunk, Loaded
 from edgelora.backends.llama_cpp.compiled import CompiledHookMethod
 from edgelora.backends.llama_cpp.context import Context
 from edgelora.backends.llama_cpp.hook import HookMethod
+from edgelora.backends.llama_cpp.kv import check_kv_type
 from edgelora.backends.llama_cpp.method import LoraMethod, shares_of
 from edgelora.backends.llama_cpp.model import Model, Progress
 from edgelora.backends.llama_cpp.native import NativeMethod
@@ -56,9 +57,11 @@ class LlamaCppBackend:
         """Load the GGUF base at `path`. `progress` gets 0.0 to 1.0, and what it raises ends the load.
 
         Where the self-test of the evaluation callback fails, a warning is logged and llama.cpp's own LoRA is used.
-        Raises BaseError where the base cannot be loaded, BackendError where the library cannot.
+        Raises UsageError where the base cannot have that KV type, BaseError where it cannot be loaded, BackendError
+        where the library cannot.
         """
-        model = Model.load(path, shape=shape, progress=progress)
+        check_kv_type(settings.kv_type, shape)
+        model = Model.load(path, shape=shape, progress=progress, weights=settings.weights)
         context: Context | None = None
         try:
             context = Context(model, settings, vocab=shape.vocab)
