@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from edgelora.bases.record import BaseRecord
     from edgelora.tuning.record import Tuning
 
-BUSY_PERCENT = 25.0
-
 
 @click.command(short_help="Measure what is fastest on this machine.")
 @base_option
@@ -49,15 +47,9 @@ def tune(app: App, base: str | None, show: bool, clear: bool, as_json: bool) -> 
 
 
 def _measure(app: App, record: BaseRecord) -> Tuning:
-    import psutil
-
-    from edgelora.cli.output import hint
     from edgelora.cli.progress import progress_bars
     from edgelora.tuning.measure import measure
 
-    busy = psutil.cpu_percent(interval=0.3)
-    if busy > BUSY_PERCENT:
-        hint(f"Other programs keep the processor {busy:.0f}% busy: differences may drown in that.")
     with progress_bars() as bars:
         return measure(record, app.settings(), bars)
 
@@ -98,6 +90,7 @@ def _fields(tuning: Tuning) -> list[tuple[str, str]]:
     times = {work: f"{1e3 * seconds:,.1f} ms" for work, seconds in tuning.seconds.items()}
     where = tuning.conditions
     stale = "" if where == conditions() else "; not used, since the machine or a library has changed: tune again"
+    busy = f", others using {tuning.others:.0%} of the machine" if tuning.others >= 0.01 else ""
     return [
         ("base", tuning.base),
         ("machine", f"{where.processor}, {where.cores} cores, {where.processors} processors"),
@@ -106,5 +99,5 @@ def _fields(tuning: Tuning) -> list[tuple[str, str]]:
         ("one token", times[Work.ONE]),
         (f"{BATCH_ROWS} side by side", times[Work.BATCH]),
         (f"prompt of {PROMPT_ROWS}", times[Work.PROMPT]),
-        ("measured", f"{human_age(time.time() - tuning.created)}{stale}"),
+        ("measured", f"{human_age(time.time() - tuning.created)}{busy}{stale}"),
     ]

@@ -7,10 +7,12 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from edgelora.backends.llama_cpp.options import Weights
 from edgelora.errors import UsageError
+from edgelora.machine import OtherWork
 from edgelora.tuning.compare import Verdict
 from edgelora.tuning.record import Conditions, Finding, Tuning, conditions
 from edgelora.tuning.search import (
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 FINAL = 3
 """Measurements of each kind of step with what was chosen, to tell the times."""
+BUSY = 0.1
+"""Where others use more of the machine than this, fewer threads than cores are not believed in."""
 ROOM = 2.2
 """Memory that must be free for repacked weights beside the mapped ones, by the size of the base."""
 
@@ -75,17 +79,22 @@ def search(
     repacked_fits: bool,
     progress: Progress | None = None,
     where: Conditions | None = None,
+    others: Callable[[], float] | None = None,
     order: random.Random | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Tuning:
-    """Every question in turn, over benches that `open_bench` opens."""
+    """Every question in turn, over benches that `open_bench` opens. `others`: what share of the machine they had."""
     where = where or conditions()
+    others = others or OtherWork().share
     order = order or random.Random()
     candidates = thread_candidates(where.cores, where.processors)
     weights: WeightsFound | None = None
     with _counted(progress, _measurements(candidates, repacked_fits)) as tick, closing(open_bench("mapped")) as mapped:
         one = choose_threads(mapped, (Work.ONE,), candidates, where.cores, order=order, tick=tick)
         many = choose_threads(mapped, BATCHED, candidates, where.cores, order=order, tick=tick)
+        busy = others()
+        if busy > BUSY:
+            one, many = (_not_fewer(found, where.cores) for found in (one, many))
         threads = {Work.ONE: one.chosen, Work.BATCH: many.chosen, Work.PROMPT: many.chosen}
         if repacked_fits:
             with closing(open_bench("repacked")) as repacked:
@@ -101,8 +110,14 @@ def search(
         weights=None if weights is None else weights.chosen,
         findings=tuple(_findings(one, many, weights, default=where.cores)),
         seconds=seconds,
+        others=round(busy, 3),
         created=clock(),
     )
+
+
+def _not_fewer(found: Found, default: int) -> Found:
+    """Beside busy neighbours fewer threads are faster, whatever they are on a machine that rests."""
+    return replace(found, chosen=default) if found.chosen < default else found
 
 
 def _measurements(candidates: Sequence[int], repacked_fits: bool) -> int:

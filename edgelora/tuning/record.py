@@ -58,7 +58,8 @@ class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.chosen == self.rival:
             return f"{self.chosen}: {1 / self.ratio:.2f} times as fast as {self.default}"
         if self.ratio < 1:
-            return f"{self.chosen}: {self.rival} would be {1 / self.ratio:.2f} times as fast, too little for its cost"
+            why = "too little for its cost" if self.question == "weights" else "but others kept the machine busy"
+            return f"{self.chosen}: {self.rival} was {1 / self.ratio:.2f} times as fast, {why}"
         return f"{self.chosen}: {self.rival} takes {self.ratio:.2f} times as long"
 
 
@@ -73,6 +74,8 @@ class Tuning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     findings: tuple[Finding, ...]
     seconds: dict[Work, float]
     """What a step takes with what was chosen."""
+    others: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    """The share of the machine other programs had meanwhile."""
     created: float
     """Unix seconds."""
     schema: Literal[1] = 1
