@@ -1,6 +1,6 @@
 """The native evaluation callback: which weights are modules, and what one step adds to their products.
 
-Wraps lora.c's state. While it is idle or in a step of its own, no Python runs for any node; a Python watcher, as the
+Wraps evaluate.c's state. While it is idle or in a step of its own, no Python runs for any node; a Python watcher, as the
 start-up self-test is, gets every node through it.
 """
 

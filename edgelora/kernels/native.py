@@ -1,4 +1,4 @@
-"""The native kernel: the library that the package build compiled of lora.c, loaded once; None where there is none.
+"""The native kernel: the library that the package build compiled of the C here, loaded once; None where there is none.
 
 Owns the mirror of lora.h's structs, and the same `add_delta` as the numpy reference. The evaluation callback in the
 same library is `evaluator`.
