@@ -14,6 +14,7 @@ from edgelora.backends.base import Capabilities, Chunk, Loaded
 from edgelora.backends.llama_cpp.compiled import CompiledHookMethod
 from edgelora.backends.llama_cpp.context import Context
 from edgelora.backends.llama_cpp.hook import HookMethod
+from edgelora.backends.llama_cpp.kv import check_kv_type
 from edgelora.backends.llama_cpp.method import LoraMethod, shares_of
 from edgelora.backends.llama_cpp.model import Model, Progress
 from edgelora.backends.llama_cpp.native import NativeMethod
@@ -39,7 +40,7 @@ class LlamaCppBackend:
         self._lengths: dict[int, int | None] = {}
         """Tokens in each sequence's KV; None where a failed step left it undefined."""
         self._capabilities = Capabilities(
-            adapter_format="gguf",
+            adapter_format=method.adapter_format,
             mixed_adapters=method.mixed_adapters,
             max_slots=options.max_slots,
             max_sequences=options.max_sequences,
@@ -47,6 +48,7 @@ class LlamaCppBackend:
             context_length=min(options.context_length, model.trained_context, context.cells),
             kv_cells=context.cells,
             max_outputs=context.max_outputs,
+            widens_adapters=method.widens_adapters,
         )
 
     @classmethod
@@ -57,9 +59,11 @@ class LlamaCppBackend:
 
         Where the self-test of the evaluation callback fails, a warning is logged and the next best way is taken: numpy
         for the deltas, or llama.cpp's own LoRA.
-        Raises BaseError where the base cannot be loaded, BackendError where the library cannot.
+        Raises UsageError where the base cannot have that KV type, BaseError where it cannot be loaded, BackendError
+        where the library cannot.
         """
-        model = Model.load(path, shape=shape, progress=progress)
+        check_kv_type(settings.kv_type, shape)
+        model = Model.load(path, shape=shape, progress=progress, weights=settings.weights)
         context: Context | None = None
         try:
             context = Context(model, settings, vocab=shape.vocab)

@@ -54,5 +54,5 @@ class Trial:
         if (width, out) not in self._factors:
             a = np.cos(np.arange(_RANK * width, dtype=np.float32)).reshape(_RANK, width)
             b = np.sin(np.arange(_RANK * out, dtype=np.float32)).reshape(_RANK, out)
-            self._factors[width, out] = Factors(a, b)
+            self._factors[width, out] = Factors(a, b, multiplier=0.75)
         return self._factors[width, out]
