@@ -22,13 +22,9 @@ if TYPE_CHECKING:
     from edgelora.bases.registry import Bases
     from edgelora.config import Settings
     from edgelora.engine import Engine, EngineStats
+    from edgelora.opening import Setup
     from edgelora.prompt import Message
     from edgelora.stream import Stream
-
-STEP_TOKENS = 512
-"""Tokens in one forward pass at most: a long prompt is computed in pieces of this size."""
-MAX_RESIDENT = 256
-"""Adapters in memory at once at most; the byte budget ends it earlier for all but tiny ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +64,14 @@ class ModelCard:
 class Service:
     """A resident base. Thread-safe. A context manager: leaving it waits for running requests and frees the base."""
 
-    def __init__(self, library: Library, base: BaseRecord, backend: Backend) -> None:
+    def __init__(self, library: Library, base: BaseRecord, backend: Backend, *, setup: Setup | None = None) -> None:
+        """`setup`: what the backend was opened with, where that is known; told and not used."""
         from edgelora.engine import Engine
 
         settings = library.settings
         self.library = library
         self.base = base
+        self.setup = setup
         self._backend = backend
         self._engine: Engine = Engine(
             backend, adapter_budget_bytes=settings.adapter_budget_bytes, max_queue=settings.max_queue
@@ -81,10 +79,13 @@ class Service:
 
     @classmethod
     def open(cls, settings: Settings, *, base: str | None = None, progress: Progress | None = None) -> Self:
-        """Load a base (`base`, or the chosen one). Raises NotFound, BaseError, BackendError."""
+        """Load a base (`base`, or the chosen one). Raises NotFound, UsageError, BaseError, BackendError."""
+        from edgelora.opening import open_backend, plan_setup
+
         library = open_library(settings, progress=progress)
         record = (library.bases.get(base) if base else library.bases.current()).check()
-        return cls(library, record, open_backend(record, settings, progress))
+        setup = plan_setup(record, settings)
+        return cls(library, record, open_backend(record, setup, settings, progress), setup=setup)
 
     def models(self) -> list[ModelCard]:
         """The base, then every adapter installed for it, by name."""
@@ -122,7 +123,8 @@ class Service:
             return None
         store = self.library.store
         try:
-            return store.ref(parts.adapter, self.base)
+            able = self._backend.capabilities
+            return store.ref(parts.adapter, self.base, to=able.adapter_format, widened=able.widens_adapters)
         except NotFound as error:
             if parts.adapter.partition("@")[0] in store.names():
                 raise  # a version it does not have: the store says which it has
@@ -132,19 +134,23 @@ class Service:
         """What the base's makers recommend, for requests that say nothing."""
         return SamplingParams(temperature=self.base.temperature, top_p=self.base.top_p)
 
-    def chat(self, messages: Sequence[Message], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
-        """Begin an answer to a conversation. Raises UsageError, ContextTooLong, Busy."""
+    def chat(
+        self, messages: Sequence[Message], *, adapter: AdapterRef | None, sampling: SamplingParams, client: str = ""
+    ) -> Stream:
+        """Begin an answer to a conversation. `client`: who asks; clients take turns. Raises as `Engine.submit` does."""
         from edgelora.prompt import encode_chat
 
-        return self._submit(encode_chat(messages, self._backend.vocabulary), adapter, sampling)
+        return self._submit(encode_chat(messages, self._backend.vocabulary), adapter, sampling, client)
 
-    def complete(self, prompt: str | Sequence[int], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
+    def complete(
+        self, prompt: str | Sequence[int], *, adapter: AdapterRef | None, sampling: SamplingParams, client: str = ""
+    ) -> Stream:
         """Continue a text (or token ids) as it stands, without a chat template. Raises as `chat` does."""
         from edgelora.prompt import encode_text
 
         vocabulary = self._backend.vocabulary
         tokens = encode_text(prompt, vocabulary) if isinstance(prompt, str) else tuple(prompt)
-        return self._submit(tokens, adapter, sampling)
+        return self._submit(tokens, adapter, sampling, client)
 
     def stats(self) -> EngineStats:
         return self._engine.stats()
@@ -165,9 +171,11 @@ class Service:
     ) -> None:
         self.close(drain=kind is None)
 
-    def _submit(self, tokens: tuple[int, ...], adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
+    def _submit(
+        self, tokens: tuple[int, ...], adapter: AdapterRef | None, sampling: SamplingParams, client: str
+    ) -> Stream:
         uses = () if adapter is None else (AdapterUse(adapter),)
-        return self._engine.submit(Request(uuid.uuid4().hex, tokens, uses, sampling))
+        return self._engine.submit(Request(uuid.uuid4().hex, tokens, uses, sampling, client))
 
     def _resident(self) -> set[AdapterRef]:
         return {entry.ref for entry in self._engine.stats().adapters}
@@ -177,29 +185,3 @@ class Service:
 
     def _names(self) -> list[str]:
         return [self.base.name, *self.library.store.names()]
-
-
-def open_backend(record: BaseRecord, settings: Settings, progress: Progress | None) -> Backend:
-    """Load a base into the backend that runs its format. Raises BaseError, BackendError."""
-    if record.format == "mlx":
-        from edgelora.backends.mlx import open_mlx
-
-        return open_mlx(record.path, shape=record.identity.fingerprint.shape)
-    from edgelora.backends.llama_cpp import BackendOptions
-    from edgelora.backends.llama_cpp.backend import LlamaCppBackend
-
-    label = f"Loading {record.name}"
-    context = min(settings.context_length, record.identity.context_length)
-    return LlamaCppBackend.open(
-        record.path,
-        shape=record.identity.fingerprint.shape,
-        settings=BackendOptions(
-            context_length=context,
-            max_sequences=settings.max_sequences,
-            max_step_tokens=STEP_TOKENS,
-            max_slots=MAX_RESIDENT,
-            threads=settings.threads,
-            kernel=settings.kernel,
-        ),
-        progress=None if progress is None else lambda part: progress(label, round(part * 100), 100),
-    )

@@ -74,6 +74,7 @@ class FakeService:
         backend: FakeBackend | None = None,
     ) -> None:
         self.base = FakeBase()
+        self.setup = None
         self.backend = backend or FakeBackend(answers={} if answer is None else {None: answer})
         self.refs = {
             name: write_fake_adapter(folder, name.replace("/", "_"), answer=text) for name, text in adapters.items()
@@ -81,6 +82,7 @@ class FakeService:
         self.prompts: list[tuple[int, ...]] = []
         """The token ids of every request that was begun."""
         self.samplings: list[SamplingParams] = []
+        self.clients: list[str] = []
         self.engine = WatchedEngine(self.backend, max_queue=max_queue)
         self._ids = itertools.count()
 
@@ -106,12 +108,16 @@ class FakeService:
     def default_sampling(self) -> SamplingParams:
         return SamplingParams(temperature=self.base.temperature, top_p=self.base.top_p)
 
-    def chat(self, messages: Sequence[Message], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
-        return self._submit(encode_chat(messages, self.engine.vocabulary), adapter, sampling)
+    def chat(
+        self, messages: Sequence[Message], *, adapter: AdapterRef | None, sampling: SamplingParams, client: str = ""
+    ) -> Stream:
+        return self._submit(encode_chat(messages, self.engine.vocabulary), adapter, sampling, client)
 
-    def complete(self, prompt: str | Sequence[int], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
+    def complete(
+        self, prompt: str | Sequence[int], *, adapter: AdapterRef | None, sampling: SamplingParams, client: str = ""
+    ) -> Stream:
         tokens = encode_text(prompt, self.engine.vocabulary) if isinstance(prompt, str) else tuple(prompt)
-        return self._submit(tokens, adapter, sampling)
+        return self._submit(tokens, adapter, sampling, client)
 
     def stats(self) -> EngineStats:
         return self.engine.stats()
@@ -133,7 +139,10 @@ class FakeService:
     def _card(self, name: str) -> ModelCard:
         return ModelCard(name, CREATED, self.base.name, str(self.refs[name]), False)
 
-    def _submit(self, tokens: tuple[int, ...], adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
+    def _submit(
+        self, tokens: tuple[int, ...], adapter: AdapterRef | None, sampling: SamplingParams, client: str
+    ) -> Stream:
         self.prompts.append(tokens)
         self.samplings.append(sampling)
-        return self.engine.submit(Request(f"r{next(self._ids)}", tokens, uses(adapter), sampling))
+        self.clients.append(client)
+        return self.engine.submit(Request(f"r{next(self._ids)}", tokens, uses(adapter), sampling, client))
