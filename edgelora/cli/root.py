@@ -33,6 +33,7 @@ VERBS = {
     "convert": "edgelora.cli.convert:convert",
     "base": "edgelora.cli.base:base",
     "serve": "edgelora.cli.serve:serve",
+    "tune": "edgelora.cli.tune:tune",
     "doctor": "edgelora.cli.doctor:doctor",
 }
 
