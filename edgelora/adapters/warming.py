@@ -37,13 +37,13 @@ def warm(store: Store, spec: str, base: BaseRecord, *, progress: Progress | None
     known = {converted.path for converted in store.conversions(version)}
     began = time.perf_counter()
     ref = store.ref(spec, base, progress=progress)
-    found = time.perf_counter()
+    found, converted = time.perf_counter(), ref.path not in known
     nbytes = _read_through(ref.path)
     return Warmed(
         ref=ref,
         number=version.number,
-        converted=ref.path not in known,
-        convert_seconds=found - began,
+        converted=converted,
+        convert_seconds=found - began if converted else 0.0,
         read_seconds=time.perf_counter() - found,
         nbytes=nbytes,
     )
