@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from edgelora import service
+from edgelora import opening
 from edgelora.backends.base import Backend, Loaded, Vocabulary
 
 COUNTS = "adapters attached and detached:"
@@ -66,7 +66,7 @@ def never_ending(open_backend: Callable[..., Backend]) -> Callable[..., Any]:
 def main() -> None:
     from edgelora.cli import main as edgelora
 
-    service.open_backend = never_ending(service.open_backend)
+    opening.open_backend = never_ending(opening.open_backend)
     edgelora()
 
 

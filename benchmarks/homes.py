@@ -21,7 +21,10 @@ from edgelora.bases.record import BaseRecord
 from edgelora.config import Settings, read_settings
 from edgelora.files import file_digest, write_atomic
 from edgelora.service import Library, open_library
+from edgelora_converters import gguf_adapter, mapped
 from edgelora_converters.convert import CONVERTER_VERSION
+from edgelora_converters.lora import LoraAdapter, LoraPair
+from edgelora_converters.rows import deinterleave
 from edgelora_models.modules import LINEAR_MODULES
 from edgelora_models.shape import LlamaShape
 
@@ -30,14 +33,23 @@ BASE_NAME = "benchmark-base"
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """A prepared folder: its chosen base, and the adapters' names with the files that are loaded."""
+    """A prepared folder: its chosen base, and the adapters' names."""
 
     path: Path
     base: Path
     names: tuple[str, ...]
-    files: tuple[Path, ...]
     vocabulary: range
     """Token ids that are text in every vocabulary."""
+    given: tuple[Path, ...] = ()
+    """The adapters' GGUF files where that is what they were made of."""
+
+    def files(self) -> tuple[Path, ...]:
+        """The adapters as GGUF files, for other programs; converted now where there are none."""
+        if self.given:
+            return self.given
+        library = open_library(settings_of(self.path))
+        base = library.bases.current()
+        return tuple(library.store.ref(name, base, to="gguf").path for name in self.names)
 
 
 def settings_of(path: Path) -> Settings:
@@ -67,18 +79,19 @@ def builtin_home(path: Path, count: int, *, rank: int = 8) -> Home:
     for number, name in enumerate(names):
         if name not in known:
             install_random(library, base, path / "source", name=name, rank=rank, seed=number)
-    return _home(path, library, base, names)
+    return _home(path, base, names)
 
 
 def adopted_home(path: Path, base_file: Path, files: Sequence[Path]) -> Home:
-    """Another base, with adapters that exist as GGUF files only: put where the store keeps its conversions."""
+    """Another base, with adapters that exist as GGUF files only: rewritten in edgelora's layout, value for value, and
+    put where the store keeps its conversions."""
     library = open_library(settings_of(path))
     base = library.bases.add(base_file, BASE_NAME)
     library.bases.use(BASE_NAME)
     names = tuple(adapter_name(number) for number in range(len(files)))
     for name, file in zip(names, files, strict=True):
         _adopt(library, base, file.resolve(), name)
-    return _home(path, library, base, names)
+    return _home(path, base, names, tuple(files))
 
 
 def adapter_name(number: int) -> str:
@@ -110,13 +123,15 @@ def write_random_peft(folder: Path, shape: LlamaShape, *, rank: int, seed: int) 
 
 
 def _adopt(library: Library, base: BaseRecord, file: Path, name: str) -> None:
-    digest, size, fingerprint = file_digest(file), file.stat().st_size, base.identity.fingerprint
+    digest, fingerprint = file_digest(file), base.identity.fingerprint
     layout = Layout(library.store.root)
     made = library.store.root / "adopted"
     made.mkdir(parents=True)
-    stored = StoredFile(conversions.MAIN["gguf"], digest, size)
-    (made / stored.name).symlink_to(file)
-    conversion = Conversion("gguf", digest, fingerprint.digest, str(CONVERTER_VERSION), (stored,), size, 0.0)
+    main = made / conversions.MAIN["mapped"]
+    _rewrite(file, main, fingerprint.shape, digest)
+    size = main.stat().st_size
+    stored = StoredFile(main.name, file_digest(main), size)
+    conversion = Conversion("mapped", digest, fingerprint.digest, str(CONVERTER_VERSION), (stored,), size, 0.0)
     write_atomic(made / conversions.DESCRIPTION, encode(conversion))
     conversions.publish(layout, made, conversion, fingerprint)
     shutil.rmtree(made, ignore_errors=True)
@@ -139,8 +154,15 @@ def _adopt(library: Library, base: BaseRecord, file: Path, name: str) -> None:
     write_atomic(layout.manifest(name), encode(first_manifest(name, version)))
 
 
-def _home(path: Path, library: Library, base: BaseRecord, names: tuple[str, ...]) -> Home:
-    files = tuple(library.store.ref(name, base).path for name in names)
+def _rewrite(file: Path, out: Path, shape: LlamaShape, digest: str) -> None:
+    factors = gguf_adapter.read(file, shape)
+    pairs = {}
+    for target, (a, b) in factors.items():
+        pairs[target] = LoraPair(a, deinterleave(b, target.module.rotary_heads(shape)), 1.0)
+    mapped.write(LoraAdapter(pairs, source_digest=digest, base_model=None), shape, out, provenance={})
+
+
+def _home(path: Path, base: BaseRecord, names: tuple[str, ...], given: tuple[Path, ...] = ()) -> Home:
     # Below are bytes and, in some vocabularies, control tokens; those at the end are control tokens in every Llama's.
     size = base.identity.fingerprint.shape.vocab
-    return Home(path, base.path, names, files, range(min(300, size // 4), size - 300))
+    return Home(path, base.path, names, range(min(300, size // 4), size - 300), given)

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bench.round([Case(running[0], 0)])
         before[running[0].name] = memory_of(running[0].pid)
         if options.against is not None:
-            running.append(servers.enter_context(LlamaServer(options.against, home.base, home.files, limits)))
+            running.append(servers.enter_context(LlamaServer(options.against, home.base, home.files(), limits)))
         # The first round warms up: adapters are loaded, files read.
         bench.round([Case(server, adapters) for server in running for adapters in (0, options.requests)])
         cases = [Case(server, adapters) for server in running for adapters in (options.requests, 0)]

@@ -72,7 +72,7 @@ class Bench:
     def _servers(self, home: Home) -> Iterator[Callable[[], EdgeloraServer | LlamaServer]]:
         yield lambda: EdgeloraServer(home.path, home.names, self._limits)
         if self._options.against is not None:
-            yield lambda: LlamaServer(self._options.against, home.base, home.files, self._limits)
+            yield lambda: LlamaServer(self._options.against, home.base, home.files(), self._limits)
 
     def _capacity(self, home: Home, adapters: int) -> float:
         """Requests a second edgelora answers while there is always another one waiting; uniform choice."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import mixed, serve
-from benchmarks.homes import adopted_home, builtin_home, settings_of
+from benchmarks.homes import BASE_NAME, Home, adopted_home, builtin_home, settings_of
 from edgelora.service import open_library
+from edgelora_converters import mapped_adapter
+from edgelora_converters.lora import Target
+from edgelora_converters.mapped_adapter import MappedPair
 
 TINY = ["--threads", "1", "--context", "256", "--sequences", "2"]
 
@@ -35,10 +40,21 @@ def test_mixed_prints_speed_and_memory(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_adopted_files_are_what_the_store_hands_out(tmp_path: Path) -> None:
-    """A GGUF adapter is found by name under the other base, and is that very file."""
+    """A GGUF adapter is found by name under the other base, with the deltas it had."""
     made = builtin_home(tmp_path / "made", 2)
-    adopted = adopted_home(tmp_path / "adopted", made.base, made.files)
-    library = open_library(settings_of(adopted.path))
-    refs = [library.store.ref(name, library.bases.current()) for name in adopted.names]
-    assert [ref.path.read_bytes() for ref in refs] == [file.read_bytes() for file in made.files]
-    assert library.bases.current().name != "edgelora-tiny" and len({ref.version for ref in refs}) == 2
+    adopted = adopted_home(tmp_path / "adopted", made.base, made.files())
+    assert adopted.files() == made.files()
+    one, other = (pairs_of(home) for home in (made, adopted))
+    assert len(one) == len(other) == 2 and open_library(settings_of(adopted.path)).bases.chosen() == BASE_NAME
+    for before, after in zip(one, other, strict=True):
+        assert before.keys() == after.keys()
+        for target in before:
+            assert np.array_equal(before[target].a, after[target].a)
+            assert np.allclose(before[target].scale * before[target].b, after[target].b, rtol=1e-6)
+
+
+def pairs_of(home: Home) -> list[Mapping[Target, MappedPair]]:
+    library = open_library(settings_of(home.path))
+    base = library.bases.current()
+    shape = base.identity.fingerprint.shape
+    return [mapped_adapter.read(library.store.ref(name, base).path, shape).pairs for name in home.names]
