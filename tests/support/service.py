@@ -108,11 +108,17 @@ class FakeService:
         return SamplingParams(temperature=self.base.temperature, top_p=self.base.top_p)
 
     def chat(self, messages: Sequence[Message], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
-        return self._submit(encode_chat(messages, self.engine.vocabulary), adapter, sampling)
+        return self._submit(encode_chat(messages, self.engine.vocabulary, limit=self.limit), adapter, sampling)
 
     def complete(self, prompt: str | Sequence[int], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
-        tokens = encode_text(prompt, self.engine.vocabulary) if isinstance(prompt, str) else tuple(prompt)
+        tokens = (
+            encode_text(prompt, self.engine.vocabulary, limit=self.limit) if isinstance(prompt, str) else tuple(prompt)
+        )
         return self._submit(tokens, adapter, sampling)
+
+    @property
+    def limit(self) -> int:
+        return self.engine.capabilities.sequence_tokens
 
     def stats(self) -> EngineStats:
         return self.engine.stats()
