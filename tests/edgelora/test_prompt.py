@@ -230,7 +230,7 @@ def test_what_cannot_fit_is_not_tokenised(size: int, template: str | None) -> No
         lambda: encode_chat([*user("x" * (size // 2)), *user("x" * (size - size // 2))], vocabulary, limit=100),
         lambda: encode_text("x" * size, vocabulary, limit=100),
     ):
-        with pytest.raises(ContextTooLong, match="at least [0-9]+ tokens; the context holds 100") as caught:
+        with pytest.raises(ContextTooLong, match=r"at least [0-9]+ tokens; the context holds 100") as caught:
             encode()
         assert caught.value.code == "context_length_exceeded"
 
