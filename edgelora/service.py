@@ -160,19 +160,25 @@ class Service:
         """What the base's makers recommend, for requests that say nothing."""
         return SamplingParams(temperature=self.base.temperature, top_p=self.base.top_p)
 
-    def chat(self, messages: Sequence[Message], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
-        """Begin an answer to a conversation. Raises UsageError, ContextTooLong, Busy."""
+    def chat(
+        self, messages: Sequence[Message], *, adapter: AdapterRef | None, sampling: SamplingParams, client: str = ""
+    ) -> Stream:
+        """Begin an answer to a conversation. `client`: who asks; clients take turns. Raises as `Engine.submit` does."""
         from edgelora.prompt import encode_chat
 
-        return self._submit(encode_chat(messages, self._backend.vocabulary, limit=self._limit), adapter, sampling)
+        return self._submit(
+            encode_chat(messages, self._backend.vocabulary, limit=self._limit), adapter, sampling, client
+        )
 
-    def complete(self, prompt: str | Sequence[int], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
+    def complete(
+        self, prompt: str | Sequence[int], *, adapter: AdapterRef | None, sampling: SamplingParams, client: str = ""
+    ) -> Stream:
         """Continue a text (or token ids) as it stands, without a chat template. Raises as `chat` does."""
         from edgelora.prompt import encode_text
 
         vocabulary = self._backend.vocabulary
         tokens = encode_text(prompt, vocabulary, limit=self._limit) if isinstance(prompt, str) else tuple(prompt)
-        return self._submit(tokens, adapter, sampling)
+        return self._submit(tokens, adapter, sampling, client)
 
     def stats(self) -> EngineStats:
         return self._engine.stats()
@@ -198,9 +204,11 @@ class Service:
         """A prompt of so many tokens, or more, is refused."""
         return self._backend.capabilities.sequence_tokens
 
-    def _submit(self, tokens: tuple[int, ...], adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
+    def _submit(
+        self, tokens: tuple[int, ...], adapter: AdapterRef | None, sampling: SamplingParams, client: str
+    ) -> Stream:
         uses = () if adapter is None else (AdapterUse(adapter),)
-        return self._engine.submit(Request(uuid.uuid4().hex, tokens, uses, sampling))
+        return self._engine.submit(Request(uuid.uuid4().hex, tokens, uses, sampling, client))
 
     def _is_base(self, name: str) -> bool:
         return name == self.base.name or name in self.base.aliases

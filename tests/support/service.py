@@ -83,6 +83,7 @@ class FakeService:
         self.prompts: list[tuple[int, ...]] = []
         """The token ids of every request that was begun."""
         self.samplings: list[SamplingParams] = []
+        self.clients: list[str] = []
         self.engine = WatchedEngine(self.backend, max_queue=max_queue)
         self._ids = itertools.count()
 
@@ -117,14 +118,17 @@ class FakeService:
     def default_sampling(self) -> SamplingParams:
         return SamplingParams(temperature=self.base.temperature, top_p=self.base.top_p)
 
-    def chat(self, messages: Sequence[Message], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
-        return self._submit(encode_chat(messages, self.engine.vocabulary, limit=self.limit), adapter, sampling)
+    def chat(
+        self, messages: Sequence[Message], *, adapter: AdapterRef | None, sampling: SamplingParams, client: str = ""
+    ) -> Stream:
+        return self._submit(encode_chat(messages, self.engine.vocabulary, limit=self.limit), adapter, sampling, client)
 
-    def complete(self, prompt: str | Sequence[int], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
-        tokens = (
-            encode_text(prompt, self.engine.vocabulary, limit=self.limit) if isinstance(prompt, str) else tuple(prompt)
-        )
-        return self._submit(tokens, adapter, sampling)
+    def complete(
+        self, prompt: str | Sequence[int], *, adapter: AdapterRef | None, sampling: SamplingParams, client: str = ""
+    ) -> Stream:
+        vocabulary = self.engine.vocabulary
+        tokens = encode_text(prompt, vocabulary, limit=self.limit) if isinstance(prompt, str) else tuple(prompt)
+        return self._submit(tokens, adapter, sampling, client)
 
     @property
     def limit(self) -> int:
@@ -152,7 +156,10 @@ class FakeService:
         pinned = entry is not None and entry.pinned
         return ModelCard(name, CREATED, self.base.name, str(self.refs[name]), entry is not None, pinned)
 
-    def _submit(self, tokens: tuple[int, ...], adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
+    def _submit(
+        self, tokens: tuple[int, ...], adapter: AdapterRef | None, sampling: SamplingParams, client: str
+    ) -> Stream:
         self.prompts.append(tokens)
         self.samplings.append(sampling)
-        return self.engine.submit(Request(f"r{next(self._ids)}", tokens, uses(adapter), sampling))
+        self.clients.append(client)
+        return self.engine.submit(Request(f"r{next(self._ids)}", tokens, uses(adapter), sampling, client))
