@@ -166,7 +166,9 @@ class Service:
         """Begin an answer to a conversation. `client`: who asks; clients take turns. Raises as `Engine.submit` does."""
         from edgelora.prompt import encode_chat
 
-        return self._submit(encode_chat(messages, self._backend.vocabulary), adapter, sampling, client)
+        return self._submit(
+            encode_chat(messages, self._backend.vocabulary, limit=self._limit), adapter, sampling, client
+        )
 
     def complete(
         self, prompt: str | Sequence[int], *, adapter: AdapterRef | None, sampling: SamplingParams, client: str = ""
@@ -175,7 +177,7 @@ class Service:
         from edgelora.prompt import encode_text
 
         vocabulary = self._backend.vocabulary
-        tokens = encode_text(prompt, vocabulary) if isinstance(prompt, str) else tuple(prompt)
+        tokens = encode_text(prompt, vocabulary, limit=self._limit) if isinstance(prompt, str) else tuple(prompt)
         return self._submit(tokens, adapter, sampling, client)
 
     def stats(self) -> EngineStats:
@@ -196,6 +198,11 @@ class Service:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close(drain=kind is None)
+
+    @property
+    def _limit(self) -> int:
+        """A prompt of so many tokens, or more, is refused."""
+        return self._backend.capabilities.sequence_tokens
 
     def _submit(
         self, tokens: tuple[int, ...], adapter: AdapterRef | None, sampling: SamplingParams, client: str
