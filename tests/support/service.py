@@ -10,15 +10,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from edgelora.activation import activated
 from edgelora.backends.fake import FakeBackend, write_fake_adapter
-from edgelora.core import AdapterRef, Request, SamplingParams
+from edgelora.composition import compose
+from edgelora.core import AdapterRef, AdapterUse, Request, SamplingParams
 from edgelora.engine import Engine, EngineStats
 from edgelora.errors import NotFound
 from edgelora.names import split_model_id
 from edgelora.prompt import Message, encode_chat, encode_text
 from edgelora.service import ModelCard
 from edgelora.stream import Stream
-from tests.support.uses import uses
 
 CREATED = 1_750_000_000
 
@@ -107,12 +108,19 @@ class FakeService:
     def default_sampling(self) -> SamplingParams:
         return SamplingParams(temperature=self.base.temperature, top_p=self.base.top_p)
 
-    def chat(self, messages: Sequence[Message], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
-        return self._submit(encode_chat(messages, self.engine.vocabulary), adapter, sampling)
+    def compose(self, *wanted: str | tuple[str, float]) -> tuple[AdapterUse, ...]:
+        return compose(self.resolve, ((one, 1.0) if isinstance(one, str) else one for one in wanted))
 
-    def complete(self, prompt: str | Sequence[int], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
+    def chat(
+        self, messages: Sequence[Message], *, adapters: Sequence[AdapterUse] = (), sampling: SamplingParams
+    ) -> Stream:
+        return self._submit(encode_chat(messages, self.engine.vocabulary), adapters, sampling)
+
+    def complete(
+        self, prompt: str | Sequence[int], *, adapters: Sequence[AdapterUse] = (), sampling: SamplingParams
+    ) -> Stream:
         tokens = encode_text(prompt, self.engine.vocabulary) if isinstance(prompt, str) else tuple(prompt)
-        return self._submit(tokens, adapter, sampling)
+        return self._submit(tokens, adapters, sampling)
 
     def stats(self) -> EngineStats:
         return self.engine.stats()
@@ -134,7 +142,7 @@ class FakeService:
     def _card(self, name: str) -> ModelCard:
         return ModelCard(name, CREATED, self.base.name, str(self.refs[name]), False)
 
-    def _submit(self, tokens: tuple[int, ...], adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
+    def _submit(self, tokens: tuple[int, ...], adapters: Sequence[AdapterUse], sampling: SamplingParams) -> Stream:
         self.prompts.append(tokens)
         self.samplings.append(sampling)
-        return self.engine.submit(Request(f"r{next(self._ids)}", tokens, uses(adapter), sampling))
+        return self.engine.submit(Request(f"r{next(self._ids)}", tokens, activated(adapters, tokens), sampling))
