@@ -107,7 +107,7 @@ class Scheduler:
             loads += self._admit(sequence, detach)
             if sequence.state is State.LOADING:
                 loading.append(sequence.request.id)
-        return Admission(self._places.clears(), tuple(detach), tuple(loads), tuple(loading))
+        return Admission(self._places.clears(), tuple(detach), tuple(loads), tuple(loading), blocked is not None)
 
     def loaded(self, ref: AdapterRef) -> tuple[str, ...]:
         """The adapter is attached to its slot. Returns the requests that waited for it alone, now ready."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -14,18 +15,20 @@ from typing import TYPE_CHECKING, Self
 from edgelora.activation import activated
 from edgelora.composition import compose
 from edgelora.core import AdapterRef, AdapterUse, Progress, Request, SamplingParams
-from edgelora.errors import NotFound
+from edgelora.errors import BackendError, NotFound, UsageError
 from edgelora.names import split_model_id
 
 if TYPE_CHECKING:
+    from edgelora.adapters.pool import PoolEntry
     from edgelora.adapters.store import Store
     from edgelora.backends.base import Backend
     from edgelora.bases.record import BaseRecord
     from edgelora.bases.registry import Bases
     from edgelora.config import Settings
-    from edgelora.engine import Engine, EngineStats
+    from edgelora.engine import Engine
     from edgelora.opening import Setup
     from edgelora.prompt import Message
+    from edgelora.stats import EngineStats
     from edgelora.stream import Stream
 
 
@@ -61,6 +64,8 @@ class ModelCard:
     root: str
     """The version an id stands for (`name@digest`), or the base's name. Never a path."""
     resident: bool
+    pinned: bool = False
+    """Whether it stays in memory though nobody uses it."""
 
 
 class Service:
@@ -69,6 +74,7 @@ class Service:
     def __init__(self, library: Library, base: BaseRecord, backend: Backend, *, setup: Setup | None = None) -> None:
         """`setup`: what the backend was opened with, where that is known; told and not used."""
         from edgelora.engine import Engine
+        from edgelora.pins import Pins
 
         settings = library.settings
         self.library = library
@@ -78,6 +84,7 @@ class Service:
         self._engine: Engine = Engine(
             backend, adapter_budget_bytes=settings.adapter_budget_bytes, max_queue=settings.max_queue
         )
+        self._pins = Pins(self._engine)
 
     @classmethod
     def open(cls, settings: Settings, *, base: str | None = None, progress: Progress | None = None) -> Self:
@@ -91,16 +98,15 @@ class Service:
 
     def models(self) -> list[ModelCard]:
         """The base, then every adapter installed for it, by name."""
-        resident = {ref.version for ref in self._resident()}
+        entries = {entry.ref.version: entry for entry in self._engine.stats().adapters}
         cards = [ModelCard(self.base.name, int(self.base.created), None, self.base.name, True)]
         mine = self.base.identity.fingerprint.digest
         for manifest in self.library.store.list():
             version = manifest.latest
             if version.base_fingerprint == mine:
                 root = f"{manifest.name}@{version.digest[:12]}"
-                cards.append(
-                    ModelCard(manifest.name, int(version.created), self.base.name, root, version.digest in resident)
-                )
+                entry = entries.get(version.digest)
+                cards.append(_card(manifest.name, int(version.created), self.base.name, root, entry))
         return cards
 
     def model(self, model_id: str) -> ModelCard:
@@ -111,7 +117,8 @@ class Service:
         ref = self.resolve(model_id)
         if ref is None:
             return cards[self.base.name]
-        return ModelCard(model_id, cards[ref.name].created, self.base.name, str(ref), ref in self._resident())
+        entries = {entry.ref: entry for entry in self._engine.stats().adapters}
+        return _card(model_id, cards[ref.name].created, self.base.name, str(ref), entries.get(ref))
 
     def resolve(self, model_id: str) -> AdapterRef | None:
         """The adapter version an id names, converted for this base; None is the base alone.
@@ -126,11 +133,30 @@ class Service:
         store = self.library.store
         try:
             able = self._backend.capabilities
-            return store.ref(parts.adapter, self.base, to=able.adapter_format, widened=able.widens_adapters)
+            ref = store.ref(parts.adapter, self.base, to=able.adapter_format, widened=able.widens_adapters)
         except NotFound as error:
             if parts.adapter.partition("@")[0] in store.names():
                 raise  # a version it does not have: the store says which it has
             raise NotFound("model", model_id, self._names()) from error
+        self._pins.follow(parts.adapter, ref)
+        return ref
+
+    def pin(self, name: str) -> AdapterRef:
+        """Load an adapter and keep it in memory, whatever else is asked for; a new version of it takes its place.
+
+        Returns once it is in memory. Raises as `resolve` does, UsageError for the base, AdapterError where it cannot be
+        loaded or the pins are more than the memory for adapters.
+        """
+        ref = self.resolve(name)
+        if ref is None:
+            raise UsageError("pin_base", f"{name!r} is the base, which stays in memory anyway.", "Name an adapter.")
+        self._pins.add(split_model_id(name).adapter or name, ref)
+        return ref
+
+    def prefetch(self, adapter: AdapterRef) -> None:
+        """A hint that it will be asked for soon: it is loaded in the background where there is room. Never fails."""
+        with suppress(BackendError):  # The engine was stopped: whoever asks in earnest will hear of it.
+            self._engine.fetch(adapter)
 
     def default_sampling(self) -> SamplingParams:
         """What the base's makers recommend, for requests that say nothing."""
@@ -188,11 +214,12 @@ class Service:
     def _submit(self, tokens: tuple[int, ...], adapters: Sequence[AdapterUse], sampling: SamplingParams) -> Stream:
         return self._engine.submit(Request(uuid.uuid4().hex, tokens, activated(adapters, tokens), sampling))
 
-    def _resident(self) -> set[AdapterRef]:
-        return {entry.ref for entry in self._engine.stats().adapters}
-
     def _is_base(self, name: str) -> bool:
         return name == self.base.name or name in self.base.aliases
 
     def _names(self) -> list[str]:
         return [self.base.name, *self.library.store.names()]
+
+
+def _card(model_id: str, created: int, base: str, root: str, entry: PoolEntry | None) -> ModelCard:
+    return ModelCard(model_id, created, base, root, entry is not None, entry is not None and entry.pinned)

@@ -114,6 +114,8 @@ class Chat:
             return
         wanted = [] if names == NONE else [split_weight(name) for name in names.split()]
         self.acting = self.service.compose(*wanted)
+        for use in self.acting:
+            self.service.prefetch(use.ref)  # while the next line is typed
         hint(f"{self.label} answers from here on; what was said stays.")
 
     def _list_adapters(self) -> None:

@@ -14,11 +14,12 @@ from edgelora.activation import activated
 from edgelora.backends.fake import FakeBackend, write_fake_adapter
 from edgelora.composition import compose
 from edgelora.core import AdapterRef, AdapterUse, Request, SamplingParams
-from edgelora.engine import Engine, EngineStats
+from edgelora.engine import Engine
 from edgelora.errors import NotFound
 from edgelora.names import split_model_id
 from edgelora.prompt import Message, encode_chat, encode_text
 from edgelora.service import ModelCard
+from edgelora.stats import EngineStats
 from edgelora.stream import Stream
 
 CREATED = 1_750_000_000
@@ -105,6 +106,15 @@ class FakeService:
             raise NotFound("model", model_id, [self.base.name, *self.refs])
         return self.refs[name]
 
+    def pin(self, name: str) -> AdapterRef:
+        ref = self.resolve(name)
+        assert ref is not None
+        self.engine.fetch(ref, pin=True).result()
+        return ref
+
+    def prefetch(self, adapter: AdapterRef) -> None:
+        self.engine.fetch(adapter)
+
     def default_sampling(self) -> SamplingParams:
         return SamplingParams(temperature=self.base.temperature, top_p=self.base.top_p)
 
@@ -140,7 +150,9 @@ class FakeService:
         self.close()
 
     def _card(self, name: str) -> ModelCard:
-        return ModelCard(name, CREATED, self.base.name, str(self.refs[name]), False)
+        entry = next((entry for entry in self.engine.stats().adapters if entry.ref == self.refs[name]), None)
+        pinned = entry is not None and entry.pinned
+        return ModelCard(name, CREATED, self.base.name, str(self.refs[name]), entry is not None, pinned)
 
     def _submit(self, tokens: tuple[int, ...], adapters: Sequence[AdapterUse], sampling: SamplingParams) -> Stream:
         self.prompts.append(tokens)

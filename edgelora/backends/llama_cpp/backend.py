@@ -87,6 +87,11 @@ class LlamaCppBackend:
     def vocabulary(self) -> LlamaVocabulary:
         return self._vocabulary
 
+    def set_threads(self, threads: int, batch_threads: int) -> None:
+        """From the next step on: compute threads of a step of one token, and of every other."""
+        self._check_open()
+        self._context.set_threads(threads, batch_threads)
+
     def load(self, path: Path) -> Loaded:
         return self._method.load(path)
 
