@@ -96,6 +96,8 @@ class Request:
     adapters: tuple[AdapterUse, ...]
     """Given in any order, kept in one, those of weight 0 left out; empty is the base alone."""
     sampling: SamplingParams
+    client: str = ""
+    """Who asks: places are given by turns between clients. All that say nothing are one."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "adapters", _composed(self.adapters))

@@ -171,26 +171,36 @@ class Service:
         return compose(self.resolve, ((one, 1.0) if isinstance(one, str) else one for one in wanted))
 
     def chat(
-        self, messages: Sequence[Message], *, adapters: Sequence[AdapterUse] = (), sampling: SamplingParams
+        self,
+        messages: Sequence[Message],
+        *,
+        adapters: Sequence[AdapterUse] = (),
+        sampling: SamplingParams,
+        client: str = "",
     ) -> Stream:
         """Begin an answer to a conversation, by the base alone or with `adapters` (see `compose`).
 
-        An aLoRA acts from the last occurrence of its invocation in the prompt on. Raises UsageError, ContextTooLong,
-        AdapterError where they do not fit in memory together, Busy.
+        An aLoRA acts from the last occurrence of its invocation in the prompt on. `client`: who asks; clients take
+        turns. Raises as `Engine.submit` does.
         """
         from edgelora.prompt import encode_chat
 
-        return self._submit(encode_chat(messages, self._backend.vocabulary), adapters, sampling)
+        return self._submit(encode_chat(messages, self._backend.vocabulary), adapters, sampling, client)
 
     def complete(
-        self, prompt: str | Sequence[int], *, adapters: Sequence[AdapterUse] = (), sampling: SamplingParams
+        self,
+        prompt: str | Sequence[int],
+        *,
+        adapters: Sequence[AdapterUse] = (),
+        sampling: SamplingParams,
+        client: str = "",
     ) -> Stream:
         """Continue a text (or token ids) as it stands, without a chat template. Raises as `chat` does."""
         from edgelora.prompt import encode_text
 
         vocabulary = self._backend.vocabulary
         tokens = encode_text(prompt, vocabulary) if isinstance(prompt, str) else tuple(prompt)
-        return self._submit(tokens, adapters, sampling)
+        return self._submit(tokens, adapters, sampling, client)
 
     def stats(self) -> EngineStats:
         return self._engine.stats()
@@ -211,8 +221,10 @@ class Service:
     ) -> None:
         self.close(drain=kind is None)
 
-    def _submit(self, tokens: tuple[int, ...], adapters: Sequence[AdapterUse], sampling: SamplingParams) -> Stream:
-        return self._engine.submit(Request(uuid.uuid4().hex, tokens, activated(adapters, tokens), sampling))
+    def _submit(
+        self, tokens: tuple[int, ...], adapters: Sequence[AdapterUse], sampling: SamplingParams, client: str
+    ) -> Stream:
+        return self._engine.submit(Request(uuid.uuid4().hex, tokens, activated(adapters, tokens), sampling, client))
 
     def _is_base(self, name: str) -> bool:
         return name == self.base.name or name in self.base.aliases

@@ -18,6 +18,7 @@ from edgelora.server.schemas import (
     Inert,
     Positive,
     check_text,
+    client_of,
     invalid,
     missing,
     parse_body,
@@ -69,7 +70,8 @@ def start_chat(runtime: Runtime, raw: dict[str, object]) -> Job:
     limit = body.limit
     adapters = acting(runtime, body)
     sampling = body.sampling(runtime.default_sampling(), max_tokens=limit)
-    return Job(body, adapters, runtime.chat(messages, adapters=adapters, sampling=sampling))
+    stream = runtime.chat(messages, adapters=adapters, sampling=sampling, client=client_of(raw))
+    return Job(body, adapters, stream)
 
 
 def _raw_messages(raw: dict[str, Any]) -> list[Mapping[str, object]]:

@@ -10,7 +10,7 @@ from edgelora.errors import ContextTooLong
 from edgelora.server.acting import acting
 from edgelora.server.generate import Job
 from edgelora.server.runtime import Runtime
-from edgelora.server.schemas import COMPLETION_INERT, Generation, check_text, invalid, parse_body
+from edgelora.server.schemas import COMPLETION_INERT, Generation, check_text, client_of, invalid, parse_body
 from edgelora.server.sse import Fields, Shape
 
 DEFAULT_MAX_TOKENS = 16
@@ -31,7 +31,8 @@ def start_completion(runtime: Runtime, raw: dict[str, object]) -> Job:
     limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     sampling = body.sampling(runtime.default_sampling(), max_tokens=limit)
     try:
-        return Job(body, adapters, runtime.complete(prompt, adapters=adapters, sampling=sampling))
+        stream = runtime.complete(prompt, adapters=adapters, sampling=sampling, client=client_of(raw))
+        return Job(body, adapters, stream)
     except ContextTooLong as error:
         error.param = "prompt"
         raise

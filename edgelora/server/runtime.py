@@ -29,11 +29,11 @@ class Runtime(Protocol):
     def resolve(self, model_id: str) -> AdapterRef | None: ...
 
     def chat(
-        self, messages: Sequence[Message], *, adapters: Sequence[AdapterUse], sampling: SamplingParams
+        self, messages: Sequence[Message], *, adapters: Sequence[AdapterUse], sampling: SamplingParams, client: str = ""
     ) -> Stream: ...
 
     def complete(
-        self, prompt: str | Sequence[int], *, adapters: Sequence[AdapterUse], sampling: SamplingParams
+        self, prompt: str | Sequence[int], *, adapters: Sequence[AdapterUse], sampling: SamplingParams, client: str = ""
     ) -> Stream: ...
 
     def default_sampling(self) -> SamplingParams: ...

@@ -84,6 +84,7 @@ class FakeService:
         self.prompts: list[tuple[int, ...]] = []
         """The token ids of every request that was begun."""
         self.samplings: list[SamplingParams] = []
+        self.clients: list[str] = []
         self.engine = WatchedEngine(self.backend, max_queue=max_queue)
         self._ids = itertools.count()
 
@@ -122,15 +123,25 @@ class FakeService:
         return compose(self.resolve, ((one, 1.0) if isinstance(one, str) else one for one in wanted))
 
     def chat(
-        self, messages: Sequence[Message], *, adapters: Sequence[AdapterUse] = (), sampling: SamplingParams
+        self,
+        messages: Sequence[Message],
+        *,
+        adapters: Sequence[AdapterUse] = (),
+        sampling: SamplingParams,
+        client: str = "",
     ) -> Stream:
-        return self._submit(encode_chat(messages, self.engine.vocabulary), adapters, sampling)
+        return self._submit(encode_chat(messages, self.engine.vocabulary), adapters, sampling, client)
 
     def complete(
-        self, prompt: str | Sequence[int], *, adapters: Sequence[AdapterUse] = (), sampling: SamplingParams
+        self,
+        prompt: str | Sequence[int],
+        *,
+        adapters: Sequence[AdapterUse] = (),
+        sampling: SamplingParams,
+        client: str = "",
     ) -> Stream:
         tokens = encode_text(prompt, self.engine.vocabulary) if isinstance(prompt, str) else tuple(prompt)
-        return self._submit(tokens, adapters, sampling)
+        return self._submit(tokens, adapters, sampling, client)
 
     def stats(self) -> EngineStats:
         return self.engine.stats()
@@ -154,7 +165,11 @@ class FakeService:
         pinned = entry is not None and entry.pinned
         return ModelCard(name, CREATED, self.base.name, str(self.refs[name]), entry is not None, pinned)
 
-    def _submit(self, tokens: tuple[int, ...], adapters: Sequence[AdapterUse], sampling: SamplingParams) -> Stream:
+    def _submit(
+        self, tokens: tuple[int, ...], adapters: Sequence[AdapterUse], sampling: SamplingParams, client: str
+    ) -> Stream:
         self.prompts.append(tokens)
         self.samplings.append(sampling)
-        return self.engine.submit(Request(f"r{next(self._ids)}", tokens, activated(adapters, tokens), sampling))
+        self.clients.append(client)
+        acting = activated(adapters, tokens)
+        return self.engine.submit(Request(f"r{next(self._ids)}", tokens, acting, sampling, client))
