@@ -185,7 +185,8 @@ class Service:
         """
         from edgelora.prompt import encode_chat
 
-        return self._submit(encode_chat(messages, self._backend.vocabulary), adapters, sampling, client)
+        tokens = encode_chat(messages, self._backend.vocabulary, limit=self._limit)
+        return self._submit(tokens, adapters, sampling, client)
 
     def complete(
         self,
@@ -199,7 +200,7 @@ class Service:
         from edgelora.prompt import encode_text
 
         vocabulary = self._backend.vocabulary
-        tokens = encode_text(prompt, vocabulary) if isinstance(prompt, str) else tuple(prompt)
+        tokens = encode_text(prompt, vocabulary, limit=self._limit) if isinstance(prompt, str) else tuple(prompt)
         return self._submit(tokens, adapters, sampling, client)
 
     def stats(self) -> EngineStats:
@@ -220,6 +221,11 @@ class Service:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close(drain=kind is None)
+
+    @property
+    def _limit(self) -> int:
+        """A prompt of so many tokens, or more, is refused."""
+        return self._backend.capabilities.sequence_tokens
 
     def _submit(
         self, tokens: tuple[int, ...], adapters: Sequence[AdapterUse], sampling: SamplingParams, client: str

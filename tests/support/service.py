@@ -130,7 +130,7 @@ class FakeService:
         sampling: SamplingParams,
         client: str = "",
     ) -> Stream:
-        return self._submit(encode_chat(messages, self.engine.vocabulary), adapters, sampling, client)
+        return self._submit(encode_chat(messages, self.engine.vocabulary, limit=self.limit), adapters, sampling, client)
 
     def complete(
         self,
@@ -140,8 +140,13 @@ class FakeService:
         sampling: SamplingParams,
         client: str = "",
     ) -> Stream:
-        tokens = encode_text(prompt, self.engine.vocabulary) if isinstance(prompt, str) else tuple(prompt)
+        vocabulary = self.engine.vocabulary
+        tokens = encode_text(prompt, vocabulary, limit=self.limit) if isinstance(prompt, str) else tuple(prompt)
         return self._submit(tokens, adapters, sampling, client)
+
+    @property
+    def limit(self) -> int:
+        return self.engine.capabilities.sequence_tokens
 
     def stats(self) -> EngineStats:
         return self.engine.stats()
