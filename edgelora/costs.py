@@ -49,8 +49,9 @@ class StepCosts:
     def __init__(self) -> None:
         self._sizes: dict[int, _Size] = {}
         self._steps = 0
-        self._bounds: dict[int, float] = {}
-        """What `_in_equal_parts` said since an estimate last changed."""
+        self._most: dict[int, float | None] = {}
+        self._equal: dict[int, float] = {}
+        """What `at_most` and `_in_equal_parts` said since an estimate last changed: they are asked for every size."""
 
     def observe(self, rows: int, seconds: float) -> None:
         """A step of `rows` tokens, over all its chunks, took so long."""
@@ -59,7 +60,8 @@ class StepCosts:
         before = size.seconds
         size.add(seconds, self._steps)
         if size.seconds != before:
-            self._bounds.clear()
+            self._most.clear()
+            self._equal.clear()
 
     def seconds(self, rows: int) -> float | None:
         """What such a step takes when nothing disturbs it; between measured sizes a straight line. Once is enough.
@@ -75,7 +77,7 @@ class StepCosts:
         return own.seconds if own and own.enough and self._steps - own.seen < FRESH else None
 
     def guess(self, rows: int) -> float | None:
-        """What the sizes around it tell, whatever it took itself: the line between the nearest measured often enough."""
+        """What the sizes around it tell, whatever it took itself: the line between the nearest that are known."""
         return self._between(rows, [size for size, measured in self._sizes.items() if measured.enough])
 
     def at_least(self, rows: int) -> float:
@@ -88,9 +90,11 @@ class StepCosts:
 
     def at_most(self, rows: int) -> float | None:
         """Seconds such a step takes at most, taken apart into measured ones; None where none is small enough."""
-        parts = [(size, measured) for size, measured in self._sizes.items() if size <= rows]
-        bounds = (rows // size * measured.seconds + self._in_equal_parts(rows % size) for size, measured in parts)
-        return min(bounds, default=None)
+        if rows not in self._most:
+            parts = [(size, measured) for size, measured in self._sizes.items() if size <= rows]
+            bounds = (rows // size * measured.seconds + self._in_equal_parts(rows % size) for size, measured in parts)
+            self._most[rows] = min(bounds, default=None)
+        return self._most[rows]
 
     def _between(self, rows: int, sizes: list[int]) -> float | None:
         below = max((size for size in sizes if size < rows), default=None)
@@ -102,10 +106,10 @@ class StepCosts:
 
     def _in_equal_parts(self, rows: int) -> float:
         """The last part may be smaller than the others, and counts as much."""
-        if rows not in self._bounds:
+        if rows not in self._equal:
             parts = (-(-rows // size) * measured.seconds for size, measured in self._sizes.items())
-            self._bounds[rows] = min(parts)
-        return self._bounds[rows]
+            self._equal[rows] = min(parts)
+        return self._equal[rows]
 
 
 def size_of(rows: int) -> int:

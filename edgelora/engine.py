@@ -11,22 +11,26 @@ import queue
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from concurrent.futures import Future
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgelora.adapters.loader import Loader, LoadResult
-from edgelora.adapters.pool import Pool, PoolEntry
+from edgelora.adapters.pool import Pool
 from edgelora.backends.base import Backend, Capabilities, Vocabulary
-from edgelora.commands import Cancel, Close, Command, Submit
-from edgelora.core import Request
-from edgelora.errors import BackendError, Cancelled, EdgeloraError, UsageError
+from edgelora.commands import Cancel, Close, Command, Fetch, Submit
+from edgelora.core import AdapterRef, Request
+from edgelora.errors import Cancelled, EdgeloraError, UsageError
+from edgelora.failures import as_backend_error, engine_stopped
+from edgelora.fetches import Fetches
 from edgelora.plan import Choice, Ended, Plan
 from edgelora.run import Clock, Run
 from edgelora.sampling import Sampler
 from edgelora.scheduler import Scheduler, queue_full
+from edgelora.stats import EngineStats
 from edgelora.stream import Stream
 
 _log = logging.getLogger(__name__)
@@ -40,19 +44,6 @@ _STOPPED = "The engine was stopped."
 _CUT = "The engine was stopped before the answer was complete."
 
 
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    queued: int
-    """Accepted requests without a place in the batch yet (waiting, loading their adapter, ready)."""
-    running: int
-    adapters: tuple[PoolEntry, ...]
-    """In memory, least recently used first."""
-    steps: int
-    """Forward passes since the start."""
-    tokens: int
-    """Tokens chosen since the start."""
-
-
 class Engine:
     """Owns the backend from here on and closes it. Every method may be called from any thread."""
 
@@ -60,6 +51,7 @@ class Engine:
         self._backend = backend
         pool = Pool(adapter_budget_bytes, backend.capabilities.max_slots)
         self._scheduler = Scheduler(backend.capabilities, pool, max_queue=max_queue)
+        self._fetches = Fetches(pool)
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._loader = Loader(backend.load, self._commands.put)
         self._lock = threading.Lock()
@@ -98,7 +90,7 @@ class Engine:
         run = Run(request, stream, sampler, Clock(time.monotonic()))
         with self._lock:
             if self._stopped is not None:
-                raise _engine_stopped(self._stopped)
+                raise engine_stopped(self._stopped)
             if request.id in self._runs:
                 raise UsageError("duplicate_id", f"A request with the id {request.id!r} is running.", param="id")
             if len(self._runs) >= self._scheduler.capacity:
@@ -110,6 +102,19 @@ class Engine:
     def cancel(self, request_id: str) -> None:
         """Legal in every state; nothing for an ended or unknown id."""
         self._commands.put(Cancel(request_id))
+
+    def fetch(self, ref: AdapterRef, *, pin: bool = False, instead_of: AdapterRef | None = None) -> Future[bool]:
+        """Load an adapter that no request waits for; whether it is in memory then. `fetches.py` has the policies.
+
+        `pin`: it stays, `instead_of` another pin; the error, AdapterError(code pins_too_large) for one, is in the
+        result. Raises BackendError(code engine_stopped).
+        """
+        fetch = Fetch(ref, pin, instead_of)
+        with self._lock:
+            if self._stopped is not None:
+                raise engine_stopped(self._stopped)
+            self._commands.put(fetch)
+        return fetch.done
 
     def stats(self) -> EngineStats:
         published = self._published
@@ -140,13 +145,14 @@ class Engine:
             with self._lock:
                 self._stopped = why
             self._fail_all(why)
+            self._fetches.stop(self._commands, engine_stopped(why))
             self._runs.clear()
             self._published = EngineStats(0, 0, (), self._steps, self._tokens)
             self._give_back()
 
     def _turn(self) -> bool:
         """One round: admit, compute one step, obey. False when closed and nothing is left to finish."""
-        admission = self._scheduler.admit()
+        admission = self._fetches.join(self._scheduler.admit())
         for sequence in admission.clears:
             self._backend.clear(sequence)
         for slot in admission.detach:
@@ -169,9 +175,11 @@ class Engine:
         try:
             for move in plan.moves:
                 move.carry_out(self._backend)
+            began = time.perf_counter()
             logits = self._backend.step([row.chunk for row in plan.rows])
+            self._scheduler.costs.observe(plan.tokens, time.perf_counter() - began)
         except Exception as error:  # The step's requests fail; the others, and the engine, go on.
-            failure = _as_backend_error(error, "The step failed")
+            failure = as_backend_error(error, "The step failed")
             for row in plan.rows:
                 self._fail(row.request_id, failure)
             return
@@ -187,7 +195,7 @@ class Engine:
             try:
                 chosen = run.choose(values, row.draft, self.vocabulary)
             except Exception as error:  # One request's logits must not end the others.
-                self._fail(row.request_id, _as_backend_error(error, "No token could be chosen"))
+                self._fail(row.request_id, as_backend_error(error, "No token could be chosen"))
                 continue
             choices[row.request_id] = chosen
             self._tokens += len(chosen)
@@ -205,12 +213,17 @@ class Engine:
         if self._closing is not None and self._remaining() == 0.0:
             for request_id in self._scheduler.live_ids():
                 self._scheduler.cancel(request_id)
-                self._report(request_id, _engine_stopped(_CUT))
+                self._report(request_id, engine_stopped(_CUT))
 
     def _carry_out(self, command: Command) -> None:
         match command:
             case Submit(run):
-                self._scheduler.submit(run.request)
+                try:
+                    self._scheduler.submit(run.request)
+                except EdgeloraError as error:  # A pin came between the first check and this one.
+                    self._report(run.request.id, error)
+            case Fetch():
+                self._fetches.begin(command, [run.request for run in list(self._runs.values())])
             case Cancel(request_id):
                 if self._scheduler.cancel(request_id):
                     self._report(request_id, Cancelled())
@@ -225,12 +238,13 @@ class Engine:
             try:
                 self._backend.attach(slot, outcome)
             except Exception as error:  # The same as a load that failed: its own requests end, nobody else's.
-                outcome = _as_backend_error(error, f"Adapter {result.ref} could not be attached")
+                outcome = as_backend_error(error, f"Adapter {result.ref} could not be attached")
         if isinstance(outcome, EdgeloraError):
             for request_id in self._scheduler.load_failed(result.ref):
                 self._report(request_id, outcome)
         else:
             self._mark(self._scheduler.loaded(result.ref), "loaded")
+        self._fetches.settle(result.ref, outcome if isinstance(outcome, EdgeloraError) else None)
 
     def _fail(self, request_id: str, error: EdgeloraError) -> None:
         if self._scheduler.fail(request_id):
@@ -277,7 +291,7 @@ class Engine:
 
     def _fail_all(self, why: str) -> None:
         for run in list(self._runs.values()):  # A copy: a close that ran out of time looks from another thread.
-            run.fail(_engine_stopped(why))
+            run.fail(engine_stopped(why))
 
     def _give_back(self) -> None:
         # A load that still runs uses the backend: better kept until the process ends than freed under it.
@@ -288,14 +302,3 @@ class Engine:
             self._backend.close()
         except Exception:  # Every request has its end by now; nobody is left who could act on this.
             _log.exception("closing the backend failed")
-
-
-def _engine_stopped(why: str) -> BackendError:
-    return BackendError("engine_stopped", why, "Start it again.")
-
-
-def _as_backend_error(error: Exception, what: str) -> EdgeloraError:
-    if isinstance(error, EdgeloraError):
-        return error
-    _log.error("%s", what, exc_info=error)
-    return BackendError("backend_failed", f"{what} ({type(error).__name__}: {error}).", "Look at the log.")

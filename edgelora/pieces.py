@@ -58,17 +58,15 @@ def _beside(costs: StepCosts, company: Company, room: int) -> int:
     aim, bound = (_allowed(ratio, here, everywhere, company) for ratio in (AIM, TRY))
     blind = _allowed(BAR, company.here, company.everywhere, company)
     rates: dict[int, float] = {}
-    """Tokens of prompts a second, by the rows of a step that is known to be short enough."""
+    """Tokens of prompts a second of all groups' steps, by the rows of a step that is known to be short enough."""
     largest = company.here + 1
     for rows in sizes(company.here + room):
-        known, bounded = costs.known(rows), _within(costs.at_most(rows), bound)
-        if rows > blind and not bounded:
-            break  # Nor would a larger one be.
-        tried = rows <= blind or _within(costs.guess(rows) or 0.0, aim)
+        known, most = costs.known(rows), costs.at_most(rows)
+        tried = rows <= blind or (_within(most, bound) and (costs.guess(rows) or 0.0) <= aim)
         if rows > company.here and (_within(known, aim) if known else tried):
             largest = rows
             if known:
-                rates[rows] = (rows - company.here) / known
+                rates[rows] = (rows - company.here) / (known + max(0.0, everywhere - here))
     if largest not in rates:
         return largest - company.here
     fastest = max(rates.values())

@@ -24,6 +24,8 @@ class Admission:
     """Adapters to start loading; each ends in `loaded` or `load_failed`."""
     loading: tuple[str, ...]
     """Requests that now wait for an adapter."""
+    blocked: bool = False
+    """Whether a request waits for room in the pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,3 +103,7 @@ class Plan:
     """Empty only where nothing can run."""
     stake: float = 0.0
     """Of `Drafts`: what trying a step of this size may lose."""
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(row.chunk.tokens) for row in self.rows)

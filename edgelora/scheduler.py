@@ -7,13 +7,15 @@ step in `planning.py`, what is in memory in the pool, which belongs to this sche
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping
 
 from edgelora.adapters.pool import Pool
 from edgelora.backends.base import Capabilities
 from edgelora.core import AdapterRef, FinishReason, Request
+from edgelora.costs import StepCosts
 from edgelora.errors import Busy, ContextTooLong, UsageError
+from edgelora.lines import Lines
 from edgelora.places import Places
 from edgelora.plan import Admission, Choice, Cut, Ended, Load, Plan, Start
 from edgelora.planning import choose_chunks, choose_drafts, choose_group, choose_preempted, choose_starts, make_rows
@@ -28,23 +30,21 @@ PATIENCE = 16
 class Scheduler:
     """Accepts `max_queue` requests beyond the backend's max_sequences. Owns `pool`."""
 
-    def __init__(
-        self, capabilities: Capabilities, pool: Pool, *, max_queue: int, speculation: Speculation | None = None
-    ) -> None:
-        """Without `speculation` nothing is drafted."""
+    def __init__(self, capabilities: Capabilities, pool: Pool, *, max_queue: int, speculate: bool = False) -> None:
         self.capabilities = capabilities
-        self.speculation = speculation
         self.pool = pool
+        self.costs = StepCosts()
+        """Empty until whoever computes the steps says what they took."""
+        self.speculation = Speculation(self.costs) if speculate else None
         self.capacity = capabilities.max_sequences + max_queue
-        self.sequence_tokens = min(capabilities.context_length, capabilities.kv_cells)
+        self.sequence_tokens = capabilities.sequence_tokens
         """Prompt and answer of one sequence at most."""
         self._live: dict[str, Sequence] = {}
         """By age."""
-        self._waiting: deque[Sequence] = deque()
         self._places = Places(capabilities.max_sequences)
         self._computing: frozenset[str] = frozenset()
         """Requests of the step that was begun and not applied: what their KV holds is not known."""
-        self._arrivals = 0
+        self._lines = Lines()
         self._plans = 0
 
     def __len__(self) -> int:
@@ -79,11 +79,10 @@ class Scheduler:
             raise queue_full(len(self._live))
         asked = request.sampling.max_tokens
         limit = self.sequence_tokens if asked is None else min(self.sequence_tokens, len(request.prompt) + asked)
-        self._arrivals += 1
         drafter = None if self.speculation is None else self.speculation.drafter()
-        sequence = Sequence(request, self._arrivals, limit, drafter=drafter)
+        sequence = Sequence(request, self._lines.ticket(), limit, drafter=drafter)
         self._live[request.id] = sequence
-        self._waiting.append(sequence)
+        self._lines.keep(self._live.values())
 
     def cancel(self, request_id: str) -> bool:
         """End a request in whatever state it is. False, and nothing changed, for an ended or unknown id."""
@@ -94,7 +93,7 @@ class Scheduler:
         return self._end(request_id, Move.STEP_FAILED)
 
     def admit(self) -> Admission:
-        """Take back what ended, and give waiting requests their adapters, oldest first, as far as the pool has room.
+        """Take back what ended, and give waiting requests their adapters, by turns, as far as the pool has room.
 
         One that finds no room keeps its turn: others may pass it (the base alone takes no room; up to PATIENCE
         adapters' leases do), then nobody who needs room may.
@@ -103,17 +102,16 @@ class Scheduler:
         loads: list[Load] = []
         loading: list[str] = []
         blocked: Sequence | None = None
-        for sequence in tuple(self._waiting):
+        for sequence in tuple(self._lines.for_leases(self._in(State.WAITING))):
             if not self._may_admit(sequence, blocked):
                 blocked = blocked or sequence
                 continue
             if blocked is not None and sequence.request.adapters:
                 blocked.overtaken += 1
-            self._waiting.remove(sequence)
             loads += self._admit(sequence, detach)
             if sequence.state is State.LOADING:
                 loading.append(sequence.request.id)
-        return Admission(self._places.clears(), tuple(detach), tuple(loads), tuple(loading))
+        return Admission(self._places.clears(), tuple(detach), tuple(loads), tuple(loading), blocked is not None)
 
     def loaded(self, ref: AdapterRef) -> tuple[str, ...]:
         """The adapter is attached to its slot. Returns the requests that waited for it alone, now ready."""
@@ -141,10 +139,10 @@ class Scheduler:
         left = able.kv_cells - sum(len(sequence.tokens) for sequence in running)
         chosen = self._places.choose(newcomers, cells=left)
         reused = {start.request_id: start.reused for start in chosen.starts}
-        decodes = any(sequence.state is State.DECODE for sequence in running)
-        mixed = able.mixed_adapters
-        group = running if mixed else choose_group(running, reused=reused, now=self._plans + 1)
-        chunks = choose_chunks(group, reused=reused, room=able.max_step_tokens, anyone_decodes=decodes, mixed=mixed)
+        group = running if able.mixed_adapters else choose_group(running, reused=reused, now=self._plans + 1)
+        waiting = [sequence for sequence in group if sequence.state is not State.DECODE]
+        prompts = self._lines.for_prompts(waiting, now=self._plans + 1)
+        chunks = choose_chunks(group, running=running, prompts=prompts, reused=reused, able=able, costs=self.costs)
         drafts = choose_drafts(self.speculation, chunks, able=able, cells=left)
         if drafts.rows:  # Warm KV makes room for them, too.
             chosen = self._places.choose(newcomers, cells=left - drafts.rows)
@@ -176,7 +174,10 @@ class Scheduler:
             self._start(start, self._live[start.request_id], now=plan.number)
         self._computing = frozenset(row.request_id for row in plan.rows)
         for row in plan.rows:
-            self._live[row.request_id].last_plan = plan.number
+            sequence = self._live[row.request_id]
+            sequence.last_plan = plan.number
+            if sequence.state is State.PREFILL:
+                self._lines.prompted(sequence, now=plan.number)
 
     def apply(self, plan: Plan, choices: Mapping[str, tuple[Choice, ...]]) -> tuple[Ended, ...]:
         """The step was computed. `choices`: for each row that wanted logits, unless its request ended since, what was
@@ -204,8 +205,6 @@ class Scheduler:
         live = sum(sequence.computed + len(sequence.rejected) for sequence in self._live.values())
         if live + self._places.warm.cells > self.capabilities.kv_cells:
             raise RuntimeError("more KV cells in use than there are")
-        if {s.request.id for s in self._waiting} != {s.request.id for s in self._in(State.WAITING)}:
-            raise RuntimeError("the queue is not the waiting requests")
 
     def _in(self, *states: State) -> list[Sequence]:
         return [sequence for sequence in self._live.values() if sequence.state in states]
@@ -230,6 +229,7 @@ class Scheduler:
             detach += reservation.evicted
             loads.append(Load(ref, reservation.slot))
             self.pool.lease(ref)
+        self._lines.leased(sequence)
         resident = all(self.pool.resident(ref) for ref in refs)
         sequence.move(Move.ADMIT_RESIDENT if resident else Move.ADMIT_ABSENT)
         return loads
@@ -239,12 +239,13 @@ class Scheduler:
         return [s for s in self._in(State.LOADING) if any(use.ref.key == ref.key for use in s.request.adapters)]
 
     def _choose_starts(self, running: list[Sequence]) -> list[Sequence]:
-        ready, cells = self._in(State.READY), self.capabilities.kv_cells
-        return choose_starts(ready, running=running, places=self._places.available, kv_cells=cells)
+        line, able = self._lines.for_places(self._in(State.READY)), self.capabilities
+        return choose_starts(line, running=running, places=self._places, able=able, costs=self.costs)
 
     def _start(self, start: Start, sequence: Sequence, *, now: int) -> None:
         sequence.move(Move.SCHEDULED)
         self._places.take(start)
+        self._lines.placed(sequence)
         # What it computed itself before it was sent back is no gain.
         sequence.cached = start.reused if sequence.last_plan < 0 else min(sequence.cached, start.reused)
         sequence.id, sequence.computed, sequence.last_plan = start.sequence, start.reused, now - 1
@@ -265,7 +266,6 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         self._give_back(sequence, warm=False)
         sequence.move(Move.PREEMPTED)
-        self._waiting.appendleft(sequence)
 
     def _end(self, request_id: str, move: Move) -> bool:
         sequence = self._live.get(request_id)
@@ -273,8 +273,6 @@ class Scheduler:
             return False
         known = move in (Move.ENDED, Move.CANCELLED) and request_id not in self._computing
         self._give_back(sequence, warm=known)
-        if sequence.state is State.WAITING:
-            self._waiting.remove(sequence)
         sequence.move(move)
         del self._live[request_id]
         return True

@@ -7,28 +7,29 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from edgelora.activation import activated
+from edgelora.composition import compose
 from edgelora.core import AdapterRef, AdapterUse, Progress, Request, SamplingParams
-from edgelora.errors import NotFound
+from edgelora.errors import BackendError, NotFound, UsageError
 from edgelora.names import split_model_id
 
 if TYPE_CHECKING:
+    from edgelora.adapters.pool import PoolEntry
     from edgelora.adapters.store import Store
     from edgelora.backends.base import Backend
     from edgelora.bases.record import BaseRecord
     from edgelora.bases.registry import Bases
     from edgelora.config import Settings
-    from edgelora.engine import Engine, EngineStats
+    from edgelora.engine import Engine
+    from edgelora.opening import Setup
     from edgelora.prompt import Message
+    from edgelora.stats import EngineStats
     from edgelora.stream import Stream
-
-STEP_TOKENS = 512
-"""Tokens in one forward pass at most: a long prompt is computed in pieces of this size."""
-MAX_RESIDENT = 256
-"""Adapters in memory at once at most; the byte budget ends it earlier for all but tiny ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,41 +64,49 @@ class ModelCard:
     root: str
     """The version an id stands for (`name@digest`), or the base's name. Never a path."""
     resident: bool
+    pinned: bool = False
+    """Whether it stays in memory though nobody uses it."""
 
 
 class Service:
     """A resident base. Thread-safe. A context manager: leaving it waits for running requests and frees the base."""
 
-    def __init__(self, library: Library, base: BaseRecord, backend: Backend) -> None:
+    def __init__(self, library: Library, base: BaseRecord, backend: Backend, *, setup: Setup | None = None) -> None:
+        """`setup`: what the backend was opened with, where that is known; told and not used."""
         from edgelora.engine import Engine
+        from edgelora.pins import Pins
 
         settings = library.settings
         self.library = library
         self.base = base
+        self.setup = setup
         self._backend = backend
         self._engine: Engine = Engine(
             backend, adapter_budget_bytes=settings.adapter_budget_bytes, max_queue=settings.max_queue
         )
+        self._pins = Pins(self._engine)
 
     @classmethod
     def open(cls, settings: Settings, *, base: str | None = None, progress: Progress | None = None) -> Self:
-        """Load a base (`base`, or the chosen one). Raises NotFound, BaseError, BackendError."""
+        """Load a base (`base`, or the chosen one). Raises NotFound, UsageError, BaseError, BackendError."""
+        from edgelora.opening import open_backend, plan_setup
+
         library = open_library(settings, progress=progress)
         record = (library.bases.get(base) if base else library.bases.current()).check()
-        return cls(library, record, open_backend(record, settings, progress))
+        setup = plan_setup(record, settings)
+        return cls(library, record, open_backend(record, setup, settings, progress), setup=setup)
 
     def models(self) -> list[ModelCard]:
         """The base, then every adapter installed for it, by name."""
-        resident = {ref.version for ref in self._resident()}
+        entries = {entry.ref.version: entry for entry in self._engine.stats().adapters}
         cards = [ModelCard(self.base.name, int(self.base.created), None, self.base.name, True)]
         mine = self.base.identity.fingerprint.digest
         for manifest in self.library.store.list():
             version = manifest.latest
             if version.base_fingerprint == mine:
                 root = f"{manifest.name}@{version.digest[:12]}"
-                cards.append(
-                    ModelCard(manifest.name, int(version.created), self.base.name, root, version.digest in resident)
-                )
+                entry = entries.get(version.digest)
+                cards.append(_card(manifest.name, int(version.created), self.base.name, root, entry))
         return cards
 
     def model(self, model_id: str) -> ModelCard:
@@ -108,7 +117,8 @@ class Service:
         ref = self.resolve(model_id)
         if ref is None:
             return cards[self.base.name]
-        return ModelCard(model_id, cards[ref.name].created, self.base.name, str(ref), ref in self._resident())
+        entries = {entry.ref: entry for entry in self._engine.stats().adapters}
+        return _card(model_id, cards[ref.name].created, self.base.name, str(ref), entries.get(ref))
 
     def resolve(self, model_id: str) -> AdapterRef | None:
         """The adapter version an id names, converted for this base; None is the base alone.
@@ -122,29 +132,76 @@ class Service:
             return None
         store = self.library.store
         try:
-            return store.ref(parts.adapter, self.base)
+            able = self._backend.capabilities
+            ref = store.ref(parts.adapter, self.base, to=able.adapter_format, widened=able.widens_adapters)
         except NotFound as error:
             if parts.adapter.partition("@")[0] in store.names():
                 raise  # a version it does not have: the store says which it has
             raise NotFound("model", model_id, self._names()) from error
+        self._pins.follow(parts.adapter, ref)
+        return ref
+
+    def pin(self, name: str) -> AdapterRef:
+        """Load an adapter and keep it in memory, whatever else is asked for; a new version of it takes its place.
+
+        Returns once it is in memory. Raises as `resolve` does, UsageError for the base, AdapterError where it cannot be
+        loaded or the pins are more than the memory for adapters.
+        """
+        ref = self.resolve(name)
+        if ref is None:
+            raise UsageError("pin_base", f"{name!r} is the base, which stays in memory anyway.", "Name an adapter.")
+        self._pins.add(split_model_id(name).adapter or name, ref)
+        return ref
+
+    def prefetch(self, adapter: AdapterRef) -> None:
+        """A hint that it will be asked for soon: it is loaded in the background where there is room. Never fails."""
+        with suppress(BackendError):  # The engine was stopped: whoever asks in earnest will hear of it.
+            self._engine.fetch(adapter)
 
     def default_sampling(self) -> SamplingParams:
         """What the base's makers recommend, for requests that say nothing."""
         return SamplingParams(temperature=self.base.temperature, top_p=self.base.top_p)
 
-    def chat(self, messages: Sequence[Message], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
-        """Begin an answer to a conversation. Raises UsageError, ContextTooLong, Busy."""
+    def compose(self, *wanted: str | tuple[str, float]) -> tuple[AdapterUse, ...]:
+        """What acts in a request: model ids, each alone or with its weight. Order does not matter.
+
+        `service.chat(..., adapters=service.compose(("medical-faq", 0.7), ("pirate", 0.3)), ...)`; an id of the base
+        adds nothing. Raises as `resolve` does, and UsageError for a weight of the base.
+        """
+        return compose(self.resolve, ((one, 1.0) if isinstance(one, str) else one for one in wanted))
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        adapters: Sequence[AdapterUse] = (),
+        sampling: SamplingParams,
+        client: str = "",
+    ) -> Stream:
+        """Begin an answer to a conversation, by the base alone or with `adapters` (see `compose`).
+
+        An aLoRA acts from the last occurrence of its invocation in the prompt on. `client`: who asks; clients take
+        turns. Raises as `Engine.submit` does.
+        """
         from edgelora.prompt import encode_chat
 
-        return self._submit(encode_chat(messages, self._backend.vocabulary), adapter, sampling)
+        tokens = encode_chat(messages, self._backend.vocabulary, limit=self._limit)
+        return self._submit(tokens, adapters, sampling, client)
 
-    def complete(self, prompt: str | Sequence[int], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
+    def complete(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        adapters: Sequence[AdapterUse] = (),
+        sampling: SamplingParams,
+        client: str = "",
+    ) -> Stream:
         """Continue a text (or token ids) as it stands, without a chat template. Raises as `chat` does."""
         from edgelora.prompt import encode_text
 
         vocabulary = self._backend.vocabulary
-        tokens = encode_text(prompt, vocabulary) if isinstance(prompt, str) else tuple(prompt)
-        return self._submit(tokens, adapter, sampling)
+        tokens = encode_text(prompt, vocabulary, limit=self._limit) if isinstance(prompt, str) else tuple(prompt)
+        return self._submit(tokens, adapters, sampling, client)
 
     def stats(self) -> EngineStats:
         return self._engine.stats()
@@ -165,12 +222,15 @@ class Service:
     ) -> None:
         self.close(drain=kind is None)
 
-    def _submit(self, tokens: tuple[int, ...], adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
-        uses = () if adapter is None else (AdapterUse(adapter),)
-        return self._engine.submit(Request(uuid.uuid4().hex, tokens, uses, sampling))
+    @property
+    def _limit(self) -> int:
+        """A prompt of so many tokens, or more, is refused."""
+        return self._backend.capabilities.sequence_tokens
 
-    def _resident(self) -> set[AdapterRef]:
-        return {entry.ref for entry in self._engine.stats().adapters}
+    def _submit(
+        self, tokens: tuple[int, ...], adapters: Sequence[AdapterUse], sampling: SamplingParams, client: str
+    ) -> Stream:
+        return self._engine.submit(Request(uuid.uuid4().hex, tokens, activated(adapters, tokens), sampling, client))
 
     def _is_base(self, name: str) -> bool:
         return name == self.base.name or name in self.base.aliases
@@ -179,27 +239,5 @@ class Service:
         return [self.base.name, *self.library.store.names()]
 
 
-def open_backend(record: BaseRecord, settings: Settings, progress: Progress | None) -> Backend:
-    """Load a base into the backend that runs its format. Raises BaseError, BackendError."""
-    if record.format == "mlx":
-        from edgelora.backends.mlx import open_mlx
-
-        return open_mlx(record.path, shape=record.identity.fingerprint.shape)
-    from edgelora.backends.llama_cpp import BackendOptions
-    from edgelora.backends.llama_cpp.backend import LlamaCppBackend
-
-    label = f"Loading {record.name}"
-    context = min(settings.context_length, record.identity.context_length)
-    return LlamaCppBackend.open(
-        record.path,
-        shape=record.identity.fingerprint.shape,
-        settings=BackendOptions(
-            context_length=context,
-            max_sequences=settings.max_sequences,
-            max_step_tokens=STEP_TOKENS,
-            max_slots=MAX_RESIDENT,
-            threads=settings.threads,
-            kernel=settings.kernel,
-        ),
-        progress=None if progress is None else lambda part: progress(label, round(part * 100), 100),
-    )
+def _card(model_id: str, created: int, base: str, root: str, entry: PoolEntry | None) -> ModelCard:
+    return ModelCard(model_id, created, base, root, entry is not None, entry is not None and entry.pinned)

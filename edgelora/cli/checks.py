@@ -196,6 +196,7 @@ def library_checks(library: Library) -> Iterator[Check]:
         return
     yield ok("base", f"{record.name}, {record.quantization}, {size_text(record.nbytes)}, at {record.location}")
     yield memory(library.settings, record)
+    yield tuning(library.settings, record)
 
 
 def store(library: Library) -> Check:
@@ -209,15 +210,35 @@ def store(library: Library) -> Check:
 
 
 def memory(settings: Settings, record: BaseRecord) -> Check:
-    """What the base, one full context and the adapters may take, against what is free."""
+    """What the base, its KV and the adapters may take, against what is free."""
     import psutil
 
-    shape = record.identity.fingerprint.shape
-    tokens = min(settings.context_length, record.context_length)
-    context = 2 * 2 * shape.layers * shape.kv_heads * shape.head_dim * tokens  # keys and values, two bytes each
-    need = record.nbytes + context + settings.adapter_budget_bytes
+    from edgelora.opening import plan_setup
+
+    setup = plan_setup(record, settings)
+    base = record.nbytes * (2 if setup.weights == "repacked" else 1)
+    need = base + setup.kv_bytes + settings.adapter_budget_bytes
     free = int(psutil.virtual_memory().available)
-    detail = f"{size_text(free)} free; base, a full context and the adapters take up to {size_text(need)}"
-    if record.nbytes + context > free:
-        return warn("memory", detail, "Close other programs, or choose a smaller base: `edgelora base use NAME`.")
+    detail = f"{size_text(free)} free; base, KV and adapters take up to {size_text(need)} ({setup.kv_text})"
+    if base + setup.kv_bytes > free:
+        smaller = "EDGELORA_KV_TYPE=q8_0 or EDGELORA_CONTEXT for less KV, `edgelora base use NAME` for a smaller base"
+        return warn("memory", detail, f"Close other programs, or take {smaller}.")
     return ok("memory", detail)
+
+
+def tuning(settings: Settings, record: BaseRecord) -> Check:
+    """What the base is opened with, and whether that was measured."""
+    from edgelora.opening import plan_setup
+    from edgelora.tuning.record import Tunings
+
+    if record.format != "gguf":
+        return ok("tuning", "nothing to tune in an MLX base")
+    setup = plan_setup(record, settings)
+    chosen = f"{setup.threads_text}, weights {setup.weights}"
+    if setup.measured:
+        return ok("tuning", f"{chosen}: measured here")
+    if Tunings(settings.directories).current(record) is not None:
+        return ok("tuning", f"{chosen}: set, whatever `edgelora tune` measured")
+    if Tunings(settings.directories).get(record) is not None:
+        return warn("tuning", f"{chosen}: what was measured was another machine or library", "Run `edgelora tune`.")
+    return ok("tuning", f"{chosen}: not measured; `edgelora tune` does")

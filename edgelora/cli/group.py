@@ -14,6 +14,7 @@ import click
 from edgelora.cli.app import App
 
 SYNONYMS = {
+    "benchmark": "tune",
     "chat": "run",
     "check": "doctor",
     "delete": "rm",
@@ -24,6 +25,8 @@ SYNONYMS = {
     "info": "show",
     "install": "add",
     "list": "ls",
+    "load": "warm",
+    "prefetch": "warm",
     "pull": "base pull",
     "remove": "rm",
     "server": "serve",

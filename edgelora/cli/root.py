@@ -29,9 +29,11 @@ VERBS = {
     "add": "edgelora.cli.adapters:add",
     "show": "edgelora.cli.adapters:show",
     "rm": "edgelora.cli.adapters:rm",
+    "warm": "edgelora.cli.warm:warm",
     "convert": "edgelora.cli.convert:convert",
     "base": "edgelora.cli.base:base",
     "serve": "edgelora.cli.serve:serve",
+    "tune": "edgelora.cli.tune:tune",
     "doctor": "edgelora.cli.doctor:doctor",
 }
 

@@ -1,4 +1,4 @@
-"""The native kernel: the library that the package build compiled of lora.c, loaded once; None where there is none.
+"""The native kernel: the library that the package build compiled of the C here, loaded once; None where there is none.
 
 Owns the mirror of lora.h's structs, and the same `add_delta` as the numpy reference. The evaluation callback in the
 same library is `evaluator`.
@@ -21,7 +21,7 @@ from edgelora.kernels.reference import Factors, Group
 
 log = logging.getLogger(__name__)
 
-ABI: Final = 1
+ABI: Final = 2
 SUFFIX: Final = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 PATH: Final = Path(__file__).with_name(f"_lora{SUFFIX}")
 INSTRUCTION_SETS: Final = {"scalar": 0, "avx2": 1, "avx512": 2, "neon": 3}
@@ -42,6 +42,7 @@ class Pair(ctypes.Structure):
         ("out", ctypes.c_int64),
         ("a_type", ctypes.c_int32),
         ("b_type", ctypes.c_int32),
+        ("multiplier", ctypes.c_float),
     )
 
 
@@ -115,6 +116,7 @@ def _declare(lib: ctypes.CDLL) -> None:
     lib.lora_modules.argtypes = (pointer, pointer, pointer, i32, i32, i32)
     lib.lora_set_mode.argtypes, lib.lora_set_mode.restype = (pointer, i32), None
     lib.lora_begin.argtypes = (pointer, pointer, i32, i64, i64)
+    lib.lora_evaluate.argtypes, lib.lora_evaluate.restype = (pointer, ctypes.c_bool, pointer), ctypes.c_bool
     lib.lora_end.argtypes, lib.lora_end.restype = (pointer, pointer), None
 
 
@@ -147,6 +149,7 @@ def pair_of(factors: Factors) -> Pair:
         out=out,
         a_type=_TYPES[factors.a.dtype.name],
         b_type=_TYPES[factors.b.dtype.name],
+        multiplier=factors.multiplier,
     )
 
 

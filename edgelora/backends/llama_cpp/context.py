@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from edgelora.backends.base import Chunk
 from edgelora.backends.llama_cpp.batch import Batch
+from edgelora.backends.llama_cpp.kv import FORMATS
 from edgelora.backends.llama_cpp.library import captured_errors, library
 from edgelora.backends.llama_cpp.model import Model
 from edgelora.backends.llama_cpp.options import BackendOptions
 from edgelora.backends.llama_cpp.tap import Tap
 from edgelora.errors import BackendError, BaseError
 from edgelora.kernels import native
+from edgelora.machine import usable_cores
 
 SELF_TEST_TOKENS = 8
 SELF_TEST_OUTPUTS = 2
-_KV_TYPES = {"f32": 0, "f16": 1}  # enum ggml_type
 
 
 class Context:
@@ -28,7 +28,8 @@ class Context:
 
     def __init__(self, model: Model, options: BackendOptions, *, vocab: int) -> None:
         """Allocate for `options`; `vocab` is the width of a row of logits. Raises BaseError where memory is short."""
-        self.threads = options.threads or psutil.cpu_count(logical=False) or 1
+        self.threads = options.threads or usable_cores()
+        self.batch_threads = options.batch_threads or self.threads
         # The library ends the process where there is less than one for each sequence.
         self.max_outputs = max(options.max_outputs or 0, options.max_sequences, SELF_TEST_OUTPUTS)
         self.tap = Tap(native=_native_kernel(options))
@@ -52,9 +53,9 @@ class Context:
         parameters.n_batch = parameters.n_ubatch = _step_tokens(options)
         parameters.kv_unified = True
         parameters.n_seq_max = options.max_sequences
+        parameters.n_threads, parameters.n_threads_batch = self.threads, self.batch_threads
+        parameters.type_k = parameters.type_v = FORMATS[options.kv_type].number
         parameters.n_outputs_max = self.max_outputs
-        parameters.n_threads = parameters.n_threads_batch = self.threads
-        parameters.type_k = parameters.type_v = _KV_TYPES[options.kv_type]
         parameters.flash_attn_type = 0 if options.kv_type == "f32" else 1
         parameters.op_offload = parameters.offload_kqv = False
         if options.method == "hook":
@@ -66,6 +67,11 @@ class Context:
     def cells(self) -> int:
         """Tokens of KV over all sequences."""
         return int(library().llama_n_ctx(self.handle))
+
+    def set_threads(self, threads: int, batch_threads: int) -> None:
+        """From the next step on: compute threads of a step of one row, and of every other."""
+        self.threads, self.batch_threads = threads, batch_threads
+        library().llama_set_n_threads(self.handle, threads, batch_threads)
 
     def decode(self, chunks: Sequence[Chunk]) -> int:
         """Compute the chunks' rows in this order; llama.cpp's return code, 0 for success."""

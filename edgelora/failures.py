@@ -1,0 +1,21 @@
+"""What the engine's readers are told where something other than their request went wrong. Pure."""
+
+from __future__ import annotations
+
+import logging
+
+from edgelora.errors import BackendError, EdgeloraError
+
+_log = logging.getLogger(__name__)
+
+
+def engine_stopped(why: str) -> BackendError:
+    return BackendError("engine_stopped", why, "Start it again.")
+
+
+def as_backend_error(error: Exception, what: str) -> EdgeloraError:
+    """An error of the tree as it is; anything else, with a line in the log, as the backend's."""
+    if isinstance(error, EdgeloraError):
+        return error
+    _log.error("%s", what, exc_info=error)
+    return BackendError("backend_failed", f"{what} ({type(error).__name__}: {error}).", "Look at the log.")
