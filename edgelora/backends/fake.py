@@ -14,6 +14,7 @@ Tests steer it through attributes: `fail_steps`, `load_error`, `step_gate`, `loa
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora.backends.base import Capabilities, Chunk, Loaded
+from edgelora.backends.base import Capabilities, Chunk, Loaded, SavedKv
 from edgelora.core import AdapterRef
 from edgelora.errors import AdapterCorrupt, BackendError
 
@@ -141,6 +142,7 @@ class FakeBackend:
         self._kv_adapter: dict[int, FakeLoaded | None] = {}
         self.violations: list[str] = []
         self.closed = False
+        self.kv_identity = "fake"
         self.fail_steps: set[int] = set()
         """Numbers of the steps (from 0, failed ones counted) that raise."""
         self.load_error: Exception | None = None
@@ -211,6 +213,24 @@ class FakeBackend:
         self._check(length > 0 and target not in self.kv, f"sequence {target} holds something, or is to get nothing")
         self.kv[target] = self.kv[source][:length]
         self._kv_adapter[target] = self._kv_adapter[source]
+
+    def save(self, sequence: int, length: int) -> SavedKv:
+        self._check_kept(sequence, length)
+        self._check(length > 0, f"sequence {sequence}: nothing to save")
+        held = {"tokens": self.kv[sequence][:length], "adapter": _spelled(self._kv_adapter[sequence])}
+        return SavedKv(self.kv_identity, length, memoryview(json.dumps(held).encode()))
+
+    def restore(self, sequence: int, saved: SavedKv) -> None:
+        self._check_kept(sequence, 0)
+        self._check(sequence not in self.kv, f"sequence {sequence} holds something")
+        cells = sum(map(len, self.kv.values())) + saved.length
+        self._check(cells <= self.capabilities.kv_cells, f"{cells} cells of KV")
+        if saved.identity != self.kv_identity:
+            raise BackendError("foreign_kv", f"Saved KV of {saved.identity}.")
+        held = json.loads(bytes(saved.data))
+        self._check(len(held["tokens"]) == saved.length, f"{saved.length} tokens of saved KV")
+        self.kv[sequence] = held["tokens"]
+        self._kv_adapter[sequence] = _read(held["adapter"])
 
     def close(self) -> None:
         self.closed = True
@@ -290,6 +310,14 @@ class FakeBackend:
     def _wait(self, gate: threading.Event) -> None:
         # A forgotten gate must fail its test instead of hanging the whole run.
         self._check(gate.wait(_GATE_SECONDS), "a gate was never opened")
+
+
+def _spelled(loaded: FakeLoaded | None) -> list[str] | None:
+    return None if loaded is None else [str(loaded.path), loaded.content.decode("latin-1")]
+
+
+def _read(spelled: list[str] | None) -> FakeLoaded | None:
+    return None if spelled is None else FakeLoaded(Path(spelled[0]), spelled[1].encode("latin-1"))
 
 
 def _said(answer: bytes, tokens: Sequence[int]) -> int:
