@@ -185,7 +185,7 @@ class Engine:
                 continue
             run = self._runs[row.request_id]
             try:
-                choices[row.request_id] = run.choose(values, self.vocabulary)
+                choices[row.request_id] = run.choose(values[-1], self.vocabulary)
             except Exception as error:  # One request's logits must not end the others.
                 self._fail(row.request_id, _as_backend_error(error, "No token could be chosen"))
                 continue

@@ -236,7 +236,7 @@ class Scheduler:
             position=at,
             tokens=tuple(sequence.tokens[at : at + size]),
             slot=None if ref is None else self.pool.slot(ref),
-            logits=at + size == len(sequence.tokens),
+            logits=int(at + size == len(sequence.tokens)),
         )
         return Row(sequence.request.id, chunk)
 

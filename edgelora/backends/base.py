@@ -34,6 +34,8 @@ class Capabilities:
     """Tokens of one sequence at most (prompt and answer)."""
     kv_cells: int
     """Tokens of KV over all sequences at most."""
+    max_outputs: int
+    """Tokens of one step whose logits may be wanted, over all chunks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,8 @@ class Chunk:
     tokens: tuple[int, ...]
     slot: int | None
     """The adapter's slot; None is the base alone."""
-    logits: bool
-    """Whether the logits after the last token are wanted."""
+    logits: int
+    """After how many of the last tokens the logits are wanted. True and False read as 1 and 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,9 @@ class Backend(Protocol):
         ...
 
     def step(self, chunks: Sequence[Chunk]) -> list[NDArray[np.float32] | None]:
-        """One forward pass. For each chunk in order: logits [vocabulary.size], or None where not wanted.
+        """One forward pass. For each chunk in order: logits [chunk.logits, vocabulary.size], or None for none.
+
+        In order of the tokens: the last row is what follows the last token.
 
         At most one chunk per sequence. The arrays are the caller's to keep. Raises BackendError; the KV of the named
         sequences is then undefined and they must be cleared.

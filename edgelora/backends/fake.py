@@ -54,6 +54,7 @@ FAKE_CAPABILITIES = Capabilities(
     max_step_tokens=256,
     context_length=2048,
     kv_cells=8192,
+    max_outputs=20,
 )
 
 _ANSWER = b"answer:"
@@ -260,8 +261,9 @@ class FakeBackend:
         self._kv_adapter[chunk.sequence] = None if chunk.slot is None else self.slots[chunk.slot]
         if not chunk.logits:
             return None
-        logits = np.zeros(self.vocabulary.size, np.float32)
-        logits[self.next_token(chunk.slot, tokens)] = 20.0
+        logits = np.zeros((chunk.logits, self.vocabulary.size), np.float32)
+        for row, end in zip(logits, range(len(tokens) - chunk.logits + 1, len(tokens) + 1), strict=True):
+            row[self.next_token(chunk.slot, tokens[:end])] = 20.0
         return logits
 
     def _check_step(self, chunks: Sequence[Chunk]) -> None:
@@ -272,6 +274,8 @@ class FakeBackend:
         self._check(not self.closed, "a step after close")
         self._check(tokens <= able.max_step_tokens, f"{tokens} tokens in one step")
         self._check(cells <= able.kv_cells, f"{cells} cells of KV")
+        outputs = sum(chunk.logits for chunk in chunks)
+        self._check(outputs <= able.max_outputs, f"logits after {outputs} tokens in one step")
         self._check(len({c.sequence for c in chunks}) == len(chunks), "two chunks of one sequence")
         self._check(able.mixed_adapters or len({c.slot for c in chunks}) == 1, "different adapters in one step")
         for chunk in chunks:
@@ -283,6 +287,7 @@ class FakeBackend:
         self._check(0 <= sequence < self.capabilities.max_sequences, f"sequence {sequence} is out of range")
         self._check(chunk.position == held, f"sequence {sequence}: position {chunk.position} after {held} tokens")
         self._check(bool(chunk.tokens), f"sequence {sequence}: an empty chunk")
+        self._check(0 <= chunk.logits <= len(chunk.tokens), f"sequence {sequence}: logits after {chunk.logits} tokens")
         self._check(held + len(chunk.tokens) <= able.context_length, f"sequence {sequence} is over the context")
         known = all(0 <= token < self.vocabulary.size for token in chunk.tokens)
         self._check(known, f"sequence {sequence}: a token out of range")

@@ -454,7 +454,7 @@ def test_damaged_logits_fail_one_request(start: Start, tmp_path: Path) -> None:
             results = super().step(chunks)
             for chunk, logits in zip(chunks, results, strict=True):
                 if chunk.slot is not None and logits is not None:
-                    logits[0] = np.nan
+                    logits[:, 0] = np.nan
             return results
 
     backend = Damaged(answers={None: "abc"})

@@ -13,7 +13,7 @@ from edgelora.backends.fake import BOS, EOT, FAKE_CAPABILITIES, FakeBackend, Fak
 from edgelora.errors import AdapterCorrupt, BackendError
 
 
-def chunk(*tokens: int, sequence: int = 0, position: int = 0, slot: int | None = None, logits: bool = True) -> Chunk:
+def chunk(*tokens: int, sequence: int = 0, position: int = 0, slot: int | None = None, logits: int = 1) -> Chunk:
     return Chunk(sequence=sequence, position=position, tokens=tokens, slot=slot, logits=logits)
 
 
@@ -218,6 +218,21 @@ def test_wrong_cuts_are_caught() -> None:
     backend.clear(0)
     backend.step([chunk(1)])
     assert len(backend.violations) == 4
+
+
+def test_logits_after_several_tokens() -> None:
+    """Row by row what each of the last tokens would have got alone, and no more rows than tokens or outputs."""
+    backend = FakeBackend()
+    (logits,) = backend.step([chunk(*b"abcd", logits=3)])
+    assert logits is not None and len(logits) == 3
+    assert logits.argmax(axis=1).tolist() == [backend.next_token(None, b"abcd"[:end]) for end in (2, 3, 4)]
+    most = backend.capabilities.max_outputs
+    for wrong in (chunk(1, position=4, logits=2), chunk(1, position=4, logits=-1)):
+        with pytest.raises(BackendError, match="logits after"):
+            backend.step([wrong])
+    with pytest.raises(BackendError, match="in one step"):
+        backend.step([chunk(*range(most), position=4, logits=most), chunk(1, sequence=1)])
+    assert len(backend.violations) == 3
 
 
 def test_only_one_thread_may_step() -> None:

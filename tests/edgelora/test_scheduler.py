@@ -26,6 +26,7 @@ ABLE = Capabilities(
     max_step_tokens=64,
     context_length=200,
     kv_cells=400,
+    max_outputs=3,
 )
 
 

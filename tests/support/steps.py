@@ -16,7 +16,7 @@ Logits = NDArray[np.float32]
 
 @dataclass
 class Lane:
-    """One sequence: its tokens so far, how many of them are computed, and the logits after each computed chunk."""
+    """One sequence: its tokens so far, how many of them are computed, and all logits that were wanted."""
 
     sequence: int
     slot: int | None
@@ -25,7 +25,7 @@ class Lane:
     logits: Logits | None = None
     history: list[Logits] = field(default_factory=list)
 
-    def chunk(self, size: int, *, logits: bool = True) -> Chunk:
+    def chunk(self, size: int, *, logits: int = 1) -> Chunk:
         tokens = tuple(self.tokens[self.done : self.done + size])
         return Chunk(sequence=self.sequence, position=self.done, tokens=tokens, slot=self.slot, logits=logits)
 
@@ -35,9 +35,8 @@ def advance(backend: Backend, chunks: Iterable[tuple[Lane, Chunk]]) -> None:
     pairs = list(chunks)
     for (lane, chunk), logits in zip(pairs, backend.step([chunk for _, chunk in pairs]), strict=True):
         lane.done += len(chunk.tokens)
-        lane.logits = logits
-        if logits is not None:
-            lane.history.append(logits)
+        lane.logits = None if logits is None else logits[-1]
+        lane.history.extend(() if logits is None else logits)
 
 
 def generate(backend: Backend, lanes: Sequence[Lane], *, steps: int, chunk: int = 64) -> list[list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +36,6 @@ class LlamaCppBackend:
         self._method = method
         self._vocabulary = LlamaVocabulary(model)
         self._kv_identity = kv_identity(model, context, method=type(method).__name__, kv_type=options.kv_type)
-        self._spare = options.max_sequences
-        """The sequence that the engine does not know of."""
         self._attached: set[int] = set()
         self._lengths: dict[int, int | None] = {}
         """Tokens in each sequence's KV; None where a failed step left it undefined."""
@@ -48,6 +47,7 @@ class LlamaCppBackend:
             max_step_tokens=options.max_step_tokens,
             context_length=min(options.context_length, model.trained_context, context.cells),
             kv_cells=context.cells,
+            max_outputs=context.max_outputs,
         )
 
     @classmethod
@@ -106,11 +106,8 @@ class LlamaCppBackend:
         # Chunks of one adapter side by side: its rows are one range, and its weights are read once.
         ordered = sorted(chunks, key=lambda chunk: -1 if chunk.slot is None else chunk.slot)
         self._compute(ordered)
-        rows: dict[int, int] = {}
-        row = -1
-        for chunk in ordered:
-            row += len(chunk.tokens)
-            rows[chunk.sequence] = row
+        ends = accumulate(len(chunk.tokens) for chunk in ordered)
+        rows = {chunk.sequence: range(end - chunk.logits, end) for chunk, end in zip(ordered, ends, strict=True)}
         return [self._context.logits(rows[chunk.sequence]) if chunk.logits else None for chunk in chunks]
 
     def clear(self, sequence: int) -> None:
@@ -143,11 +140,12 @@ class LlamaCppBackend:
         if self._lengths[sequence] == length:
             return SavedKv(self._kv_identity, length, self._context.state(sequence))
         # llama.cpp saves whole sequences only. The copy shares the cells.
-        self._context.copy(sequence, self._spare, length)
+        spare = self._context.spare
+        self._context.copy(sequence, spare, length)
         try:
-            return SavedKv(self._kv_identity, length, self._context.state(self._spare))
+            return SavedKv(self._kv_identity, length, self._context.state(spare))
         finally:
-            self._context.clear(self._spare)
+            self._context.clear(spare)
 
     def restore(self, sequence: int, saved: SavedKv) -> None:
         self._check_open()
@@ -187,6 +185,9 @@ class LlamaCppBackend:
             raise BackendError("bad_step", f"A step of {tokens} tokens; 1 to {limit} can be.")
         if len({chunk.sequence for chunk in chunks}) != len(chunks):
             raise BackendError("bad_step", "A sequence has two chunks in one step.")
+        if (outputs := sum(chunk.logits for chunk in chunks)) > self._capabilities.max_outputs:
+            limit = self._capabilities.max_outputs
+            raise BackendError("bad_step", f"Logits after {outputs} tokens of one step; {limit} at most can be.")
         for chunk in chunks:
             self._check_chunk(chunk)
 
@@ -202,6 +203,8 @@ class LlamaCppBackend:
             )
         if chunk.slot is not None and chunk.slot not in self._attached:
             raise BackendError("bad_slot", f"Slot {chunk.slot} holds no adapter.")
+        if not 0 <= chunk.logits <= len(chunk.tokens):
+            raise BackendError("bad_chunk", f"Logits after {chunk.logits} of {len(chunk.tokens)} tokens.")
         if not all(0 <= token < self._vocabulary.size for token in chunk.tokens):
             raise BackendError("bad_token", f"A token of sequence {chunk.sequence} is not in the vocabulary.")
 

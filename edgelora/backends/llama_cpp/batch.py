@@ -35,7 +35,7 @@ class Batch:
             self._sequences[rows] = chunk.sequence
             self._outputs[rows] = 0
             row = rows.stop
-            self._outputs[row - 1] = chunk.logits
+            self._outputs[row - chunk.logits : row] = 1
         return self._native(row)
 
     def _native(self, rows: int) -> Any:

@@ -20,6 +20,7 @@ from edgelora.errors import BackendError, BaseError
 from edgelora.kernels import native
 
 SELF_TEST_TOKENS = 8
+SELF_TEST_OUTPUTS = 2
 _KV_TYPES = {"f32": 0, "f16": 1}  # enum ggml_type
 
 
@@ -29,6 +30,10 @@ class Context:
     def __init__(self, model: Model, options: BackendOptions, *, vocab: int) -> None:
         """Allocate for `options`; `vocab` is the width of a row of logits. Raises BaseError where memory is short."""
         self.threads = options.threads or psutil.cpu_count(logical=False) or 1
+        self.spare = options.max_sequences
+        """One sequence more than the engine knows of: where the beginning of another is copied to be saved."""
+        # The library ends the process where there is less than one for each sequence.
+        self.max_outputs = max(options.max_outputs or 0, self.spare + 1, SELF_TEST_OUTPUTS)
         self.tap = Tap(native=_native_kernel(options))
         self._batch = Batch(_step_tokens(options))
         self._vocab = vocab
@@ -49,11 +54,8 @@ class Context:
         # A step is one micro-batch, whose rows llama.cpp keeps in the order given only with one KV for all sequences.
         parameters.n_batch = parameters.n_ubatch = _step_tokens(options)
         parameters.kv_unified = True
-        # One more than the engine knows of: where the beginning of a sequence is copied to be saved.
-        parameters.n_seq_max = options.max_sequences + 1
-        # llama.cpp aborts the process where there are fewer outputs than sequences.
-        parameters.n_outputs_max = parameters.n_seq_max
-        parameters.n_outputs_max_per_seq = 1
+        parameters.n_seq_max = self.spare + 1
+        parameters.n_outputs_max = self.max_outputs
         parameters.n_threads = parameters.n_threads_batch = self.threads
         parameters.type_k = parameters.type_v = _KV_TYPES[options.kv_type]
         parameters.flash_attn_type = 0 if options.kv_type == "f32" else 1
@@ -72,12 +74,15 @@ class Context:
         """Compute the chunks' rows in this order; llama.cpp's return code, 0 for success."""
         return int(library().llama_decode(self.handle, self._batch.fill(chunks)))
 
-    def logits(self, row: int) -> NDArray[np.float32]:
-        """A copy of the logits after a row of the last step, [vocab]. Raises BackendError where it has none."""
-        pointer = library().llama_get_logits_ith(self.handle, row)
-        if not pointer:
-            raise BackendError("no_logits", f"llama.cpp computed no logits for row {row}.")
-        return np.ctypeslib.as_array(pointer, (self._vocab,)).copy()
+    def logits(self, rows: range) -> NDArray[np.float32]:
+        """A copy of the logits after rows of the last step, [rows, vocab]. Raises BackendError where one has none."""
+        logits = np.empty((len(rows), self._vocab), np.float32)
+        for copied, row in zip(logits, rows, strict=True):
+            pointer = library().llama_get_logits_ith(self.handle, row)
+            if not pointer:
+                raise BackendError("no_logits", f"llama.cpp computed no logits for row {row}.")
+            copied[:] = np.ctypeslib.as_array(pointer, (self._vocab,))
+        return logits
 
     def clear(self, sequence: int) -> None:
         self.truncate(sequence, 0)

@@ -26,7 +26,7 @@ def shares_of(chunks: Iterable[Chunk]) -> tuple[Share, ...]:
     shares: list[Share] = []
     row = output = 0
     for chunk in chunks:
-        rows, outputs = (row, row + len(chunk.tokens)), (output, output + int(chunk.logits))
+        rows, outputs = (row, row + len(chunk.tokens)), (output, output + chunk.logits)
         if shares and shares[-1].slot == chunk.slot:
             last = shares.pop()
             rows, outputs = (last.rows[0], rows[1]), (last.outputs[0], outputs[1])

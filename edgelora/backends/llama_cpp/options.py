@@ -25,6 +25,8 @@ class BackendOptions:
     """f32 doubles the KV's memory and turns flash attention off: for parity tests."""
     kv_cells: int | None = None
     """Tokens of KV over all sequences; None: twice `context_length`. The library rounds it up to a multiple of 256."""
+    max_outputs: int | None = None
+    """Tokens of one step whose logits may be wanted; at least one for each sequence, and None: no more."""
     method: Method = "hook"
     """hook: each token's own adapter, by evaluation callback. native: llama.cpp's own LoRA, one adapter a step."""
     kernel: Kernel = "auto"

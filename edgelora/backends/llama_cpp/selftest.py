@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelora.backends.base import Chunk
-from edgelora.backends.llama_cpp.context import Context
+from edgelora.backends.llama_cpp.context import SELF_TEST_OUTPUTS, Context
 from edgelora.backends.llama_cpp.layout import (
     OP_ADD,
     OP_GET_ROWS,
@@ -30,7 +30,7 @@ from edgelora_models.shape import LlamaShape
 
 Rows = NDArray[np.float32]
 
-# Two sequences where two fit, logits for one row of five, so that all rows and output rows differ in number.
+# Two sequences where two fit, logits for two rows of five, so that all rows and output rows differ in number.
 _TOKENS = ((0, 1, 2), (1, 2))
 
 
@@ -40,10 +40,10 @@ def find_weights(context: Context, shape: LlamaShape, *, max_sequences: int) -> 
     Raises BackendError where anything is not as expected.
     """
     chunks = [
-        Chunk(sequence=sequence, position=0, tokens=tokens, slot=None, logits=sequence == 0)
+        Chunk(sequence=sequence, position=0, tokens=tokens, slot=None, logits=0 if sequence else SELF_TEST_OUTPUTS)
         for sequence, tokens in enumerate(_TOKENS[:max_sequences])
     ]
-    probe = _Probe(shape, rows=sum(len(chunk.tokens) for chunk in chunks), outputs=1)
+    probe = _Probe(shape, rows=sum(len(chunk.tokens) for chunk in chunks), outputs=SELF_TEST_OUTPUTS)
     try:
         code = context.tap.watch(probe, lambda: context.decode(chunks))
     finally:

@@ -190,6 +190,8 @@ def test_slots_are_checked(backend: LlamaCppBackend, installed: Installed) -> No
         ([chunk(0, 0, (1,)), chunk(1, 0, ())], "positions 0 to 0 do not follow"),
         ([chunk(0, 0, (GQA.vocab,))], "not in the vocabulary"),
         ([chunk(0, 0, (-1,))], "not in the vocabulary"),
+        ([replace(chunk(0, 0, (1, 2)), logits=3)], "Logits after 3 of 2 tokens"),
+        ([replace(chunk(n, 0, (1,) * 4), logits=4) for n in range(2)], "Logits after 8 tokens of one step; 7"),
     ],
 )
 def test_steps_that_cannot_be_are_refused(backend: LlamaCppBackend, chunks: list[Chunk], reason: str) -> None:
@@ -327,6 +329,13 @@ def test_the_smallest_backend(installed: Installed) -> None:
     backend = open_backend(installed, replace(EXACT, max_sequences=1, max_step_tokens=1, max_slots=1))
     backend.attach(0, backend.load(installed.paths[0]))
     assert backend.capabilities.mixed_adapters and backend.step([chunk(0, 0, (1,), 0)])[0] is not None
+    backend.close()
+
+
+def test_more_sequences_than_tokens_in_a_step(installed: Installed) -> None:
+    """The library wants room for one output of each sequence, however small a step is."""
+    backend = open_backend(installed, replace(EXACT, max_sequences=16, max_step_tokens=8))
+    assert backend.step([chunk(15, 0, (1,))])[0] is not None
     backend.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 from edgelora.backends.base import Chunk
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 from edgelora.backends.llama_cpp.hook import HookMethod
+from edgelora.backends.llama_cpp.options import BackendOptions
 from edgelora.errors import BackendError
 from edgelora_converters.oracle import LlamaConfig, NumpyLlama
-from tests.edgelora.backends.llama_cpp.conftest import Installed, make_adapters
+from tests.edgelora.backends.llama_cpp.conftest import Installed, attached, make_adapters
 from tests.support.bases import NORM_EPSILON, ROPE_THETA, rope_factors, tiny_weights
 from tests.support.lora import GQA
 from tests.support.steps import Lane, advance, distance, generate, once
@@ -90,6 +92,20 @@ def test_a_base_chunk_in_a_mixed_batch_is_the_base(backend: LlamaCppBackend) -> 
     mixed, plain = logits
     assert np.array_equal(mixed[1], plain[1])
     assert distance(mixed[0], plain[0]) > 0.02 and distance(mixed[2], plain[2]) > 0.02
+
+
+@pytest.mark.parametrize("counts", [(3, 0, 1, 0), (1, 3, 0, 2), (5, 3, 9, 4), (0, 0, 5, 0)])
+def test_logits_after_several_tokens_of_a_chunk(
+    installed: Installed, options: BackendOptions, counts: tuple[int, ...]
+) -> None:
+    """Beside chunks that want fewer, or none: every wanted row is the oracle's, with its own sequence's adapter."""
+    for backend in attached(installed, replace(options, max_outputs=24)):
+        lanes = [Lane(n, n, list(PROMPTS[n])) for n in range(4)]
+        advance(backend, [(lane, lane.chunk(64, logits=count)) for lane, count in zip(lanes, counts, strict=True)])
+        for lane, count in zip(lanes, counts, strict=True):
+            assert len(lane.history) == count
+            reference = expected(lane.tokens, lane.slot)[len(lane.tokens) - count :]
+            assert all(distance(*pair) < PARITY for pair in zip(lane.history, reference, strict=True))
 
 
 @pytest.mark.parametrize("wanted", [(), (1,), (0, 2), (3,), (0, 1, 2, 3)])
