@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.machine import describe
-from edgelora.backends.base import Chunk
+from edgelora.backends.base import Applied, Chunk
 from edgelora.backends.llama_cpp import BackendOptions
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 from edgelora.backends.llama_cpp.compiled import CompiledHookMethod
@@ -38,6 +38,10 @@ STEPS_PER_TURN = 4
 LONG = 256
 """Tokens of a timed prefill."""
 WAYS = ("no callback", "native", "numpy", "llama.cpp")
+
+
+def applied(slot: int | None) -> tuple[Applied, ...]:
+    return () if slot is None else (Applied(slot),)
 
 
 @dataclass
@@ -68,7 +72,7 @@ class Case:
 
     def _chunks(self, tokens: tuple[int, ...]) -> list[Chunk]:
         return [
-            Chunk(sequence=self.first_sequence + n, position=self.position, tokens=tokens, slot=slot, logits=True)
+            Chunk(self.first_sequence + n, self.position, tokens, adapters=applied(slot), logits=True)
             for n, slot in enumerate(self.slots)
         ]
 
@@ -191,7 +195,7 @@ def _prefill(backends: Mapping[str, LlamaCppBackend], repeats: int) -> dict[str,
     order = random.Random(0)
     for _ in range(repeats):
         for name, (way, slot) in order.sample(list(ways.items()), len(ways)):
-            chunk = Chunk(sequence=last, position=0, tokens=tuple(range(1, LONG + 1)), slot=slot, logits=True)
+            chunk = Chunk(last, 0, tuple(range(1, LONG + 1)), adapters=applied(slot), logits=True)
             start = time.perf_counter()
             backends[way].step([chunk])
             seconds[name].append(time.perf_counter() - start)

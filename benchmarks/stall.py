@@ -79,13 +79,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(engine: Engine, timed: TimedBackend, prompt: int) -> tuple[list[float], list[float], float]:
     """(seconds of steps alone, seconds of steps while the prompt is computed, seconds to its first token)."""
-    reader = engine.submit(Request("reader", (1, 2, 3, 4), None, SamplingParams()))
+    reader = engine.submit(Request("reader", (1, 2, 3, 4), (), SamplingParams()))
     while len(timed.steps) < ALONE:
         time.sleep(0.01)
     alone = [seconds for seconds, tokens in timed.steps[1:] if tokens == 1]
     before = len(timed.steps)
     newcomer = engine.submit(
-        Request("newcomer", tuple(5 + n % 200 for n in range(prompt)), None, SamplingParams(max_tokens=1))
+        Request("newcomer", tuple(5 + n % 200 for n in range(prompt)), (), SamplingParams(max_tokens=1))
     )
     finished = [event for event in newcomer if isinstance(event, Finished)]
     beside = [seconds for seconds, tokens in timed.steps[before:] if tokens > 1]

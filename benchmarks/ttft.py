@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.machine import describe
 from edgelora.backends.llama_cpp import BackendOptions
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
-from edgelora.core import AdapterRef, Failed, Finished, Request, SamplingParams
+from edgelora.core import AdapterRef, AdapterUse, Failed, Finished, Request, SamplingParams
 from edgelora.engine import Engine
 from edgelora_models.gguf_base import read_shape
 from edgelora_models.gguf_header import read_header
@@ -70,7 +70,7 @@ class Bench:
 
     def ask(self, adapter: AdapterRef, prompt: tuple[int, ...], *, cached: int) -> float:
         """Seconds to the first token. Raises RuntimeError where not just `cached` tokens were warm."""
-        request = Request(f"r{next(self._ids)}", prompt, adapter, SamplingParams(max_tokens=1))
+        request = Request(f"r{next(self._ids)}", prompt, (AdapterUse(adapter),), SamplingParams(max_tokens=1))
         *_, last = self.engine.submit(request)
         if isinstance(last, Failed):
             raise last.error

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from math import isfinite
 from pathlib import Path
+
+from edgelora.errors import UsageError
 
 Progress = Callable[[str, int, int], None]
 """(label, done, total): how far long work is. total 0 is unknown; done == total ends it."""
@@ -57,15 +60,41 @@ class AdapterRef:
         return f"{self.name}@{self.version[:12]}"
 
 
+MAX_WEIGHT = 4.0
+"""Of an adapter in a request, either sign: far beyond what a trained adapter is good for."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterUse:
+    """One adapter's part in a request."""
+
+    ref: AdapterRef
+    weight: float = 1.0
+    """Its delta is multiplied by this: finite, at most MAX_WEIGHT either way; 0 is as if it were not there."""
+    start: int = 0
+    """First position of prompt and answer it acts on: an aLoRA's invocation."""
+
+    @property
+    def key(self) -> tuple[tuple[str, str], float, int]:
+        return (self.ref.key, self.weight, self.start)
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One generation, frozen before it reaches the engine thread."""
+    """One generation, frozen before it reaches the engine thread.
+
+    Raises UsageError for an adapter given twice, or a weight or start that cannot be.
+    """
 
     id: str
     prompt: tuple[int, ...]
     """Token ids, template and BOS included; never empty."""
-    adapter: AdapterRef | None
+    adapters: tuple[AdapterUse, ...]
+    """Given in any order, kept in one, those of weight 0 left out; empty is the base alone."""
     sampling: SamplingParams
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "adapters", _composed(self.adapters))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +146,22 @@ class Failed:
 
 Event = TextDelta | Finished | Failed
 """A request's stream: any number of TextDelta, then exactly one Finished or Failed."""
+
+
+def _composed(uses: tuple[AdapterUse, ...]) -> tuple[AdapterUse, ...]:
+    for number, use in enumerate(uses):
+        if not isfinite(use.weight) or abs(use.weight) > MAX_WEIGHT or use.start < 0:
+            raise UsageError(
+                "bad_weight",
+                f"Adapter {use.ref} cannot act with weight {use.weight} from position {use.start} on.",
+                f"Give it a weight from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}.",
+                param="adapters",
+            )
+        if any(use.ref.key == other.ref.key for other in uses[:number]):
+            raise UsageError(
+                "adapter_twice",
+                f"Adapter {use.ref} is given twice.",
+                "Give it once, with the sum of its weights.",
+                param="adapters",
+            )
+    return tuple(sorted((use for use in uses if use.weight), key=lambda use: use.ref.key))

@@ -7,7 +7,8 @@ Policies:
 - When the KV is full, the youngest decoding sequence gives way. A newcomer starts only where the running ones have some
   room to grow, so that it is not sent back at once.
 - Warm KV stands in nobody's way: it counts as free here, and `places.py` gives it up where it must go.
-- Where a backend cannot mix adapters, the group that waited longest is next.
+- Where a backend cannot mix adapters, the group that waited longest is next; a prompt's piece ends where an adapter
+  begins to act.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from collections.abc import Iterable, Mapping
 
 from edgelora.sequence import Sequence
 from edgelora.states import State
-from edgelora.warm import Key
 
 PREFILL_BESIDE_DECODE = 16
 """Tokens of prompts in a step that also decodes: a step of 16 rows is the largest one that costs about as much as one
@@ -52,27 +52,31 @@ def choose_starts(ready: Iterable[Sequence], *, running: list[Sequence], places:
     return starts
 
 
-def choose_group(running: list[Sequence], *, now: int) -> list[Sequence]:
-    """The sequences of the one adapter (or of none) whose last turn is longest ago. `now`: the plan's number.
+def choose_group(running: list[Sequence], *, reused: Mapping[str, int], now: int) -> list[Sequence]:
+    """The sequences whose next token gets the same deltas (or none), of those whose last turn is longest ago.
 
-    One that just got its place counts as served now: a stream of newcomers must not pass those that wait.
+    `reused`: as for `choose_chunks`. `now`: the plan's number. One that just got its place counts as served now: a
+    stream of newcomers must not pass those that wait.
     """
-    turns: dict[Key, tuple[int, int]] = {}
+    groups: dict[object, list[Sequence]] = {}
     for sequence in running:
-        key, turn = sequence.key, sequence.last_plan if sequence.last_plan >= 0 else now
-        last, oldest = turns.get(key, (turn, sequence.arrival))
-        turns[key] = (max(last, turn), min(oldest, sequence.arrival))
-    chosen = min(turns, key=lambda key: turns[key], default=None)
-    return [sequence for sequence in running if sequence.key == chosen]
+        position = reused.get(sequence.request.id, sequence.computed)
+        groups.setdefault(sequence.acting(position), []).append(sequence)
+    turn = {s.arrival: s.last_plan if s.last_plan >= 0 else now for s in running}
+    return min(
+        groups.values(),
+        key=lambda group: (max(turn[s.arrival] for s in group), min(s.arrival for s in group)),
+        default=[],
+    )
 
 
 def choose_chunks(
-    group: list[Sequence], *, reused: Mapping[str, int], room: int, anyone_decodes: bool
+    group: list[Sequence], *, reused: Mapping[str, int], room: int, anyone_decodes: bool, mixed: bool
 ) -> list[tuple[Sequence, int]]:
     """How many tokens each sequence of the group computes in this step: one for the decoding, the rest for prompts.
 
     `reused`: by request id, what those that start now need not compute. `room`: tokens of the step. `anyone_decodes`:
-    whether prompts must hold back, for this group or another.
+    whether prompts must hold back, for this group or another. `mixed`: whether adapters may begin within a piece.
     """
     decoding = sorted((s for s in group if s.state is State.DECODE), key=lambda s: (s.last_plan, s.generated))
     prompts = sorted((s for s in group if s.state is not State.DECODE), key=lambda s: s.arrival)
@@ -82,7 +86,10 @@ def choose_chunks(
     if anyone_decodes:
         room = min(room, PREFILL_BESIDE_DECODE)
     for sequence in prompts:
-        size = min(room, sequence.pending - reused.get(sequence.request.id, 0))
+        position = reused.get(sequence.request.id, sequence.computed)
+        size = min(room, len(sequence.tokens) - position)
+        if not mixed:
+            size = min(size, sequence.alike(position))
         if size:
             chunks.append((sequence, size))
         room -= size

@@ -11,14 +11,14 @@ from collections import Counter, deque
 from collections.abc import Mapping
 
 from edgelora.adapters.pool import Pool
-from edgelora.backends.base import Capabilities, Chunk
+from edgelora.backends.base import Applied, Capabilities, Chunk
 from edgelora.core import AdapterRef, FinishReason, Request, Usage
 from edgelora.errors import Busy, ContextTooLong, UsageError
 from edgelora.places import Places
 from edgelora.plan import Admission, Choice, Cut, Ended, Load, Plan, Row, Start
 from edgelora.planning import choose_chunks, choose_group, choose_preempted, choose_starts
 from edgelora.sequence import Sequence
-from edgelora.states import LEASED, RUNNING, Move, State
+from edgelora.states import RUNNING, Move, State
 
 PATIENCE = 16
 """How many younger requests may take a lease before one that waits for room in the pool; then they wait behind it."""
@@ -63,8 +63,7 @@ class Scheduler:
             raise UsageError("empty_prompt", "The prompt is empty.", "Give at least one token.", param="prompt")
         if len(request.prompt) >= self.sequence_tokens:
             raise ContextTooLong(tokens=len(request.prompt), limit=self.sequence_tokens)
-        if request.adapter is not None:
-            self.pool.check_fits(request.adapter)
+        self.pool.check_fits(*(use.ref for use in request.adapters))
 
     def submit(self, request: Request) -> None:
         """Raises as `check` does, Busy(code queue_full), or UsageError for an id in use, with nothing changed."""
@@ -102,24 +101,25 @@ class Scheduler:
             if not self._may_admit(sequence, blocked):
                 blocked = blocked or sequence
                 continue
-            if blocked is not None and sequence.request.adapter is not None:
+            if blocked is not None and sequence.request.adapters:
                 blocked.overtaken += 1
             self._waiting.remove(sequence)
-            load = self._admit(sequence, detach)
-            if load is not None:
-                loads.append(load)
+            loads += self._admit(sequence, detach)
             if sequence.state is State.LOADING:
                 loading.append(sequence.request.id)
         return Admission(self._places.clears(), tuple(detach), tuple(loads), tuple(loading))
 
     def loaded(self, ref: AdapterRef) -> tuple[str, ...]:
-        """The adapter is attached to its slot. Returns the requests that waited for it, now ready."""
+        """The adapter is attached to its slot. Returns the requests that waited for it alone, now ready."""
         self.pool.loaded(ref)
-        return self._move_loading(ref, Move.LOADED)
+        complete = [s for s in self._loading(ref) if all(self.pool.resident(use.ref) for use in s.request.adapters)]
+        for sequence in complete:
+            sequence.move(Move.LOADED)
+        return tuple(sequence.request.id for sequence in complete)
 
     def load_failed(self, ref: AdapterRef) -> tuple[str, ...]:
         """The adapter could not be loaded. Returns the requests that failed with it; a later one tries again."""
-        failed = self._loading_ids(ref)
+        failed = tuple(sequence.request.id for sequence in self._loading(ref))
         for request_id in failed:
             self._end(request_id, Move.LOAD_FAILED)
         self.pool.drop(ref)
@@ -136,8 +136,9 @@ class Scheduler:
         chosen = self._places.choose(newcomers, cells=left)
         reused = {start.request_id: start.reused for start in chosen.starts}
         decodes = any(sequence.state is State.DECODE for sequence in running)
-        group = running if able.mixed_adapters else choose_group(running, now=self._plans + 1)
-        chunks = choose_chunks(group, reused=reused, room=able.max_step_tokens, anyone_decodes=decodes)
+        mixed = able.mixed_adapters
+        group = running if mixed else choose_group(running, reused=reused, now=self._plans + 1)
+        chunks = choose_chunks(group, reused=reused, room=able.max_step_tokens, anyone_decodes=decodes, mixed=mixed)
         return Plan(
             number=self._plans + 1,
             preempted=tuple(sequence.request.id for sequence in preempted),
@@ -177,7 +178,7 @@ class Scheduler:
     def check_integrity(self) -> None:
         """Recount leases, cells and ids. Raises RuntimeError where they do not add up."""
         self.pool.check_integrity()
-        held = Counter(s.request.adapter.key for s in self._live.values() if s.leased and s.request.adapter)
+        held = Counter(use.ref.key for s in self._live.values() if s.leased for use in s.request.adapters)
         counted = {entry.ref.key: entry.leases for entry in self.pool.snapshot() if entry.leases}
         if held != counted:
             raise RuntimeError(f"leases {counted}, held {dict(held)}")
@@ -192,42 +193,39 @@ class Scheduler:
         return [sequence for sequence in self._live.values() if sequence.state in states]
 
     def _may_admit(self, sequence: Sequence, blocked: Sequence | None) -> bool:
-        ref = sequence.request.adapter
-        if ref is None:
+        if not sequence.request.adapters:
             return True
         if blocked is not None and blocked.overtaken >= PATIENCE:
             return False
-        return self.pool.slot(ref) is not None or self.pool.can_reserve(ref)
+        return self.pool.can_hold(*(use.ref for use in sequence.request.adapters))
 
-    def _admit(self, sequence: Sequence, detach: list[int]) -> Load | None:
-        """The only place a lease is taken."""
-        ref, load = sequence.request.adapter, None
-        if ref is not None:
-            if self.pool.slot(ref) is None:
-                reservation = self.pool.reserve(ref)
-                detach += reservation.evicted
-                load = Load(ref, reservation.slot)
+    def _admit(self, sequence: Sequence, detach: list[int]) -> list[Load]:
+        """The only place leases are taken: a request's all at once, so that nobody holds one and waits for another."""
+        refs = [use.ref for use in sequence.request.adapters]
+        absent = [ref for ref in refs if self.pool.slot(ref) is None]
+        for ref in refs:
+            if ref not in absent:
+                self.pool.lease(ref)  # before room is made for the others
+        loads: list[Load] = []
+        for ref in absent:
+            reservation = self.pool.reserve(ref)
+            detach += reservation.evicted
+            loads.append(Load(ref, reservation.slot))
             self.pool.lease(ref)
-        resident = ref is None or self.pool.resident(ref)
+        resident = all(self.pool.resident(ref) for ref in refs)
         sequence.move(Move.ADMIT_RESIDENT if resident else Move.ADMIT_ABSENT)
-        return load
+        return loads
 
-    def _loading_ids(self, ref: AdapterRef) -> tuple[str, ...]:
-        waiting = self._in(State.LOADING)
-        return tuple(s.request.id for s in waiting if s.request.adapter and s.request.adapter.key == ref.key)
-
-    def _move_loading(self, ref: AdapterRef, move: Move) -> tuple[str, ...]:
-        ids = self._loading_ids(ref)
-        for request_id in ids:
-            self._live[request_id].move(move)
-        return ids
+    def _loading(self, ref: AdapterRef) -> list[Sequence]:
+        """Who waits for this adapter."""
+        return [s for s in self._in(State.LOADING) if any(use.ref.key == ref.key for use in s.request.adapters)]
 
     def _choose_starts(self, running: list[Sequence]) -> list[Sequence]:
         ready, cells = self._in(State.READY), self.capabilities.kv_cells
         return choose_starts(ready, running=running, places=self._places.available, kv_cells=cells)
 
     def _row(self, sequence: Sequence, size: int, starts: tuple[Start, ...]) -> Row:
-        ref, place, at = sequence.request.adapter, sequence.id, sequence.computed
+        place, at = sequence.id, sequence.computed
         if place is None:  # It starts with this step.
             start = next(start for start in starts if start.request_id == sequence.request.id)
             place, at = start.sequence, start.reused
@@ -235,7 +233,9 @@ class Scheduler:
             sequence=place,
             position=at,
             tokens=tuple(sequence.tokens[at : at + size]),
-            slot=None if ref is None else self.pool.slot(ref),
+            adapters=tuple(
+                Applied(self.pool.held(use.ref), use.weight, use.start) for use in sequence.request.adapters
+            ),
             logits=int(at + size == len(sequence.tokens)),
         )
         return Row(sequence.request.id, chunk)
@@ -277,9 +277,10 @@ class Scheduler:
         return True
 
     def _give_back(self, sequence: Sequence, *, warm: bool) -> None:
-        """The only place a lease, a sequence id and its cells are returned. `warm`: whether its KV is worth keeping."""
-        if sequence.state in LEASED and sequence.request.adapter is not None:
-            self.pool.release(sequence.request.adapter)
+        """The only place leases, a sequence id and its cells are returned. `warm`: whether its KV is worth keeping."""
+        if sequence.leased:
+            for use in sequence.request.adapters:
+                self.pool.release(use.ref)
         if sequence.id is not None and sequence.computed and warm:
             self._places.warm.keep(sequence.id, sequence.key, sequence.tokens[: sequence.computed])
         elif sequence.id is not None:

@@ -36,8 +36,16 @@ class Sequence:
     @property
     def key(self) -> Key:
         """What its KV depends on besides the tokens."""
-        adapter = self.request.adapter
-        return None if adapter is None else adapter.key
+        return frozenset(use.key for use in self.request.adapters)
+
+    def acting(self, position: int) -> frozenset[tuple[tuple[str, str], float]]:
+        """The adapters, with their weights, whose delta that position gets."""
+        return frozenset((use.ref.key, use.weight) for use in self.request.adapters if use.start <= position)
+
+    def alike(self, position: int) -> int:
+        """How many tokens from `position` on get the deltas of the same adapters as that one."""
+        starts = [use.start for use in self.request.adapters if use.start > position]
+        return min(starts, default=len(self.tokens)) - position
 
     @property
     def generated(self) -> int:
@@ -54,7 +62,7 @@ class Sequence:
 
     @property
     def leased(self) -> bool:
-        return self.state in LEASED and self.request.adapter is not None
+        return self.state in LEASED
 
     def move(self, move: Move) -> None:
         """Raises IllegalMove."""

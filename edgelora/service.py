@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from edgelora.core import AdapterRef, Progress, Request, SamplingParams
+from edgelora.core import AdapterRef, AdapterUse, Progress, Request, SamplingParams
 from edgelora.errors import NotFound
 from edgelora.names import split_model_id
 
@@ -166,7 +166,8 @@ class Service:
         self.close(drain=kind is None)
 
     def _submit(self, tokens: tuple[int, ...], adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
-        return self._engine.submit(Request(uuid.uuid4().hex, tokens, adapter, sampling))
+        uses = () if adapter is None else (AdapterUse(adapter),)
+        return self._engine.submit(Request(uuid.uuid4().hex, tokens, uses, sampling))
 
     def _resident(self) -> set[AdapterRef]:
         return {entry.ref for entry in self._engine.stats().adapters}

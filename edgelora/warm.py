@@ -1,16 +1,20 @@
 """KV that ended requests left behind, and who may go on from it. Counts and compares only: the cutting is the engine's.
 
-A warm sequence is a sequence id whose KV holds exactly `tokens`, computed with one adapter version or the base alone.
-It never serves another version; the adapter's slot does not matter, so an evicted adapter's warm KV is still good.
+A warm sequence is a sequence id whose KV holds exactly `tokens`. The KV of a position depends on the tokens up to it
+and on every adapter that began at or before it: its version, weight and start. What parts two sequences from there on
+leaves the KV before the same, so an aLoRA goes on from the base's KV, or another's, up to its invocation. The adapters'
+slots do not matter: an evicted adapter's warm KV is still good.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from sys import maxsize
 
-Key = tuple[str, str] | None
-"""`AdapterRef.key`; None is the base alone."""
+Key = frozenset[tuple[tuple[str, str], float, int]]
+"""`AdapterUse.key` of all that act in a sequence: (adapter version, weight, start). Empty is the base alone."""
+BASE: Key = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +28,7 @@ class Warm:
 class Match:
     warm: Warm
     length: int
-    """Tokens shared, at least 1."""
+    """Positions whose KV is the same, at least 1."""
 
 
 class WarmSequences:
@@ -65,16 +69,22 @@ class WarmSequences:
 
 
 def best_match(held: Iterable[Warm], key: Key, tokens: list[int]) -> Match | None:
-    """The longest prefix of `tokens`, never all of them, that is warm for `key`; the first of equals.
+    """The longest prefix of `tokens`, never all of them, whose KV under `key` is warm; the first of equals.
 
     The last token is always left to compute: its logits are wanted.
     """
     limit, best = len(tokens) - 1, None
     for warm in held:
-        length = min(limit, common_length(warm.tokens, tokens)) if warm.key == key else 0
+        reach = min(limit, parting(warm.key, key))
+        length = min(reach, common_length(warm.tokens, tokens)) if reach else 0
         if length > (best.length if best else 0):
             best = Match(warm, length)
     return best
+
+
+def parting(one: Key, other: Key) -> int:
+    """The first position whose KV differs under the two although its tokens are the same; sys.maxsize where none."""
+    return min((start for _, _, start in one ^ other), default=maxsize)
 
 
 def common_length(one: list[int], other: list[int]) -> int:

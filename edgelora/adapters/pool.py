@@ -56,14 +56,20 @@ class Pool:
     def used_bytes(self) -> int:
         return sum(entry.ref.nbytes for entry in self._entries.values())
 
-    def check_fits(self, ref: AdapterRef) -> None:
-        """Raises AdapterError(code adapter_too_large) for one that could never be loaded, however long it waits."""
-        if ref.nbytes > self.budget_bytes or not self.slots:
+    def check_fits(self, *refs: AdapterRef) -> None:
+        """Raises AdapterError for adapters that could never be in memory together, however long they wait: code
+        adapter_too_large, or too_many_adapters for more than there are slots.
+        """
+        named, nbytes = ", ".join(map(str, refs)), sum(ref.nbytes for ref in refs)
+        if nbytes > self.budget_bytes:
             raise AdapterError(
                 "adapter_too_large",
-                f"Adapter {ref} takes {ref.nbytes:,} bytes; the memory for adapters is {self.budget_bytes:,} bytes.",
+                f"Adapter {named} takes {nbytes:,} bytes; the memory for adapters is {self.budget_bytes:,} bytes.",
                 "Give adapters more memory (EDGELORA_ADAPTER_MEMORY, in MiB), or use an adapter of lower rank.",
             )
+        if len(refs) > self.slots:
+            what = f"{len(refs)} adapters are wanted at once ({named}); {self.slots} can be in memory."
+            raise AdapterError("too_many_adapters", what, "Name fewer adapters.")
 
     def slot(self, ref: AdapterRef) -> int | None:
         """Its slot, resident or being loaded; None where it is neither."""
@@ -74,16 +80,23 @@ class Pool:
         entry = self._entries.get(ref.key)
         return entry is not None and entry.resident
 
-    def can_reserve(self, ref: AdapterRef) -> bool:
-        """Whether `reserve` would find room now, by evicting what nobody holds. Raises as `check_fits` does."""
-        self.check_fits(ref)
-        evictable = [entry for entry in self._entries.values() if entry.evictable]
-        kept = self.used_bytes - sum(entry.ref.nbytes for entry in evictable)
-        return kept + ref.nbytes <= self.budget_bytes and len(self._entries) - len(evictable) < self.slots
+    def held(self, ref: AdapterRef) -> int:
+        """The slot of an adapter that somebody holds."""
+        return self._entries[ref.key].slot
+
+    def can_hold(self, *refs: AdapterRef) -> bool:
+        """Whether there would be room for all these at once now, those that are there staying, by evicting others that
+        nobody holds. Raises as `check_fits` does.
+        """
+        self.check_fits(*refs)
+        wanted = {ref.key: ref for ref in refs}
+        stay = {key: e.ref for key, e in self._entries.items() if not e.evictable}
+        together = (wanted | stay).values()
+        return sum(ref.nbytes for ref in together) <= self.budget_bytes and len(together) <= self.slots
 
     def reserve(self, ref: AdapterRef) -> Reservation:
-        """Take a slot and the bytes for an adapter about to be loaded. Only where it has no slot and `can_reserve`."""
-        if ref.key in self._entries or not self.can_reserve(ref):
+        """Take a slot and the bytes for an adapter about to be loaded. Only where it has no slot and `can_hold`."""
+        if ref.key in self._entries or not self.can_hold(ref):
             raise RuntimeError(f"no slot can be reserved for {ref}")
         evicted: list[int] = []
         while self.used_bytes + ref.nbytes > self.budget_bytes or len(self._entries) == self.slots:

@@ -23,7 +23,8 @@ class Capabilities:
     adapter_format: AdapterFormat
     """Which conversion the store must hand to `load`."""
     mixed_adapters: bool
-    """Whether one step may hold chunks of different adapters. Where False the scheduler groups by adapter, in turn."""
+    """Whether one step may apply different adapters to its tokens. Where False the scheduler groups sequences by the
+    adapters and weights that act, in turn, and ends a chunk where another adapter begins."""
     max_slots: int
     """Adapters attached at once."""
     max_sequences: int
@@ -39,6 +40,16 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True)
+class Applied:
+    """One adapter's part in a sequence. A position's delta is the weighted sum of all that act on it."""
+
+    slot: int
+    weight: float = 1.0
+    start: int = 0
+    """The first position of the sequence it acts on; positions before it are computed without it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """Some tokens of one sequence, to be computed in the next step."""
 
@@ -46,8 +57,9 @@ class Chunk:
     position: int
     """Position of tokens[0]; the sequence's KV holds exactly the positions before it."""
     tokens: tuple[int, ...]
-    slot: int | None
-    """The adapter's slot; None is the base alone."""
+    adapters: tuple[Applied, ...]
+    """What acts on the sequence, each slot once, in any order; empty is the base alone. The same for every chunk of the
+    sequence, but that an adapter's slot may change and one that has not begun may be left out or join."""
     logits: int
     """After how many of the last tokens the logits are wanted. True and False read as 1 and 0."""
 

@@ -1,11 +1,13 @@
 """A backend without a model: scripted answers, recorded steps, a strict check of the backend contract.
 
 Owns nothing outside this process. Used by the tests of the engine, the server and the CLI. What it answers is a pure
-function of (adapter content, tokens so far), so a mixed batch can be compared with each sequence alone:
+function of (what acts: adapter contents, weights, starts; tokens so far), so a mixed batch can be compared with each
+sequence alone:
 
-- a scripted answer, where there is one: from `answers[path]` (`answers[None]` is the base alone), or from an adapter
-  file that starts with `answer:`; the text is said from its start, then the turn ends;
-- otherwise letters drawn from a hash of (content, tokens), ending after about sixteen of them.
+- a scripted answer, where all that acts has one: from `answers[path]` (`answers[None]` is the base alone), or from an
+  adapter file that starts with `answer:`; the text is said from its start, then the turn ends. Several are said as
+  `One.*0.5 + Two.@7`: each with its weight and its start, where they are not 1 and 0;
+- otherwise letters drawn from a hash of (what acts, tokens), ending after about sixteen of them.
 
 Tests steer it through attributes: `fail_steps`, `load_error`, `step_gate`, `load_gate`, and wait on `stepping`,
 `loading`. Every breach of the contract is raised as BackendError(code "contract") and kept in `violations`.
@@ -23,28 +25,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora.backends.base import Capabilities, Chunk, Loaded, SavedKv
+from edgelora.backends.base import Applied, Capabilities, Chunk, Loaded, SavedKv
+from edgelora.backends.fake_answers import mark, said
+from edgelora.backends.fake_vocabulary import EOT, FakeVocabulary
 from edgelora.core import AdapterRef
 from edgelora.errors import AdapterCorrupt, BackendError
-
-CONTROL_TEXTS = (
-    "<|begin_of_text|>",
-    "<|end_of_text|>",
-    "<|start_header_id|>",
-    "<|end_header_id|>",
-    "<|eot_id|>",
-    "<|python_tag|>",
-)
-BOS, EOS, START_HEADER, END_HEADER, EOT, PYTHON_TAG = range(256, 256 + len(CONTROL_TEXTS))
-
-CHAT_TEMPLATE = (
-    "{{- bos_token }}"
-    "{%- for message in messages %}"
-    "{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
-    "{{- message['content'] | trim + '<|eot_id|>' }}"
-    "{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}"
-)
 
 FAKE_CAPABILITIES = Capabilities(
     adapter_format="gguf",
@@ -61,47 +46,8 @@ _ANSWER = b"answer:"
 _LETTERS = b" etaoinshrdlu,.?"
 _GATE_SECONDS = 30.0
 
-
-@dataclass(frozen=True, slots=True)
-class FakeVocabulary:
-    """One token per byte, then CONTROL_TEXTS."""
-
-    chat_template: str | None = CHAT_TEMPLATE
-
-    @property
-    def size(self) -> int:
-        return 256 + len(CONTROL_TEXTS)
-
-    @property
-    def end_ids(self) -> frozenset[int]:
-        return frozenset({EOS, EOT})
-
-    @property
-    def bos_text(self) -> str:
-        return CONTROL_TEXTS[0]
-
-    @property
-    def eos_text(self) -> str:
-        return CONTROL_TEXTS[1]
-
-    def tokenize(self, text: str, *, special: bool, bos: bool) -> list[int]:
-        ids = [BOS] if bos else []
-        while text:
-            start, token = _first_control(text) if special else (len(text), None)
-            ids += text[:start].encode()
-            if token is None:
-                break
-            ids.append(token)
-            text = text[start + len(CONTROL_TEXTS[token - 256]) :]
-        return ids
-
-    def piece(self, token: int) -> bytes:
-        return bytes([token]) if token < 256 else b""
-
-
-def _first_control(text: str) -> tuple[int, int | None]:
-    found = [(text.find(control), 256 + n) for n, control in enumerate(CONTROL_TEXTS) if control in text]
-    return min(found, default=(len(text), None))
+Acting = frozenset[tuple["FakeLoaded", float]]
+"""The adapters, with their weights, whose delta a position gets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +86,8 @@ class FakeBackend:
         self.loads: list[Path] = []
         self.slots: dict[int, FakeLoaded] = {}
         self.kv: dict[int, list[int]] = {}
-        self._kv_adapter: dict[int, FakeLoaded | None] = {}
+        self._kv_acting: dict[int, list[tuple[int, Acting]]] = {}
+        """What acted on the tokens of `kv`, each with the position it began at."""
         self.violations: list[str] = []
         self.closed = False
         self.kv_identity = "fake"
@@ -203,9 +150,10 @@ class FakeBackend:
         self._check_kept(sequence, length)
         if length:
             del self.kv[sequence][length:]
+            self._kv_acting[sequence] = _before(self._kv_acting[sequence], length)
             return
         self.kv.pop(sequence, None)
-        self._kv_adapter.pop(sequence, None)
+        self._kv_acting.pop(sequence, None)
         self._undefined.discard(sequence)
 
     def copy(self, source: int, target: int, length: int) -> None:
@@ -213,13 +161,13 @@ class FakeBackend:
         self._check(0 <= target < self.capabilities.max_sequences, f"sequence {target} is out of range")
         self._check(length > 0 and target not in self.kv, f"sequence {target} holds something, or is to get nothing")
         self.kv[target] = self.kv[source][:length]
-        self._kv_adapter[target] = self._kv_adapter[source]
+        self._kv_acting[target] = _before(self._kv_acting[source], length)
 
     def save(self, sequence: int, length: int) -> SavedKv:
         self._check_kept(sequence, length)
         self._check(length > 0, f"sequence {sequence}: nothing to save")
-        held = {"tokens": self.kv[sequence][:length], "adapter": _spelled(self._kv_adapter[sequence])}
-        return SavedKv(self.kv_identity, length, memoryview(json.dumps(held).encode()))
+        data = _spell(self.kv[sequence][:length], _before(self._kv_acting[sequence], length))
+        return SavedKv(self.kv_identity, length, memoryview(data))
 
     def restore(self, sequence: int, saved: SavedKv) -> None:
         self._check_kept(sequence, 0)
@@ -228,24 +176,30 @@ class FakeBackend:
         self._check(cells <= self.capabilities.kv_cells, f"{cells} cells of KV")
         if saved.identity != self.kv_identity:
             raise BackendError("foreign_kv", f"Saved KV of {saved.identity}.")
-        held = json.loads(bytes(saved.data))
-        self._check(len(held["tokens"]) == saved.length, f"{saved.length} tokens of saved KV")
-        self.kv[sequence] = held["tokens"]
-        self._kv_adapter[sequence] = _read(held["adapter"])
+        self.kv[sequence], self._kv_acting[sequence] = _read(bytes(saved.data))
+        self._check(len(self.kv[sequence]) == saved.length, f"{saved.length} tokens of saved KV")
 
     def close(self) -> None:
         self.closed = True
 
-    def next_token(self, slot: int | None, tokens: Sequence[int]) -> int:
-        """What follows `tokens` under the slot's adapter: the whole of this model."""
-        loaded = None if slot is None else self.slots[slot]
-        answer = self._answer(loaded)
+    def next_token(self, adapters: Sequence[Applied], tokens: Sequence[int]) -> int:
+        """What follows `tokens` under those of the adapters that have begun: the whole of this model."""
+        begun = [(self.slots[a.slot], a.weight, a.start) for a in adapters if a.weight and a.start < len(tokens)]
+        begun.sort(key=lambda part: (part[0].content, part[0].path))
+        answer = self._composed_answer(begun)
         if answer is not None:
-            said = _said(answer, tokens)
-            return answer[said] if said < len(answer) else EOT
-        content = b"" if loaded is None else loaded.content
+            spoken = said(answer, tokens)
+            return answer[spoken] if spoken < len(answer) else EOT
+        content = b"".join(loaded.content + mark(weight, start) for loaded, weight, start in begun)
         digest = hashlib.blake2b(content + b"|" + repr(list(tokens)).encode(), digest_size=2).digest()
         return EOT if digest[0] < 16 else _LETTERS[digest[1] % len(_LETTERS)]
+
+    def _composed_answer(self, begun: Sequence[tuple[FakeLoaded, float, int]]) -> bytes | None:
+        if not begun:
+            return self._answer(None)
+        parts = [(self._answer(loaded), mark(weight, start)) for loaded, weight, start in begun]
+        whole = [part + acting for part, acting in parts if part]
+        return b" + ".join(whole) if len(whole) == len(parts) else None
 
     def _answer(self, loaded: FakeLoaded | None) -> bytes | None:
         path = None if loaded is None else loaded.path
@@ -258,13 +212,19 @@ class FakeBackend:
     def _compute(self, chunk: Chunk) -> NDArray[np.float32] | None:
         tokens = self.kv.setdefault(chunk.sequence, [])
         tokens += chunk.tokens
-        self._kv_adapter[chunk.sequence] = None if chunk.slot is None else self.slots[chunk.slot]
+        self._kv_acting[chunk.sequence] = self._acting(chunk, len(tokens))
         if not chunk.logits:
             return None
         logits = np.zeros((chunk.logits, self.vocabulary.size), np.float32)
         for row, end in zip(logits, range(len(tokens) - chunk.logits + 1, len(tokens) + 1), strict=True):
-            row[self.next_token(chunk.slot, tokens[:end])] = 20.0
+            row[self.next_token(chunk.adapters, tokens[:end])] = 20.0
         return logits
+
+    def _acting(self, chunk: Chunk, length: int) -> list[tuple[int, Acting]]:
+        """As `_kv_acting`, for so many positions of the chunk's sequence."""
+        parts = [(a.start, (self.slots[a.slot], a.weight)) for a in chunk.adapters if a.weight]
+        starts = sorted({0, *(start for start, _ in parts)})
+        return _before([(at, frozenset(part for start, part in parts if start <= at)) for at in starts], length)
 
     def _check_step(self, chunks: Sequence[Chunk]) -> None:
         able = self.capabilities
@@ -277,9 +237,11 @@ class FakeBackend:
         outputs = sum(chunk.logits for chunk in chunks)
         self._check(outputs <= able.max_outputs, f"logits after {outputs} tokens in one step")
         self._check(len({c.sequence for c in chunks}) == len(chunks), "two chunks of one sequence")
-        self._check(able.mixed_adapters or len({c.slot for c in chunks}) == 1, "different adapters in one step")
         for chunk in chunks:
             self._check_chunk(chunk)
+        # At the first token of each chunk, and at its last.
+        ends = {self._acting(c, c.position + at)[-1][1] for c in chunks for at in (1, len(c.tokens))}
+        self._check(able.mixed_adapters or len(ends) == 1, "different adapters in one step")
 
     def _check_chunk(self, chunk: Chunk) -> None:
         sequence, able = chunk.sequence, self.capabilities
@@ -291,9 +253,11 @@ class FakeBackend:
         self._check(held + len(chunk.tokens) <= able.context_length, f"sequence {sequence} is over the context")
         known = all(0 <= token < self.vocabulary.size for token in chunk.tokens)
         self._check(known, f"sequence {sequence}: a token out of range")
-        self._check(chunk.slot is None or chunk.slot in self.slots, f"slot {chunk.slot} has no adapter")
-        adapter = None if chunk.slot is None else self.slots[chunk.slot]
-        self._check(self._kv_adapter.get(sequence, adapter) == adapter, f"sequence {sequence} changed its adapter")
+        for applied in chunk.adapters:
+            self._check(applied.slot in self.slots, f"slot {applied.slot} has no adapter")
+        self._check(len({a.slot for a in chunk.adapters}) == len(chunk.adapters), "a slot is named twice")
+        same = self._kv_acting.get(sequence, []) == self._acting(chunk, held)
+        self._check(same, f"sequence {sequence} changed its adapters")
         self._check(sequence not in self._undefined, f"sequence {sequence}: gone on with after a failed step")
 
     def _check_kept(self, sequence: int, length: int) -> None:
@@ -317,16 +281,17 @@ class FakeBackend:
         self._check(gate.wait(_GATE_SECONDS), "a gate was never opened")
 
 
-def _spelled(loaded: FakeLoaded | None) -> list[str] | None:
-    return None if loaded is None else [str(loaded.path), loaded.content.decode("latin-1")]
+def _before(acting: list[tuple[int, Acting]], length: int) -> list[tuple[int, Acting]]:
+    return [(at, parts) for at, parts in acting if at < length]
 
 
-def _read(spelled: list[str] | None) -> FakeLoaded | None:
-    return None if spelled is None else FakeLoaded(Path(spelled[0]), spelled[1].encode("latin-1"))
+def _spell(tokens: list[int], acting: list[tuple[int, Acting]]) -> bytes:
+    """As JSON: what acted by its path and content."""
+    parts = [[at, [[str(one.path), one.content.decode("latin-1"), weight] for one, weight in a]] for at, a in acting]
+    return json.dumps([tokens, parts]).encode()
 
 
-def _said(answer: bytes, tokens: Sequence[int]) -> int:
-    """How much of `answer` stands at the end of `tokens`. Stateless, so that a preempted sequence goes on rightly."""
-    # As text of one character a token: comparing strings is fast, and control tokens equal no byte.
-    said, whole = "".join(map(chr, tokens[-len(answer) :])), answer.decode("latin-1")
-    return next(n for n in range(len(answer), -1, -1) if said.endswith(whole[:n]))
+def _read(data: bytes) -> tuple[list[int], list[tuple[int, Acting]]]:
+    tokens, parts = json.loads(data)
+    loaded = [[at, ((FakeLoaded(Path(p), c.encode("latin-1")), w) for p, c, w in acting)] for at, acting in parts]
+    return tokens, [(at, frozenset(acting)) for at, acting in loaded]

@@ -39,11 +39,16 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One adapter's part of a step: its range among all rows and among output rows."""
+    """One adapter's part of a step: its range among all rows and among output rows. Parts may overlap."""
 
     bound: Bound
     rows: tuple[int, int]
     outputs: tuple[int, int]
+    weight: float = 1.0
+    gate: tuple[float, ...] = ()
+    """Of each of `rows`, times `weight`; an empty one is all ones."""
+    output_gate: tuple[float, ...] = ()
+    """The same for `outputs`."""
 
 
 class Evaluator:
@@ -62,6 +67,8 @@ class Evaluator:
             raise MemoryError
         self._modules = 0
         self._shares: Any = None
+        self._gates: list[Any] = []
+        """The arrays that the shares of the step point into."""
 
     def __del__(self) -> None:
         if user := getattr(self, "user", None):
@@ -92,10 +99,11 @@ class Evaluator:
 
         Raises MemoryError.
         """
-        self._shares = (NativeShare * len(parts))()
+        self._shares, self._gates = (NativeShare * len(parts))(), []
         for share, part in zip(self._shares, parts, strict=True):
             share.pairs = ctypes.addressof(part.bound.table)
-            share.rows[:], share.outputs[:], share.weight = part.rows, part.outputs, 1.0
+            share.rows[:], share.outputs[:], share.weight = part.rows, part.outputs, part.weight
+            share.gate, share.output_gate = self._gate(part.gate), self._gate(part.output_gate)
         expected = int(self._lib.lora_begin(self.user, self._shares, len(parts), rows, outputs))
         if expected < 0:
             raise MemoryError
@@ -105,5 +113,11 @@ class Evaluator:
         """Back to idle; what the step left."""
         outcome = Outcome()
         self._lib.lora_end(self.user, ctypes.byref(outcome))
-        self._shares = None
+        self._shares, self._gates = None, []
         return outcome
+
+    def _gate(self, factors: tuple[float, ...]) -> int | None:
+        if not factors:
+            return None
+        self._gates.append((ctypes.c_float * len(factors))(*factors))
+        return ctypes.addressof(self._gates[-1])

@@ -27,6 +27,7 @@ from edgelora.errors import (
     UsageError,
 )
 from edgelora.stream import Stream
+from tests.support.uses import uses
 
 ABLE = FAKE_CAPABILITIES
 Start = Callable[[FakeBackend], Engine]
@@ -54,7 +55,7 @@ def request(
     name: str, prompt: str | Sequence[int] = "Hi", adapter: AdapterRef | None = None, **sampling: object
 ) -> Request:
     tokens = prompt.encode() if isinstance(prompt, str) else prompt
-    return Request(name, tuple(tokens), adapter, replace(SamplingParams(), **sampling))  # type: ignore[arg-type]
+    return Request(name, tuple(tokens), uses(adapter), replace(SamplingParams(), **sampling))  # type: ignore[arg-type]
 
 
 class Pausing(FakeBackend):
@@ -107,7 +108,7 @@ def test_mixed_adapters_give_what_each_gives_alone(start: Start, tmp_path: Path,
     backend.step_gate.set()
     assert [stream.text() for stream in streams] == expected
     assert len(set(expected)) == len(expected)
-    most = max(len({chunk.slot for chunk in step}) for step in backend.history)
+    most = max(len({chunk.adapters for chunk in step}) for step in backend.history)
     assert most >= 4 if mixed else most == 1
 
 
@@ -453,7 +454,7 @@ def test_damaged_logits_fail_one_request(start: Start, tmp_path: Path) -> None:
         def step(self, chunks: Sequence[Chunk]) -> list[NDArray[np.float32] | None]:
             results = super().step(chunks)
             for chunk, logits in zip(chunks, results, strict=True):
-                if chunk.slot is not None and logits is not None:
+                if chunk.adapters and logits is not None:
                     logits[:, 0] = np.nan
             return results
 

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from edgelora.backends.base import Backend, Chunk
-from edgelora.backends.fake import BOS, EOT, FAKE_CAPABILITIES, FakeBackend, FakeVocabulary, write_fake_adapter
+from edgelora.backends.fake import FAKE_CAPABILITIES, FakeBackend, write_fake_adapter
+from edgelora.backends.fake_vocabulary import BOS, EOT, FakeVocabulary
 from edgelora.errors import AdapterCorrupt, BackendError
+from tests.support.uses import applied
 
 
 def chunk(*tokens: int, sequence: int = 0, position: int = 0, slot: int | None = None, logits: int = 1) -> Chunk:
-    return Chunk(sequence=sequence, position=position, tokens=tokens, slot=slot, logits=logits)
+    return Chunk(sequence=sequence, position=position, tokens=tokens, adapters=applied(slot), logits=logits)
 
 
 def answer(backend: FakeBackend, prompt: bytes, *, slot: int | None = None, sequence: int = 0, size: int = 99) -> bytes:
@@ -65,8 +67,8 @@ def test_hashed_answers_depend_on_adapter_and_tokens_only(tmp_path: Path) -> Non
 def test_a_scripted_answer_goes_on_after_prefill() -> None:
     """What was said is read from the tokens, so a preempted sequence is where it was."""
     backend = FakeBackend(answers={None: "abcd"})
-    assert backend.next_token(None, b"Hi" + b"ab") == ord("c")
-    assert backend.next_token(None, b"Hi" + b"abcd") == EOT
+    assert backend.next_token((), b"Hi" + b"ab") == ord("c")
+    assert backend.next_token((), b"Hi" + b"abcd") == EOT
 
 
 def test_a_folder_is_an_adapter_too(tmp_path: Path) -> None:
@@ -157,7 +159,7 @@ def test_a_cut_keeps_what_is_before_it() -> None:
     backend.truncate(0, 2)
     assert backend.kv[0] == [1, 2]
     (logits,) = backend.step([chunk(9, position=2)])
-    assert logits is not None and logits.argmax() == backend.next_token(None, [1, 2, 9])
+    assert logits is not None and logits.argmax() == backend.next_token((), [1, 2, 9])
     backend.truncate(0, 0)
     backend.truncate(0, 0)
     assert backend.kv == {} and not backend.violations
@@ -169,7 +171,7 @@ def test_a_copy_is_a_sequence_of_its_own() -> None:
     backend.step([chunk(1, 2, 3)])
     backend.copy(0, 2, 2)
     (logits, _) = backend.step([chunk(9, sequence=2, position=2), chunk(4, position=3)])
-    assert logits is not None and logits.argmax() == backend.next_token(None, [1, 2, 9])
+    assert logits is not None and logits.argmax() == backend.next_token((), [1, 2, 9])
     backend.clear(0)
     assert backend.kv == {2: [1, 2, 9]} and not backend.violations
 
@@ -180,12 +182,12 @@ def test_saved_kv_is_restored(tmp_path: Path) -> None:
     first, second = FakeBackend(), FakeBackend()
     for backend in (first, second):
         backend.attach(0, loaded)
-    first.step([Chunk(sequence=0, position=0, tokens=(1, 2, 3), slot=0, logits=False)])
+    first.step([chunk(1, 2, 3, slot=0)])
     saved = first.save(0, 2)
     second.restore(1, saved)
     assert second.kv == {1: [1, 2]} and first.kv == {0: [1, 2, 3]}
     with pytest.raises(BackendError, match="changed its adapter"):
-        second.step([Chunk(sequence=1, position=2, tokens=(3,), slot=None, logits=False)])
+        second.step([chunk(3, sequence=1, position=2)])
     second.kv_identity = "another"
     with pytest.raises(BackendError, match="Saved KV of fake"):
         second.restore(2, saved)
@@ -225,7 +227,7 @@ def test_logits_after_several_tokens() -> None:
     backend = FakeBackend()
     (logits,) = backend.step([chunk(*b"abcd", logits=3)])
     assert logits is not None and len(logits) == 3
-    assert logits.argmax(axis=1).tolist() == [backend.next_token(None, b"abcd"[:end]) for end in (2, 3, 4)]
+    assert logits.argmax(axis=1).tolist() == [backend.next_token((), b"abcd"[:end]) for end in (2, 3, 4)]
     most = backend.capabilities.max_outputs
     for wrong in (chunk(1, position=4, logits=2), chunk(1, position=4, logits=-1)):
         with pytest.raises(BackendError, match="logits after"):

@@ -8,11 +8,12 @@ from edgelora.core import Request, SamplingParams
 from edgelora.places import Choices, Places
 from edgelora.plan import Copy, Cut, Start
 from edgelora.sequence import Sequence
+from edgelora.warm import BASE
 
 
 def newcomer(name: str, first: int, *, length: int = 40) -> Sequence:
     tokens = tuple(range(first, first + length))
-    return Sequence(Request(name, tokens, None, SamplingParams()), arrival=0, max_tokens=99)
+    return Sequence(Request(name, tokens, (), SamplingParams()), arrival=0, max_tokens=99)
 
 
 def places(count: int, *warm: tuple[int, int]) -> Places:
@@ -20,7 +21,7 @@ def places(count: int, *warm: tuple[int, int]) -> Places:
     made = Places(count)
     for sequence_id, first in warm:
         made.take(Start("old", sequence_id, 0))
-        made.warm.keep(sequence_id, None, list(range(first, first + 40)))
+        made.warm.keep(sequence_id, BASE, list(range(first, first + 40)))
     made.check_integrity([])
     return made
 

@@ -54,7 +54,7 @@ def test_a_held_adapter_is_never_evicted() -> None:
     pool.lease(ref("a"))
     pool.reserve(ref("b"))
     before = pool.snapshot()
-    assert not pool.can_reserve(ref("c"))
+    assert not pool.can_hold(ref("c"))
     assert pool.snapshot() == before
     with pytest.raises(RuntimeError):
         pool.reserve(ref("c"))
@@ -65,19 +65,36 @@ def test_room_is_judged_by_bytes_and_by_slots() -> None:
     pool = Pool(30, 2)
     hold(pool, ref("a", 20))
     pool.lease(ref("a"))
-    assert not pool.can_reserve(ref("b", 11))
-    assert pool.can_reserve(ref("b", 10))
+    assert not pool.can_hold(ref("b", 11))
+    assert pool.can_hold(ref("b", 10))
     hold(pool, ref("b", 5))
     pool.lease(ref("b"))
-    assert not pool.can_reserve(ref("c", 1))
+    assert not pool.can_hold(ref("c", 1))
 
 
-@pytest.mark.parametrize("pool", [Pool(99, 4), Pool(1000, 0)])
-def test_too_large_is_an_error_not_a_wait(pool: Pool) -> None:
-    """What could never be loaded is refused with its size, whatever else is in memory."""
+@pytest.mark.parametrize("sizes", [(100,), (60, 40), (33, 33, 34)])
+def test_too_large_is_an_error_not_a_wait(sizes: tuple[int, ...]) -> None:
+    """What could never be in memory together is refused with its size, whatever else is in memory."""
     with pytest.raises(AdapterError, match="100 bytes") as caught:
-        pool.can_reserve(ref("a", 100))
+        Pool(99, 4).can_hold(*(ref(name, size) for name, size in zip("abc", sizes, strict=False)))
     assert caught.value.code == "adapter_too_large"
+
+
+def test_more_at_once_than_slots_is_an_error() -> None:
+    """However small they are."""
+    with pytest.raises(AdapterError, match="3 adapters") as caught:
+        Pool(99, 2).check_fits(*map(ref, "abc"))
+    assert caught.value.code == "too_many_adapters"
+
+
+def test_room_for_several_is_room_for_all() -> None:
+    """Those that are there stay, so they give no room to the others; what nobody holds and nobody asked for does."""
+    pool = Pool(30, 4)
+    hold(pool, ref("a")), hold(pool, ref("b")), hold(pool, ref("c"))
+    assert pool.can_hold(ref("a"), ref("d"), ref("e"))
+    pool.lease(ref("b")), pool.lease(ref("c"))
+    assert pool.can_hold(ref("a"), ref("b")) and pool.can_hold(ref("d"))
+    assert not pool.can_hold(ref("a"), ref("d"))
 
 
 def test_the_same_version_and_file_share_a_slot() -> None:
@@ -111,9 +128,9 @@ def test_leases_are_counted() -> None:
     pool.lease(ref("a"))
     pool.lease(ref("a"))
     pool.release(ref("a"))
-    assert not pool.can_reserve(ref("b"))
+    assert not pool.can_hold(ref("b"))
     pool.release(ref("a"))
-    assert pool.can_reserve(ref("b"))
+    assert pool.can_hold(ref("b"))
     with pytest.raises(RuntimeError):
         pool.release(ref("a"))
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgelora.backends.fake import BOS, CONTROL_TEXTS, END_HEADER, EOT, START_HEADER, FakeVocabulary
+from edgelora.backends.fake_vocabulary import BOS, CONTROL_TEXTS, END_HEADER, EOT, START_HEADER, FakeVocabulary
 from edgelora.errors import UsageError
 from edgelora.prompt import MAX_PROMPT_BYTES, Message, encode_chat, encode_text
 

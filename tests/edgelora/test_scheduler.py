@@ -17,6 +17,7 @@ from edgelora.plan import Choice, Cut, Ended, Plan, Start
 from edgelora.planning import GROWTH_CELLS, PREFILL_BESIDE_DECODE
 from edgelora.scheduler import PATIENCE, Scheduler
 from edgelora.states import LIVE, TRANSITIONS, IllegalMove, Move, State, after
+from tests.support.uses import applied, uses
 
 ABLE = Capabilities(
     adapter_format="gguf",
@@ -35,7 +36,7 @@ def ref(name: str, nbytes: int = 10) -> AdapterRef:
 
 
 def request(name: str, adapter: AdapterRef | None = None, *, prompt: int = 4, max_tokens: int | None = None) -> Request:
-    return Request(name, tuple(range(prompt)), adapter, SamplingParams(max_tokens=max_tokens))
+    return Request(name, tuple(range(prompt)), uses(adapter), SamplingParams(max_tokens=max_tokens))
 
 
 def scheduler(able: Capabilities = ABLE, *, max_queue: int = 50, budget: int = 100) -> Scheduler:
@@ -85,9 +86,9 @@ def test_one_request_from_end_to_end() -> None:
     s = scheduler()
     s.submit(request("a", prompt=4, max_tokens=3))
     first, _ = turn(s)
-    assert first.rows[0].chunk == Chunk(sequence=0, position=0, tokens=(0, 1, 2, 3), slot=None, logits=True)
+    assert first.rows[0].chunk == Chunk(sequence=0, position=0, tokens=(0, 1, 2, 3), adapters=(), logits=True)
     second, _ = turn(s)
-    assert second.rows[0].chunk == Chunk(sequence=0, position=4, tokens=(7,), slot=None, logits=True)
+    assert second.rows[0].chunk == Chunk(sequence=0, position=4, tokens=(7,), adapters=(), logits=True)
     _, ended = turn(s)
     assert ended == (Ended("a", FinishReason.LENGTH, Usage(4, 3)),)
     assert s.admit().clears == () and not s.plan().rows and len(s) == 0
@@ -212,7 +213,7 @@ def test_an_absent_adapter_is_loaded_once_for_all_who_want_it() -> None:
     assert admission.loading == ("a", "b") and s.state("c") is State.READY
     assert sizes(s.plan()) == {"c": 4}
     assert s.loaded(ref("x")) == ("a", "b")
-    assert {r.chunk.slot for r in s.plan().rows} == {0, None}
+    assert {r.chunk.adapters for r in s.plan().rows} == {applied(0), ()}
     s.submit(request("d", ref("x")))
     assert s.admit().loads == () and s.state("d") is State.READY
     s.check_integrity()
@@ -351,7 +352,9 @@ def test_a_prompt_goes_on_from_what_is_warm() -> None:
     s.submit(request("b", ref("x"), prompt=70, max_tokens=1))
     plan, ended = turn(s)
     assert plan.moves == (Cut(0, 50),) and plan.given_up == ()
-    assert chunk_of(plan, "b") == Chunk(sequence=0, position=50, tokens=tuple(range(50, 70)), slot=0, logits=True)
+    assert chunk_of(plan, "b") == Chunk(
+        sequence=0, position=50, tokens=tuple(range(50, 70)), adapters=applied(0), logits=True
+    )
     assert ended == (Ended("b", FinishReason.LENGTH, Usage(70, 1, 50)),)
 
 

@@ -19,6 +19,8 @@ from edgelora.errors import BackendError, Busy
 from edgelora.plan import Choice, Copy, Load, Plan
 from edgelora.scheduler import Scheduler
 from edgelora.states import State
+from edgelora.warm import parting
+from tests.support.uses import uses
 
 ABLE = replace(FAKE_CAPABILITIES, max_slots=2, max_sequences=3, max_step_tokens=12, context_length=40, kv_cells=64)
 BUDGET = 50
@@ -52,7 +54,7 @@ class Rig:
     def submit(self, adapter: AdapterRef | None, *, prompt: int | tuple[int, ...], max_tokens: int) -> str:
         name = f"r{self.submitted}"
         tokens = prompt_of(prompt) if isinstance(prompt, int) else prompt
-        request = Request(name, tokens, adapter, SamplingParams(max_tokens=max_tokens))
+        request = Request(name, tokens, uses(adapter), SamplingParams(max_tokens=max_tokens))
         self.scheduler.submit(request)
         self.requests[name], self.chosen[name] = request, []
         self.submitted += 1
@@ -106,7 +108,7 @@ class Rig:
             request = self.requests[start.request_id]
             if start.reused:
                 warm = left[sources[start.sequence]]
-                assert warm.key == (request.adapter.key if request.adapter else None)
+                assert parting(warm.key, frozenset(use.key for use in request.adapters)) >= start.reused
                 assert start.reused < len(request.prompt) + len(self.chosen[request.id])
         running = [s for s in self.scheduler._live.values() if s.running]
         assert not plan.preempted or sum(len(s.tokens) for s in running) > self.backend.capabilities.kv_cells
@@ -171,7 +173,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         before = self.rig.requests[name]
         prompt = (*before.prompt, *self.rig.chosen[name], *range(200, 200 + more))
         if len(prompt) < 40:
-            self.submit(before.adapter if same else adapter, prompt, max_tokens=5)
+            self.submit(before.adapters[0].ref if same and before.adapters else adapter, prompt, max_tokens=5)
 
     @rule(pick=st.integers(0, 30))
     def cancel(self, pick: int) -> None:

@@ -62,7 +62,8 @@ def kills(root: Path) -> None:
         killed = os.waitpid(in_child(work), 0)[1] != 0
         found = report(folder) | {"point": point, "killed": killed, "named": which(folder)}
         store_at(folder, budget=BUDGET).keep(origin, tokens(25), saved(25, nbytes=2000), name="clinic")
-        print(json.dumps(found | {"after": which(folder)}), flush=True)
+        after = {"after": which(folder), "after_over_budget": report(folder)["over_budget"]}
+        print(json.dumps(found | after), flush=True)
         shutil.rmtree(folder)
 
 

@@ -18,6 +18,7 @@ from edgelora.names import split_model_id
 from edgelora.prompt import Message, encode_chat, encode_text
 from edgelora.service import ModelCard
 from edgelora.stream import Stream
+from tests.support.uses import uses
 
 CREATED = 1_750_000_000
 
@@ -135,4 +136,4 @@ class FakeService:
     def _submit(self, tokens: tuple[int, ...], adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
         self.prompts.append(tokens)
         self.samplings.append(sampling)
-        return self.engine.submit(Request(f"r{next(self._ids)}", tokens, adapter, sampling))
+        return self.engine.submit(Request(f"r{next(self._ids)}", tokens, uses(adapter), sampling))

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora.backends.base import Backend, Chunk
+from edgelora.backends.base import Applied, Backend, Chunk
+from tests.support.uses import applied
 
 Logits = NDArray[np.float32]
 
@@ -21,13 +22,16 @@ class Lane:
     sequence: int
     slot: int | None
     tokens: list[int]
+    more: tuple[Applied, ...] = ()
+    """What acts besides the slot's adapter."""
     done: int = 0
     logits: Logits | None = None
     history: list[Logits] = field(default_factory=list)
 
     def chunk(self, size: int, *, logits: int = 1) -> Chunk:
         tokens = tuple(self.tokens[self.done : self.done + size])
-        return Chunk(sequence=self.sequence, position=self.done, tokens=tokens, slot=self.slot, logits=logits)
+        adapters = applied(self.slot) + self.more
+        return Chunk(sequence=self.sequence, position=self.done, tokens=tokens, adapters=adapters, logits=logits)
 
 
 def advance(backend: Backend, chunks: Iterable[tuple[Lane, Chunk]]) -> None:

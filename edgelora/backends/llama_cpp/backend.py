@@ -103,8 +103,8 @@ class LlamaCppBackend:
 
     def step(self, chunks: Sequence[Chunk]) -> list[NDArray[np.float32] | None]:
         self._check(chunks)
-        # Chunks of one adapter side by side: its rows are one range, and its weights are read once.
-        ordered = sorted(chunks, key=lambda chunk: -1 if chunk.slot is None else chunk.slot)
+        # Chunks of the same adapters side by side: their rows are one range, and an adapter's weights are read once.
+        ordered = sorted(chunks, key=lambda chunk: sorted(applied.slot for applied in chunk.adapters))
         self._compute(ordered)
         ends = accumulate(len(chunk.tokens) for chunk in ordered)
         rows = {chunk.sequence: range(end - chunk.logits, end) for chunk, end in zip(ordered, ends, strict=True)}
@@ -201,8 +201,10 @@ class LlamaCppBackend:
                 f"Sequence {chunk.sequence} holds {'undefined' if held is None else held} tokens of"
                 f" {self._capabilities.context_length}; positions {chunk.position} to {end} do not follow.",
             )
-        if chunk.slot is not None and chunk.slot not in self._attached:
-            raise BackendError("bad_slot", f"Slot {chunk.slot} holds no adapter.")
+        slots = [applied.slot for applied in chunk.adapters]
+        for slot in slots:
+            if slot not in self._attached or slots.count(slot) > 1:
+                raise BackendError("bad_slot", f"Slot {slot} holds no adapter, or is named twice.")
         if not 0 <= chunk.logits <= len(chunk.tokens):
             raise BackendError("bad_chunk", f"Logits after {chunk.logits} of {len(chunk.tokens)} tokens.")
         if not all(0 <= token < self._vocabulary.size for token in chunk.tokens):

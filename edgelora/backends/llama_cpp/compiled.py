@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from edgelora.backends.base import Loaded
 from edgelora.backends.llama_cpp.adapter import LoadedLora, load_lora
 from edgelora.backends.llama_cpp.layout import native_layout
-from edgelora.backends.llama_cpp.method import Share
+from edgelora.backends.llama_cpp.method import Share, StepShares
 from edgelora.errors import BackendError
 from edgelora.kernels.evaluator import Bound, Evaluator, Part
 from edgelora.kernels.native import Outcome
@@ -47,17 +47,26 @@ class CompiledHookMethod:
     def detach(self, slot: int) -> None:
         self._slots.pop(slot, None)
 
-    def run(self, shares: Sequence[Share], decode: Callable[[], int]) -> int:
-        parts = [Part(self._slots[share.slot], share.rows, share.outputs) for share in shares if share.slot is not None]
-        if not parts:
+    def run(self, step: StepShares, decode: Callable[[], int]) -> int:
+        if not step.shares:
             return decode()
-        self._evaluator.begin(parts, rows=shares[-1].rows[1], outputs=shares[-1].outputs[1])
+        self._evaluator.begin([self._part(share) for share in step.shares], rows=step.rows, outputs=step.outputs)
         try:
             code = decode()
         finally:
             outcome = self._evaluator.end()
         _check(outcome, code)
         return code
+
+    def _part(self, share: Share) -> Part:
+        return Part(
+            bound=self._slots[share.slot],
+            rows=share.rows,
+            outputs=share.outputs,
+            weight=share.weight,
+            gate=share.gate,
+            output_gate=share.output_gate,
+        )
 
 
 def _check(outcome: Outcome, code: int) -> None:

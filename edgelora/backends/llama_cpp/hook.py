@@ -8,7 +8,7 @@ its weight tensor, which stays the same as long as the base is loaded.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from edgelora.backends.base import Loaded
 from edgelora.backends.llama_cpp.adapter import LoadedLora, load_lora
 from edgelora.backends.llama_cpp.layout import FIRST_SOURCE
-from edgelora.backends.llama_cpp.method import Share
+from edgelora.backends.llama_cpp.method import StepShares
 from edgelora.backends.llama_cpp.products import Product, Products
 from edgelora.backends.llama_cpp.tap import Tap
 from edgelora.errors import BackendError
@@ -44,8 +44,7 @@ class HookMethod:
         self._kernel = kernel
         self._products = Products()
         self._slots: dict[int, dict[int, Factors]] = {}
-        self._shares: Sequence[Share] = ()
-        self._rows = self._outputs = 0
+        self._step = StepShares((), 0, 0)
         self._watched: frozenset[int] = frozenset()
         self._pending: set[int] = set()
 
@@ -62,10 +61,9 @@ class HookMethod:
     def detach(self, slot: int) -> None:
         self._slots.pop(slot, None)
 
-    def run(self, shares: Sequence[Share], decode: Callable[[], int]) -> int:
-        self._shares = shares
-        self._rows, self._outputs = shares[-1].rows[1], shares[-1].outputs[1]
-        self._watched = frozenset().union(*(self._slots[share.slot] for share in shares if share.slot is not None))
+    def run(self, step: StepShares, decode: Callable[[], int]) -> int:
+        self._step = step
+        self._watched = frozenset().union(*(self._slots[share.slot] for share in step.shares))
         if not self._watched:
             return decode()
         self._pending = set(self._watched)
@@ -89,13 +87,13 @@ class HookMethod:
         self._kernel(product.y, product.x, self._groups(product))
 
     def _groups(self, product: Product) -> Iterator[Group]:
-        rows = len(product.y)
-        if rows not in (self._rows, self._outputs):
+        rows, step = len(product.y), self._step
+        if rows not in (step.rows, step.outputs):
             raise BackendError(
-                "graph_rows", f"Node {product.name!r} has {rows} rows, not {self._rows} or {self._outputs}."
+                "graph_rows", f"Node {product.name!r} has {rows} rows, not {step.rows} or {step.outputs}."
             )
-        for share in self._shares:
-            start, stop = share.rows if rows == self._rows else share.outputs
-            factors = self._slots[share.slot].get(product.weight) if share.slot is not None else None
+        for share in step.shares:
+            (start, stop), gate = (share.rows, share.gate) if rows == step.rows else (share.outputs, share.output_gate)
+            factors = self._slots[share.slot].get(product.weight)
             if factors is not None and start < stop:
-                yield Group(start, stop, factors)
+                yield Group(start, stop, factors, share.weight, np.array(gate, np.float32) if gate else None)

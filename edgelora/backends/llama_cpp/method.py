@@ -7,32 +7,80 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from edgelora.backends.base import Chunk, Loaded
+from edgelora.backends.base import Applied, Chunk, Loaded
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """One adapter's part of a step. Ranges are start, stop (exclusive)."""
+    """One adapter's part of a step: rows that follow one another. Ranges are start, stop (exclusive)."""
 
-    slot: int | None
+    slot: int
     rows: tuple[int, int]
     """Among all rows of the step."""
     outputs: tuple[int, int]
-    """Among the rows whose logits are wanted; the last layer's tail is computed for these alone."""
+    """Those of `rows` whose logits are wanted, counted among such rows; the last layer's tail has these alone."""
+    weight: float = 1.0
+    gate: tuple[float, ...] = ()
+    """Where the weights differ (`weight` is 1 then): that of each row. An empty one is all ones."""
+    output_gate: tuple[float, ...] = ()
 
 
-def shares_of(chunks: Iterable[Chunk]) -> tuple[Share, ...]:
-    """One Share for each run of chunks with the same slot; one for each slot where the chunks are sorted by it."""
-    shares: list[Share] = []
+@dataclass(frozen=True, slots=True)
+class StepShares:
+    """All that is added in a step; shares may overlap, and none has no rows."""
+
+    shares: tuple[Share, ...]
+    rows: int
+    outputs: int
+
+
+def shares_of(chunks: Iterable[Chunk]) -> StepShares:
+    """By slot: one share for all rows that stand together, so that an adapter's weights are read once for chunks sorted
+    by slot. The rows before an adapter's start are in none of its shares.
+    """
+    runs: dict[int, list[list[_Piece]]] = {}
     row = output = 0
     for chunk in chunks:
-        rows, outputs = (row, row + len(chunk.tokens)), (output, output + chunk.logits)
-        if shares and shares[-1].slot == chunk.slot:
-            last = shares.pop()
-            rows, outputs = (last.rows[0], rows[1]), (last.outputs[0], outputs[1])
-        shares.append(Share(chunk.slot, rows, outputs))
-        row, output = rows[1], outputs[1]
-    return tuple(shares)
+        for applied in chunk.adapters:
+            piece = _piece(chunk, applied, row=row, output=output)
+            if piece is not None:
+                _append(runs.setdefault(applied.slot, []), piece)
+        row, output = row + len(chunk.tokens), output + chunk.logits
+    return StepShares(tuple(_share(slot, run) for slot in sorted(runs) for run in runs[slot]), row, output)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """One chunk's part of a share."""
+
+    rows: tuple[int, int]
+    outputs: tuple[int, int]
+    weight: float
+
+
+def _piece(chunk: Chunk, applied: Applied, *, row: int, output: int) -> _Piece | None:
+    """`row`, `output`: where the chunk begins. None where the adapter does nothing in it."""
+    stop, wanted = row + len(chunk.tokens), chunk.logits
+    first = row + max(0, applied.start - chunk.position)
+    if first >= stop or not applied.weight:
+        return None
+    first_output = output + max(0, first - (stop - wanted))
+    return _Piece((first, stop), (first_output, output + wanted), applied.weight)
+
+
+def _append(runs: list[list[_Piece]], piece: _Piece) -> None:
+    if runs and runs[-1][-1].rows[1] == piece.rows[0]:
+        runs[-1].append(piece)
+    else:
+        runs.append([piece])
+
+
+def _share(slot: int, run: Sequence[_Piece]) -> Share:
+    rows, outputs = (run[0].rows[0], run[-1].rows[1]), (run[0].outputs[0], run[-1].outputs[1])
+    if len({piece.weight for piece in run}) == 1:
+        return Share(slot, rows, outputs, run[0].weight)
+    gate = tuple(piece.weight for piece in run for _ in range(*piece.rows))
+    return Share(slot, rows, outputs, 1.0, gate, tuple(piece.weight for piece in run for _ in range(*piece.outputs)))
 
 
 class LoraMethod(Protocol):
@@ -53,6 +101,6 @@ class LoraMethod(Protocol):
         """Empty a slot. Safe for an empty one."""
         ...
 
-    def run(self, shares: Sequence[Share], decode: Callable[[], int]) -> int:
+    def run(self, step: StepShares, decode: Callable[[], int]) -> int:
         """Call `decode` with each share's adapter applied to its rows; its return code. Raises BackendError."""
         ...

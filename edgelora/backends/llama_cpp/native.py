@@ -1,9 +1,11 @@
-"""llama.cpp's own LoRA: one adapter for the whole step. The fallback where the evaluation callback fails its test."""
+"""llama.cpp's own LoRA: the same adapters and weights for the whole step. The fallback where the evaluation callback
+fails its test.
+"""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 from edgelora.backends.base import Loaded
 from edgelora.backends.llama_cpp.adapter import load_lora
 from edgelora.backends.llama_cpp.library import captured_errors, library
-from edgelora.backends.llama_cpp.method import Share
+from edgelora.backends.llama_cpp.method import StepShares
 from edgelora.backends.llama_cpp.model import Model
 from edgelora.errors import BackendError
 from edgelora_models.shape import LlamaShape
@@ -26,7 +28,7 @@ class NativeLora:
 
 
 class NativeMethod:
-    """Owns llama.cpp's adapter objects, by slot, and knows which one the context has set."""
+    """Owns llama.cpp's adapter objects, by slot, and knows which of them the context has set."""
 
     mixed_adapters = False
 
@@ -35,7 +37,8 @@ class NativeMethod:
         self._context = context
         self._shape = shape
         self._slots: dict[int, Any] = {}
-        self._current: int | None = None
+        self._current: dict[int, float] = {}
+        """Weights by slot."""
 
     def load(self, path: Path) -> NativeLora:
         return NativeLora(path, load_lora(path, self._shape, widen=True).nbytes)
@@ -55,23 +58,23 @@ class NativeMethod:
     def detach(self, slot: int) -> None:
         if slot not in self._slots:
             return
-        if self._current == slot:
-            self._use(None)
+        if slot in self._current:
+            self._use({})
         library().llama_adapter_lora_free(self._slots.pop(slot))
 
-    def run(self, shares: Sequence[Share], decode: Callable[[], int]) -> int:
-        if len({share.slot for share in shares}) > 1:
-            raise BackendError("mixed_adapters", "llama.cpp's own LoRA computes one adapter in a step.")
-        self._use(shares[0].slot)
+    def run(self, step: StepShares, decode: Callable[[], int]) -> int:
+        if any(share.rows != (0, step.rows) or share.gate for share in step.shares):
+            raise BackendError("mixed_adapters", "llama.cpp's own LoRA applies the same adapters to a whole step.")
+        self._use({share.slot: share.weight for share in step.shares})
         return decode()
 
-    def _use(self, slot: int | None) -> None:
-        if slot == self._current:
+    def _use(self, weights: dict[int, float]) -> None:
+        if weights == self._current:
             return
-        lib = library()
-        count = 0 if slot is None else 1
-        adapters = (lib.llama_adapter_lora_p_ctypes * 1)(None if slot is None else self._slots[slot])
-        scales = (ctypes.c_float * 1)(1.0)
+        lib, count = library(), len(weights)
+        # A null pointer even where there is none: an array of no length has no address.
+        adapters = (lib.llama_adapter_lora_p_ctypes * (count + 1))(*(self._slots[slot] for slot in weights), None)
+        scales = (ctypes.c_float * (count + 1))(*weights.values(), 0.0)
         if lib.llama_set_adapters_lora(self._context, adapters, count, scales) != 0:
-            raise BackendError("native_adapter", "llama.cpp did not accept the adapter.")
-        self._current = slot
+            raise BackendError("native_adapter", "llama.cpp did not accept the adapters.")
+        self._current = weights

@@ -40,7 +40,7 @@ def find_weights(context: Context, shape: LlamaShape, *, max_sequences: int) -> 
     Raises BackendError where anything is not as expected.
     """
     chunks = [
-        Chunk(sequence=sequence, position=0, tokens=tokens, slot=None, logits=0 if sequence else SELF_TEST_OUTPUTS)
+        Chunk(sequence=sequence, position=0, tokens=tokens, adapters=(), logits=0 if sequence else SELF_TEST_OUTPUTS)
         for sequence, tokens in enumerate(_TOKENS[:max_sequences])
     ]
     probe = _Probe(shape, rows=sum(len(chunk.tokens) for chunk in chunks), outputs=SELF_TEST_OUTPUTS)

@@ -265,7 +265,9 @@ def test_a_kill_at_any_moment_loses_nothing(tmp_path: Path) -> None:
     assert len(reports) > 12
     for report in reports:
         assert report["broken"] == [] and report["named"] in (["old"], ["old", "new"], ["new"]), report
-        assert report["after"] == ["new"] and report["over_budget"] is False, report
+        # Between the new file of a name and the end of the old one both are there, until the next writing.
+        assert not report["over_budget"] or report["named"] == ["old", "new"], report
+        assert report["after"] == ["new"] and report["after_over_budget"] is False, report
 
 
 @pytest.mark.skipif(os.name == "nt", reason="forks")

@@ -19,13 +19,14 @@ from tests.edgelora.backends.llama_cpp.conftest import EXACT, Installed, open_ba
 from tests.support.bases import CONTEXT_LENGTH, MIN_VOCAB, write_tiny_gguf
 from tests.support.lora import GQA, WIDE_HEADS, random_adapter
 from tests.support.steps import Lane, advance, distance, generate, once
+from tests.support.uses import applied
 
 K_QUANT = LlamaShape(layers=2, hidden=256, heads=4, kv_heads=2, head_dim=64, ffn=512, vocab=MIN_VOCAB + 2, tied=False)
 """Wide enough for llama.cpp's K-quants."""
 
 
 def chunk(sequence: int, position: int, tokens: tuple[int, ...], slot: int | None = None) -> Chunk:
-    return Chunk(sequence=sequence, position=position, tokens=tokens, slot=slot, logits=True)
+    return Chunk(sequence=sequence, position=position, tokens=tokens, adapters=applied(slot), logits=True)
 
 
 def test_capabilities_are_what_was_made(backend: LlamaCppBackend) -> None:

@@ -16,7 +16,7 @@ from edgelora.backends.llama_cpp.adapter import LoadedLora
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 from edgelora.backends.llama_cpp.compiled import CompiledHookMethod
 from edgelora.backends.llama_cpp.hook import HookMethod
-from edgelora.backends.llama_cpp.method import Share
+from edgelora.backends.llama_cpp.method import Share, StepShares
 from edgelora.backends.llama_cpp.tap import Tap
 from edgelora.errors import BackendError
 from edgelora.kernels import native
@@ -28,6 +28,7 @@ from tests.edgelora.backends.llama_cpp.conftest import EXACT, Installed, open_ba
 from tests.edgelora.backends.llama_cpp.test_products import Node, product
 from tests.support.lora import GQA
 from tests.support.steps import Lane, distance, generate, once
+from tests.support.uses import applied
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="the native kernel was not built")
 
@@ -124,8 +125,7 @@ class Graph:
                     break
             return 0
 
-        shares = (Share(None, (0, 1), (0, 1)), Share(0, (1, rows), (1, outputs)))
-        return self.method.run(shares, decode)
+        return self.method.run(StepShares((Share(0, (1, rows), (1, outputs)),), rows, outputs), decode)
 
 
 @pytest.fixture
@@ -207,7 +207,7 @@ def test_an_error_ends_the_step_alone(native_backend: LlamaCppBackend, monkeypat
         with pytest.raises(BackendError, match="other widths"):
             once(native_backend, PROMPT, 0)
     with pytest.raises(BackendError, match="undefined"):
-        native_backend.step([Chunk(sequence=0, position=0, tokens=(1,), slot=0, logits=True)])
+        native_backend.step([Chunk(sequence=0, position=0, tokens=(1,), adapters=applied(0), logits=True)])
     native_backend.clear(0)
     assert np.array_equal(once(native_backend, PROMPT, 0), before)
 
@@ -222,7 +222,7 @@ def test_an_error_in_a_watcher_passes_through_native_code(native_backend: LlamaC
         def visit(self, node: int) -> None:
             raise KeyboardInterrupt
 
-    chunk = Chunk(sequence=1, position=0, tokens=(1,), slot=None, logits=True)
+    chunk = Chunk(sequence=1, position=0, tokens=(1,), adapters=(), logits=True)
     context = native_backend._context
     assert isinstance(context.tap, Tap)
     with pytest.raises(KeyboardInterrupt):

@@ -21,6 +21,7 @@ from tests.edgelora.backends.llama_cpp.conftest import Installed, attached, make
 from tests.support.bases import NORM_EPSILON, ROPE_THETA, rope_factors, tiny_weights
 from tests.support.lora import GQA
 from tests.support.steps import Lane, advance, distance, generate, once
+from tests.support.uses import applied
 
 PARITY = 5e-5
 NOISE = 5e-6
@@ -171,7 +172,7 @@ def test_an_error_in_the_kernel_ends_the_step_alone(
             once(numpy_backend, PROMPTS[0], 0)
     assert isinstance(caught.value.__cause__, FloatingPointError)
     with pytest.raises(BackendError, match="undefined"):
-        numpy_backend.step([Chunk(sequence=0, position=0, tokens=(1,), slot=0, logits=True)])
+        numpy_backend.step([Chunk(sequence=0, position=0, tokens=(1,), adapters=applied(0), logits=True)])
     numpy_backend.clear(0)
     assert np.array_equal(once(numpy_backend, PROMPTS[0], 0), before)
 

@@ -13,6 +13,7 @@ from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 from edgelora.errors import AdapterCorrupt, BackendError
 from tests.edgelora.backends.llama_cpp.conftest import EXACT, Installed, open_backend
 from tests.support.steps import Lane, distance, generate, once
+from tests.support.uses import applied
 
 PROMPT = [5, 9, 200, 31, 7]
 
@@ -49,8 +50,8 @@ def test_adapters_take_turns(native: LlamaCppBackend) -> None:
 
 def test_a_mixed_step_is_refused(native: LlamaCppBackend) -> None:
     """Two adapters in one step would both get the wrong one: it is an error instead."""
-    chunks = [Chunk(sequence=n, position=0, tokens=(1, 2), slot=n, logits=True) for n in range(2)]
-    with pytest.raises(BackendError, match="one adapter in a step"):
+    chunks = [Chunk(sequence=n, position=0, tokens=(1, 2), adapters=applied(n), logits=True) for n in range(2)]
+    with pytest.raises(BackendError, match="same adapters to a whole step"):
         native.step(chunks)
 
 
