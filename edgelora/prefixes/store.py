@@ -123,7 +123,6 @@ class PrefixStore:
                     file.write(payload)
                     file.flush()
                     sync_file(file.fileno())
-                self._touch(temp)
                 with self._changing():
                     self._publish(temp, stored, origin)
         finally:
@@ -182,6 +181,7 @@ class PrefixStore:
         if not self.layout.origin(origin.group).exists():
             write_atomic(self.layout.origin(origin.group), msgspec.json.encode(origin))
         move(temp, path)
+        self._touch(path)
         self._delete([stored for stored in replaced if stored.path != path])
 
     def _make_room(self, needed: int, held: list[Held], name: str | None) -> None:
