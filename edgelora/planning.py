@@ -6,6 +6,7 @@ Policies:
 - Places in the batch are given strictly by age: a younger request never takes the place an older one waits for.
 - When the KV is full, the youngest decoding sequence gives way. A newcomer starts only where the running ones have some
   room to grow, so that it is not sent back at once.
+- A newcomer whose prompt begins as one that is being computed waits for that, a bounded while (`sharing.py`).
 - Warm KV stands in nobody's way: it counts as free here, and `places.py` gives it up where it must go.
 - Where a backend cannot mix adapters, the group that waited longest is next; a prompt's piece ends where an adapter
   begins to act.
@@ -13,9 +14,10 @@ Policies:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from edgelora.sequence import Sequence
+from edgelora.sharing import waits
 from edgelora.states import State
 
 PREFILL_BESIDE_DECODE = 16
@@ -37,18 +39,29 @@ def choose_preempted(running: Iterable[Sequence], kv_cells: int) -> list[Sequenc
     return chosen
 
 
-def choose_starts(ready: Iterable[Sequence], *, running: list[Sequence], places: int, kv_cells: int) -> list[Sequence]:
-    """Who gets one of the places in the batch, oldest first; stops at the first that does not fit."""
+def choose_starts(
+    ready: Iterable[Sequence],
+    *,
+    running: list[Sequence],
+    places: int,
+    kv_cells: int,
+    reach: Callable[[Sequence], int],
+) -> list[Sequence]:
+    """Who gets one of the places in the batch, oldest first; stops at the first that does not fit.
+
+    `reach`: how many tokens one need not compute if it starts now. One that waits for another's work keeps its place.
+    """
     held = [len(sequence.tokens) for sequence in running]
     starts: list[Sequence] = []
     for sequence in sorted(ready, key=lambda s: s.arrival):
         # Only decoding sequences give way, so the others must not run out of cells while this prompt is computed.
         growth = GROWTH_CELLS + len(sequence.tokens) // PREFILL_BESIDE_DECODE
         need = len(sequence.tokens) + growth * len(held)
-        if len(starts) == places or sum(held) + need > kv_cells:
+        if len(held) - len(running) == places or sum(held) + need > kv_cells:
             break
-        starts.append(sequence)
         held.append(len(sequence.tokens))
+        if not waits(sequence, [*running, *starts], have=reach(sequence)):
+            starts.append(sequence)
     return starts
 
 

@@ -14,11 +14,12 @@ from edgelora.adapters.pool import Pool
 from edgelora.backends.base import Applied, Capabilities, Chunk
 from edgelora.core import AdapterRef, FinishReason, Request, Usage
 from edgelora.errors import Busy, ContextTooLong, UsageError
-from edgelora.places import Places
+from edgelora.places import Places, Room
 from edgelora.plan import Admission, Choice, Cut, Ended, Load, Plan, Row, Start
 from edgelora.planning import choose_chunks, choose_group, choose_preempted, choose_starts
 from edgelora.sequence import Sequence
 from edgelora.states import RUNNING, Move, State
+from edgelora.warm import Key
 
 PATIENCE = 16
 """How many younger requests may take a lease before one that waits for room in the pool; then they wait behind it."""
@@ -45,6 +46,18 @@ class Scheduler:
     def __len__(self) -> int:
         return len(self._live)
 
+    def make_room(self, length: int) -> Room | None:
+        """A place for KV of `length` tokens from elsewhere, as `Places.make_room`: warm KV goes for it, nobody's else."""
+        running = sum(len(sequence.tokens) for sequence in self._in(*RUNNING))
+        return self._places.make_room(length, cells=self.capabilities.kv_cells - running)
+
+    def fill_room(self, room: Room, key: Key, tokens: list[int]) -> None:
+        """It is warm: its KV holds these tokens; none of them, where that failed, and it is cleared with the next turn."""
+        if tokens:
+            self._places.warm.keep(room.sequence, key, tokens)
+        else:
+            self._places.give_back(room.sequence)
+
     @property
     def num_running(self) -> int:
         return len(self._in(*RUNNING))
@@ -65,8 +78,8 @@ class Scheduler:
             raise ContextTooLong(tokens=len(request.prompt), limit=self.sequence_tokens)
         self.pool.check_fits(*(use.ref for use in request.adapters))
 
-    def submit(self, request: Request) -> None:
-        """Raises as `check` does, Busy(code queue_full), or UsageError for an id in use, with nothing changed."""
+    def submit(self, request: Request, *, prefix: bool = False) -> None:
+        """`prefix`: it does not start before `prefix_done`. Raises as `check` does, Busy(code queue_full), or UsageError for an id in use, with nothing changed."""
         self.check(request)
         if request.id in self._live:
             raise UsageError("duplicate_id", f"A request with the id {request.id!r} is running.", param="id")
@@ -75,7 +88,7 @@ class Scheduler:
         asked = request.sampling.max_tokens
         limit = self.sequence_tokens if asked is None else min(self.sequence_tokens, len(request.prompt) + asked)
         self._arrivals += 1
-        sequence = Sequence(request, self._arrivals, limit)
+        sequence = Sequence(request, self._arrivals, limit, awaits_prefix=prefix)
         self._live[request.id] = sequence
         self._waiting.append(sequence)
 
@@ -112,10 +125,25 @@ class Scheduler:
     def loaded(self, ref: AdapterRef) -> tuple[str, ...]:
         """The adapter is attached to its slot. Returns the requests that waited for it alone, now ready."""
         self.pool.loaded(ref)
-        complete = [s for s in self._loading(ref) if all(self.pool.resident(use.ref) for use in s.request.adapters)]
+        complete = [sequence for sequence in self._loading(ref) if self._complete(sequence)]
         for sequence in complete:
             sequence.move(Move.LOADED)
         return tuple(sequence.request.id for sequence in complete)
+
+    def prefix_done(self, request_id: str) -> bool:
+        """Its prefix is warm, or will not be. Whether it waited for this alone and is ready now; False for an ended id."""
+        sequence = self._live.get(request_id)
+        if sequence is None:
+            return False
+        sequence.awaits_prefix = False
+        ready = sequence.state is State.LOADING and self._complete(sequence)
+        if ready:
+            sequence.move(Move.LOADED)
+        return ready
+
+    def known(self, request: Request) -> int:
+        """How many first tokens of a prompt would not be computed if it started now."""
+        return self._places.reach(Sequence(request, 0, 0), self._in(*RUNNING))
 
     def load_failed(self, ref: AdapterRef) -> tuple[str, ...]:
         """The adapter could not be loaded. Returns the requests that failed with it; a later one tries again."""
@@ -133,7 +161,7 @@ class Scheduler:
         newcomers = [] if preempted else self._choose_starts(running)
         running += newcomers
         left = able.kv_cells - sum(len(sequence.tokens) for sequence in running)
-        chosen = self._places.choose(newcomers, cells=left)
+        chosen = self._places.choose(newcomers, running=running, cells=left)
         reused = {start.request_id: start.reused for start in chosen.starts}
         decodes = any(sequence.state is State.DECODE for sequence in running)
         mixed = able.mixed_adapters
@@ -158,6 +186,8 @@ class Scheduler:
         self._places.cleared(move.sequence for move in plan.moves)
         for start in plan.starts:
             self._start(start, self._live[start.request_id], now=plan.number)
+        for sequence in self._in(State.READY):
+            sequence.held += 1
         self._computing = frozenset(row.request_id for row in plan.rows)
         for row in plan.rows:
             self._live[row.request_id].last_plan = plan.number
@@ -212,17 +242,26 @@ class Scheduler:
             detach += reservation.evicted
             loads.append(Load(ref, reservation.slot))
             self.pool.lease(ref)
-        resident = all(self.pool.resident(ref) for ref in refs)
-        sequence.move(Move.ADMIT_RESIDENT if resident else Move.ADMIT_ABSENT)
+        sequence.move(Move.ADMIT_RESIDENT if self._complete(sequence) else Move.ADMIT_ABSENT)
         return loads
+
+    def _complete(self, sequence: Sequence) -> bool:
+        """Whether all it waits for in LOADING is there."""
+        resident = all(self.pool.resident(use.ref) for use in sequence.request.adapters)
+        return resident and not sequence.awaits_prefix
 
     def _loading(self, ref: AdapterRef) -> list[Sequence]:
         """Who waits for this adapter."""
         return [s for s in self._in(State.LOADING) if any(use.ref.key == ref.key for use in s.request.adapters)]
 
     def _choose_starts(self, running: list[Sequence]) -> list[Sequence]:
-        ready, cells = self._in(State.READY), self.capabilities.kv_cells
-        return choose_starts(ready, running=running, places=self._places.available, kv_cells=cells)
+        return choose_starts(
+            self._in(State.READY),
+            running=running,
+            places=self._places.available,
+            kv_cells=self.capabilities.kv_cells,
+            reach=lambda sequence: self._places.reach(sequence, running),
+        )
 
     def _row(self, sequence: Sequence, size: int, starts: tuple[Start, ...]) -> Row:
         place, at = sequence.id, sequence.computed

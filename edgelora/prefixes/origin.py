@@ -41,6 +41,11 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """In one order; empty is the base alone."""
 
     @property
+    def key(self) -> Key:
+        """As running sequences have it."""
+        return frozenset(((one.version, one.path), one.weight, one.start) for one in self.adapters)
+
+    @property
     def group(self) -> str:
         """sha256 hex of all of it: the name of the folder."""
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()

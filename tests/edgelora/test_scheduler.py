@@ -35,8 +35,12 @@ def ref(name: str, nbytes: int = 10) -> AdapterRef:
     return AdapterRef(name=name, version=name, path=Path(name), nbytes=nbytes)
 
 
-def request(name: str, adapter: AdapterRef | None = None, *, prompt: int = 4, max_tokens: int | None = None) -> Request:
-    return Request(name, tuple(range(prompt)), uses(adapter), SamplingParams(max_tokens=max_tokens))
+def request(
+    name: str, adapter: AdapterRef | None = None, *, prompt: int = 4, begins: int = 0, max_tokens: int | None = None
+) -> Request:
+    """Prompts are the beginning of one another, unless they begin with another token."""
+    tokens = tuple(range(begins, begins + prompt))
+    return Request(name, tokens, uses(adapter), SamplingParams(max_tokens=max_tokens))
 
 
 def scheduler(able: Capabilities = ABLE, *, max_queue: int = 50, budget: int = 100) -> Scheduler:
@@ -157,8 +161,8 @@ def test_a_long_prompt_does_not_stall_the_others() -> None:
 def test_prompts_share_a_step_oldest_first() -> None:
     """What the first leaves of the step the next one gets."""
     s = scheduler()
-    for name, length in (("a", 40), ("b", 40), ("c", 4)):
-        s.submit(request(name, prompt=length))
+    for name, length, begins in (("a", 40, 0), ("b", 40, 1), ("c", 4, 2)):
+        s.submit(request(name, prompt=length, begins=begins))
     assert sizes(turn(s)[0]) == {"a": 40, "b": 24}
     assert sizes(turn(s)[0]) == {"a": 1, "b": 16}
     assert sizes(turn(s)[0]) == {"a": 1, "b": 1, "c": 4}
