@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgelora.adapters.loader import LoadResult
+from edgelora.prefixes.cache import Look
+from edgelora.prefixes.traffic import PrefixRead
 from edgelora.run import Run
 
 
 @dataclass(frozen=True, slots=True)
 class Submit:
     run: Run
+    look: Look
+    """What is on disk of its prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,4 +33,4 @@ class Close:
         return Close(min(given, default=None))
 
 
-Command = Submit | Cancel | Close | LoadResult
+Command = Submit | Cancel | Close | LoadResult | PrefixRead

@@ -22,11 +22,14 @@ from edgelora.adapters.pool import Pool, PoolEntry
 from edgelora.backends.base import Backend, Capabilities, Vocabulary
 from edgelora.commands import Cancel, Close, Command, Submit
 from edgelora.core import Request
-from edgelora.errors import BackendError, Cancelled, EdgeloraError, UsageError
+from edgelora.errors import Cancelled, EdgeloraError, UsageError
 from edgelora.plan import Choice, Ended, Plan
+from edgelora.prefixes.cache import Keep, PrefixCache
+from edgelora.prefixes.traffic import PrefixRead, Traffic
+from edgelora.refusals import as_backend_error, engine_stopped, queue_full
 from edgelora.run import Clock, Run
 from edgelora.sampling import Sampler
-from edgelora.scheduler import Scheduler, queue_full
+from edgelora.scheduler import Scheduler
 from edgelora.stream import Stream
 
 _log = logging.getLogger(__name__)
@@ -56,12 +59,16 @@ class EngineStats:
 class Engine:
     """Owns the backend from here on and closes it. Every method may be called from any thread."""
 
-    def __init__(self, backend: Backend, *, adapter_budget_bytes: int, max_queue: int) -> None:
+    def __init__(
+        self, backend: Backend, *, adapter_budget_bytes: int, max_queue: int, prefixes: PrefixCache | None = None
+    ) -> None:
+        """`prefixes`: KV on disk; closed with the engine. None: there is none."""
         self._backend = backend
         pool = Pool(adapter_budget_bytes, backend.capabilities.max_slots)
         self._scheduler = Scheduler(backend.capabilities, pool, max_queue=max_queue)
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._loader = Loader(backend.load, self._commands.put)
+        self._traffic = Traffic(prefixes, self._scheduler, backend, self._loader)
         self._lock = threading.Lock()
         """Guards `_runs` and `_stopped` together: nothing is accepted that nobody will answer."""
         self._runs: dict[str, Run] = {}
@@ -87,24 +94,25 @@ class Engine:
         """Whether a request sent now would be worked on."""
         return self._stopped is None and self._thread.is_alive()
 
-    def submit(self, request: Request) -> Stream:
-        """Raises UsageError, ContextTooLong, AdapterError(code adapter_too_large), Busy(code queue_full, with
+    def submit(self, request: Request, *, keep: Keep | None = None) -> Stream:
+        """`keep`: what of its prompt to write to disk, whether or not it was seen before. Raises UsageError, ContextTooLong, AdapterError(code adapter_too_large), Busy(code queue_full, with
         retry_after) or BackendError(code engine_stopped); everything later arrives as Failed in the stream.
         """
         sampler = Sampler(request.sampling, request.prompt)
         self._scheduler.check(request)
         self._check_tokens(request)
+        look = self._traffic.look(request, keep)
         stream = Stream(request.id, self.cancel)
         run = Run(request, stream, sampler, Clock(time.monotonic()))
         with self._lock:
             if self._stopped is not None:
-                raise _engine_stopped(self._stopped)
+                raise engine_stopped(self._stopped)
             if request.id in self._runs:
                 raise UsageError("duplicate_id", f"A request with the id {request.id!r} is running.", param="id")
             if len(self._runs) >= self._scheduler.capacity:
                 raise queue_full(len(self._runs), retry_after=self._service_seconds)
             self._runs[request.id] = run
-            self._commands.put(Submit(run))
+            self._commands.put(Submit(run, look))
         return stream
 
     def cancel(self, request_id: str) -> None:
@@ -171,12 +179,14 @@ class Engine:
                 move.carry_out(self._backend)
             logits = self._backend.step([row.chunk for row in plan.rows])
         except Exception as error:  # The step's requests fail; the others, and the engine, go on.
-            failure = _as_backend_error(error, "The step failed")
+            failure = as_backend_error(error, "The step failed")
             for row in plan.rows:
                 self._fail(row.request_id, failure)
             return
+        keeps = self._traffic.to_keep(plan)
         for ended in self._scheduler.apply(plan, self._choose(plan, logits)):
             self._finish(ended)
+        self._traffic.keep(keeps)
 
     def _choose(self, plan: Plan, logits: list[NDArray[np.float32] | None]) -> dict[str, Choice]:
         choices: dict[str, Choice] = {}
@@ -187,7 +197,7 @@ class Engine:
             try:
                 choices[row.request_id] = run.choose(values[-1], self.vocabulary)
             except Exception as error:  # One request's logits must not end the others.
-                self._fail(row.request_id, _as_backend_error(error, "No token could be chosen"))
+                self._fail(row.request_id, as_backend_error(error, "No token could be chosen"))
                 continue
             self._tokens += 1
             run.clock.first_token = run.clock.first_token or time.monotonic()
@@ -204,17 +214,19 @@ class Engine:
         if self._closing is not None and self._remaining() == 0.0:
             for request_id in self._scheduler.live_ids():
                 self._scheduler.cancel(request_id)
-                self._report(request_id, _engine_stopped(_CUT))
+                self._report(request_id, engine_stopped(_CUT))
 
     def _carry_out(self, command: Command) -> None:
         match command:
-            case Submit(run):
-                self._scheduler.submit(run.request)
+            case Submit(run, look):
+                self._traffic.submit(run.request, look)
             case Cancel(request_id):
                 if self._scheduler.cancel(request_id):
                     self._report(request_id, Cancelled())
             case LoadResult():
                 self._take_load(command)
+            case PrefixRead():
+                self._mark(self._traffic.take(command), "loaded")
             case Close():
                 self._closing = command.sooner(self._closing)
 
@@ -224,7 +236,7 @@ class Engine:
             try:
                 self._backend.attach(slot, outcome)
             except Exception as error:  # The same as a load that failed: its own requests end, nobody else's.
-                outcome = _as_backend_error(error, f"Adapter {result.ref} could not be attached")
+                outcome = as_backend_error(error, f"Adapter {result.ref} could not be attached")
         if isinstance(outcome, EdgeloraError):
             for request_id in self._scheduler.load_failed(result.ref):
                 self._report(request_id, outcome)
@@ -245,6 +257,7 @@ class Engine:
 
     def _forget(self, request_id: str) -> Run:
         """Before its last event, so that who reads that event finds the statistics without it."""
+        self._traffic.forget(request_id)
         with self._lock:
             run = self._runs.pop(request_id)
         self._publish()
@@ -276,9 +289,10 @@ class Engine:
 
     def _fail_all(self, why: str) -> None:
         for run in list(self._runs.values()):  # A copy: a close that ran out of time looks from another thread.
-            run.fail(_engine_stopped(why))
+            run.fail(engine_stopped(why))
 
     def _give_back(self) -> None:
+        self._traffic.close(_GRACE_SECONDS)
         # A load that still runs uses the backend: better kept until the process ends than freed under it.
         if not self._loader.close(_GRACE_SECONDS):
             _log.warning("the backend is not closed: a load still runs")
@@ -287,14 +301,3 @@ class Engine:
             self._backend.close()
         except Exception:  # Every request has its end by now; nobody is left who could act on this.
             _log.exception("closing the backend failed")
-
-
-def _engine_stopped(why: str) -> BackendError:
-    return BackendError("engine_stopped", why, "Start it again.")
-
-
-def _as_backend_error(error: Exception, what: str) -> EdgeloraError:
-    if isinstance(error, EdgeloraError):
-        return error
-    _log.error("%s", what, exc_info=error)
-    return BackendError("backend_failed", f"{what} ({type(error).__name__}: {error}).", "Look at the log.")

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from edgelora.adapters.pool import Pool
 from edgelora.backends.base import Applied, Capabilities, Chunk
 from edgelora.core import AdapterRef, FinishReason, Request, Usage
-from edgelora.errors import Busy, ContextTooLong, UsageError
+from edgelora.errors import ContextTooLong, UsageError
 from edgelora.places import Places, Room
 from edgelora.plan import Admission, Choice, Cut, Ended, Load, Plan, Row, Start
 from edgelora.planning import choose_chunks, choose_group, choose_preempted, choose_starts
+from edgelora.refusals import queue_full
 from edgelora.sequence import Sequence
 from edgelora.states import RUNNING, Move, State
 from edgelora.warm import Key
@@ -325,12 +326,3 @@ class Scheduler:
         elif sequence.id is not None:
             self._places.give_back(sequence.id)
         sequence.id, sequence.computed = None, 0
-
-
-def queue_full(live: int, *, retry_after: float | None = None) -> Busy:
-    return Busy(
-        "queue_full",
-        f"{live} requests are running or waiting, and no more may wait.",
-        "Try again in a moment, or start with a longer queue (EDGELORA_QUEUE).",
-        retry_after=retry_after,
-    )

@@ -53,8 +53,10 @@ class Traffic:
         self._keeps: dict[str, Keep] = {}
         """By request."""
 
-    def look(self, request: Request) -> Look:
-        return Look() if self._cache is None else self._cache.look(request)
+    def look(self, request: Request, keep: Keep | None = None) -> Look:
+        """`keep`: what is to be kept of it in any case."""
+        look = Look() if self._cache is None else self._cache.look(request)
+        return look if keep is None else Look(look.found, keep)
 
     def submit(self, request: Request, look: Look) -> None:
         """Hand the request to the scheduler; where its prefix is worth reading it waits for that. Raises as that does."""
