@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
 
 import platformdirs
 
+from edgelora.backends.llama_cpp.kv import KvType
+from edgelora.backends.llama_cpp.options import Kernel
 from edgelora.errors import UsageError
 
 MIB = 1 << 20
-Kernel = Literal["auto", "native", "numpy"]
+WeightsChoice = Literal["auto", "mapped", "repacked"]
+WEIGHTS: tuple[WeightsChoice, ...] = get_args(WeightsChoice)
+KV_TYPES: tuple[KvType, ...] = get_args(KvType)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +47,14 @@ class Settings:
     """Requests that may wait before a new one is refused (EDGELORA_QUEUE)."""
     adapter_budget_bytes: int
     """Memory for resident adapters (EDGELORA_ADAPTER_MEMORY, in MiB)."""
+    prefix_disk_bytes: int
+    """Disk for prompts' beginnings, named ones included; 0 keeps none (EDGELORA_PREFIX_DISK, in MiB)."""
     threads: int | None
-    """Compute threads; None: one per physical core (EDGELORA_THREADS)."""
+    """Compute threads; None: what `edgelora tune` measured, or one per physical core (EDGELORA_THREADS)."""
+    weights: WeightsChoice
+    """How llama.cpp holds the base (EDGELORA_WEIGHTS): `opening.py` says what auto becomes."""
+    kv_type: KvType
+    """What keys and values are kept in (EDGELORA_KV_TYPE)."""
     kernel: Kernel
     """What adds the adapters in llama.cpp (EDGELORA_KERNEL). auto: the native kernel where it was built."""
 
@@ -61,8 +71,11 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         max_sequences=_count(env, "EDGELORA_SEQUENCES", 8, low=1),
         max_queue=_count(env, "EDGELORA_QUEUE", 64, low=1),
         adapter_budget_bytes=_count(env, "EDGELORA_ADAPTER_MEMORY", 1024, low=1) * MIB,
+        prefix_disk_bytes=_count(env, "EDGELORA_PREFIX_DISK", 4096, low=0) * MIB,
         threads=threads or None,
-        kernel=_kernel(env),
+        weights=cast(WeightsChoice, _choice(env, "EDGELORA_WEIGHTS", WEIGHTS)),
+        kv_type=cast(KvType, _choice(env, "EDGELORA_KV_TYPE", KV_TYPES)),
+        kernel=cast(Kernel, _choice(env, "EDGELORA_KERNEL", get_args(Kernel))),
     )
 
 
@@ -79,12 +92,13 @@ def _flag(env: Mapping[str, str], name: str) -> bool:
     return env.get(name, "").strip().lower() in {"1", "true", "yes", "on"}
 
 
-def _kernel(env: Mapping[str, str]) -> Kernel:
-    text = env.get("EDGELORA_KERNEL", "").strip().lower() or "auto"
-    for kernel in get_args(Kernel):
-        if text == kernel:
-            return cast(Kernel, kernel)
-    raise UsageError("bad_setting", f"EDGELORA_KERNEL is {text!r}.", "Set it to auto, native or numpy, or unset it.")
+def _choice(env: Mapping[str, str], name: str, known: Sequence[str]) -> str:
+    """One of `known`, the first where the variable says nothing."""
+    text = env.get(name, "").strip().lower() or known[0]
+    if text not in known:
+        listed = f"{', '.join(known[:-1])} or {known[-1]}"
+        raise UsageError("bad_setting", f"{name} is {text!r}.", f"Set it to {listed}, or unset it.")
+    return text
 
 
 def _count(env: Mapping[str, str], name: str, default: int, *, low: int) -> int:

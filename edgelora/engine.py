@@ -95,7 +95,9 @@ class Engine:
         return self._stopped is None and self._thread.is_alive()
 
     def submit(self, request: Request, *, keep: Keep | None = None) -> Stream:
-        """`keep`: what of its prompt to write to disk, whether or not it was seen before. Raises UsageError, ContextTooLong, AdapterError(code adapter_too_large), Busy(code queue_full, with
+        """`keep`: what of its prompt is written to disk, seen before or not.
+
+        Raises UsageError, ContextTooLong, AdapterError(code adapter_too_large), Busy(code queue_full, with
         retry_after) or BackendError(code engine_stopped); everything later arrives as Failed in the stream.
         """
         sampler = Sampler(request.sampling, request.prompt)

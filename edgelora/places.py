@@ -54,7 +54,8 @@ class Places:
     def choose(self, newcomers: list[Sequence], *, running: Iterable[Sequence] = (), cells: int) -> Choices:
         """An id for each newcomer, at most `available`, and what happens to warm KV for it or for its cells.
 
-        `running`: whose computed part may be copied. `cells`: what is left for warm KV beside all tokens of everyone running, newcomers included. Changes nothing.
+        `running`: whose computed part may be copied.
+        `cells`: what is left for warm KV beside all tokens of everyone running, newcomers included. Changes nothing.
         """
         computed = _computed(running) if newcomers else []
         chosen = _Choosing(list(self.warm), sorted(self._free - self._uncleared), computed)

@@ -32,6 +32,8 @@ MAX_PROMPT_BYTES = 2 << 20
 _BREAKS = (re.compile(r"[<\[]"), re.compile(r"[^\w\s]"), re.compile(r".", re.DOTALL))
 # A message's end that may be the first half of a control token, whose other half is the next message's beginning.
 _OPEN_END = re.compile(r"[<\[](?=[^\s<>\[\]]*\s*\Z)")
+# Two messages that begin with different characters, and so with different tokens.
+_OPENINGS = ("A", "7")
 _PRIVATE_USE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
 
 
@@ -58,6 +60,31 @@ def encode_chat(messages: Sequence[Message], vocabulary: Vocabulary) -> tuple[in
     guarded = [replace(m, content=_guard(m.content, sentinel, vocabulary)) for m in messages]
     text = _render(source, guarded, vocabulary)
     return tuple(_tokenize(text.split(sentinel), vocabulary))
+
+
+def system_length(messages: Sequence[Message], tokens: Sequence[int], vocabulary: Vocabulary) -> int:
+    """How many first tokens of a conversation do not depend on what follows its system message; 0 where it has none.
+
+    `tokens`: what `encode_chat` gave for these messages. Found as what they share with the same system message before
+    another user's words. Raises as `encode_chat` does.
+    """
+    if not messages or messages[0].role != "system":
+        return 0
+    said = messages[1].content.lstrip() if len(messages) > 1 else ""
+    other = next(word for word in _OPENINGS if not said.startswith(word))
+    return _common(tokens, encode_chat([messages[0], Message("user", other)], vocabulary))
+
+
+def system_prefix(system: str, vocabulary: Vocabulary) -> tuple[int, ...]:
+    """The tokens every conversation with this system message begins with. Raises as `encode_chat` does."""
+    messages = [Message("system", system), Message("user", _OPENINGS[0])]
+    tokens = encode_chat(messages, vocabulary)
+    return tokens[: system_length(messages, tokens, vocabulary)]
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    differ = (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differ, min(len(one), len(other)))
 
 
 def encode_text(prompt: str, vocabulary: Vocabulary) -> tuple[int, ...]:

@@ -7,9 +7,10 @@ step in `planning.py`, what is in memory in the pool, which belongs to this sche
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping
 
+from edgelora import leases
 from edgelora.adapters.pool import Pool
 from edgelora.backends.base import Applied, Capabilities, Chunk
 from edgelora.core import AdapterRef, FinishReason, Request, Usage
@@ -21,9 +22,6 @@ from edgelora.refusals import queue_full
 from edgelora.sequence import Sequence
 from edgelora.states import RUNNING, Move, State
 from edgelora.warm import Key
-
-PATIENCE = 16
-"""How many younger requests may take a lease before one that waits for room in the pool; then they wait behind it."""
 
 
 class Scheduler:
@@ -48,12 +46,12 @@ class Scheduler:
         return len(self._live)
 
     def make_room(self, length: int) -> Room | None:
-        """A place for KV of `length` tokens from elsewhere, as `Places.make_room`: warm KV goes for it, nobody's else."""
+        """A place for KV of `length` tokens from elsewhere; warm KV goes for it, nobody's who runs."""
         running = sum(len(sequence.tokens) for sequence in self._in(*RUNNING))
         return self._places.make_room(length, cells=self.capabilities.kv_cells - running)
 
     def fill_room(self, room: Room, key: Key, tokens: list[int]) -> None:
-        """It is warm: its KV holds these tokens; none of them, where that failed, and it is cleared with the next turn."""
+        """It is warm and holds these tokens; none where that failed, and it is cleared with the next turn."""
         if tokens:
             self._places.warm.keep(room.sequence, key, tokens)
         else:
@@ -80,7 +78,10 @@ class Scheduler:
         self.pool.check_fits(*(use.ref for use in request.adapters))
 
     def submit(self, request: Request, *, prefix: bool = False) -> None:
-        """`prefix`: it does not start before `prefix_done`. Raises as `check` does, Busy(code queue_full), or UsageError for an id in use, with nothing changed."""
+        """`prefix`: it does not start before `prefix_done`.
+
+        Raises as `check` does, Busy(code queue_full), or UsageError for an id in use, with nothing changed.
+        """
         self.check(request)
         if request.id in self._live:
             raise UsageError("duplicate_id", f"A request with the id {request.id!r} is running.", param="id")
@@ -112,13 +113,14 @@ class Scheduler:
         loading: list[str] = []
         blocked: Sequence | None = None
         for sequence in tuple(self._waiting):
-            if not self._may_admit(sequence, blocked):
+            if not leases.may_take(self.pool, sequence, blocked):
                 blocked = blocked or sequence
                 continue
             if blocked is not None and sequence.request.adapters:
                 blocked.overtaken += 1
             self._waiting.remove(sequence)
-            loads += self._admit(sequence, detach)
+            loads += leases.take(self.pool, sequence, detach)
+            sequence.move(Move.ADMIT_RESIDENT if self._complete(sequence) else Move.ADMIT_ABSENT)
             if sequence.state is State.LOADING:
                 loading.append(sequence.request.id)
         return Admission(self._places.clears(), tuple(detach), tuple(loads), tuple(loading))
@@ -132,7 +134,7 @@ class Scheduler:
         return tuple(sequence.request.id for sequence in complete)
 
     def prefix_done(self, request_id: str) -> bool:
-        """Its prefix is warm, or will not be. Whether it waited for this alone and is ready now; False for an ended id."""
+        """Its prefix is warm, or will not be. Whether it waited for this alone; False for one that ended."""
         sequence = self._live.get(request_id)
         if sequence is None:
             return False
@@ -208,11 +210,7 @@ class Scheduler:
 
     def check_integrity(self) -> None:
         """Recount leases, cells and ids. Raises RuntimeError where they do not add up."""
-        self.pool.check_integrity()
-        held = Counter(use.ref.key for s in self._live.values() if s.leased for use in s.request.adapters)
-        counted = {entry.ref.key: entry.leases for entry in self.pool.snapshot() if entry.leases}
-        if held != counted:
-            raise RuntimeError(f"leases {counted}, held {dict(held)}")
+        leases.check_integrity(self.pool, self._live.values())
         self._places.check_integrity(sequence.id for sequence in self._in(*RUNNING))
         live = sum(sequence.computed for sequence in self._live.values())
         if live + self._places.warm.cells > self.capabilities.kv_cells:
@@ -223,33 +221,9 @@ class Scheduler:
     def _in(self, *states: State) -> list[Sequence]:
         return [sequence for sequence in self._live.values() if sequence.state in states]
 
-    def _may_admit(self, sequence: Sequence, blocked: Sequence | None) -> bool:
-        if not sequence.request.adapters:
-            return True
-        if blocked is not None and blocked.overtaken >= PATIENCE:
-            return False
-        return self.pool.can_hold(*(use.ref for use in sequence.request.adapters))
-
-    def _admit(self, sequence: Sequence, detach: list[int]) -> list[Load]:
-        """The only place leases are taken: a request's all at once, so that nobody holds one and waits for another."""
-        refs = [use.ref for use in sequence.request.adapters]
-        absent = [ref for ref in refs if self.pool.slot(ref) is None]
-        for ref in refs:
-            if ref not in absent:
-                self.pool.lease(ref)  # before room is made for the others
-        loads: list[Load] = []
-        for ref in absent:
-            reservation = self.pool.reserve(ref)
-            detach += reservation.evicted
-            loads.append(Load(ref, reservation.slot))
-            self.pool.lease(ref)
-        sequence.move(Move.ADMIT_RESIDENT if self._complete(sequence) else Move.ADMIT_ABSENT)
-        return loads
-
     def _complete(self, sequence: Sequence) -> bool:
         """Whether all it waits for in LOADING is there."""
-        resident = all(self.pool.resident(use.ref) for use in sequence.request.adapters)
-        return resident and not sequence.awaits_prefix
+        return not sequence.awaits_prefix and all(self.pool.resident(use.ref) for use in sequence.request.adapters)
 
     def _loading(self, ref: AdapterRef) -> list[Sequence]:
         """Who waits for this adapter."""
@@ -318,9 +292,7 @@ class Scheduler:
 
     def _give_back(self, sequence: Sequence, *, warm: bool) -> None:
         """The only place leases, a sequence id and its cells are returned. `warm`: whether its KV is worth keeping."""
-        if sequence.leased:
-            for use in sequence.request.adapters:
-                self.pool.release(use.ref)
+        leases.give_back(self.pool, sequence)
         if sequence.id is not None and sequence.computed and warm:
             self._places.warm.keep(sequence.id, sequence.key, sequence.tokens[: sequence.computed])
         elif sequence.id is not None:

@@ -16,19 +16,19 @@ from edgelora.errors import NotFound
 from edgelora.names import split_model_id
 
 if TYPE_CHECKING:
+    from edgelora.adapters.manifest import Version
     from edgelora.adapters.store import Store
     from edgelora.backends.base import Backend
     from edgelora.bases.record import BaseRecord
     from edgelora.bases.registry import Bases
     from edgelora.config import Settings
     from edgelora.engine import Engine, EngineStats
+    from edgelora.opening import Setup
+    from edgelora.prefixes.cache import PrefixCache
+    from edgelora.prefixes.layout import Stored
+    from edgelora.prefixes.store import PrefixStore
     from edgelora.prompt import Message
     from edgelora.stream import Stream
-
-STEP_TOKENS = 512
-"""Tokens in one forward pass at most: a long prompt is computed in pieces of this size."""
-MAX_RESIDENT = 256
-"""Adapters in memory at once at most; the byte budget ends it earlier for all but tiny ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,32 @@ class Library:
     settings: Settings
     bases: Bases
     store: Store
+
+    def prefixes(self) -> PrefixStore:
+        """KV on disk, of all bases."""
+        from edgelora.prefixes.store import PrefixStore
+
+        return PrefixStore(self.settings.directories.cache / "prefixes", budget_bytes=self.settings.prefix_disk_bytes)
+
+    def remove_adapter(self, spec: str) -> tuple[Version, ...]:
+        """`Store.remove`, and the prefixes that no version left could use any more."""
+        gone = self.store.remove(spec)
+        left = {version.digest for manifest in self.store.list() for version in manifest.versions}
+        self.prefixes().drop(versions={version.digest for version in gone} - left)
+        return gone
+
+    def remove_base(self, name: str) -> BaseRecord:
+        """`Bases.remove`, and the base's prefixes, unless another installed base has the same file."""
+        from edgelora.prefixes.content import Contents
+
+        record = self.bases.remove(name)
+        prefixes = self.prefixes()
+        contents = Contents(prefixes.layout.bases)
+        others = [other.path for other in self.bases.list()]
+        digest = None if record.path in others else contents.forget(record.path)
+        if digest is not None and digest not in {contents.known(other) for other in others}:
+            prefixes.drop(bases={digest})
+        return record
 
 
 def open_library(settings: Settings, *, progress: Progress | None = None) -> Library:
@@ -68,23 +94,32 @@ class ModelCard:
 class Service:
     """A resident base. Thread-safe. A context manager: leaving it waits for running requests and frees the base."""
 
-    def __init__(self, library: Library, base: BaseRecord, backend: Backend) -> None:
+    def __init__(self, library: Library, base: BaseRecord, backend: Backend, *, setup: Setup | None = None) -> None:
+        """`setup`: what the backend was opened with, where that is known; told and not used."""
         from edgelora.engine import Engine
 
         settings = library.settings
         self.library = library
         self.base = base
+        self.setup = setup
         self._backend = backend
+        self._prefixes = _open_prefixes(library, base, backend)
         self._engine: Engine = Engine(
-            backend, adapter_budget_bytes=settings.adapter_budget_bytes, max_queue=settings.max_queue
+            backend,
+            adapter_budget_bytes=settings.adapter_budget_bytes,
+            max_queue=settings.max_queue,
+            prefixes=self._prefixes,
         )
 
     @classmethod
     def open(cls, settings: Settings, *, base: str | None = None, progress: Progress | None = None) -> Self:
-        """Load a base (`base`, or the chosen one). Raises NotFound, BaseError, BackendError."""
+        """Load a base (`base`, or the chosen one). Raises NotFound, UsageError, BaseError, BackendError."""
+        from edgelora.opening import open_backend, plan_setup
+
         library = open_library(settings, progress=progress)
         record = (library.bases.get(base) if base else library.bases.current()).check()
-        return cls(library, record, open_backend(record, settings, progress))
+        setup = plan_setup(record, settings)
+        return cls(library, record, open_backend(record, setup, settings, progress), setup=setup)
 
     def models(self) -> list[ModelCard]:
         """The base, then every adapter installed for it, by name."""
@@ -122,7 +157,8 @@ class Service:
             return None
         store = self.library.store
         try:
-            return store.ref(parts.adapter, self.base)
+            able = self._backend.capabilities
+            return store.ref(parts.adapter, self.base, to=able.adapter_format, widened=able.widens_adapters)
         except NotFound as error:
             if parts.adapter.partition("@")[0] in store.names():
                 raise  # a version it does not have: the store says which it has
@@ -134,9 +170,11 @@ class Service:
 
     def chat(self, messages: Sequence[Message], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
         """Begin an answer to a conversation. Raises UsageError, ContextTooLong, Busy."""
-        from edgelora.prompt import encode_chat
+        from edgelora.prompt import encode_chat, system_length
 
-        return self._submit(encode_chat(messages, self._backend.vocabulary), adapter, sampling)
+        vocabulary = self._backend.vocabulary
+        tokens = encode_chat(messages, vocabulary)
+        return self._submit(tokens, adapter, sampling, system=system_length(messages, tokens, vocabulary))
 
     def complete(self, prompt: str | Sequence[int], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
         """Continue a text (or token ids) as it stands, without a chat template. Raises as `chat` does."""
@@ -145,6 +183,19 @@ class Service:
         vocabulary = self._backend.vocabulary
         tokens = encode_text(prompt, vocabulary) if isinstance(prompt, str) else tuple(prompt)
         return self._submit(tokens, adapter, sampling)
+
+    def add_prefix(
+        self, system: str, *, adapter: AdapterRef | None, name: str, progress: Progress | None = None
+    ) -> Stored:
+        """Compute what every conversation with this system message begins with, and keep its KV on disk as `name`.
+
+        Raises UsageError, ContextTooLong, StorageError(code prefix_budget among others), and what ends a request.
+        """
+        from edgelora.prefixes.adding import add_named
+        from edgelora.prompt import system_prefix
+
+        tokens = system_prefix(system, self._backend.vocabulary)
+        return add_named(self._engine, self._prefixes, tokens, uses=_uses(adapter), name=name, progress=progress)
 
     def stats(self) -> EngineStats:
         return self._engine.stats()
@@ -165,9 +216,10 @@ class Service:
     ) -> None:
         self.close(drain=kind is None)
 
-    def _submit(self, tokens: tuple[int, ...], adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
-        uses = () if adapter is None else (AdapterUse(adapter),)
-        return self._engine.submit(Request(uuid.uuid4().hex, tokens, uses, sampling))
+    def _submit(
+        self, tokens: tuple[int, ...], adapter: AdapterRef | None, sampling: SamplingParams, *, system: int = 0
+    ) -> Stream:
+        return self._engine.submit(Request(uuid.uuid4().hex, tokens, _uses(adapter), sampling, system))
 
     def _resident(self) -> set[AdapterRef]:
         return {entry.ref for entry in self._engine.stats().adapters}
@@ -179,27 +231,15 @@ class Service:
         return [self.base.name, *self.library.store.names()]
 
 
-def open_backend(record: BaseRecord, settings: Settings, progress: Progress | None) -> Backend:
-    """Load a base into the backend that runs its format. Raises BaseError, BackendError."""
-    if record.format == "mlx":
-        from edgelora.backends.mlx import open_mlx
+def _uses(adapter: AdapterRef | None) -> tuple[AdapterUse, ...]:
+    return () if adapter is None else (AdapterUse(adapter),)
 
-        return open_mlx(record.path, shape=record.identity.fingerprint.shape)
-    from edgelora.backends.llama_cpp import BackendOptions
-    from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 
-    label = f"Loading {record.name}"
-    context = min(settings.context_length, record.identity.context_length)
-    return LlamaCppBackend.open(
-        record.path,
-        shape=record.identity.fingerprint.shape,
-        settings=BackendOptions(
-            context_length=context,
-            max_sequences=settings.max_sequences,
-            max_step_tokens=STEP_TOKENS,
-            max_slots=MAX_RESIDENT,
-            threads=settings.threads,
-            kernel=settings.kernel,
-        ),
-        progress=None if progress is None else lambda part: progress(label, round(part * 100), 100),
-    )
+def _open_prefixes(library: Library, base: BaseRecord, backend: Backend) -> PrefixCache | None:
+    """None where they are switched off."""
+    from edgelora.prefixes.cache import PrefixCache
+
+    if not library.settings.prefix_disk_bytes:
+        return None
+    template = base.identity.fingerprint.template
+    return PrefixCache(library.prefixes(), base.path, kv=backend.kv_identity, template=template)

@@ -11,20 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgelora_converters import gguf, mlx, peft
+from edgelora_converters import gguf, mapped, mlx, peft
 from edgelora_converters.lora import LoraAdapter
 from edgelora_converters.staging import staged
-from edgelora_converters.verify import Verification, verify_gguf, verify_mlx
+from edgelora_converters.verify import Verification, verify_gguf, verify_mapped, verify_mlx
 from edgelora_models.errors import UsageError
 from edgelora_models.fingerprint import BaseFingerprint
+from edgelora_models.gguf_header import read_header
 
 CONVERTER_VERSION = "1"
 """Part of every key under which a conversion is kept: raise it whenever the same source would give other bytes."""
 
-Format = Literal["gguf", "mlx"]
+Format = Literal["mapped", "gguf", "mlx"]
+"""mapped is what edgelora's own kernel streams; gguf and mlx are for others too."""
 
-_WRITERS = {"gguf": gguf.write, "mlx": mlx.write}
-_GATES = {"gguf": verify_gguf, "mlx": verify_mlx}
+_WRITERS = {"mapped": mapped.write, "gguf": gguf.write, "mlx": mlx.write}
+_GATES = {"mapped": verify_mapped, "gguf": verify_gguf, "mlx": verify_mlx}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,8 @@ class ConversionReport:
     nbytes: int
     """Size on disk."""
     memory_bytes: int
-    """What the factors take in memory at run time, in float32; MLX pads every pair to the largest rank."""
+    """What the factors take in memory at run time: as stored where they are mapped, else in float32; MLX pads every
+    pair to the largest rank."""
     source_digest: str
 
 
@@ -54,7 +57,7 @@ def convert(
     base: BaseFingerprint,
     progress: Callable[[int, int], None] | None = None,
 ) -> ConversionReport:
-    """Convert the PEFT folder `source` for `base` to `out`: a file for GGUF, a folder for MLX.
+    """Convert the PEFT folder `source` for `base` to `out`: a folder for MLX, else a file.
 
     `out` appears whole and verified, or not at all; an existing one is never replaced. `progress` is called with steps
     done and in all. Raises UsageError where `out` exists, AdapterError where the adapter is unsound or cannot be
@@ -68,9 +71,9 @@ def convert(
         _WRITERS[to](adapter, base.shape, temporary, provenance=_provenance(base))
         report.done(2)
         verification = _GATES[to](temporary, adapter, base.shape, progress=report.verified)
-        nbytes = _nbytes(temporary)
+        nbytes, memory = _nbytes(temporary), _memory_bytes(temporary, adapter, to=to)
         _refuse_existing(out)
-    return _report(adapter, verification, to=to, nbytes=nbytes)
+    return _report(adapter, verification, to=to, nbytes=nbytes, memory_bytes=memory)
 
 
 class _Progress:
@@ -95,7 +98,9 @@ def _provenance(base: BaseFingerprint) -> Mapping[str, str]:
     return {"base_fingerprint": base.digest, "converter_version": CONVERTER_VERSION}
 
 
-def _report(adapter: LoraAdapter, verification: Verification, *, to: Format, nbytes: int) -> ConversionReport:
+def _report(
+    adapter: LoraAdapter, verification: Verification, *, to: Format, nbytes: int, memory_bytes: int
+) -> ConversionReport:
     return ConversionReport(
         format=to,
         modules=verification.modules,
@@ -104,13 +109,14 @@ def _report(adapter: LoraAdapter, verification: Verification, *, to: Format, nby
         worst=verification.worst,
         worst_target=verification.worst_target,
         nbytes=nbytes,
-        memory_bytes=memory_bytes(adapter, to=to),
+        memory_bytes=memory_bytes,
         source_digest=adapter.source_digest,
     )
 
 
-def memory_bytes(adapter: LoraAdapter, *, to: Format) -> int:
-    """Bytes of the factors in float32 once loaded from `to`."""
+def _memory_bytes(path: Path, adapter: LoraAdapter, *, to: Format) -> int:
+    if to == "mapped":
+        return sum(tensor.nbytes for tensor in read_header(path).tensors.values())
     if to == "gguf":
         return 4 * adapter.parameters
     widths: int = sum(pair.a.shape[1] + pair.b.shape[0] for pair in adapter.pairs.values())

@@ -9,6 +9,8 @@ from edgelora_converters.lora import LoraAdapter, LoraPair, Target
 from edgelora_models.errors import AdapterCorrupt, AdapterIncompatible, AdapterUnsupported
 from edgelora_models.shape import LlamaShape
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 def check_fits(adapter: LoraAdapter, shape: LlamaShape) -> None:
     """Raise unless every pair has a place in a base of `shape`.
@@ -37,6 +39,17 @@ def folded_b(target: Target, pair: LoraPair) -> NDArray[np.float32]:
         folded = pair.folded_b()
     if np.isfinite(folded).all():
         return folded
+    raise _overflow(target, pair)
+
+
+def check_scale(target: Target, pair: LoraPair) -> None:
+    """Raise as `folded_b` does, for who keeps the scale apart: the two ways refuse the same adapters."""
+    largest = max(float(pair.b.max()), -float(pair.b.min()))
+    if not largest * abs(pair.scale) <= _LARGEST or not abs(pair.scale) <= _LARGEST:
+        raise _overflow(target, pair)
+
+
+def _overflow(target: Target, pair: LoraPair) -> AdapterUnsupported:
     what = f"lora_B of {target.hf_path} times its scale {pair.scale:g} is not finite in float32."
     remedy = "Train the adapter with a smaller lora_alpha."
-    raise AdapterUnsupported("scale_overflow", what, remedy, param=target.hf_path)
+    return AdapterUnsupported("scale_overflow", what, remedy, param=target.hf_path)

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from edgelora_converters.dtypes import DTYPES, widened
 from edgelora_converters.fit import folded_b
 from edgelora_converters.lora import LoraPair, Target
 from edgelora_models.errors import AdapterCorrupt, AdapterIncompatible, AdapterUnsupported
@@ -28,7 +29,6 @@ from edgelora_models.shape import LlamaShape
 Factors = tuple[NDArray[Any], NDArray[Any]]
 """a [rank, in] and b [out, rank], rows in GGUF order, the whole scale in b: delta = b @ a."""
 
-_STORED = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _REMEDY_BASE = "Use the base it was made for, or convert the PEFT adapter for this one."
 _REMEDY_AGAIN = "Convert the PEFT adapter again."
 
@@ -52,7 +52,7 @@ def read(path: Path, shape: LlamaShape, *, widen: bool = True) -> dict[Target, F
             pairs = {target: _read_pair(file, target, halves[target], alpha) for target in halves}
     except OSError as error:
         raise unreadable(path, error) from error
-    return {target: (_widened(a), _widened(b)) for target, (a, b) in pairs.items()} if widen else pairs
+    return {target: (widened(a), widened(b)) for target, (a, b) in pairs.items()} if widen else pairs
 
 
 def _check_kind(header: GgufHeader) -> None:
@@ -102,7 +102,7 @@ def _parse_name(name: str, shape: LlamaShape) -> tuple[Target, str]:
 
 
 def _check_type(name: str, tensor: GgufTensor) -> None:
-    if (kind := GGML_TYPES[tensor.type].name) not in _STORED:
+    if (kind := GGML_TYPES[tensor.type].name) not in DTYPES:
         what = f"The tensor {name} is stored as {kind}; F32, F16 and BF16 are read."
         raise AdapterUnsupported("tensor_dtype", what, _REMEDY_AGAIN, param=name)
 
@@ -131,24 +131,17 @@ def _read_pair(file: BinaryIO, target: Target, halves: tuple[GgufTensor, GgufTen
     b = _read_tensor(file, f"{name}.lora_b", halves[1])
     if alpha == 0.0:
         return a, b
-    return a, folded_b(target, LoraPair(_widened(a), _widened(b), alpha / len(a)))
-
-
-def _widened(values: NDArray[Any]) -> NDArray[np.float32]:
-    """float32, exactly; uint16 holds the bits of BF16."""
-    if values.dtype == np.uint16:
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    return values.astype(np.float32, copy=False)
+    return a, folded_b(target, LoraPair(widened(a), widened(b), alpha / len(a)))
 
 
 def _read_tensor(file: BinaryIO, name: str, tensor: GgufTensor) -> NDArray[Any]:
     """As stored, finite."""
     kind = GGML_TYPES[tensor.type].name
     file.seek(tensor.offset)
-    raw: NDArray[Any] = np.fromfile(file, dtype=_STORED[kind], count=tensor.shape[0] * tensor.shape[1])
+    raw: NDArray[Any] = np.fromfile(file, dtype=DTYPES[kind], count=tensor.shape[0] * tensor.shape[1])
     if raw.nbytes != tensor.nbytes:
         raise AdapterCorrupt("file_truncated", f"The file ends within the tensor {name}.", _REMEDY_AGAIN, param=name)
-    if not np.isfinite(_widened(raw) if kind == "BF16" else raw).all():
+    if not np.isfinite(widened(raw) if kind == "BF16" else raw).all():
         what = f"The tensor {name} holds NaN or infinity."
         raise AdapterCorrupt("tensor_not_finite", what, "Use an earlier checkpoint, or convert it again.", param=name)
     return raw.reshape(tensor.shape[::-1])

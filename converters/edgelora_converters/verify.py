@@ -10,11 +10,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora_converters import gguf_adapter, mlx
+from edgelora_converters import gguf_adapter, mapped_adapter, mlx
+from edgelora_converters.dtypes import same_bits, widened
 from edgelora_converters.errors import ConversionFailed
 from edgelora_converters.lora import LoraAdapter, LoraPair, Target
 from edgelora_converters.rows import deinterleave
@@ -26,8 +28,8 @@ LIMIT = 1e-6
 # A delta of this norm is lost beside any float32 activation; below it only the absolute distance counts.
 _VANISHING = 1e-24
 
-Factors = tuple[NDArray[np.float32], NDArray[np.float32]]
-"""a [rank, in] and b [out, rank] in Hugging Face row order, the whole scale in b: delta = b @ a."""
+Factors = tuple[NDArray[Any], NDArray[Any]]
+"""Floating: a [rank, in] and b [out, rank] in Hugging Face row order, the whole scale in b: delta = b @ a."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,21 @@ def verify_mlx(
 ) -> Verification:
     """Compare a written MLX adapter with its source; see `compare`. Raises AdapterError where it cannot be read."""
     rebuilt = {target: (a.T, b.T) for target, (a, b) in mlx.read(folder, shape).items()}
+    return compare(adapter, rebuilt, progress=progress)
+
+
+def verify_mapped(
+    path: Path, adapter: LoraAdapter, shape: LlamaShape, *, progress: Callable[[int], None] | None = None
+) -> Verification:
+    """Compare a written mapped adapter with its source: every factor bit for bit, then as `compare` does, the scale
+    (which is rounded to float32) included. Raises AdapterError where it cannot be read."""
+    rebuilt: dict[Target, Factors] = {}
+    for target, stored in mapped_adapter.read(path, shape).pairs.items():
+        a, b = widened(stored.a), deinterleave(widened(stored.b).T, target.module.rotary_heads(shape))
+        source = adapter.pairs.get(target)
+        if source is not None and not (same_bits(a, source.a) and same_bits(b, source.b)):
+            raise _mismatch(target, "is not the source's, bit for bit")
+        rebuilt[target] = (a, b.astype(np.float64) * stored.scale)
     return compare(adapter, rebuilt, progress=progress)
 
 

@@ -6,7 +6,8 @@ A conversion can always be made again from the kept source, so anything odd abou
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DESCRIPTION = "conversion.json"
-MAIN = {"gguf": "adapter.gguf", "mlx": "adapter"}
-"""What a backend opens: a file for GGUF, a folder for MLX."""
+MAIN = {"mapped": "adapter.lora", "gguf": "adapter.gguf", "mlx": "adapter"}
+"""What a backend opens: a folder for MLX, else a file."""
+USUAL: Mapping[str, AdapterFormat] = {"gguf": "mapped", "mlx": "mlx"}
+"""By a base's format, what its backend wants as a rule; another one is made when it is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +114,24 @@ def publish(layout: Layout, made: Path, conversion: Conversion, base: BaseFinger
     drop(layout, folder)
     with storing(folder):
         move_folder(made, folder)
+        _protect(folder / MAIN[conversion.format])
     return Converted(folder, conversion)
 
 
-def drop(layout: Layout, folder: Path) -> None:
-    """Take a folder away at once, then delete it, so that no reader meets half of it."""
+def drop(layout: Layout, folder: Path) -> bool:
+    """Take a folder away at once, then delete it, so that no reader meets half of it. False where it has to stay.
+
+    Who has a file of it mapped keeps what is mapped. Windows moves no such folder: it stays until `gc` finds it free.
+    """
     if not folder.exists():
-        return
+        return True
     with workspace(layout.tmp) as away, storing(folder):
-        folder.rename(away / "folder")
+        try:
+            folder.rename(away / "folder")
+        except PermissionError as error:
+            logger.warning("%s is not used any more and could not be deleted yet: %s", folder, error)
+            return False
+    return True
 
 
 def _folder(layout: Layout, digest: str, to: AdapterFormat, base: BaseFingerprint) -> Path:
@@ -127,6 +139,12 @@ def _folder(layout: Layout, digest: str, to: AdapterFormat, base: BaseFingerprin
 
     variant = f"{to}-{base.digest[:16]}-{CONVERTER_VERSION}"
     return inside(layout.versions_conversions(digest), variant)
+
+
+def _protect(path: Path) -> None:
+    """A mapped file that is cut ends the processes that run it: no program writes to it by mistake."""
+    if os.name == "posix" and path.is_file():
+        path.chmod(0o444)
 
 
 def _stored(path: Path, folder: Path) -> StoredFile:

@@ -77,11 +77,12 @@ def collect(layout: Layout, *, before: float) -> int:
     for path in [*layout.blobs.glob("*/*"), *layout.conversions.glob("*")]:
         if path.name in used or path.stat().st_mtime >= before:
             continue
-        freed += _nbytes(path)
+        nbytes = _nbytes(path)
         if path.is_dir():
-            conversions.drop(layout, path)
+            freed += nbytes if conversions.drop(layout, path) else 0
         else:
             discard(path)
+            freed += nbytes
     return freed
 
 

@@ -36,7 +36,7 @@ class StoredFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Conversion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A version converted for one base: written beside the converted files, and made again where it is missing."""
 
-    format: Literal["gguf", "mlx"]
+    format: Literal["mapped", "gguf", "mlx"]
     source: Digest
     """The version's digest."""
     base_fingerprint: Digest

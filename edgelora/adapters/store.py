@@ -39,6 +39,7 @@ from edgelora.files import (
 )
 
 if TYPE_CHECKING:
+    from edgelora.backends.base import AdapterFormat
     from edgelora.bases.record import BaseRecord
     from edgelora.core import Progress
     from edgelora_converters.lora import LoraAdapter
@@ -91,16 +92,27 @@ class Store:
         manifest = self.get(name)
         return manifest, manifest.find(selector) if sign else manifest.latest
 
-    def ref(self, spec: str, base: BaseRecord, *, progress: Progress | None = None) -> AdapterRef:
-        """A version, converted for `base`: now, from the kept source, where that has not been done before.
+    def ref(
+        self,
+        spec: str,
+        base: BaseRecord,
+        *,
+        to: AdapterFormat | None = None,
+        widened: bool = False,
+        progress: Progress | None = None,
+    ) -> AdapterRef:
+        """A version, converted for `base` (`to`: the usual format): now, from the kept source, where that has not been
+        done before. `widened`: whether its values will take four bytes each in memory, in however few they are stored.
 
         Raises NotFound, AdapterIncompatible where its shapes do not fit the base, StorageError.
         """
         manifest, version = self.resolve(spec)
-        found = conversions.find(self._layout, version.digest, base.format, base.identity.fingerprint)
+        chosen = to or conversions.USUAL[base.format]
+        found = conversions.find(self._layout, version.digest, chosen, base.identity.fingerprint)
         if found is None:
-            found = self._convert_kept(manifest.name, version, base, progress)
-        return AdapterRef(manifest.name, version.digest, found.path, found.conversion.memory_bytes)
+            found = self._convert_kept(manifest.name, version, base, chosen, progress)
+        nbytes = 4 * version.parameters if widened else found.conversion.memory_bytes
+        return AdapterRef(manifest.name, version.digest, found.path, nbytes)
 
     def conversions(self, version: Version) -> tuple[Converted, ...]:
         """What a version has been converted to so far."""
@@ -121,8 +133,9 @@ class Store:
             version = self._read(chosen, staged, base)
             with self._converting(version.digest):
                 made = None
-                if conversions.find(self._layout, version.digest, base.format, base.identity.fingerprint) is None:
-                    made = _convert(chosen, version, staged.folder, work, base, progress)
+                to = conversions.USUAL[base.format]
+                if conversions.find(self._layout, version.digest, to, base.identity.fingerprint) is None:
+                    made = _convert(chosen, version, staged.folder, work, base, to, progress)
                 with self._committing():
                     return self._commit(chosen, version, staged, made, base, work)
 
@@ -163,14 +176,16 @@ class Store:
             adapter = peft.read(staged.folder, base.identity.fingerprint.shape)
         return _describe(adapter, staged, base, created=self._clock())
 
-    def _convert_kept(self, name: str, version: Version, base: BaseRecord, progress: Progress | None) -> Converted:
+    def _convert_kept(
+        self, name: str, version: Version, base: BaseRecord, to: AdapterFormat, progress: Progress | None
+    ) -> Converted:
         with workspace(self._layout.tmp) as work, self._converting(version.digest):
-            found = conversions.find(self._layout, version.digest, base.format, base.identity.fingerprint)
+            found = conversions.find(self._layout, version.digest, to, base.identity.fingerprint)
             if found is not None:
                 return found
             with self._committing():
                 source = self._kept_source(name, version, work)
-            made = _convert(name, version, source, work, base, progress)
+            made = _convert(name, version, source, work, base, to, progress)
             with self._committing():
                 return conversions.publish(self._layout, work / CONVERTED, made, base.identity.fingerprint)
 
@@ -225,7 +240,13 @@ def _adding(before: AdapterManifest | None, name: str, version: Version) -> Adap
 
 
 def _convert(
-    name: str, version: Version, source: Path, work: Path, base: BaseRecord, progress: Progress | None
+    name: str,
+    version: Version,
+    source: Path,
+    work: Path,
+    base: BaseRecord,
+    to: AdapterFormat,
+    progress: Progress | None,
 ) -> Conversion:
     label = f"Converting {name}"
     with _naming(name, version.base_model, base):
@@ -233,7 +254,7 @@ def _convert(
             source,
             work / CONVERTED,
             digest=version.digest,
-            to=base.format,
+            to=to,
             base=base.identity.fingerprint,
             progress=None if progress is None else lambda done, total: progress(label, done, total),
         )

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-AdapterFormat = Literal["gguf", "mlx"]
+AdapterFormat = Literal["mapped", "gguf", "mlx"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class Capabilities:
     """Tokens of KV over all sequences at most."""
     max_outputs: int
     """Tokens of one step whose logits may be wanted, over all chunks."""
+    widens_adapters: bool = False
+    """Whether adapters take four bytes a value in memory, in however few they are stored."""
 
 
 @dataclass(frozen=True, slots=True)

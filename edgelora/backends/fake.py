@@ -32,7 +32,7 @@ from edgelora.core import AdapterRef
 from edgelora.errors import AdapterCorrupt, BackendError
 
 FAKE_CAPABILITIES = Capabilities(
-    adapter_format="gguf",
+    adapter_format="mapped",
     mixed_adapters=True,
     max_slots=4,
     max_sequences=4,

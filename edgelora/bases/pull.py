@@ -20,7 +20,6 @@ from edgelora.files import check_space, inside, locked, suggest_name
 from edgelora_models import catalogue
 
 if TYPE_CHECKING:
-    from edgelora.backends.base import AdapterFormat
     from edgelora.bases.hub import Listing
     from edgelora.bases.record import BaseRecord
     from edgelora.config import Directories
@@ -53,7 +52,7 @@ class _Wanted:
 def pull(
     name: str,
     *,
-    format: AdapterFormat,
+    format: catalogue.Format,
     directories: Directories,
     offline: bool = False,
     progress: Progress | None = None,
@@ -82,7 +81,7 @@ def pull(
         return _register(bases, wanted, listing, folder / files[0].name if format == "gguf" else folder, format)
 
 
-def _wanted(name: str, format: AdapterFormat) -> _Wanted:
+def _wanted(name: str, format: catalogue.Format) -> _Wanted:
     try:
         entry = catalogue.find(name)
     except NotFound:
@@ -95,7 +94,7 @@ def _wanted(name: str, format: AdapterFormat) -> _Wanted:
     return _Wanted(build.repository, None, entry.name, build.files, entry.aliases, entry.temperature, entry.top_p)
 
 
-def _choose(listing: Listing, wanted: _Wanted, format: AdapterFormat) -> list[RemoteFile]:
+def _choose(listing: Listing, wanted: _Wanted, format: catalogue.Format) -> list[RemoteFile]:
     names = wanted.files or _pick(sorted(listing.files), wanted.repository, format)
     missing = [name for name in names if name not in listing.files]
     if missing:
@@ -104,7 +103,7 @@ def _choose(listing: Listing, wanted: _Wanted, format: AdapterFormat) -> list[Re
     return [listing.files[name] for name in names]
 
 
-def _pick(names: Sequence[str], repository: str, format: AdapterFormat) -> tuple[str, ...]:
+def _pick(names: Sequence[str], repository: str, format: catalogue.Format) -> tuple[str, ...]:
     """The files of a repository outside the catalogue that make one base."""
     if format == "mlx":
         return tuple(name for name in names if "/" not in name and Path(name).suffix in _MLX_SUFFIXES)
@@ -150,7 +149,7 @@ def _counting(name: str, before: int, total: int, progress: Progress | None) -> 
     return count
 
 
-def _register(bases: Bases, wanted: _Wanted, listing: Listing, path: Path, format: AdapterFormat) -> BaseRecord:
+def _register(bases: Bases, wanted: _Wanted, listing: Listing, path: Path, format: catalogue.Format) -> BaseRecord:
     known = {record.name: record for record in bases.list()}
     before = known.get(wanted.name)
     name = wanted.name

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from edgelora.cli.options import MachineOptions
     from edgelora.config import Settings
     from edgelora.core import Progress
     from edgelora.service import Library, Service
@@ -45,13 +46,15 @@ class App:
     as_json: bool = False
     """Whether `--json` was given, so that errors are JSON too."""
 
-    def settings(self, *, context: int | None = None) -> Settings:
+    def settings(self, *, context: int | None = None, machine: MachineOptions | None = None) -> Settings:
         """The environment's settings under what the command line says. Raises UsageError."""
         from edgelora.config import read_settings
 
         settings = read_settings(self.environ)
         if self.offline:
             settings = replace(settings, offline=True)
+        if machine is not None:
+            settings = machine.over(settings)
         return settings if context is None else replace(settings, context_length=context)
 
     def open_library(self, progress: Progress | None = None) -> Library:

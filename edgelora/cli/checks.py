@@ -209,15 +209,17 @@ def store(library: Library) -> Check:
 
 
 def memory(settings: Settings, record: BaseRecord) -> Check:
-    """What the base, one full context and the adapters may take, against what is free."""
+    """What the base, its KV and the adapters may take, against what is free."""
     import psutil
 
-    shape = record.identity.fingerprint.shape
-    tokens = min(settings.context_length, record.context_length)
-    context = 2 * 2 * shape.layers * shape.kv_heads * shape.head_dim * tokens  # keys and values, two bytes each
-    need = record.nbytes + context + settings.adapter_budget_bytes
+    from edgelora.opening import plan_setup
+
+    setup = plan_setup(record, settings)
+    base = record.nbytes * (2 if setup.weights == "repacked" else 1)
+    need = base + setup.kv_bytes + settings.adapter_budget_bytes
     free = int(psutil.virtual_memory().available)
-    detail = f"{size_text(free)} free; base, a full context and the adapters take up to {size_text(need)}"
-    if record.nbytes + context > free:
-        return warn("memory", detail, "Close other programs, or choose a smaller base: `edgelora base use NAME`.")
+    detail = f"{size_text(free)} free; base, KV and adapters take up to {size_text(need)} ({setup.kv_text})"
+    if base + setup.kv_bytes > free:
+        smaller = "EDGELORA_KV_TYPE=q8_0 or EDGELORA_CONTEXT for less KV, `edgelora base use NAME` for a smaller base"
+        return warn("memory", detail, f"Close other programs, or take {smaller}.")
     return ok("memory", detail)

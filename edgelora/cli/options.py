@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,7 +13,8 @@ from click.shell_completion import CompletionItem
 from edgelora.cli.app import App
 
 if TYPE_CHECKING:
-    from edgelora.config import Directories
+    from edgelora.backends.llama_cpp.kv import KvType
+    from edgelora.config import Directories, Settings, WeightsChoice
     from edgelora.core import SamplingParams
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
@@ -74,14 +75,21 @@ _SAMPLING = (
 
 def sampling_options(verb: Callable[..., Any]) -> Callable[..., Any]:
     """Add the sampling options; the verb receives them as one `sampling` argument."""
+    return _gather(verb, SamplingOptions, _SAMPLING, "sampling")
+
+
+def _gather(
+    verb: Callable[..., Any], kind: type[Any], options: Sequence[Callable[[Any], Any]], name: str
+) -> Callable[..., Any]:
+    """`verb` with `options`, whose values it receives as one `kind` in the argument `name`."""
 
     @wraps(verb)
     def gathered(*args: Any, **kwargs: Any) -> Any:
-        given = {field.name: kwargs.pop(field.name) for field in fields(SamplingOptions)}
-        return verb(*args, sampling=SamplingOptions(**given), **kwargs)
+        given = {field.name: kwargs.pop(field.name) for field in fields(kind)}
+        return verb(*args, **{name: kind(**given)}, **kwargs)
 
     decorated: Callable[..., Any] = gathered
-    for option in reversed(_SAMPLING):
+    for option in reversed(options):
         decorated = option(decorated)
     return decorated
 
@@ -112,6 +120,45 @@ def context_option(verb: Verb) -> Verb:
     )(verb)
 
 
+@dataclass(frozen=True, slots=True)
+class MachineOptions:
+    """What the command line says about how the machine is used; None leaves it to the settings."""
+
+    threads: int | None = None
+    weights: WeightsChoice | None = None
+    kv_type: KvType | None = None
+
+    def over(self, settings: Settings) -> Settings:
+        """`settings`, with whatever was given in their place."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(settings, **{name: value for name, value in given.items() if value is not None})
+
+
+_MACHINE = (
+    click.option(
+        "--threads",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Compute threads.  [default: what `edgelora tune` measured, or one per core]",
+    ),
+    click.option(
+        "--weights",
+        type=click.Choice(["auto", "mapped", "repacked"]),
+        help="Compute with the base as it stands in its file, or in a layout that takes time and memory to make.",
+    ),
+    click.option(
+        "--kv-type",
+        type=click.Choice(["f16", "f32", "q8_0", "q4_0"]),
+        help="What to keep the context in: q8_0 takes half the memory of f16.  [default: f16]",
+    ),
+)
+
+
+def machine_options(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options about the machine; the verb receives them as one `machine` argument."""
+    return _gather(verb, MachineOptions, _MACHINE, "machine")
+
+
 def base_option(verb: Verb) -> Verb:
     return click.option(
         "--base", metavar="NAME", shell_complete=base_names, help="Use this base instead of the chosen one."
@@ -136,6 +183,18 @@ def base_names(ctx: click.Context, _parameter: click.Parameter, incomplete: str)
         from edgelora.bases.registry import Bases
 
         return Bases(_directories(ctx)).names()
+
+    return _completed(names, incomplete)
+
+
+def prefix_names(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Named prefixes for the shell's completion."""
+
+    def names() -> Iterable[str]:
+        from edgelora.prefixes.store import PrefixStore
+
+        store = PrefixStore(_directories(ctx).cache / "prefixes", budget_bytes=0)
+        return (name for entry in store.entries() if (name := entry.held.stored.name) is not None)
 
     return _completed(names, incomplete)
 

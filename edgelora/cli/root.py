@@ -31,6 +31,7 @@ VERBS = {
     "rm": "edgelora.cli.adapters:rm",
     "convert": "edgelora.cli.convert:convert",
     "base": "edgelora.cli.base:base",
+    "prefix": "edgelora.cli.prefix:prefix",
     "serve": "edgelora.cli.serve:serve",
     "doctor": "edgelora.cli.doctor:doctor",
 }

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgelora.cli.app import App
 from edgelora.cli.options import (
+    MachineOptions,
     SamplingOptions,
     adapter_names,
     base_option,
     context_option,
     json_option,
+    machine_options,
     sampling_options,
 )
 
 if TYPE_CHECKING:
+    from edgelora.config import Settings
     from edgelora.core import AdapterRef, Finished
     from edgelora.prompt import Message
     from edgelora.service import Library, Service
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
 @json_option
 @base_option
 @context_option
+@machine_options
 @click.pass_obj
 def run(
     app: App,
@@ -42,6 +47,7 @@ def run(
     as_json: bool,
     base: str | None,
     context: int | None,
+    machine: MachineOptions,
 ) -> None:
     """Answer PROMPT, and print the answer as it comes.
 
@@ -53,14 +59,17 @@ def run(
     cat notes.txt | edgelora run "Summarise this:" -
     """
     prompt = read_prompt(words, chat_allowed=not as_json)
-    service = _open(app, base=base, context=context, adapter=adapter)
+    settings = app.settings(context=context, machine=machine)
+    if prompt is not None and settings.weights == "auto":
+        settings = replace(settings, weights="mapped")  # one answer is there before a large base is repacked
+    service = _open(app, settings, base=base, adapter=adapter)
     with service:
         ref = service.resolve(adapter) if adapter else None
         if prompt is None:
             from edgelora.cli.chat import Chat
             from edgelora.cli.terminal import converse
 
-            converse(Chat(service, sampling=sampling, adapter=ref, system=system), app.settings().directories.state)
+            converse(Chat(service, sampling=sampling, adapter=ref, system=system), settings.directories.state)
         elif as_json:
             _answer_as_json(service, conversation(prompt, system), ref, sampling)
         else:
@@ -99,13 +108,13 @@ def conversation(prompt: str, system: str | None) -> list[Message]:
     return [*opening, Message("user", prompt)]
 
 
-def _open(app: App, *, base: str | None, context: int | None, adapter: str | None) -> Service:
+def _open(app: App, settings: Settings, *, base: str | None, adapter: str | None) -> Service:
     from edgelora.cli.progress import progress_bars
 
     with progress_bars() as bars:
         if adapter is not None:
             check_adapter(app.open_library(bars), adapter)
-        return app.service(app.settings(context=context), base=base, progress=bars)
+        return app.service(settings, base=base, progress=bars)
 
 
 def check_adapter(library: Library, adapter: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgelora.cli.app import App
-from edgelora.cli.options import base_option, context_option
+from edgelora.cli.options import MachineOptions, base_option, context_option, machine_options
 from edgelora.cli.output import hint, note
 from edgelora.server.options import DEFAULT_HOST, DEFAULT_PORT
 
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 )
 @base_option
 @context_option
+@machine_options
 @click.pass_obj
 def serve(
     app: App,
@@ -58,6 +59,7 @@ def serve(
     allow_hosts: tuple[str, ...],
     base: str | None,
     context: int | None,
+    machine: MachineOptions,
 ) -> None:
     """Serve the base and its adapters as an OpenAI-style API, until Ctrl-C.
 
@@ -69,7 +71,7 @@ def serve(
     from edgelora.server.options import ServerOptions
     from edgelora.server.run import run
 
-    settings = app.settings(context=context)
+    settings = app.settings(context=context, machine=machine)
     options = ServerOptions(
         host=host,
         port=port,
@@ -92,6 +94,8 @@ def announce(service: Service, urls: list[str], host: str) -> None:
     shown = f": {', '.join(adapters[:8])}{' ...' if len(adapters) > 8 else ''}" if adapters else ""
     note(f"Serving {service.base.name} and {count}{shown}")
     note(f"  OPENAI_BASE_URL={_friendly(urls[0], host)}/v1")
+    if service.setup is not None:
+        hint(f"  {service.setup}")
     hint("Ctrl-C stops.")
 
 

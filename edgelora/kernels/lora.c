@@ -223,11 +223,13 @@ static void run_tile(const work *job, const lora_group *group, int64_t tile) {
     if (ranks > job->ranks) ranks = job->ranks;
     float *products = group->products + row * pair->rank;
     job->use.down(products, pair, job->x + (group->start + row) * job->x_stride, job->x_stride, first, (int)rows, (int)ranks);
-    if (pair->scale || pair->bias) return; /* there the share is of the whole change, not of the products */
     const float *shares = group->products + (group->stop - group->start) * pair->rank + row;
-    for (int64_t i = 0; i < rows; i++)
-        if (shares[i] != 1.0f)
-            for (int64_t j = first; j < first + ranks; j++) products[i * pair->rank + j] *= shares[i];
+    bool plain = !pair->scale && !pair->bias; /* else the share is of the whole change, not of the products */
+    for (int64_t i = 0; i < rows; i++) {
+        float by = plain ? pair->multiplier * shares[i] : pair->multiplier;
+        if (by != 1.0f)
+            for (int64_t j = first; j < first + ranks; j++) products[i * pair->rank + j] *= by;
+    }
 }
 
 /* First product: the tiles of all groups in one line, cut into equal parts. */

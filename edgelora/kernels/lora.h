@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 /* Raised with every change to a struct or function below; native.py refuses a library with another. */
-#define LORA_ABI 1
+#define LORA_ABI 2
 
 enum lora_type { LORA_F32 = 0, LORA_F16 = 1, LORA_BF16 = 2 };
 enum lora_isa { LORA_SCALAR = 0, LORA_AVX2 = 1, LORA_AVX512 = 2, LORA_NEON = 3 };
@@ -21,8 +21,8 @@ enum lora_error {
     LORA_NO_MEMORY = 5,
 };
 
-/* One module's factors, the whole scale folded into b, and what DoRA and lora_bias add: with d = (x a^T) b,
- * the change of a row is scale * (y + d) + bias - y; a NULL scale is ones, a NULL bias is zeros. */
+/* One module's factors, and what DoRA and lora_bias add: with d = multiplier * (x a^T) b, the change of a row is
+ * scale * (y + d) + bias - y; a NULL scale is ones, a NULL bias is zeros. */
 typedef struct {
     const void *a;      /* [rank, in] */
     const void *b;      /* [rank, out] */
@@ -30,6 +30,7 @@ typedef struct {
     const float *bias;  /* [out] or NULL */
     int64_t rank, in, out;
     int32_t a_type, b_type;
+    float multiplier; /* the adapter's own scale; 1 where b holds it */
 } lora_pair;
 
 /* The rows start to stop (exclusive) of one node: y += weight * gate[row - start] * change. Groups are applied in

@@ -21,7 +21,7 @@ from edgelora.kernels.reference import Factors, Group
 
 log = logging.getLogger(__name__)
 
-ABI: Final = 1
+ABI: Final = 2
 SUFFIX: Final = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 PATH: Final = Path(__file__).with_name(f"_lora{SUFFIX}")
 INSTRUCTION_SETS: Final = {"scalar": 0, "avx2": 1, "avx512": 2, "neon": 3}
@@ -42,6 +42,7 @@ class Pair(ctypes.Structure):
         ("out", ctypes.c_int64),
         ("a_type", ctypes.c_int32),
         ("b_type", ctypes.c_int32),
+        ("multiplier", ctypes.c_float),
     )
 
 
@@ -147,6 +148,7 @@ def pair_of(factors: Factors) -> Pair:
         out=out,
         a_type=_TYPES[factors.a.dtype.name],
         b_type=_TYPES[factors.b.dtype.name],
+        multiplier=factors.multiplier,
     )
 
 

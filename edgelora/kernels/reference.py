@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgelora_converters.dtypes import widened
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Factors:
-    """One module's delta, the whole scale folded into b. a and b are C-contiguous float32, float16, or bfloat16 as the
+    """One module's delta: multiplier * b.T @ a. a and b are C-contiguous float32, float16, or bfloat16 as the
     uint16 of its bits; everything is computed in float32."""
 
     a: NDArray[Any]
@@ -23,6 +25,8 @@ class Factors:
     """[out]: DoRA's factor of the whole output, the delta included."""
     bias: NDArray[np.float32] | None = None
     """[out]: added after the scale."""
+    multiplier: float = 1.0
+    """The adapter's own scale, alpha / rank and so on: a float32's value. 1.0 where b holds it."""
 
     @property
     def nbytes(self) -> int:
@@ -42,14 +46,16 @@ class Group:
 
 
 def add_delta(y: NDArray[np.float32], x: NDArray[np.float32], groups: Iterable[Group]) -> None:
-    """y[rows] += (x[rows] @ a.T) @ b for each group in turn, in place and in float32; groups may overlap.
+    """y[rows] += multiplier * (x[rows] @ a.T) @ b for each group in turn, in place and in float32; groups may overlap.
 
     With a scale or a bias a row becomes scale * (y + delta) + bias; weight and gate take that share of the change.
     y is [rows, out], x is [rows, in]; rows of no group are not touched, not even written back.
     """
     for group in groups:
         rows, factors = slice(group.start, group.stop), group.factors
-        change = (x[rows] @ widened(factors.a).T) @ widened(factors.b)
+        # Of the products, which are few, and not of a or b: those may be 16 bits wide and stay what they are.
+        products = (x[rows] @ widened(factors.a).T) * np.float32(factors.multiplier)
+        change = products @ widened(factors.b)
         if factors.scale is not None:
             change = factors.scale * (y[rows] + change) - y[rows]
         if factors.bias is not None:
@@ -57,10 +63,3 @@ def add_delta(y: NDArray[np.float32], x: NDArray[np.float32], groups: Iterable[G
         if group.gate is not None:
             change *= group.gate[:, None]
         y[rows] += change if group.weight == 1.0 else np.float32(group.weight) * change
-
-
-def widened(array: NDArray[Any]) -> NDArray[np.float32]:
-    """float32, exactly; uint16 is taken as the bits of bfloat16."""
-    if array.dtype == np.uint16:
-        return (array.astype(np.uint32) << 16).view(np.float32)
-    return array.astype(np.float32, copy=False)

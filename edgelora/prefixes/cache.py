@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,9 +28,8 @@ from edgelora.warm import Key
 _log = logging.getLogger(__name__)
 
 MIN_TOKENS = 64
-"""A system prompt shorter than this is not kept by itself. Llama 3's template alone is some 30 tokens; to compute 64 is a
-few steps (three seconds for an 8B on two cores, and none to speak of on a small base), while each file costs at least a
-read, a digest and a turn of the engine, and 8 MB of disk for an 8B."""
+"""A shorter system prompt is not kept by itself. Llama 3's template alone makes some 30 tokens of an empty one. To
+compute 64 takes an 8B three seconds on two cores; a file takes a read, a digest and a turn of the engine, and 8 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,7 @@ class PrefixCache:
     """Owns the writer thread, which starts with the first write. Thread-safe."""
 
     def __init__(self, store: PrefixStore, base: Path, *, kv: str, template: str) -> None:
-        """`base`: the resident base's file. `kv`: `Backend.kv_identity`. `template`: sha256 hex of the chat template."""
+        """`base`: the resident base's file. `kv`: `Backend.kv_identity`. `template`: digest of the chat template."""
         self.store = store
         self._contents = Contents(store.layout.bases)
         self._base = base
@@ -80,8 +78,13 @@ class PrefixCache:
         system = request.prompt[: request.system]
         if len(system) < MIN_TOKENS or not self.store.budget_bytes or not self._seen.again(key, system):
             return Look(found)
-        there = self._find(key, system)
-        return Look(found, None if there is not None and there.stored.length == len(system) else Keep(key, system))
+        keep = Keep(key, system)
+        return Look(found, None if self.there(keep) else keep)
+
+    def there(self, keep: Keep) -> bool:
+        """Whether its tokens, all of them, are on disk already."""
+        found = self._find(keep.key, keep.tokens)
+        return found is not None and found.stored.length == len(keep.tokens)
 
     def read(self, found: Found) -> SavedKv | EdgeloraError:
         """The loader thread. Raises nothing: what cannot be read is computed."""
@@ -145,5 +148,3 @@ class PrefixCache:
         stored = self.store.keep(origin, keep.tokens, saved, name=keep.name)
         _log.info("kept a prefix of %d tokens: %s", stored.length, stored.path)
         return stored
-
-

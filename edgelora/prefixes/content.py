@@ -1,9 +1,9 @@
 """The digest of a base's file: what tells bases apart whose fingerprints, sizes and headers are equal.
 
 A base's fingerprint says which adapters fit, so quantizations and fine-tunes share it, and their KV differs. Only the
-bytes themselves cannot be mistaken, so they are read once (an 8B in Q4: three seconds) and the digest is remembered with
-the file's size, times and inode. Any write, and any file put in its place, changes one of those: on POSIX systems not even
-a copied modification time hides it, for the change time cannot be set.
+bytes themselves cannot be mistaken, so they are read once (an 8B in Q4: three seconds) and the digest is remembered
+with the file's size, times and inode. Any write, and any file put in its place, changes one of those: on POSIX systems
+not even a copied modification time hides it, for the change time cannot be set.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from edgelora.errors import BaseError
-from edgelora.files import CHUNK, inside, storing, write_atomic
+from edgelora.files import CHUNK, discard, inside, storing, write_atomic
 from edgelora.prefixes.origin import Digest
 
 _log = logging.getLogger(__name__)
@@ -70,6 +70,15 @@ class Contents:
                 raise BaseError("base_changed", f"The base at {base} changed while it was read.", "Start again.")
         write_atomic(self._path(base), msgspec.json.encode(_Known(str(base), marks, digest)))
         return digest
+
+    def forget(self, base: Path) -> str | None:
+        """The digest that was remembered last, of a file that need not be there any more; from now on it is not."""
+        try:
+            known = msgspec.json.decode(self._path(base).read_bytes(), type=_Known)
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        discard(self._path(base))
+        return known.digest
 
     def _path(self, base: Path) -> Path:
         return inside(self._folder, f"{hashlib.sha256(str(base).encode()).hexdigest()[:32]}.json")

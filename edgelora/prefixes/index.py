@@ -1,4 +1,4 @@
-"""Which stored prefix a prompt begins with. Lists one origin's folder when it is first asked for, and again when changed.
+"""Which stored prefix a prompt begins with. Lists an origin's folder when first asked for it, and again when changed.
 
 So a start costs nothing, however many files there are. Thread-safe. Reads names only; whether a file is what its name
 says is found out when it is read.

@@ -1,4 +1,4 @@
-"""Where prefixes lie, and how a file's name says all that finding it takes. Touches the disk to list, never to change."""
+"""Where prefixes lie, and how a file's name says all it takes to find it. Touches the disk to list, never to change."""
 
 from __future__ import annotations
 
@@ -92,15 +92,16 @@ class Layout:
         """The files of one origin; none where there is no such folder. Raises OSError."""
         folder = self.group(group)
         try:
-            names = os.listdir(folder)
+            with os.scandir(folder) as entries:
+                found = [parse(folder, entry.name) for entry in entries]
         except FileNotFoundError:
             return []
-        found = (parse(folder, name) for name in names)
         return [stored for stored in found if stored is not None]
 
     def every_group(self) -> list[str]:
         try:
-            return sorted(name for name in os.listdir(self.groups) if valid_digest(name))
+            with os.scandir(self.groups) as entries:
+                return sorted(entry.name for entry in entries if valid_digest(entry.name))
         except FileNotFoundError:
             return []
 

@@ -1,4 +1,4 @@
-"""What saved KV was computed by, as one digest: two prefixes share a group only where everything but their tokens is equal.
+"""What saved KV was computed by, as one digest: prefixes share a group only where all but their tokens is equal.
 
 Pure values; touches no disk.
 """
@@ -6,6 +6,7 @@ Pure values; touches no disk.
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 from typing import Annotated
 
 import msgspec
@@ -59,7 +60,7 @@ class Computer(msgspec.Struct, frozen=True):
     template: str
 
     def origin(self, key: Key, length: int) -> Origin:
-        """Of the first `length` tokens of a sequence with this key: an adapter that begins later changes none of them."""
+        """Of the first `length` tokens of a sequence with this key: an adapter that begins later has no part."""
         acting = [Acting(*ref, weight, start) for ref, weight, start in key if start < length]
         ordered = sorted(acting, key=lambda one: (one.version, one.path))
         return Origin(self.kv, self.base, self.template, tuple(ordered))
@@ -68,7 +69,7 @@ class Computer(msgspec.Struct, frozen=True):
 def reaches(key: Key, length: int) -> list[tuple[int, int]]:
     """Ranges (from, to) of prefix lengths, both included and up to `length`, each of one origin; longest first."""
     edges = sorted({0, length} | {start for _, _, start in key if start < length})
-    return [(low + 1, high) for low, high in zip(edges, edges[1:], strict=False)][::-1]
+    return [(low + 1, high) for low, high in pairwise(edges)][::-1]
 
 
 def token_bytes(tokens: list[int] | tuple[int, ...]) -> bytes:

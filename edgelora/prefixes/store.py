@@ -1,8 +1,8 @@
 """Prefixes on disk: found, read, kept under a budget, named, listed, removed. Files only; who is kept is decided above.
 
 Readers take no lock. A file appears under its name by one rename, complete, and each name says what it is; there is no
-index to be damaged. A process killed anywhere leaves what was there before, or the new file, and at most a temporary that
-is swept later. Two processes share one folder: what changes names is done under a lock.
+index to be damaged. A process killed anywhere leaves what was there before, or the new file, and at most a temporary
+that is swept later. Two processes share one folder: what changes names is done under a lock.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from edgelora.backends.base import SavedKv
-from edgelora.errors import NotFound, StorageError, UsageError
+from edgelora.errors import NotFound, StorageError
 from edgelora.files import (
     check_name,
     discard,
@@ -155,7 +155,7 @@ class PrefixStore:
         return len(gone)
 
     def drop(self, *, versions: Collection[str] = (), bases: Collection[str] = ()) -> int:
-        """Remove what was computed with one of these adapter versions or bases (digests), names or not. Returns how many."""
+        """Remove what one of these adapter versions or bases (digests) computed, named or not. Returns how many."""
         if not self.layout.groups.is_dir():
             return 0
         with self._changing(), storing(self.layout.root):

@@ -59,7 +59,7 @@ class Traffic:
         return look if keep is None else Look(look.found, keep)
 
     def submit(self, request: Request, look: Look) -> None:
-        """Hand the request to the scheduler; where its prefix is worth reading it waits for that. Raises as that does."""
+        """To the scheduler; where its prefix is worth reading it waits for that. Raises as the scheduler does."""
         found = look.found
         worth = found is not None and found.stored.length > self._scheduler.known(request) + LITTLE
         self._scheduler.submit(request, prefix=worth)

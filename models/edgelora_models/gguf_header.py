@@ -10,6 +10,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,12 +68,17 @@ class GgufHeader:
 
 def read_header(path: Path, *, error: ErrorClass = BaseError) -> GgufHeader:
     """Read and check a GGUF header. Raises `error` for anything unsound, StorageError for the disk."""
-    size = regular_size(path, error=error)
+    regular_size(path, error=error)
     try:
         with path.open("rb") as file:
-            return _read(_Cursor(file, size, path.name, error))
+            return read_open(file, name=path.name, error=error)
     except OSError as e:
         raise unreadable(path, e) from e
+
+
+def read_open(file: BinaryIO, *, name: str, error: ErrorClass) -> GgufHeader:
+    """The header of an open regular file, whose size is asked of the file itself. Raises `error`, and OSError."""
+    return _read(_Cursor(file, os.fstat(file.fileno()).st_size, name, error))
 
 
 class _Cursor:

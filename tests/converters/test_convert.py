@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgelora_converters import convert as convert_module
-from edgelora_converters import gguf, gguf_adapter, mlx, peft
+from edgelora_converters import gguf_adapter, mapped_adapter, mlx, peft
 from edgelora_converters.convert import CONVERTER_VERSION, ConversionReport, convert
+from edgelora_converters.dtypes import widened
 from edgelora_converters.errors import ConversionFailed
+from edgelora_converters.lora import Target
 from edgelora_converters.rows import deinterleave
 from edgelora_models.errors import AdapterCorrupt, AdapterIncompatible, StorageError, UsageError
 from edgelora_models.fingerprint import BaseFingerprint
@@ -25,8 +27,8 @@ from edgelora_models.shape import LlamaShape
 from tests.support.adapters import ALL_MODULES, peft_tensors, write_peft
 from tests.support.lora import GQA, shapes
 
-FORMATS = pytest.mark.parametrize("to", ["gguf", "mlx"])
-Format = Literal["gguf", "mlx"]
+FORMATS = pytest.mark.parametrize("to", ["mapped", "gguf", "mlx"])
+Format = Literal["mapped", "gguf", "mlx"]
 
 
 def fingerprint(shape: LlamaShape) -> BaseFingerprint:
@@ -35,7 +37,12 @@ def fingerprint(shape: LlamaShape) -> BaseFingerprint:
 
 def file_deltas(out: Path, shape: LlamaShape, *, to: Format) -> dict[str, NDArray[np.float64]]:
     """The full delta of every module in a converted file, [out, in], by Hugging Face path."""
-    if to == "mlx":
+    pairs: dict[Target, tuple[NDArray[Any], NDArray[Any]]]
+    if to == "mapped":
+        mapped = mapped_adapter.read(out, shape).pairs
+        rows = {t: deinterleave(widened(p.b).T, t.module.rotary_heads(shape)) for t, p in mapped.items()}
+        pairs = {t: (widened(p.a), rows[t].astype(np.float64) * p.scale) for t, p in mapped.items()}
+    elif to == "mlx":
         pairs = {t: (a.T, b.T) for t, (a, b) in mlx.read(out, shape).items()}
     else:
         stored = gguf_adapter.read(out, shape)
@@ -115,10 +122,10 @@ def test_the_report(tmp_path: Path, to: Format) -> None:
         worst=report.worst,
         worst_target=report.worst_target,
         nbytes=nbytes,
-        memory_bytes=4 * 2 * (q + (v if to == "gguf" else padded_v)),
+        memory_bytes=4 * 2 * (q + (v if to != "mlx" else padded_v)),
         source_digest=peft.source_digest(source),
     )
-    assert 0 < report.worst < 1e-7
+    assert (0 < report.worst < 1e-7) or (to == "mapped" and report.worst == 0)
     assert report.worst_target in file_deltas(out, GQA, to=to)
 
 
@@ -174,9 +181,9 @@ def test_a_failed_gate_publishes_nothing(tmp_path: Path, to: Format, monkeypatch
 
     def drop_the_scale(adapter: Any, shape: LlamaShape, out: Path, *, provenance: Any) -> None:
         pairs = {t: type(p)(p.a, p.b, 1.0) for t, p in adapter.pairs.items()}
-        module = gguf if to == "gguf" else mlx
-        module.write(type(adapter)(pairs, adapter.source_digest, None), shape, out, provenance=provenance)
+        writers[to](type(adapter)(pairs, adapter.source_digest, None), shape, out, provenance=provenance)
 
+    writers = dict(convert_module._WRITERS)
     monkeypatch.setitem(convert_module._WRITERS, to, drop_the_scale)
     source = write_peft(tmp_path / "peft", GQA, rank=4, alpha=8)
     with pytest.raises(ConversionFailed) as caught:

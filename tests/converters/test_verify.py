@@ -12,10 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgelora_converters import gguf, mlx
+from edgelora_converters import gguf, mapped, mlx
 from edgelora_converters.errors import ConversionFailed
 from edgelora_converters.lora import LoraAdapter, LoraPair, Target
-from edgelora_converters.verify import LIMIT, Factors, compare, relative_distance, verify_gguf, verify_mlx
+from edgelora_converters.verify import (
+    LIMIT,
+    Factors,
+    compare,
+    relative_distance,
+    verify_gguf,
+    verify_mapped,
+    verify_mlx,
+)
 from edgelora_models.errors import AdapterError
 from edgelora_models.gguf_header import read_header
 from edgelora_models.modules import BY_HF
@@ -23,14 +31,15 @@ from edgelora_models.shape import LlamaShape
 from tests.support.lora import GQA, WIDE_HEADS, delta, random_adapter, random_pair, shaped_adapters
 
 Q, K, V = (Target(0, BY_HF[f"self_attn.{name}_proj"]) for name in "qkv")
-FORMATS = pytest.mark.parametrize("to", ["gguf", "mlx"])
+WRITERS = {"mapped": mapped.write, "gguf": gguf.write, "mlx": mlx.write}
+GATES = {"mapped": verify_mapped, "gguf": verify_gguf, "mlx": verify_mlx}
+FORMATS = pytest.mark.parametrize("to", ["mapped", "gguf", "mlx"])
 
 
 def round_trip(written: LoraAdapter, source: LoraAdapter, shape: LlamaShape, out: Path, *, to: str) -> float:
     """Write one adapter, hold it against another: the worst distance, or the gate's error."""
-    write, verify = (gguf.write, verify_gguf) if to == "gguf" else (mlx.write, verify_mlx)
-    write(written, shape, out, provenance={})
-    return verify(out, source, shape).worst
+    WRITERS[to](written, shape, out, provenance={})
+    return GATES[to](out, source, shape).worst
 
 
 @FORMATS

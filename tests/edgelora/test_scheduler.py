@@ -13,9 +13,10 @@ from edgelora.adapters.pool import Pool
 from edgelora.backends.base import Capabilities, Chunk
 from edgelora.core import AdapterRef, FinishReason, Request, SamplingParams, Usage
 from edgelora.errors import AdapterError, Busy, ContextTooLong, UsageError
+from edgelora.leases import PATIENCE
 from edgelora.plan import Choice, Cut, Ended, Plan, Start
 from edgelora.planning import GROWTH_CELLS, PREFILL_BESIDE_DECODE
-from edgelora.scheduler import PATIENCE, Scheduler
+from edgelora.scheduler import Scheduler
 from edgelora.states import LIVE, TRANSITIONS, IllegalMove, Move, State, after
 from tests.support.uses import applied, uses
 

@@ -1,22 +1,30 @@
-"""An adapter in memory: its factors as the kernel wants them, read and checked without the native library."""
+"""An adapter in memory: its factors as the kernel wants them, mapped or read, checked without the native library."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgelora.kernels.reference import Factors
-from edgelora_converters import gguf_adapter
+from edgelora_converters import gguf_adapter, mapped_adapter
+from edgelora_converters.dtypes import widened
 from edgelora_converters.lora import Target
+from edgelora_converters.mapped import SUFFIX
+from edgelora_converters.mapping import touch
 from edgelora_models.shape import LlamaShape
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedLora:
-    """Factors of every targeted module, in GGUF row order, the whole scale folded in; and the file they came from."""
+    """Factors of every targeted module, in GGUF row order; and the file they came from.
+
+    Those of a mapped file are views of the mapping, which lives as long as anyone holds one of them.
+    """
 
     path: Path
     factors: Mapping[Target, Factors]
@@ -27,12 +35,25 @@ class LoadedLora:
 
 
 def load_lora(path: Path, shape: LlamaShape, *, widen: bool) -> LoadedLora:
-    """Read a GGUF adapter for a base of `shape`. Raises AdapterError; touches nothing but the file.
+    """Map an adapter in edgelora's layout, or read a GGUF one, for a base of `shape`.
 
-    `widen` makes all factors float32, which numpy computes with; otherwise they stay as stored.
+    `widen` makes all factors float32, which numpy computes with; otherwise they stay as stored. What is mapped is
+    brought in here, so that no step waits for a page. Raises AdapterError, StorageError.
     """
+    if path.suffix == SUFFIX:
+        return _mapped(path, shape, widen=widen)
     pairs = gguf_adapter.read(path, shape, widen=widen)
     return LoadedLora(
         path,
         {target: Factors(np.ascontiguousarray(a), np.ascontiguousarray(b.T)) for target, (a, b) in pairs.items()},
+    )
+
+
+def _mapped(path: Path, shape: LlamaShape, *, widen: bool) -> LoadedLora:
+    adapter = mapped_adapter.read(path, shape)
+    touch(adapter.data)
+    keep: Callable[[NDArray[Any]], NDArray[Any]] = widened if widen else lambda values: values
+    return LoadedLora(
+        path,
+        {target: Factors(keep(pair.a), keep(pair.b), multiplier=pair.scale) for target, pair in adapter.pairs.items()},
     )

@@ -14,6 +14,7 @@ from edgelora.backends.base import Capabilities, Chunk, Loaded, SavedKv
 from edgelora.backends.llama_cpp.compiled import CompiledHookMethod
 from edgelora.backends.llama_cpp.context import Context
 from edgelora.backends.llama_cpp.hook import HookMethod
+from edgelora.backends.llama_cpp.kv import check_kv_type
 from edgelora.backends.llama_cpp.kv_identity import kv_identity
 from edgelora.backends.llama_cpp.method import LoraMethod, shares_of
 from edgelora.backends.llama_cpp.model import Model, Progress
@@ -35,12 +36,12 @@ class LlamaCppBackend:
         self._context = context
         self._method = method
         self._vocabulary = LlamaVocabulary(model)
-        self._kv_identity = kv_identity(model, context, method=type(method).__name__, kv_type=options.kv_type)
+        self._kv_identity = kv_identity(model, context, options, method=type(method).__name__)
         self._attached: set[int] = set()
         self._lengths: dict[int, int | None] = {}
         """Tokens in each sequence's KV; None where a failed step left it undefined."""
         self._capabilities = Capabilities(
-            adapter_format="gguf",
+            adapter_format=method.adapter_format,
             mixed_adapters=method.mixed_adapters,
             max_slots=options.max_slots,
             max_sequences=options.max_sequences,
@@ -48,6 +49,7 @@ class LlamaCppBackend:
             context_length=min(options.context_length, model.trained_context, context.cells),
             kv_cells=context.cells,
             max_outputs=context.max_outputs,
+            widens_adapters=method.widens_adapters,
         )
 
     @classmethod
@@ -57,9 +59,11 @@ class LlamaCppBackend:
         """Load the GGUF base at `path`. `progress` gets 0.0 to 1.0, and what it raises ends the load.
 
         Where the self-test of the evaluation callback fails, a warning is logged and llama.cpp's own LoRA is used.
-        Raises BaseError where the base cannot be loaded, BackendError where the library cannot.
+        Raises UsageError where the base cannot have that KV type, BaseError where it cannot be loaded, BackendError
+        where the library cannot.
         """
-        model = Model.load(path, shape=shape, progress=progress)
+        check_kv_type(settings.kv_type, shape)
+        model = Model.load(path, shape=shape, progress=progress, weights=settings.weights)
         context: Context | None = None
         try:
             context = Context(model, settings, vocab=shape.vocab)

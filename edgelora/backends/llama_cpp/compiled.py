@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from edgelora.backends.base import Loaded
+from edgelora.backends.base import AdapterFormat, Loaded
 from edgelora.backends.llama_cpp.adapter import LoadedLora, load_lora
 from edgelora.backends.llama_cpp.layout import native_layout
 from edgelora.backends.llama_cpp.method import Share, StepShares
@@ -23,6 +23,8 @@ class CompiledHookMethod:
     """Owns the attached adapters, by slot, bound to the native tables that point into their memory."""
 
     mixed_adapters = True
+    adapter_format: AdapterFormat = "mapped"
+    widens_adapters = False
 
     def __init__(self, evaluator: Evaluator, shape: LlamaShape, weights: Mapping[Target, int], *, threads: int) -> None:
         """`weights`: the address of every linear module's weight tensor, as the self-test found them."""

@@ -7,21 +7,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from edgelora.backends.base import Chunk
 from edgelora.backends.llama_cpp.batch import Batch
+from edgelora.backends.llama_cpp.kv import FORMATS
 from edgelora.backends.llama_cpp.library import captured_errors, library
 from edgelora.backends.llama_cpp.model import Model
 from edgelora.backends.llama_cpp.options import BackendOptions
 from edgelora.backends.llama_cpp.tap import Tap
 from edgelora.errors import BackendError, BaseError
 from edgelora.kernels import native
+from edgelora.machine import usable_cores
 
 SELF_TEST_TOKENS = 8
 SELF_TEST_OUTPUTS = 2
-_KV_TYPES = {"f32": 0, "f16": 1}  # enum ggml_type
 
 
 class Context:
@@ -29,7 +29,8 @@ class Context:
 
     def __init__(self, model: Model, options: BackendOptions, *, vocab: int) -> None:
         """Allocate for `options`; `vocab` is the width of a row of logits. Raises BaseError where memory is short."""
-        self.threads = options.threads or psutil.cpu_count(logical=False) or 1
+        self.threads = options.threads or usable_cores()
+        self.batch_threads = options.batch_threads or self.threads
         self.spare = options.max_sequences
         """One sequence more than the engine knows of: where the beginning of another is copied to be saved."""
         # The library ends the process where there is less than one for each sequence.
@@ -55,9 +56,9 @@ class Context:
         parameters.n_batch = parameters.n_ubatch = _step_tokens(options)
         parameters.kv_unified = True
         parameters.n_seq_max = self.spare + 1
+        parameters.n_threads, parameters.n_threads_batch = self.threads, self.batch_threads
+        parameters.type_k = parameters.type_v = FORMATS[options.kv_type].number
         parameters.n_outputs_max = self.max_outputs
-        parameters.n_threads = parameters.n_threads_batch = self.threads
-        parameters.type_k = parameters.type_v = _KV_TYPES[options.kv_type]
         parameters.flash_attn_type = 0 if options.kv_type == "f32" else 1
         parameters.op_offload = parameters.offload_kqv = False
         if options.method == "hook":
@@ -69,6 +70,11 @@ class Context:
     def cells(self) -> int:
         """Tokens of KV over all sequences."""
         return int(library().llama_n_ctx(self.handle))
+
+    def set_threads(self, threads: int, batch_threads: int) -> None:
+        """From the next step on: compute threads of a step of one row, and of every other."""
+        self.threads, self.batch_threads = threads, batch_threads
+        library().llama_set_n_threads(self.handle, threads, batch_threads)
 
     def decode(self, chunks: Sequence[Chunk]) -> int:
         """Compute the chunks' rows in this order; llama.cpp's return code, 0 for success."""
@@ -106,7 +112,7 @@ class Context:
         written = size and int(lib.llama_state_seq_get_data_ext(self.handle, _bytes_at(data), size, sequence, 0))
         if not size or written != size:
             raise BackendError("kv_not_saved", f"llama.cpp saved {written} of {size} bytes of sequence {sequence}.")
-        return memoryview(data)
+        return data.data
 
     def set_state(self, sequence: int, data: memoryview, *, length: int) -> None:
         """Fill an empty sequence with what `state` gave for one of `length` tokens.

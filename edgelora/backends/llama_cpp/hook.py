@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora.backends.base import Loaded
+from edgelora.backends.base import AdapterFormat, Loaded
 from edgelora.backends.llama_cpp.adapter import LoadedLora, load_lora
 from edgelora.backends.llama_cpp.layout import FIRST_SOURCE
 from edgelora.backends.llama_cpp.method import StepShares
@@ -33,6 +33,8 @@ class HookMethod:
     """Owns the attached adapters' factors, by slot and weight address, and the shares of the step being computed."""
 
     mixed_adapters = True
+    adapter_format: AdapterFormat = "mapped"
+    widens_adapters = True
 
     def __init__(
         self, tap: Tap, shape: LlamaShape, weights: Mapping[Target, int], *, kernel: Kernel = add_delta

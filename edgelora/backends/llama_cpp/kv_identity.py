@@ -13,11 +13,12 @@ from pathlib import Path
 from edgelora.backends.llama_cpp.context import Context
 from edgelora.backends.llama_cpp.library import library
 from edgelora.backends.llama_cpp.model import Model
+from edgelora.backends.llama_cpp.options import BackendOptions
 
 _LONG_ROPE = b"longrope"
 
 
-def kv_identity(model: Model, context: Context, *, method: str, kv_type: str) -> str:
+def kv_identity(model: Model, context: Context, options: BackendOptions, *, method: str) -> str:
     """`method`: what adds the adapters. The rope's own parameters are the base's, so they stand in its file."""
     from edgelora import __version__
 
@@ -28,7 +29,8 @@ def kv_identity(model: Model, context: Context, *, method: str, kv_type: str) ->
         "libraries": build_digest(Path(lib.llama_cpp._lib._name).parent),
         "system": lib.llama_print_system_info().decode("utf-8", "replace").strip(" |"),
         "adapters": method,
-        "kv": kv_type,
+        "weights": options.weights,
+        "kv": options.kv_type,
         "context": str(context.cells) if _depends_on_context(model) else "any",
     }
     return "; ".join(f"{name} {fact}" for name, fact in facts.items())

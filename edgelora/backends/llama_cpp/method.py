@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from edgelora.backends.base import Applied, Chunk, Loaded
+from edgelora.backends.base import AdapterFormat, Applied, Chunk, Loaded
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +88,16 @@ class LoraMethod(Protocol):
 
     @property
     def mixed_adapters(self) -> bool: ...
+
+    @property
+    def adapter_format(self) -> AdapterFormat:
+        """What `load` is to be given."""
+        ...
+
+    @property
+    def widens_adapters(self) -> bool:
+        """Whether every value takes four bytes in memory."""
+        ...
 
     def load(self, path: Path) -> Loaded:
         """Read and check an adapter. Raises AdapterError. Any thread."""

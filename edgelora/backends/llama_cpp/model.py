@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgelora.backends.llama_cpp.library import captured_errors, library
+from edgelora.backends.llama_cpp.options import Weights
 from edgelora.errors import BackendError, BaseError
 from edgelora_models.shape import LlamaShape
 
@@ -27,9 +28,9 @@ class Model:
         self._idle = threading.Condition()
 
     @classmethod
-    def load(cls, path: Path, *, shape: LlamaShape, progress: Progress | None) -> Model:
+    def load(cls, path: Path, *, shape: LlamaShape, progress: Progress | None, weights: Weights = "mapped") -> Model:
         """Load `path` into CPU memory. `progress` gets 0.0 to 1.0; what it raises ends the load. Raises BaseError."""
-        model = cls(_load(path, progress))
+        model = cls(_load(path, progress, weights))
         try:
             with model.held() as handle:
                 _check(handle, path, shape)
@@ -67,7 +68,7 @@ class Model:
             library().llama_model_free(handle)
 
 
-def _load(path: Path, progress: Progress | None) -> Any:
+def _load(path: Path, progress: Progress | None, weights: Weights) -> Any:
     lib = library()
     if not path.is_file():
         raise BaseError("base_missing", f"There is no base at {path}.", "Add one with `edgelora base add PATH`.")
@@ -78,6 +79,8 @@ def _load(path: Path, progress: Progress | None) -> Any:
     no_devices = ctypes.c_void_p(None)
     parameters.devices = ctypes.addressof(no_devices)
     parameters.n_gpu_layers = 0
+    # The extra buffer types are those that repack. Without them every tensor stays where the file is mapped.
+    parameters.use_extra_bufts = weights == "repacked"
     parameters.progress_callback = callback
     with captured_errors() as errors:
         handle = lib.llama_model_load_from_file(str(path).encode(), parameters)

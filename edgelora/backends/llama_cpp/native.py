@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgelora.backends.base import Loaded
+from edgelora.backends.base import AdapterFormat, Loaded
 from edgelora.backends.llama_cpp.adapter import load_lora
 from edgelora.backends.llama_cpp.library import captured_errors, library
 from edgelora.backends.llama_cpp.method import StepShares
@@ -31,6 +31,8 @@ class NativeMethod:
     """Owns llama.cpp's adapter objects, by slot, and knows which of them the context has set."""
 
     mixed_adapters = False
+    adapter_format: AdapterFormat = "gguf"
+    widens_adapters = True
 
     def __init__(self, model: Model, context: Any, shape: LlamaShape) -> None:
         self._model = model

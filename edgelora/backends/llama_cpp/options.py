@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-KvType = Literal["f16", "f32"]
+from edgelora.backends.llama_cpp.kv import KvType
+
+Weights = Literal["mapped", "repacked"]
 Method = Literal["hook", "native"]
 Kernel = Literal["auto", "native", "numpy"]
 
@@ -20,7 +22,12 @@ class BackendOptions:
     max_slots: int = 8
     """Adapters attached at once."""
     threads: int | None = None
-    """Compute threads; None: one per physical core."""
+    """Compute threads of a step of one token; None: one per physical core this process may use."""
+    batch_threads: int | None = None
+    """Compute threads of every other step; None: as `threads`."""
+    weights: Weights = "mapped"
+    """mapped: computed with as they stand in the file, so that a start reads nothing but the page cache. repacked:
+    copied into a layout of llama.cpp's own, which takes seconds for a large base, and memory once more."""
     kv_type: KvType = "f16"
     """f32 doubles the KV's memory and turns flash attention off: for parity tests."""
     kv_cells: int | None = None

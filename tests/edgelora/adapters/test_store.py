@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgelora.adapters.manifest import AdapterManifest, Version
@@ -24,6 +25,7 @@ from edgelora.errors import (
     StorageError,
     UsageError,
 )
+from edgelora_converters import mapped_adapter
 from edgelora_models.shape import LlamaShape
 from tests.support.adapters import TINY, write_peft
 from tests.support.faults import MAKING, at_call, disk_full
@@ -98,7 +100,7 @@ def test_the_source_may_go(store: Store, tmp_path: Path) -> None:
     for path in source.iterdir():
         path.unlink()
     ref = store.ref("gone", BASE)
-    assert ref.path.name == "adapter.gguf" and ref.path.read_bytes()[:4] == b"GGUF"
+    assert ref.path.name == "adapter.lora" and ref.path.read_bytes()[:4] == b"GGUF"
     assert ref.name == "gone" and ref.version == store.get("gone").latest.digest
     assert ref.nbytes == 4 * store.get("gone").latest.parameters
 
@@ -192,7 +194,7 @@ def test_ref_converts_for_another_format(store: Store, tmp_path: Path) -> None:
     ref = store.ref("a", mlx, progress=lambda *step: seen.append(step))
     assert ref.path.is_dir() and seen[-1][0] == "Converting a" and seen[-1][1] == seen[-1][2]
     assert store.ref("a", mlx, progress=lambda *step: pytest.fail("converted twice")) == ref
-    assert {converted.conversion.format for converted in store.conversions(version)} == {"gguf", "mlx"}
+    assert {converted.conversion.format for converted in store.conversions(version)} == {"mapped", "mlx"}
     assert store.verify() == ()
 
 
@@ -218,6 +220,7 @@ def test_a_lost_or_cut_conversion_is_made_again(store: Store, tmp_path: Path) ->
     installed(store, tmp_path, name="a")
     path = store.ref("a", BASE).path
     whole = path.read_bytes()
+    path.chmod(0o644)
     path.write_bytes(whole[:-1])
     assert store.ref("a", BASE).path.read_bytes() == whole
     path.unlink()
@@ -225,6 +228,58 @@ def test_a_lost_or_cut_conversion_is_made_again(store: Store, tmp_path: Path) ->
     (path.parent / "conversion.json").write_text("{")
     assert store.ref("a", BASE).path.read_bytes() == whole
     assert store.verify() == ()
+
+
+def test_a_conversion_is_read_only(store: Store, tmp_path: Path) -> None:
+    """What processes map, nothing writes to by mistake; it can still be removed and collected."""
+    installed(store, tmp_path, name="a")
+    path = store.ref("a", BASE).path
+    assert path.stat().st_mode & 0o222 == 0
+    store.remove("a")
+    assert not path.exists()
+
+
+def test_removing_what_runs(store: Store, tmp_path: Path) -> None:
+    """Whoever has the converted file mapped keeps every byte of it, however the name fares."""
+    installed(store, tmp_path, name="a")
+    ref = store.ref("a", BASE)
+    running = mapped_adapter.read(ref.path, TINY)
+    before = {target: pair.b.copy() for target, pair in running.pairs.items()}
+    store.remove("a")
+    Store(store.root).gc(grace=-60)
+    assert not ref.path.exists()
+    assert all(np.array_equal(pair.b, before[target]) for target, pair in running.pairs.items())
+
+
+def test_a_folder_that_cannot_be_moved(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system holds on to a mapped file, as Windows does, the adapter is gone and its folder waits for gc."""
+    installed(store, tmp_path, name="a")
+    folder = store.ref("a", BASE).path.parents[1]
+    rename = Path.rename
+
+    def refused(path: Path, target: Path) -> Path:
+        if path == folder:
+            raise PermissionError(13, "it is in use")
+        return rename(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", refused)
+        store.remove("a")
+        assert store.names() == () and folder.exists()
+        assert Store(store.root).gc(grace=-60) == 0
+    assert Store(store.root).gc(grace=-60) > 0
+    assert files_of(store) == set()
+
+
+def test_the_memory_of_an_adapter(store: Store, tmp_path: Path) -> None:
+    """As stored where it is mapped; four bytes a value for a backend that widens, or for llama.cpp's own format."""
+    store.add(write_peft(tmp_path / "a", TINY, dtype="F16"), base=BASE)
+    parameters = store.get("a").latest.parameters
+    assert store.ref("a", BASE).nbytes == 2 * parameters
+    assert store.ref("a", BASE, widened=True).nbytes == 4 * parameters
+    own = store.ref("a", BASE, to="gguf")
+    assert (own.path.name, own.nbytes) == ("adapter.gguf", 4 * parameters)
+    assert own.key != store.ref("a", BASE).key
 
 
 def test_a_lost_source_says_what_to_do(store: Store, tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_show(installed: Library) -> None:
     assert (done.exit_code, done.stderr) == (0, "")
     told = dict(line.split("  ", 1) for line in done.stdout.splitlines())
     assert told["name"].strip() == "pirate"
-    assert {"rank", "alpha", "scale", "targets", "size", "gguf"} <= {label.strip() for label in told}
+    assert {"rank", "alpha", "scale", "targets", "size", "mapped"} <= {label.strip() for label in told}
 
 
 def test_show_json(installed: Library) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgelora.kernels import native, reference
 from edgelora.kernels.reference import Factors, Group
+from edgelora_converters.dtypes import widened
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="the native kernel was not built")
 
@@ -51,7 +52,8 @@ def cases(draw: st.DrawFn) -> tuple[NDArray[np.float32], NDArray[np.float32], li
         b = stored(rng.standard_normal((rank, out)) / np.sqrt(rank), kinds[1])
         gate = rng.integers(0, 3, stop - start).astype(np.float32) / 2 if draw(st.booleans()) else None
         weight = draw(st.sampled_from([1.0, 0.0, -0.5, 1.75]))
-        groups.append(Group(start, stop, Factors(a, b, *extras), weight, gate))
+        multiplier = draw(st.sampled_from([1.0, 0.0, -2.0, 0.7071067690849304]))
+        groups.append(Group(start, stop, Factors(a, b, *extras, multiplier), weight, gate))
     return rng.standard_normal((rows, out), np.float32), rng.standard_normal((rows, width), np.float32), groups
 
 
@@ -62,7 +64,7 @@ def cases(draw: st.DrawFn) -> tuple[NDArray[np.float32], NDArray[np.float32], li
 def test_it_equals_the_reference(
     isa: str, threads: int, case: tuple[NDArray[np.float32], NDArray[np.float32], list[Group]], gap: int
 ) -> None:
-    """Any shape, rank, grouping, dtype, scale, gate, bias and weight; nothing outside y is written, x never."""
+    """Any shape, rank, grouping, dtype, scale and weight of any kind; nothing outside y is written, x never."""
     before, x, groups = case
     expected = before.astype(np.float64)
     reference.add_delta(expected, x.astype(np.float64), groups)  # type: ignore[arg-type]
@@ -96,7 +98,7 @@ def test_all_halves_are_widened_exactly(isa: str) -> None:
     """Every finite float16 and bfloat16, subnormals and zeros of both signs included."""
     bits = np.arange(2**16, dtype=np.uint16)
     for halves in (bits.view(np.float16), bits):
-        wide = reference.widened(halves)
+        wide = widened(halves)
         finite = np.isfinite(wide)
         wanted, picked = wide[finite], np.ascontiguousarray(halves[finite])[None]
         y = np.zeros((1, len(wanted)), np.float32)

@@ -1,4 +1,4 @@
-"""Prefixes on disk: the longest is found, the least recently used goes, names stay, damage is noticed, kills lose nothing."""
+"""Prefixes on disk: the longest is found, the least recently used goes, names stay, damage and kills do no harm."""
 
 from __future__ import annotations
 
@@ -259,7 +259,7 @@ def run_kills(root: Path, argument: str) -> list[dict[str, object]]:
 
 @pytest.mark.skipif(os.name == "nt", reason="forks")
 def test_a_kill_at_any_moment_loses_nothing(tmp_path: Path) -> None:
-    """Before any call that changes the disk, while making room and replacing a name: old or new, whole, within budget."""
+    """Before any call that changes the disk, making room and replacing a name: old or new, whole, within budget."""
     reports = run_kills(tmp_path, "kills")
     assert [report["killed"] for report in reports] == [True] * (len(reports) - 1) + [False]
     assert len(reports) > 12

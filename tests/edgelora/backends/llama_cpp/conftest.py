@@ -11,7 +11,7 @@ import pytest
 from edgelora.backends.llama_cpp import BackendOptions
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 from edgelora.kernels import native
-from edgelora_converters import gguf
+from edgelora_converters import gguf, mapped
 from edgelora_converters.lora import LoraAdapter, Target
 from edgelora_models.modules import BY_GGUF
 from tests.support.bases import write_tiny_gguf
@@ -35,6 +35,9 @@ class Installed:
     base: Path
     adapters: tuple[LoraAdapter, ...]
     paths: tuple[Path, ...]
+    """As GGUF."""
+    mapped: tuple[Path, ...]
+    """The same in edgelora's own layout."""
 
 
 def make_adapters() -> tuple[LoraAdapter, ...]:
@@ -56,7 +59,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     paths = tuple(folder / f"adapter-{n}.gguf" for n in range(len(adapters)))
     for adapter, path in zip(adapters, paths, strict=True):
         gguf.write(adapter, GQA, path, provenance={})
-    return Installed(write_tiny_gguf(folder / "base.gguf", GQA, seed=7), adapters, paths)
+        mapped.write(adapter, GQA, path.with_suffix(mapped.SUFFIX), provenance={})
+    own = tuple(path.with_suffix(mapped.SUFFIX) for path in paths)
+    return Installed(write_tiny_gguf(folder / "base.gguf", GQA, seed=7), adapters, paths, own)
 
 
 def open_backend(installed: Installed, options: BackendOptions = EXACT) -> LlamaCppBackend:
@@ -89,7 +94,7 @@ def native_backend(installed: Installed) -> Iterator[LlamaCppBackend]:
 
 def attached(installed: Installed, options: BackendOptions) -> Iterator[LlamaCppBackend]:
     backend = open_backend(installed, options)
-    for slot, path in enumerate(installed.paths):
+    for slot, path in enumerate(installed.mapped):
         backend.attach(slot, backend.load(path))
     yield backend
     backend.close()

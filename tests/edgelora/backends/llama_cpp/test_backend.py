@@ -32,7 +32,7 @@ def chunk(sequence: int, position: int, tokens: tuple[int, ...], slot: int | Non
 def test_capabilities_are_what_was_made(backend: LlamaCppBackend) -> None:
     """The scheduler's limits are those of the context that exists."""
     capabilities = backend.capabilities
-    assert (capabilities.adapter_format, capabilities.mixed_adapters) == ("gguf", True)
+    assert (capabilities.adapter_format, capabilities.mixed_adapters) == ("mapped", True)
     assert (capabilities.max_slots, capabilities.max_sequences, capabilities.max_step_tokens) == (4, 6, 64)
     assert (capabilities.context_length, capabilities.kv_cells) == (96, 512)
 

@@ -153,7 +153,7 @@ def test_detach_and_attach(backend: LlamaCppBackend, installed: Installed) -> No
     backend.detach(0)
     with pytest.raises(BackendError, match="Slot 0 holds no adapter"):
         once(backend, PROMPTS[0], 0)
-    backend.attach(0, backend.load(installed.paths[1]))
+    backend.attach(0, backend.load(installed.mapped[1]))
     assert np.array_equal(once(backend, PROMPTS[0], 0), once(backend, PROMPTS[0], 1))
 
 

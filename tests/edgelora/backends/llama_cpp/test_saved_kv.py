@@ -12,8 +12,9 @@ import pytest
 
 from edgelora.backends.base import SavedKv
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
+from edgelora.backends.llama_cpp.kv import KvType
 from edgelora.backends.llama_cpp.kv_identity import build_digest
-from edgelora.backends.llama_cpp.options import BackendOptions, KvType
+from edgelora.backends.llama_cpp.options import BackendOptions
 from edgelora.errors import BackendError
 from tests.edgelora.backends.llama_cpp.conftest import EXACT, Installed, open_backend
 from tests.support.steps import Lane, advance, distance, generate
@@ -48,9 +49,7 @@ def test_what_is_restored_goes_on_as_what_was_saved(installed: Installed, kv_typ
     others = [Lane(0, 0, PROMPT[5:20]), Lane(4, None, PROMPT[:9]), Lane(2, 1, PROMPT[3:])]
     assert generate(second, [*others, restored], steps=12, chunk=12)[-1] == expected
     tolerance = 1e-4 if kv_type == "f32" else 5e-2
-    assert all(
-        distance(a, b) < tolerance for a, b in zip(restored.history[-12:], fresh.history[-12:], strict=True)
-    )
+    assert all(distance(a, b) < tolerance for a, b in zip(restored.history[-12:], fresh.history[-12:], strict=True))
     first.close()
     second.close()
 
@@ -75,7 +74,7 @@ def damaged(saved: SavedKv, change: Callable[[bytes], bytes]) -> SavedKv:
 
 
 def test_what_cannot_be_right_is_refused(backend: LlamaCppBackend) -> None:
-    """Other identities, other lengths, cut bytes, a sequence in use: an error, and the sequence is empty or as it was."""
+    """Other identities or lengths, cut bytes, a sequence in use: an error, and the sequence is empty or as it was."""
     computed(backend)
     saved = backend.save(0, 24)
     for wrong, code in (

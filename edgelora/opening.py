@@ -1,0 +1,121 @@
+"""How a base is opened: settings, and what was measured, become one setup; and the backend that has it.
+
+Where the settings say nothing, what `edgelora tune` measured counts. Where nothing was measured: a thread for every
+physical core, and the base's weights as they stand in the file on x86-64, where llama.cpp computes K-quants from there
+no slower than from its own layout, prompts faster (benchmarks/start.py); elsewhere in llama.cpp's own layout,
+which has the fast code there.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgelora.backends.llama_cpp.kv import KvType, token_bytes
+from edgelora.backends.llama_cpp.options import BackendOptions, Weights
+from edgelora.files import size_text
+from edgelora.machine import usable_cores
+
+if TYPE_CHECKING:
+    from edgelora.backends.base import Backend
+    from edgelora.bases.record import BaseRecord
+    from edgelora.config import Settings
+    from edgelora.core import Progress
+
+STEP_TOKENS = 512
+"""Tokens in one forward pass at most: a long prompt is computed in pieces of this size."""
+MAX_RESIDENT = 256
+"""Adapters in memory at once at most; the byte budget ends it earlier for all but tiny ones."""
+CONTEXTS = 2
+"""KV is kept for so many whole contexts, over all sequences."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a llama.cpp base is opened with where something had to be chosen."""
+
+    threads: int
+    """Of a step of one token."""
+    batch_threads: int
+    """Of every other step."""
+    weights: Weights
+    kv_type: KvType
+    context_length: int
+    """Tokens of one sequence at most."""
+    kv_token_bytes: int
+    measured: bool
+    """Whether `edgelora tune` chose any of it."""
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens of KV over all sequences."""
+        return CONTEXTS * self.context_length
+
+    @property
+    def kv_bytes(self) -> int:
+        return self.kv_tokens * self.kv_token_bytes
+
+    @property
+    def kv_text(self) -> str:
+        each, all_of_them = size_text(self.kv_token_bytes), size_text(self.kv_bytes)
+        return f"KV {self.kv_type}, {each} a token, {all_of_them} for {self.kv_tokens:,} tokens"
+
+    @property
+    def threads_text(self) -> str:
+        one = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
+        return one if self.threads == self.batch_threads else f"{one}, {self.batch_threads} for batches"
+
+    def __str__(self) -> str:
+        how = ", measured" if self.measured else ""
+        return f"{self.threads_text}, weights {self.weights}{how}; {self.kv_text}"
+
+
+def plan_setup(record: BaseRecord, settings: Settings) -> Setup:
+    """What `settings` make of this base on this machine."""
+    shape = record.identity.fingerprint.shape
+    threads = settings.threads or usable_cores()
+    return Setup(
+        threads=threads,
+        batch_threads=threads,
+        weights=default_weights() if settings.weights == "auto" else settings.weights,
+        kv_type=settings.kv_type,
+        context_length=min(settings.context_length, record.identity.context_length),
+        kv_token_bytes=token_bytes(settings.kv_type, shape),
+        measured=False,
+    )
+
+
+def default_weights() -> Weights:
+    """Where nothing was measured; see the file's docstring."""
+    return "mapped" if platform.machine().lower() in {"x86_64", "amd64"} else "repacked"
+
+
+def open_backend(record: BaseRecord, setup: Setup, settings: Settings, progress: Progress | None) -> Backend:
+    """Load a base into the backend that runs its format. Raises UsageError (a KV type it cannot have), BaseError,
+    BackendError.
+    """
+    if record.format == "mlx":
+        from edgelora.backends.mlx import open_mlx
+
+        return open_mlx(record.path, shape=record.identity.fingerprint.shape)
+    from edgelora.backends.llama_cpp.backend import LlamaCppBackend
+
+    label = f"Loading {record.name}"
+    return LlamaCppBackend.open(
+        record.path,
+        shape=record.identity.fingerprint.shape,
+        settings=BackendOptions(
+            context_length=setup.context_length,
+            max_sequences=settings.max_sequences,
+            max_step_tokens=STEP_TOKENS,
+            max_slots=MAX_RESIDENT,
+            threads=setup.threads,
+            batch_threads=setup.batch_threads,
+            weights=setup.weights,
+            kv_type=setup.kv_type,
+            kv_cells=setup.kv_tokens,
+            kernel=settings.kernel,
+        ),
+        progress=None if progress is None else lambda part: progress(label, round(part * 100), 100),
+    )

@@ -1,0 +1,261 @@
+"""The kernel's layout: every factor as it was, where the kernel wants it; whatever is wrong with a file is an error."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gguf as gguf_package
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from numpy.typing import NDArray
+
+from edgelora_converters import gguf, gguf_adapter, mapped, mapped_adapter
+from edgelora_converters.convert import convert
+from edgelora_converters.dtypes import stored, widened
+from edgelora_converters.lora import LoraAdapter, Target
+from edgelora_converters.rows import interleave
+from edgelora_converters.verify import LIMIT, verify_mapped
+from edgelora_models.errors import AdapterCorrupt, AdapterError, AdapterIncompatible, AdapterUnsupported, StorageError
+from edgelora_models.fingerprint import BaseFingerprint
+from edgelora_models.gguf_header import read_header
+from edgelora_models.modules import BY_GGUF
+from edgelora_models.shape import LlamaShape
+from tests.support.adapters import TINY, write_peft
+from tests.support.fuzz import mutations
+from tests.support.lora import GQA, WIDE_HEADS, random_adapter, shaped_adapters
+
+Q = Target(0, BY_GGUF["attn_q"])
+A = np.linspace(-1, 1, 4 * 64, dtype=np.float32).reshape(4, 64)
+PAIR: dict[str, NDArray[Any]] = {"blk.0.attn_q.a": A, "blk.0.attn_q.b": A.copy()}
+Keys = Callable[[gguf_package.GGUFWriter], None]
+
+
+def written(folder: Path, adapter: LoraAdapter, shape: LlamaShape = GQA) -> Path:
+    path = folder / "a.lora"
+    mapped.write(adapter, shape, path, provenance={"converter_version": "1"})
+    return path
+
+
+def write_file(
+    path: Path,
+    tensors: dict[str, NDArray[Any]] = PAIR,
+    *,
+    architecture: str = mapped.ARCHITECTURE,
+    kind: str = mapped.KIND,
+    layout: Any = 1,
+    scales: Any = (2.0,),
+    alignment: int = 64,
+) -> Path:
+    """A file of this kind with anything in it, sound as GGUF."""
+    writer = gguf_package.GGUFWriter(path, architecture)
+    writer.add_string("general.type", kind)
+    writer.add_custom_alignment(alignment)
+    writer.add_uint32("edgelora.layout", layout)
+    writer.add_array("edgelora.scales", list(scales))
+    for name, values in tensors.items():
+        writer.add_tensor(name, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+@settings(max_examples=25, deadline=None)
+@given(shaped_adapters())
+def test_what_was_written_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, case: tuple[LlamaShape, LoraAdapter]
+) -> None:
+    """Bit for bit: a as it was, b transposed and in llama.cpp's rows, the scale apart, everything aligned."""
+    shape, adapter = case
+    path = written(tmp_path_factory.mktemp("mapped"), adapter, shape)
+    found = mapped_adapter.read(path, shape)
+    assert found.pairs.keys() == adapter.pairs.keys()
+    for target, stored_pair in found.pairs.items():
+        pair = adapter.pairs[target]
+        np.testing.assert_array_equal(stored_pair.a, pair.a)
+        np.testing.assert_array_equal(stored_pair.b, interleave(pair.b, target.module.rotary_heads(shape)).T)
+        assert stored_pair.scale == np.float32(pair.scale)
+        assert stored_pair.a.ctypes.data % 64 == stored_pair.b.ctypes.data % 64 == 0
+        assert stored_pair.a.flags.c_contiguous and stored_pair.b.flags.c_contiguous
+        assert not stored_pair.a.flags.owndata and not stored_pair.b.flags.writeable
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16"])
+def test_16_bit_factors_take_16_bits(tmp_path: Path, kind: Any) -> None:
+    """Half the bytes, nothing rounded: not even a scale that no float16 times float16 could hold."""
+    wide = random_adapter(GQA, scales=(1 / 3,))
+    small = np.float32(2.0**-16)  # where bfloat16 has more to say than float16
+    pairs = {
+        t: replace(p, a=widened(stored(p.a * small, kind)), b=widened(stored(p.b * small, kind)))
+        for t, p in wide.pairs.items()
+    }
+    adapter = replace(wide, pairs=pairs)
+    found = mapped_adapter.read(written(tmp_path, adapter), GQA)
+    assert sum(p.a.nbytes + p.b.nbytes for p in found.pairs.values()) == 2 * adapter.parameters
+    assert {p.a.dtype.name for p in found.pairs.values()} == {"float16" if kind == "F16" else "uint16"}
+    assert verify_mapped(tmp_path / "a.lora", adapter, GQA).worst < LIMIT / 10
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("F32", 4), ("F16", 2), ("BF16", 2)])
+def test_a_conversion_keeps_what_was_trained(tmp_path: Path, dtype: str, size: int) -> None:
+    """From a PEFT folder: as many bytes in memory as its tensors take on disk."""
+    source = write_peft(tmp_path / "peft", TINY, dtype=dtype, alpha=5, rank=3)
+    base = BaseFingerprint("llama", TINY, vocabulary="a" * 64, template="b" * 64)
+    report = convert(source, tmp_path / "a.lora", to="mapped", base=base)
+    assert report.memory_bytes == size * report.parameters
+    assert report.worst < LIMIT / 10
+
+
+def test_factors_lie_in_the_order_of_use(tmp_path: Path) -> None:
+    """Layer by layer, q k v o gate up down, a before b: a step walks forward through the file."""
+    names = list(read_header(written(tmp_path, random_adapter(GQA))).tensors)
+    modules = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
+    assert names == [f"blk.{n}.{module}.{half}" for n in range(GQA.layers) for module in modules for half in "ab"]
+
+
+def test_the_same_adapter_gives_the_same_bytes(tmp_path: Path) -> None:
+    """Conversions can be compared by digest."""
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        folder.mkdir()
+        written(folder, random_adapter(GQA))
+    assert (one / "a.lora").read_bytes() == (two / "a.lora").read_bytes()
+
+
+def test_neither_reader_takes_the_other_for_its_own(tmp_path: Path) -> None:
+    """A mapped file is no llama.cpp adapter, and a llama.cpp adapter is no mapped file."""
+    path = written(tmp_path, random_adapter(GQA))
+    gguf.write(random_adapter(GQA), GQA, tmp_path / "a.gguf", provenance={})
+    with pytest.raises(AdapterUnsupported, match=r"general\.type"):
+        gguf_adapter.read(path, GQA)
+    with pytest.raises(AdapterUnsupported, match=r"general\.type"):
+        mapped_adapter.read(tmp_path / "a.gguf", GQA)
+
+
+def test_a_scale_beyond_float32_is_refused(tmp_path: Path) -> None:
+    """As the folding writers refuse it, so that an adapter fits every format or none."""
+    adapter = random_adapter(GQA, scales=(1e38,))
+    large = replace(adapter, pairs={t: replace(p, b=p.b * 1000) for t, p in adapter.pairs.items()})
+    for write in (mapped.write, gguf.write):
+        with pytest.raises(AdapterUnsupported, match="not finite in float32"):
+            write(large, GQA, tmp_path / "a", provenance={})
+
+
+@pytest.mark.parametrize("shape", [WIDE_HEADS, replace(GQA, layers=1)])
+def test_another_base(tmp_path: Path, shape: LlamaShape) -> None:
+    """Other widths, or fewer layers: the adapter does not fit, and nothing is mapped for it."""
+    with pytest.raises(AdapterIncompatible):
+        mapped_adapter.read(written(tmp_path, random_adapter(GQA)), shape)
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "code"),
+    [
+        ({"kind": "adapter"}, AdapterUnsupported, "not_mapped"),
+        ({"architecture": "llama"}, AdapterUnsupported, "not_mapped"),
+        ({"layout": 2}, AdapterUnsupported, "mapped_layout"),
+        ({"alignment": 32}, AdapterCorrupt, "bad_alignment"),
+        ({"scales": [1.0, 2.0]}, AdapterCorrupt, "bad_scales"),
+        ({"scales": [float("nan")]}, AdapterCorrupt, "bad_scales"),
+        ({"scales": [float("-inf")]}, AdapterCorrupt, "bad_scales"),
+        ({"scales": [1]}, AdapterCorrupt, "bad_scales"),
+        ({"tensors": {"blk.0.attn_q.a": A}, "scales": [1.0]}, AdapterCorrupt, "bad_scales"),
+        ({"tensors": {**PAIR, "blk.0.attn_k.a": A}, "scales": [1.0]}, AdapterCorrupt, "incomplete_pair"),
+        ({"tensors": {"blk.0.attn_q.b": A, "blk.0.attn_q.a": A}}, AdapterCorrupt, "unknown_tensor"),
+        ({"tensors": {"blk.0.attn_q.a": A, "blk.1.attn_q.b": A}}, AdapterCorrupt, "incomplete_pair"),
+        ({"tensors": {"blk.0.attn_z.a": A, "blk.0.attn_z.b": A}}, AdapterCorrupt, "unknown_tensor"),
+        ({"tensors": {"blk.0.attn_q.a": A, "blk.0.attn_q.b": A[:3]}}, AdapterCorrupt, "rank_mismatch"),
+        ({"tensors": {"blk.0.attn_q.a": A[0], "blk.0.attn_q.b": A}}, AdapterCorrupt, "rank_mismatch"),
+        ({"tensors": {k: v.astype(np.float64) for k, v in PAIR.items()}}, AdapterCorrupt, "tensor_dtype"),
+        ({"tensors": {"blk.0.attn_q.a": A[:, :63], "blk.0.attn_q.b": A}}, AdapterIncompatible, "shape_mismatch"),
+        ({"tensors": {"blk.7.attn_q.a": A, "blk.7.attn_q.b": A}}, AdapterIncompatible, "layer_mismatch"),
+    ],
+)
+def test_bad_files(tmp_path: Path, fields: dict[str, Any], error: type[AdapterError], code: str) -> None:
+    """Each is refused by its header alone, with its own code."""
+    path = write_file(tmp_path / "a.lora", **fields)
+    with pytest.raises(error) as caught:
+        mapped_adapter.read(path, GQA)
+    assert caught.value.code == code and caught.value.remedy
+
+
+def test_truncation(tmp_path: Path) -> None:
+    """A file cut anywhere is refused before anything is mapped that is not there."""
+    data = written(tmp_path, random_adapter(GQA, targets=[Q])).read_bytes()
+    cut = tmp_path / "cut.lora"
+    for size in [*range(0, 400, 7), len(data) - 64, len(data) - 1]:
+        cut.write_bytes(data[:size])
+        with pytest.raises(AdapterCorrupt):
+            mapped_adapter.read(cut, GQA)
+
+
+def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
+    """Both are errors of the tree."""
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(AdapterCorrupt):
+            mapped_adapter.read(path, GQA)
+
+
+def test_a_file_that_shrinks_between_two_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The size that was checked is the size that is mapped, or the file is refused."""
+    path = written(tmp_path, random_adapter(GQA))
+    real = mapped_adapter.map_bytes
+
+    def shrinking(file: Any) -> Any:
+        with path.open("rb+") as other:
+            other.truncate(4096)
+        return real(file)
+
+    monkeypatch.setattr(mapped_adapter, "map_bytes", shrinking)
+    with pytest.raises(AdapterCorrupt, match="changed"):
+        mapped_adapter.read(path, GQA)
+
+
+def test_a_disk_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An I/O error is the disk's, not the adapter's."""
+    path = written(tmp_path, random_adapter(GQA))
+
+    def failing(_: Any) -> Any:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(mapped_adapter, "map_bytes", failing)
+    with pytest.raises(StorageError):
+        mapped_adapter.read(path, GQA)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_damaged_headers(tmp_path: Path, seed: int) -> None:
+    """Whatever happened to a header: an error of the tree, or factors of the base's shapes that can all be read."""
+    path = written(tmp_path, random_adapter(GQA, targets=[Q, Target(1, BY_GGUF["ffn_down"])]))
+    data, header = path.read_bytes(), read_header(path)
+    damaged = tmp_path / "damaged.lora"
+    survived = 0
+    for mutant in mutations(data, seed=seed, count=150, within=header.data_offset):
+        damaged.write_bytes(mutant)
+        try:
+            found = mapped_adapter.read(damaged, GQA)
+        except AdapterError as error:
+            assert error.code and error.remedy
+            continue
+        survived += 1
+        for target, pair in found.pairs.items():
+            assert pair.a.shape[1] == target.module.in_features(GQA)
+            assert pair.b.shape == (pair.a.shape[0], target.module.out_features(GQA))
+            pair.a.view(np.uint8).max(), pair.b.view(np.uint8).max()
+    assert survived < 150
+
+
+def test_counts_that_lie(tmp_path: Path) -> None:
+    """A header that claims more tensors than the file can hold is refused at once."""
+    path = written(tmp_path, random_adapter(GQA, targets=[Q]))
+    data = bytearray(path.read_bytes())
+    data[8:16] = struct.pack("<Q", 1 << 60)
+    path.write_bytes(data)
+    with pytest.raises(AdapterCorrupt):
+        mapped_adapter.read(path, GQA)
