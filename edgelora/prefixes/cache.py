@@ -1,9 +1,9 @@
 """The prefixes of one resident base: what of a prompt is on disk, what of it should be, and the thread that writes.
 
 The engine asks from the requests' threads, reads on its loader thread, and hands over bytes between two steps; no
-disk is waited for anywhere else. In memory there is at most one prefix on its way in and one on its way out, each no
-larger than the KV of one sequence; what is warm beyond that lies in the KV's own cells, and on disk the system's page
-cache holds what is read often.
+disk is waited for anywhere else. In memory there is at most one prefix on its way in, and on its way out WAITING_BYTES
+and one prefix more, each no larger than the KV of one sequence. Whatever else is warm lies in the KV's own cells, and
+what is read often in the system's page cache: a second cache of bytes would hold the same ones once more.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ _log = logging.getLogger(__name__)
 MIN_TOKENS = 64
 """A shorter system prompt is not kept by itself. Llama 3's template alone makes some 30 tokens of an empty one. To
 compute 64 takes an 8B three seconds on two cores; a file takes a read, a digest and a turn of the engine, and 8 MB."""
+
+
+WAITING_BYTES = 64 << 20
+"""While more than this waits to be written, nothing is kept by itself: it will be seen again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ class PrefixCache:
         self._lock = threading.Lock()
         self._jobs: queue.SimpleQueue[tuple[Keep, SavedKv] | None] = queue.SimpleQueue()
         self._waiting = 0
-        """Jobs that are not done."""
+        """Bytes that are not written yet."""
         self._thread: threading.Thread | None = None
         digest = self._contents.known(base)
         self._computer = None if digest is None else Computer(kv, digest, template)
@@ -97,13 +101,13 @@ class PrefixCache:
             return StorageError("prefix_unreadable", f"{found.stored.path}: {error}.")
 
     def wants(self, keep: Keep) -> bool:
-        """Whether `offer` would take it now: an automatic one only where nothing else waits to be written."""
-        return keep.name is not None or self._waiting == 0
+        """Whether it should be copied out now."""
+        return keep.name is not None or self._waiting <= WAITING_BYTES
 
     def offer(self, keep: Keep, saved: SavedKv) -> None:
         """Have it written. Returns at once."""
         with self._lock:
-            self._waiting += 1
+            self._waiting += saved.data.nbytes
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="edgelora-prefixes", daemon=True)
                 self._thread.start()
@@ -135,9 +139,9 @@ class PrefixCache:
                 _log.warning("a prefix of %d tokens is not kept: %s", saved.length, error)
                 keep.done.set_exception(error)
             finally:
-                del job, saved  # or the bytes would stay until the next one comes
                 with self._lock:
-                    self._waiting -= 1
+                    self._waiting -= saved.data.nbytes
+                del job, saved  # or the bytes would stay until the next one comes
 
     def _write(self, keep: Keep, saved: SavedKv) -> Stored:
         self.know_base()
