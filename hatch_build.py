@@ -17,9 +17,10 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = Path("edgelora", "kernels", "lora.c")
+FOLDER = Path("edgelora", "kernels")
+SOURCES = ("lora.c", "evaluate.c")
 SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
-TARGET = SOURCE.with_name(f"_lora{SUFFIX}")
+TARGET = FOLDER / f"_lora{SUFFIX}"
 # No -march=native: the wheel must run elsewhere, and the kernel chooses its instructions when it runs.
 FLAGS = ["-O3", "-std=c11", "-shared", "-fvisibility=hidden", *([] if sys.platform == "win32" else ["-fPIC"])]
 
@@ -36,7 +37,7 @@ class NativeKernelHook(BuildHookInterface[Any]):
         installed = Path(self.root, TARGET)
         if editable:
             installed.unlink(missing_ok=True)
-        complaints = _compile(Path(self.root, SOURCE), built)
+        complaints = _compile([Path(self.root, FOLDER, name) for name in SOURCES], built)
         if not built.is_file():
             self.app.display_warning("\n".join(complaints))
             self.app.display_warning(
@@ -56,13 +57,13 @@ class NativeKernelHook(BuildHookInterface[Any]):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _compile(source: Path, target: Path) -> list[str]:
+def _compile(sources: list[Path], target: Path) -> list[str]:
     """Make `target` with the first compiler that can; what those before it said."""
     complaints = []
     for compiler in _compilers():
         # The threads are ggml's where it was built with the same OpenMP; without OpenMP the kernel uses one thread.
         for threads in (["-fopenmp"], []):
-            command = [*compiler, *FLAGS, *threads, str(source), "-o", str(target)]
+            command = [*compiler, *FLAGS, *threads, *map(str, sources), "-o", str(target)]
             try:
                 done = subprocess.run(command, capture_output=True, text=True, timeout=300)
             except (OSError, subprocess.TimeoutExpired) as error:

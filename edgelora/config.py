@@ -29,7 +29,7 @@ class Directories:
     cache: Path
     """Downloaded bases. Losing it costs a download."""
     state: Path
-    """Logs and the chat history."""
+    """Logs, the chat history, and what `edgelora tune` measured."""
 
 
 @dataclass(frozen=True, slots=True)

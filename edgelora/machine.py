@@ -1,9 +1,10 @@
-"""What this machine is: its processor's name and the cores this process may use. Reads nothing else of it."""
+"""What this machine is: its processor's name, the cores this process may use, and how much others use of them."""
 
 from __future__ import annotations
 
 import os
 import platform
+import time
 from pathlib import Path
 
 
@@ -34,3 +35,26 @@ def processor_name() -> str:
         if label.strip() == "model name":
             return value.strip()
     return platform.processor() or platform.machine()
+
+
+class OtherWork:
+    """How busy other processes, or other guests of the same host, have kept the processors since this was made."""
+
+    def __init__(self) -> None:
+        self._start = _times()
+
+    def share(self) -> float:
+        """0.0: all of the machine was this process's, or idle; 1.0: none of it."""
+        (all_before, busy_before, own_before), (all_now, busy_now, own_now) = self._start, _times()
+        others = (busy_now - busy_before) - (own_now - own_before)
+        return min(1.0, max(0.0, others / max(all_now - all_before, 1e-9)))
+
+
+def _times() -> tuple[float, float, float]:
+    """Seconds of all processors since the start: in all, not idle, this process's."""
+    import psutil
+
+    times = psutil.cpu_times()._asdict()
+    # Linux counts a guest's time in its user's too.
+    total = sum(seconds for name, seconds in times.items() if name not in {"guest", "guest_nice"})
+    return total, total - times["idle"] - times.get("iowait", 0.0), time.process_time()

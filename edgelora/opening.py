@@ -16,6 +16,7 @@ from edgelora.backends.llama_cpp.kv import KvType, token_bytes
 from edgelora.backends.llama_cpp.options import BackendOptions, Weights
 from edgelora.files import size_text
 from edgelora.machine import usable_cores
+from edgelora.tuning.record import Tunings
 
 if TYPE_CHECKING:
     from edgelora.backends.base import Backend
@@ -72,17 +73,21 @@ class Setup:
 
 
 def plan_setup(record: BaseRecord, settings: Settings) -> Setup:
-    """What `settings` make of this base on this machine."""
-    shape = record.identity.fingerprint.shape
-    threads = settings.threads or usable_cores()
+    """What `settings`, and what was measured, make of this base on this machine."""
+    tuning = Tunings(settings.directories).current(record)
+    cores = usable_cores()
+    one, many = (cores, cores) if tuning is None else (tuning.threads, tuning.batch_threads)
+    weights = settings.weights
+    if weights == "auto":
+        weights = (tuning.weights if tuning is not None else None) or default_weights()
     return Setup(
-        threads=threads,
-        batch_threads=threads,
-        weights=default_weights() if settings.weights == "auto" else settings.weights,
+        threads=settings.threads or one,
+        batch_threads=settings.threads or many,
+        weights=weights,
         kv_type=settings.kv_type,
         context_length=min(settings.context_length, record.identity.context_length),
-        kv_token_bytes=token_bytes(settings.kv_type, shape),
-        measured=False,
+        kv_token_bytes=token_bytes(settings.kv_type, record.identity.fingerprint.shape),
+        measured=tuning is not None and (settings.threads is None or settings.weights == "auto"),
     )
 
 

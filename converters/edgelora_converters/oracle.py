@@ -28,6 +28,15 @@ Precision = Literal["float32", "float64"]
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """One adapter among several that act on a sequence, each with its own weight, from its own position on."""
+
+    deltas: Deltas
+    weight: float = 1.0
+    start: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class LlamaConfig:
     """What the forward pass needs beyond the weights."""
 
@@ -62,15 +71,14 @@ class NumpyLlama:
         self.dtype: np.dtype[np.floating[Any]] = np.dtype(dtype)
         self._weights = {name: array.astype(self.dtype, copy=False) for name, array in weights.items()}
 
-    def logits(self, tokens: Sequence[int], deltas: Deltas | None = None) -> Array:
+    def logits(self, tokens: Sequence[int], deltas: Deltas | Sequence[Part] | None = None) -> Array:
         """Logits after every token, [len(tokens), vocab], with the deltas added to their modules' outputs."""
+        parts = [Part(deltas)] if isinstance(deltas, Mapping) else deltas or ()
         x = self._weights["model.embed_tokens.weight"][np.asarray(tokens)]
         rotation = self._rotation(len(tokens))
         for layer in range(self.config.shape.layers):
-            x = x + self._attention(
-                layer, self._norm(x, f"model.layers.{layer}.input_layernorm"), rotation, deltas or {}
-            )
-            x = x + self._mlp(layer, self._norm(x, f"model.layers.{layer}.post_attention_layernorm"), deltas or {})
+            x = x + self._attention(layer, self._norm(x, f"model.layers.{layer}.input_layernorm"), rotation, parts)
+            x = x + self._mlp(layer, self._norm(x, f"model.layers.{layer}.post_attention_layernorm"), parts)
         head = "model.embed_tokens.weight" if self.config.shape.tied else "lm_head.weight"
         logits: Array = self._norm(x, "model.norm") @ self._weights[head].T
         return logits
@@ -81,30 +89,31 @@ class NumpyLlama:
         normed *= self._weights[f"{name}.weight"]
         return normed
 
-    def _linear(self, layer: int, name: str, x: Array, deltas: Deltas) -> Array:
+    def _linear(self, layer: int, name: str, x: Array, parts: Sequence[Part]) -> Array:
         target = Target(layer, BY_HF[name])
         y: Array = x @ self._weights[f"{target.hf_path}.weight"].T
-        if target in deltas:
-            a, b = (factor.astype(self.dtype, copy=False) for factor in deltas[target])
-            y += (x @ a.T) @ b.T
+        for part in parts:
+            if target in part.deltas:
+                a, b = (factor.astype(self.dtype, copy=False) for factor in part.deltas[target])
+                y[part.start :] += part.weight * ((x[part.start :] @ a.T) @ b.T)
         return y
 
-    def _attention(self, layer: int, x: Array, rotation: tuple[Array, Array], deltas: Deltas) -> Array:
+    def _attention(self, layer: int, x: Array, rotation: tuple[Array, Array], parts: Sequence[Part]) -> Array:
         shape = self.config.shape
-        q = _rotate(_heads(self._linear(layer, "self_attn.q_proj", x, deltas), shape.heads), rotation)
-        k = _rotate(_heads(self._linear(layer, "self_attn.k_proj", x, deltas), shape.kv_heads), rotation)
-        v = _heads(self._linear(layer, "self_attn.v_proj", x, deltas), shape.kv_heads)
+        q = _rotate(_heads(self._linear(layer, "self_attn.q_proj", x, parts), shape.heads), rotation)
+        k = _rotate(_heads(self._linear(layer, "self_attn.k_proj", x, parts), shape.kv_heads), rotation)
+        v = _heads(self._linear(layer, "self_attn.v_proj", x, parts), shape.kv_heads)
         # Each key/value head serves heads / kv_heads neighbouring query heads.
         k, v = (np.repeat(heads, shape.heads // shape.kv_heads, axis=0) for heads in (k, v))
         scores = q @ k.swapaxes(1, 2) / math.sqrt(shape.head_dim)
         later = np.triu(np.ones(scores.shape[1:], bool), k=1)
         mixed = _softmax(np.where(later, -np.inf, scores)) @ v
-        return self._linear(layer, "self_attn.o_proj", mixed.swapaxes(0, 1).reshape(len(x), shape.q_width), deltas)
+        return self._linear(layer, "self_attn.o_proj", mixed.swapaxes(0, 1).reshape(len(x), shape.q_width), parts)
 
-    def _mlp(self, layer: int, x: Array, deltas: Deltas) -> Array:
-        gate = self._linear(layer, "mlp.gate_proj", x, deltas)
-        up = self._linear(layer, "mlp.up_proj", x, deltas)
-        return self._linear(layer, "mlp.down_proj", gate * (1 + np.tanh(gate / 2)) / 2 * up, deltas)
+    def _mlp(self, layer: int, x: Array, parts: Sequence[Part]) -> Array:
+        gate = self._linear(layer, "mlp.gate_proj", x, parts)
+        up = self._linear(layer, "mlp.up_proj", x, parts)
+        return self._linear(layer, "mlp.down_proj", gate * (1 + np.tanh(gate / 2)) / 2 * up, parts)
 
     def _rotation(self, length: int) -> tuple[Array, Array]:
         """cos and sin of every position's angles, [length, head_dim / 2]."""

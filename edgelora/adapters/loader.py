@@ -1,4 +1,4 @@
-"""The thread that reads adapters and prefixes, so that the engine waits for no disk. Owns the thread and its queue only."""
+"""The thread that reads adapters and prefixes, so that the engine waits for no disk. Owns it and its queue only."""
 
 from __future__ import annotations
 

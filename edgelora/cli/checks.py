@@ -196,6 +196,7 @@ def library_checks(library: Library) -> Iterator[Check]:
         return
     yield ok("base", f"{record.name}, {record.quantization}, {size_text(record.nbytes)}, at {record.location}")
     yield memory(library.settings, record)
+    yield tuning(library.settings, record)
 
 
 def store(library: Library) -> Check:
@@ -223,3 +224,21 @@ def memory(settings: Settings, record: BaseRecord) -> Check:
         smaller = "EDGELORA_KV_TYPE=q8_0 or EDGELORA_CONTEXT for less KV, `edgelora base use NAME` for a smaller base"
         return warn("memory", detail, f"Close other programs, or take {smaller}.")
     return ok("memory", detail)
+
+
+def tuning(settings: Settings, record: BaseRecord) -> Check:
+    """What the base is opened with, and whether that was measured."""
+    from edgelora.opening import plan_setup
+    from edgelora.tuning.record import Tunings
+
+    if record.format != "gguf":
+        return ok("tuning", "nothing to tune in an MLX base")
+    setup = plan_setup(record, settings)
+    chosen = f"{setup.threads_text}, weights {setup.weights}"
+    if setup.measured:
+        return ok("tuning", f"{chosen}: measured here")
+    if Tunings(settings.directories).current(record) is not None:
+        return ok("tuning", f"{chosen}: set, whatever `edgelora tune` measured")
+    if Tunings(settings.directories).get(record) is not None:
+        return warn("tuning", f"{chosen}: what was measured was another machine or library", "Run `edgelora tune`.")
+    return ok("tuning", f"{chosen}: not measured; `edgelora tune` does")

@@ -14,6 +14,7 @@ import click
 from edgelora.cli.app import App
 
 SYNONYMS = {
+    "benchmark": "tune",
     "chat": "run",
     "check": "doctor",
     "delete": "rm",

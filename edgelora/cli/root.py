@@ -33,6 +33,7 @@ VERBS = {
     "base": "edgelora.cli.base:base",
     "prefix": "edgelora.cli.prefix:prefix",
     "serve": "edgelora.cli.serve:serve",
+    "tune": "edgelora.cli.tune:tune",
     "doctor": "edgelora.cli.doctor:doctor",
 }
 

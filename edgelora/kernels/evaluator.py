@@ -1,7 +1,7 @@
 """The native evaluation callback: which weights are modules, and what one step adds to their products.
 
-Wraps lora.c's state. While it is idle or in a step of its own, no Python runs for any node; a Python watcher, as the
-start-up self-test is, gets every node through it.
+Wraps evaluate.c's state. While it is idle or in a step of its own, no Python runs for any node; a Python watcher, as
+the start-up self-test is, gets every node through it.
 """
 
 from __future__ import annotations
@@ -77,6 +77,10 @@ class Evaluator:
     def watch(self, on: bool) -> None:
         """Give every node to the Python callback, or to nobody."""
         self._lib.lora_set_mode(self.user, PYTHON if on else IDLE)
+
+    def evaluate(self, node: int, *, ask: bool) -> bool:
+        """What llama.cpp calls, for the node at this address: whether it is wanted, or (it is computed) was changed."""
+        return bool(self._lib.lora_evaluate(node, ask, self.user))
 
     def set_modules(self, layout: Layout, weights: Sequence[int], *, threads: int) -> None:
         """Number the modules by the addresses of their weight tensors, in this order. Raises MemoryError."""

@@ -1,4 +1,4 @@
-/* The LoRA delta and the evaluation callback that adds it: what native.py and evaluator.py see of lora.c. */
+/* The LoRA delta and the evaluation callback that adds it: what native.py sees of lora.c, and evaluator.py of evaluate.c. */
 #ifndef EDGELORA_LORA_H
 #define EDGELORA_LORA_H
 

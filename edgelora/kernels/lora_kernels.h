@@ -1,5 +1,5 @@
-/* The two products of a delta, written once over the vector of one instruction set. No include guard: lora.c includes it
- * once for each set, with these defined:
+/* The two products of a delta, written once over the vector of one instruction set. No include guard: instructions.h
+ * includes it once for each set, with these defined:
  *   NAME(x)    the name of a function for this set       TARGET   its function attribute
  *   VEC, W     the vector and its number of floats       ROWS     rows computed side by side
  *   V_ZERO V_SET V_LOAD V_STORE V_FMA V_ADD V_SUB V_MUL V_SUM      V_F16 V_BF16: load and widen W values

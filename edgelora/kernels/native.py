@@ -1,4 +1,4 @@
-"""The native kernel: the library that the package build compiled of lora.c, loaded once; None where there is none.
+"""The native kernel: the library that the package build compiled of the C here, loaded once; None where there is none.
 
 Owns the mirror of lora.h's structs, and the same `add_delta` as the numpy reference. The evaluation callback in the
 same library is `evaluator`.
@@ -116,6 +116,7 @@ def _declare(lib: ctypes.CDLL) -> None:
     lib.lora_modules.argtypes = (pointer, pointer, pointer, i32, i32, i32)
     lib.lora_set_mode.argtypes, lib.lora_set_mode.restype = (pointer, i32), None
     lib.lora_begin.argtypes = (pointer, pointer, i32, i64, i64)
+    lib.lora_evaluate.argtypes, lib.lora_evaluate.restype = (pointer, ctypes.c_bool, pointer), ctypes.c_bool
     lib.lora_end.argtypes, lib.lora_end.restype = (pointer, pointer), None
 
 

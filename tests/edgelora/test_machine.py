@@ -34,3 +34,21 @@ def test_the_processor_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine.Path, "read_text", lambda *_, **__: "flags : fpu\n")
     monkeypatch.setattr(platform, "processor", lambda: "")
     assert machine.processor_name() == platform.machine()
+
+
+def test_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was neither idle nor this process's, by all there was; a clock that has not moved is no work."""
+    now = [(100.0, 20.0, 10.0)]
+    monkeypatch.setattr(machine, "_times", lambda: now[0])
+    others = machine.OtherWork()
+    assert others.share() == 0.0
+    now[0] = (110.0, 28.0, 13.0)
+    assert others.share() == pytest.approx(0.5)
+    now[0] = (110.0, 22.0, 13.0)
+    assert others.share() == 0.0
+
+
+def test_the_times_of_this_machine() -> None:
+    """Busy is part of all, and neither goes backwards."""
+    before, after = machine._times(), machine._times()
+    assert before[1] <= before[0] and all(old <= new for old, new in zip(before, after, strict=True))

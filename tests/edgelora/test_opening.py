@@ -10,11 +10,12 @@ import pytest
 
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 from edgelora.bases.record import BaseRecord
+from edgelora.bases.registry import Bases
 from edgelora.config import Settings, read_settings
 from edgelora.errors import UsageError
 from edgelora.machine import usable_cores
 from edgelora.opening import default_weights, open_backend, plan_setup
-from edgelora.service import open_library
+from edgelora_models.builtin import BASE_NAME, base_gguf
 
 
 @pytest.fixture
@@ -24,8 +25,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def record(settings: Settings) -> BaseRecord:
-    """The built-in base."""
-    return open_library(settings).bases.current()
+    return Bases(settings.directories).add(base_gguf(), BASE_NAME)
 
 
 def test_without_a_word(record: BaseRecord, settings: Settings) -> None:

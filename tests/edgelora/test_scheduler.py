@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from edgelora.adapters.pool import Pool
-from edgelora.backends.base import Capabilities, Chunk
-from edgelora.core import AdapterRef, FinishReason, Request, SamplingParams, Usage
+from edgelora.backends.base import Applied, Capabilities, Chunk
+from edgelora.core import AdapterRef, AdapterUse, FinishReason, Request, SamplingParams, Usage
 from edgelora.errors import AdapterError, Busy, ContextTooLong, UsageError
 from edgelora.leases import PATIENCE
 from edgelora.plan import Choice, Cut, Ended, Plan, Start
@@ -235,6 +235,101 @@ def test_a_failed_load_fails_only_its_requests() -> None:
     s.submit(request("d", ref("x")))
     assert len(s.admit().loads) == 1
     s.check_integrity()
+
+
+def several(name: str, *names: str, prompt: int = 4, starts: dict[str, int] | None = None) -> Request:
+    acting = tuple(AdapterUse(ref(adapter), 0.5, (starts or {}).get(adapter, 0)) for adapter in names)
+    return Request(name, tuple(range(prompt)), acting, SamplingParams())
+
+
+def leases(s: Scheduler) -> dict[str, int]:
+    return {entry.ref.name: entry.leases for entry in s.pool.snapshot() if entry.leases}
+
+
+def test_a_request_waits_until_all_its_adapters_are_there() -> None:
+    """One load of two makes nobody ready who wants both; what is ready has each in its chunk, weight and start too."""
+    s = scheduler()
+    s.submit(several("both", "x", "y", starts={"y": 2}))
+    s.submit(request("one", ref("x")))
+    assert [load.ref.name for load in s.admit().loads] == ["x", "y"]
+    assert s.loaded(ref("x")) == ("one",) and s.state("both") is State.LOADING
+    assert s.loaded(ref("y")) == ("both",)
+    assert chunk_of(s.plan(), "both").adapters == (Applied(0, 0.5), Applied(1, 0.5, start=2))
+    assert leases(s) == {"x": 2, "y": 1}
+    s.check_integrity()
+
+
+def test_all_or_none() -> None:
+    """Two requests that each want two adapters never hold one and wait for the other: the second holds nothing."""
+    s = scheduler(max_queue=5)
+    s.submit(several("first", "x", "y"))
+    s.submit(several("second", "z", "y"))
+    s.submit(several("third", "y", "x"))
+    turn(s)
+    assert s.state("second") is State.WAITING and leases(s) == {"x": 2, "y": 2}
+    turn(s, stop=lambda name: True)
+    turn(s, stop=lambda name: True)
+    assert s.state("second") is None and s.live_ids() == ()
+    assert leases(s) == {}
+
+
+def test_room_for_one_never_evicts_the_other() -> None:
+    """A set that is half in memory: what is missing takes the place of what is not in the set."""
+    s = scheduler()
+    for name in "xy":
+        s.submit(request(name, ref(name)))
+    turn(s, stop=lambda name: True)  # x is the least recently used, and wanted
+    s.submit(several("a", "x", "z"))
+    admission = s.admit()
+    assert admission.detach == (1,) and [(load.ref.name, load.slot) for load in admission.loads] == [("z", 1)]
+    s.check_integrity()
+
+
+def test_one_failed_load_gives_back_the_others() -> None:
+    """The request fails with it, and nothing it held is held any more: what has arrived, and what is on its way."""
+    s = scheduler()
+    s.submit(several("a", "x", "y"))
+    s.admit()
+    assert s.load_failed(ref("y")) == ("a",) and leases(s) == {}
+    s.check_integrity()
+    assert s.loaded(ref("x")) == () and s.pool.resident(ref("x"))
+    s.submit(several("b", "x", "y"))
+    assert [load.ref.name for load in s.admit().loads] == ["y"]
+    assert s.load_failed(ref("y")) == ("b",) and leases(s) == {}
+    s.check_integrity()
+
+
+def test_a_set_that_never_fits_is_refused() -> None:
+    """By slots or by bytes, at once and not after a wait."""
+    for s, code in ((scheduler(), "too_many_adapters"), (scheduler(budget=25), "adapter_too_large")):
+        with pytest.raises(AdapterError) as caught:
+            s.check(several("a", "x", "y", "z"))
+        assert caught.value.code == code
+
+
+def test_a_piece_ends_where_an_adapter_begins_if_steps_cannot_mix() -> None:
+    """And sequences are grouped by what acts now: before its start an adapter's prompt goes with the base's."""
+    s = scheduler(replace(ABLE, mixed_adapters=False))
+    s.submit(several("gated", "x", prompt=10, starts={"x": 6}))
+    s.submit(request("base", prompt=5))
+    assert sizes(turn(s)[0]) == {"gated": 6, "base": 5}
+    pieces = [sizes(turn(s)[0]) for _ in range(4)]
+    assert {"gated": 4} in pieces and {"base": 1} in pieces and all(len(piece) == 1 for piece in pieces)
+
+
+def test_an_alora_goes_on_from_the_bases_kv() -> None:
+    """Up to where it begins, and the base from what it left, and another from that."""
+    s = scheduler()
+    for name, asked, reused in (
+        ("base", request("base", prompt=40), 0),
+        ("one", several("one", "x", prompt=44, starts={"x": 30}), 30),
+        ("other", several("other", "y", prompt=44, starts={"y": 35}), 35),
+        ("base again", request("base again", prompt=60), 40),
+    ):
+        s.submit(asked)
+        plan, ended = turn(s, stop=lambda _: True)
+        assert [start.reused for start in plan.starts] == [reused], name
+        assert ended[0].usage.cached_tokens == reused and sizes(plan)[name] == len(asked.prompt) - reused
 
 
 @pytest.mark.parametrize("state", sorted(LIVE))

@@ -14,8 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from edgelora.adapters.pool import Pool
 from edgelora.backends.base import Applied, Capabilities, Chunk, SavedKv
 from edgelora.backends.fake import FAKE_CAPABILITIES, FakeBackend, FakeLoaded
-from edgelora.core import AdapterRef, Request, SamplingParams
-from edgelora.errors import BackendError, Busy
+from edgelora.core import AdapterRef, AdapterUse, Request, SamplingParams
+from edgelora.errors import AdapterError, BackendError, Busy
 from edgelora.plan import Choice, Copy, Load, Plan
 from edgelora.scheduler import Scheduler
 from edgelora.states import State
@@ -26,7 +26,17 @@ ABLE = replace(FAKE_CAPABILITIES, max_slots=2, max_sequences=3, max_step_tokens=
 BUDGET = 50
 SIZES = {"a": 10, "b": 20, "c": 30, "d": 50}
 REFS = {name: AdapterRef(name=name, version=name, path=Path(name), nbytes=n) for name, n in SIZES.items()}
-adapters = st.sampled_from([None, *REFS.values()])
+acting = st.lists(
+    st.builds(
+        AdapterUse,
+        st.sampled_from(list(REFS.values())),
+        st.sampled_from([0.5, 1.0]),
+        st.sampled_from([0, 0, 3, 10, 18]),
+    ),
+    max_size=3,
+    unique_by=lambda use: use.ref.name,
+).map(tuple)
+Uses = tuple[AdapterUse, ...]
 
 
 def prompt_of(length: int, *, turn_off: int = 99) -> tuple[int, ...]:
@@ -35,6 +45,11 @@ def prompt_of(length: int, *, turn_off: int = 99) -> tuple[int, ...]:
 
 
 prompts = st.builds(prompt_of, st.integers(1, 39), turn_off=st.sampled_from([0, 3, 10, 18, 25, 99]))
+
+
+def fits(acting: Uses) -> bool:
+    """Whether they can all be in memory at once."""
+    return len(acting) <= ABLE.max_slots and sum(use.ref.nbytes for use in acting) <= BUDGET
 
 
 class Rig:
@@ -53,13 +68,11 @@ class Rig:
         self.reused = self.copied = 0
         """Tokens that were not computed again, and how often they were copied."""
 
-    def submit(
-        self, adapter: AdapterRef | None, *, prompt: int | tuple[int, ...], max_tokens: int, stored: int = 0
-    ) -> str:
+    def submit(self, acting: Uses, *, prompt: int | tuple[int, ...], max_tokens: int, stored: int = 0) -> str:
         """`stored`: so many tokens of the prompt are on disk, and it waits until they are read."""
         name = f"r{self.submitted}"
         tokens = prompt_of(prompt) if isinstance(prompt, int) else prompt
-        request = Request(name, tokens, uses(adapter), SamplingParams(max_tokens=max_tokens))
+        request = Request(name, tokens, acting, SamplingParams(max_tokens=max_tokens))
         self.scheduler.submit(request, prefix=bool(stored))
         if stored:
             self.prefixes.append((request, stored))
@@ -174,7 +187,7 @@ class Rig:
 
 def computed_elsewhere(request: Request, length: int) -> SavedKv:
     """The KV of a request's first tokens, from a backend of its own."""
-    backend = FakeBackend(capabilities=replace(ABLE, max_step_tokens=99))
+    backend = FakeBackend(capabilities=replace(ABLE, max_step_tokens=99, max_slots=9))
     for slot, use in enumerate(request.adapters):
         backend.attach(slot, FakeLoaded(use.ref.path, use.ref.name.encode()))
     acting = tuple(Applied(slot, use.weight, use.start) for slot, use in enumerate(request.adapters))
@@ -191,24 +204,26 @@ class SchedulerMachine(RuleBasedStateMachine):
     def begin(self, mixed: bool) -> None:
         self.rig = Rig(replace(ABLE, mixed_adapters=mixed), max_queue=5)
 
-    @rule(adapter=adapters, prompt=prompts, max_tokens=st.integers(1, 30), stored=st.integers(-40, 40))
-    def submit(self, adapter: AdapterRef | None, prompt: tuple[int, ...], max_tokens: int, stored: int = 0) -> None:
+    @rule(uses=acting, prompt=prompts, max_tokens=st.integers(1, 30), stored=st.integers(-40, 40))
+    def submit(self, uses: Uses, prompt: tuple[int, ...], max_tokens: int, stored: int = 0) -> None:
         full = len(self.rig.scheduler) == self.rig.scheduler.capacity
         try:
-            self.rig.submit(adapter, prompt=prompt, max_tokens=max_tokens, stored=max(0, min(stored, len(prompt))))
-            assert not full
+            self.rig.submit(uses, prompt=prompt, max_tokens=max_tokens, stored=max(0, min(stored, len(prompt))))
+            assert not full and fits(uses)
         except Busy:
             assert full
+        except AdapterError:
+            assert not fits(uses)
 
     @precondition(lambda self: self.rig.ended)
-    @rule(pick=st.integers(0, 30), adapter=adapters, more=st.integers(1, 5), same=st.booleans())
-    def next_turn(self, pick: int, adapter: AdapterRef | None, more: int, same: bool) -> None:
-        """A conversation goes on, mostly with the adapter it had."""
+    @rule(pick=st.integers(0, 30), uses=acting, more=st.integers(1, 5), same=st.booleans())
+    def next_turn(self, pick: int, uses: Uses, more: int, same: bool) -> None:
+        """A conversation goes on, mostly with the adapters it had."""
         name = self.rig.ended[pick % len(self.rig.ended)]
         before = self.rig.requests[name]
         prompt = (*before.prompt, *self.rig.chosen[name], *range(200, 200 + more))
         if len(prompt) < 40:
-            self.submit(before.adapters[0].ref if same and before.adapters else adapter, prompt, max_tokens=5)
+            self.submit(before.adapters if same else uses, prompt, max_tokens=5)
 
     @rule(pick=st.integers(0, 30))
     def cancel(self, pick: int) -> None:
@@ -256,14 +271,14 @@ TestSchedulerMachine.settings = settings(
 )
 
 
-Work = list[tuple[AdapterRef | None, tuple[int, ...], int, int, int]]
-"""Adapter, prompt, max_tokens, turns until the next one comes, and how much of the prompt is on disk."""
+Work = list[tuple[Uses, tuple[int, ...], int, int, int]]
+"""What acts, prompt, max_tokens, turns until the next one comes, and how much of the prompt is on disk."""
 
 
 @settings(deadline=None, max_examples=60)
 @given(
     work=st.lists(
-        st.tuples(adapters, prompts, st.integers(1, 20), st.integers(0, 12), st.integers(-40, 40)),
+        st.tuples(acting.filter(fits), prompts, st.integers(1, 20), st.integers(0, 12), st.integers(-40, 40)),
         min_size=1,
         max_size=10,
     ),
@@ -273,13 +288,13 @@ def test_reuse_changes_no_token(work: Work, mixed: bool) -> None:
     """Whatever was warm: each request's tokens are those of a scheduler that has served nobody else."""
     able = replace(ABLE, mixed_adapters=mixed)
     rig = Rig(able, max_queue=20)
-    for adapter, prompt, max_tokens, turns, stored in work:
-        rig.submit(adapter, prompt=prompt, max_tokens=max_tokens, stored=max(0, min(stored, len(prompt))))
+    for parts, prompt, max_tokens, turns, stored in work:
+        rig.submit(parts, prompt=prompt, max_tokens=max_tokens, stored=max(0, min(stored, len(prompt))))
         rig.finish(turns=turns)
     rig.finish(turns=5000)
-    for name, (adapter, prompt, max_tokens, *_) in zip(rig.chosen, work, strict=True):
+    for name, (parts, prompt, max_tokens, *_) in zip(rig.chosen, work, strict=True):
         alone = Rig(able, max_queue=20)
-        alone.submit(adapter, prompt=prompt, max_tokens=max_tokens)
+        alone.submit(parts, prompt=prompt, max_tokens=max_tokens)
         alone.finish(turns=5000)
         assert rig.chosen[name] == alone.chosen["r0"] and alone.reused == 0
 
@@ -291,12 +306,14 @@ def test_nobody_starves(mixed: bool, seed: int) -> None:
     chance = random.Random(seed)
     rig = Rig(replace(ABLE, mixed_adapters=mixed), max_queue=20)
     for _ in range(5):
-        rig.submit(chance.choice([None, REFS["a"]]), prompt=9, max_tokens=9)
-    watched = [rig.submit(adapter, prompt=30, max_tokens=8) for adapter in (None, *REFS.values())]
+        rig.submit(uses(chance.choice([None, REFS["a"]])), prompt=9, max_tokens=9)
+    watched = [rig.submit(uses(adapter), prompt=30, max_tokens=8) for adapter in (None, *REFS.values())]
+    two = tuple(AdapterUse(REFS[name], 0.5, start) for name, start in (("b", 0), ("c", 12)))
+    watched.append(rig.submit(two, prompt=30, max_tokens=8))
     for _ in range(600):
         while len(rig.scheduler) < rig.scheduler.capacity:
             adapter = chance.choice([None, REFS["a"], REFS["a"], REFS["b"]])
-            rig.submit(adapter, prompt=chance.randint(1, 30), max_tokens=chance.randint(1, 9))
+            rig.submit(uses(adapter), prompt=chance.randint(1, 30), max_tokens=chance.randint(1, 9))
         rig.turn()
         for load in list(rig.loads):
             rig.arrive(load, fails=False)
@@ -309,7 +326,7 @@ def test_the_oldest_is_never_sent_back() -> None:
     """However scarce the cells: the oldest running request only goes forward, so somebody always does."""
     rig = Rig(replace(ABLE, kv_cells=40), max_queue=20)
     for n in range(6):
-        rig.submit(None, prompt=4 + n, max_tokens=28)
+        rig.submit((), prompt=4 + n, max_tokens=28)
     order = list(rig.scheduler.live_ids())
     running = (State.PREFILL, State.DECODE)
     while len(rig.scheduler):

@@ -21,9 +21,10 @@ class Lane:
 
     sequence: int
     slot: int | None
+    """Of an adapter at full weight from the start."""
     tokens: list[int]
     more: tuple[Applied, ...] = ()
-    """What acts besides the slot's adapter."""
+    """What acts besides."""
     done: int = 0
     logits: Logits | None = None
     history: list[Logits] = field(default_factory=list)

@@ -21,6 +21,7 @@ from edgelora.backends.llama_cpp.model import Model, Progress
 from edgelora.backends.llama_cpp.native import NativeMethod
 from edgelora.backends.llama_cpp.options import BackendOptions
 from edgelora.backends.llama_cpp.selftest import find_weights
+from edgelora.backends.llama_cpp.trial import Trial
 from edgelora.backends.llama_cpp.vocabulary import LlamaVocabulary
 from edgelora.errors import BackendError
 from edgelora_models.shape import LlamaShape
@@ -58,7 +59,8 @@ class LlamaCppBackend:
     ) -> LlamaCppBackend:
         """Load the GGUF base at `path`. `progress` gets 0.0 to 1.0, and what it raises ends the load.
 
-        Where the self-test of the evaluation callback fails, a warning is logged and llama.cpp's own LoRA is used.
+        Where the self-test of the evaluation callback fails, a warning is logged and the next best way is taken: numpy
+        for the deltas, or llama.cpp's own LoRA.
         Raises UsageError where the base cannot have that KV type, BaseError where it cannot be loaded, BackendError
         where the library cannot.
         """
@@ -90,6 +92,11 @@ class LlamaCppBackend:
     @property
     def kv_identity(self) -> str:
         return self._kv_identity
+
+    def set_threads(self, threads: int, batch_threads: int) -> None:
+        """From the next step on: compute threads of a step of one token, and of every other."""
+        self._check_open()
+        self._context.set_threads(threads, batch_threads)
 
     def load(self, path: Path) -> Loaded:
         return self._method.load(path)
@@ -231,15 +238,19 @@ class LlamaCppBackend:
 
 
 def _choose_method(model: Model, context: Context, shape: LlamaShape, options: BackendOptions) -> LoraMethod:
-    if options.method == "hook":
-        try:
-            weights = find_weights(context, shape, max_sequences=options.max_sequences)
-        except BackendError as error:
-            log.warning(
-                "%s Using llama.cpp's own LoRA: one adapter in a step, so answers with several are slower.", error
-            )
-        else:
-            if (evaluator := context.tap.evaluator) is not None:
-                return CompiledHookMethod(evaluator, shape, weights, threads=context.threads)
-            return HookMethod(context.tap, shape, weights)
-    return NativeMethod(model, context.handle, shape)
+    """The fastest whose self-test holds: the native kernel, numpy, llama.cpp's own LoRA. A warning says what failed."""
+    evaluator = context.tap.evaluator
+    trial = None if evaluator is None else Trial(evaluator)
+    if options.method == "native":
+        return NativeMethod(model, context.handle, shape)
+    try:
+        weights = find_weights(context, shape, max_sequences=options.max_sequences, trial=trial)
+    except BackendError as error:
+        log.warning("%s Using llama.cpp's own LoRA: one adapter in a step, so answers with several are slower.", error)
+        return NativeMethod(model, context.handle, shape)
+    if evaluator is None or trial is None:
+        return HookMethod(context.tap, shape, weights)
+    if trial.problem is not None:
+        log.warning("%s Computing adapters with numpy, which is slower. Please report this.", trial.problem)
+        return HookMethod(context.tap, shape, weights)
+    return CompiledHookMethod(evaluator, shape, weights, threads=context.threads)

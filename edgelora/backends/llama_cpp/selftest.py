@@ -3,7 +3,8 @@
 One small step runs with every node watched. The first node proves the layout before any pointer in it is followed.
 Then every linear module must appear once, with its widths and an expected number of rows; its weight's address is kept,
 which is how the hook knows modules later. Each layer's down projection gets a known delta, and the sum computed from it
-must have seen it. Anything unexpected is a BackendError, and the backend falls back to llama.cpp's own LoRA.
+must have seen it. Anything unexpected is a BackendError, and the backend falls back to llama.cpp's own LoRA. In the
+same step the native callback is tried, where there is one (`trial`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from edgelora.backends.llama_cpp.layout import (
     tensor_at,
     tensor_name,
 )
+from edgelora.backends.llama_cpp.trial import Trial
 from edgelora.errors import BackendError
 from edgelora_converters.lora import Target
 from edgelora_models.modules import BY_GGUF
@@ -34,8 +36,11 @@ Rows = NDArray[np.float32]
 _TOKENS = ((0, 1, 2), (1, 2))
 
 
-def find_weights(context: Context, shape: LlamaShape, *, max_sequences: int) -> dict[Target, int]:
-    """The address of every linear module's weight tensor, the layout proven. Leaves the KV empty.
+def find_weights(
+    context: Context, shape: LlamaShape, *, max_sequences: int, trial: Trial | None = None
+) -> dict[Target, int]:
+    """The address of every linear module's weight tensor, the layout proven. Leaves the KV empty. `trial` is shown
+    every module's product.
 
     Raises BackendError where anything is not as expected.
     """
@@ -43,7 +48,7 @@ def find_weights(context: Context, shape: LlamaShape, *, max_sequences: int) -> 
         Chunk(sequence=sequence, position=0, tokens=tokens, adapters=(), logits=0 if sequence else SELF_TEST_OUTPUTS)
         for sequence, tokens in enumerate(_TOKENS[:max_sequences])
     ]
-    probe = _Probe(shape, rows=sum(len(chunk.tokens) for chunk in chunks), outputs=SELF_TEST_OUTPUTS)
+    probe = _Probe(shape, trial, rows=sum(len(chunk.tokens) for chunk in chunks), outputs=SELF_TEST_OUTPUTS)
     try:
         code = context.tap.watch(probe, lambda: context.decode(chunks))
     finally:
@@ -57,8 +62,9 @@ def find_weights(context: Context, shape: LlamaShape, *, max_sequences: int) -> 
 class _Probe:
     """Watches one step; see the file's docstring."""
 
-    def __init__(self, shape: LlamaShape, *, rows: int, outputs: int) -> None:
+    def __init__(self, shape: LlamaShape, trial: Trial | None, *, rows: int, outputs: int) -> None:
         self._shape = shape
+        self._trial = trial
         self._rows = rows
         self._outputs = outputs
         self._weights: dict[Target, int] = {}
@@ -119,6 +125,8 @@ class _Probe:
         widths = (target.module.in_features(self._shape), target.module.out_features(self._shape))
         _require((x.shape[1], y.shape[1]) == widths, f"{name} maps {x.shape[1]} to {y.shape[1]}")
         self._weights[target] = tensor.src[0]
+        if self._trial is not None:
+            self._trial.visit(node, weight=tensor.src[0], name=name, x=x, y=y)
         if target.module.gguf == "ffn_down":
             y += 1.0 + np.abs(y).max()
             self._changed[node] = y.copy()

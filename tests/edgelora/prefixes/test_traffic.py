@@ -156,7 +156,7 @@ def test_short_ones_and_texts_are_not_kept(start: Start) -> None:
     runtime = start()
     for n in range(3):
         runtime.ask(f"q{n}", system=SYSTEM[: MIN_TOKENS - 1])
-        runtime.engine.submit(Request(f"t{n}", SYSTEM + (n,), (), SamplingParams(max_tokens=1))).text()
+        runtime.engine.submit(Request(f"t{n}", (*SYSTEM, n), (), SamplingParams(max_tokens=1))).text()
     runtime = start()
     assert kept(runtime) == []
 

@@ -94,7 +94,8 @@ def native_backend(installed: Installed) -> Iterator[LlamaCppBackend]:
 
 def attached(installed: Installed, options: BackendOptions) -> Iterator[LlamaCppBackend]:
     backend = open_backend(installed, options)
-    for slot, path in enumerate(installed.mapped):
+    wanted = backend.capabilities.adapter_format
+    for slot, path in enumerate(installed.mapped if wanted == "mapped" else installed.paths):
         backend.attach(slot, backend.load(path))
     yield backend
     backend.close()

@@ -10,10 +10,15 @@ from dataclasses import replace
 import pytest
 
 from edgelora.backends.llama_cpp import layout, selftest
+from edgelora.backends.llama_cpp import trial as trial_module
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 from edgelora.backends.llama_cpp.context import Context
+from edgelora.backends.llama_cpp.hook import HookMethod
 from edgelora.backends.llama_cpp.model import Model
+from edgelora.backends.llama_cpp.trial import Trial
 from edgelora.errors import BackendError
+from edgelora.kernels import native
+from edgelora.kernels.reference import add_delta
 from edgelora_converters.lora import Target
 from edgelora_models.modules import LINEAR_MODULES
 from edgelora_models.shape import LlamaShape
@@ -104,6 +109,51 @@ def test_failure_falls_back_to_native_with_a_warning(
     fallback.attach(0, fallback.load(installed.paths[0]))
     assert distance(once(fallback, [1, 2, 3], 0), once(backend, [1, 2, 3], 0)) < 5e-5
     fallback.close()
+
+
+needs_kernel = pytest.mark.skipif(native.library() is None, reason="the native kernel was not built")
+
+
+@needs_kernel
+def test_the_native_callback_is_tried_at_every_module(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its own code, in the real graph: nothing is wrong, and what it adds to any one module is looked at."""
+    assert context.tap.evaluator is not None
+    names: list[str] = []
+    visit = Trial.visit
+    monkeypatch.setattr(Trial, "visit", lambda self, node, **p: (names.append(p["name"]), visit(self, node, **p))[1])
+    trial = Trial(context.tap.evaluator)
+    weights = selftest.find_weights(context, GQA, max_sequences=2, trial=trial)
+    assert trial.problem is None and len(set(names)) == len(weights) == 7 * GQA.layers
+
+
+@needs_kernel
+@pytest.mark.parametrize("wrong", ["refused", "something else"])
+def test_a_failed_trial_falls_back_to_numpy_with_a_warning(
+    installed: Installed,
+    backend: LlamaCppBackend,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    wrong: str,
+) -> None:
+    """Where the native code meets a graph it cannot read, or adds what numpy would not, numpy computes the deltas."""
+    if wrong == "refused":
+        monkeypatch.setattr(trial_module, "native_layout", lambda: replace_type(layout.native_layout()))
+    else:
+        monkeypatch.setattr(trial_module, "add_delta", lambda y, x, groups: add_delta(y, x, [*groups] * 2))
+    with caplog.at_level(logging.WARNING):
+        fallback = open_backend(installed, replace(EXACT, kernel="auto"))
+    warnings = [record.getMessage() for record in caplog.records if record.name.startswith("edgelora.backends")]
+    assert len(warnings) == 1 and wrong in warnings[0] and "numpy" in warnings[0]
+    assert fallback.capabilities.mixed_adapters and isinstance(fallback._method, HookMethod)
+    fallback.attach(0, fallback.load(installed.paths[0]))
+    assert distance(once(fallback, [1, 2, 3], 0), once(backend, [1, 2, 3], 0)) < 5e-5
+    fallback.close()
+
+
+def replace_type(offsets: native.Layout) -> native.Layout:
+    """As if a plain matrix had another type."""
+    offsets.type_f32 = 99
+    return offsets
 
 
 def test_a_node_of_another_type_is_never_written(context: Context) -> None:
