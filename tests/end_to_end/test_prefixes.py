@@ -129,20 +129,23 @@ def test_another_adapter_version_computes(opened: Callable[..., Service], home: 
     assert cached(opened(), "medical-faq@1") > 64
 
 
-def test_another_base_computes(opened: Callable[..., Service]) -> None:
+def test_another_base_computes(opened: Callable[..., Service], home: Path) -> None:
     """The same header, size and modification time, and one weight that differs: put in the base's place."""
-    keep(opened(), None)
     service = opened()
-    assert cached(service, None) > 64
-    path, bases = service.base.path, service.library.bases
-    service.close()
-    copy, stat = path.with_name("copy.gguf"), path.stat()
+    bases, path = service.library.bases, home / "own.gguf"
+    path.write_bytes(service.base.path.read_bytes())
+    bases.add(path)
+    bases.use("own")
+    keep(opened(), None)
+    assert cached(opened(), None) > 64
+    other, stat = home / "other.gguf", path.stat()
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
-    copy.write_bytes(data)
-    os.utime(copy, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    copy.replace(path)
-    assert bases.get(service.base.name).check().stamp.mtime_ns == stat.st_mtime_ns
+    other.write_bytes(data)
+    os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    opened().close()
+    other.replace(path)
+    assert bases.get("own").check().stamp.mtime_ns == stat.st_mtime_ns
     assert cached(opened(), None) == 0
 
 
