@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 
 from edgelora.adapters.loader import LoadResult
+from edgelora.core import AdapterRef
 from edgelora.prefixes.cache import Look
 from edgelora.prefixes.traffic import PrefixRead
 from edgelora.run import Run
@@ -33,4 +35,17 @@ class Close:
         return Close(min(given, default=None))
 
 
-Command = Submit | Cancel | Close | LoadResult | PrefixRead
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Load an adapter that no request waits for."""
+
+    ref: AdapterRef
+    pin: bool
+    """Whether it is to stay, and to wait for its room; otherwise it is a hint."""
+    instead_of: AdapterRef | None = None
+    """A pin that ends with this one."""
+    done: Future[bool] = field(default_factory=Future)
+    """Whether it is in memory; for a pin the error instead of False."""
+
+
+Command = Submit | Cancel | Close | Fetch | LoadResult | PrefixRead

@@ -55,6 +55,8 @@ class Settings:
     """How llama.cpp holds the base (EDGELORA_WEIGHTS): `opening.py` says what auto becomes."""
     kv_type: KvType
     """What keys and values are kept in (EDGELORA_KV_TYPE)."""
+    pins: tuple[str, ...]
+    """Adapters a server keeps in memory from its start on (EDGELORA_PIN: names with commas or spaces between)."""
     kernel: Kernel
     """What adds the adapters in llama.cpp (EDGELORA_KERNEL). auto: the native kernel where it was built."""
 
@@ -75,6 +77,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         threads=threads or None,
         weights=cast(WeightsChoice, _choice(env, "EDGELORA_WEIGHTS", WEIGHTS)),
         kv_type=cast(KvType, _choice(env, "EDGELORA_KV_TYPE", KV_TYPES)),
+        pins=tuple(env.get("EDGELORA_PIN", "").replace(",", " ").split()),
         kernel=cast(Kernel, _choice(env, "EDGELORA_KERNEL", get_args(Kernel))),
     )
 

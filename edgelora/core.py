@@ -92,6 +92,8 @@ class Request:
     adapters: tuple[AdapterUse, ...]
     """Given in any order, kept in one, those of weight 0 left out; empty is the base alone."""
     sampling: SamplingParams
+    client: str = ""
+    """Who asks: places are given by turns between clients. All that say nothing are one."""
     system: int = 0
     """How many first tokens of the prompt are its system prompt's, up to where the user's message begins."""
 

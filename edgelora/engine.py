@@ -11,25 +11,28 @@ import queue
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from concurrent.futures import Future
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgelora.adapters.loader import Loader, LoadResult
-from edgelora.adapters.pool import Pool, PoolEntry
+from edgelora.adapters.pool import Pool
 from edgelora.backends.base import Backend, Capabilities, Vocabulary
-from edgelora.commands import Cancel, Close, Command, Submit
-from edgelora.core import Request
+from edgelora.commands import Cancel, Close, Command, Fetch, Submit
+from edgelora.core import AdapterRef, Request
 from edgelora.errors import Cancelled, EdgeloraError, UsageError
+from edgelora.failures import as_backend_error, engine_stopped, queue_full
+from edgelora.fetches import Fetches
 from edgelora.plan import Choice, Ended, Plan
 from edgelora.prefixes.cache import Keep, PrefixCache
 from edgelora.prefixes.traffic import PrefixRead, Traffic
-from edgelora.refusals import as_backend_error, engine_stopped, queue_full
 from edgelora.run import Clock, Run
 from edgelora.sampling import Sampler
 from edgelora.scheduler import Scheduler
+from edgelora.stats import EngineStats
 from edgelora.stream import Stream
 
 _log = logging.getLogger(__name__)
@@ -43,19 +46,6 @@ _STOPPED = "The engine was stopped."
 _CUT = "The engine was stopped before the answer was complete."
 
 
-@dataclass(frozen=True, slots=True)
-class EngineStats:
-    queued: int
-    """Accepted requests without a place in the batch yet (waiting, loading their adapter, ready)."""
-    running: int
-    adapters: tuple[PoolEntry, ...]
-    """In memory, least recently used first."""
-    steps: int
-    """Forward passes since the start."""
-    tokens: int
-    """Tokens chosen since the start."""
-
-
 class Engine:
     """Owns the backend from here on and closes it. Every method may be called from any thread."""
 
@@ -66,6 +56,7 @@ class Engine:
         self._backend = backend
         pool = Pool(adapter_budget_bytes, backend.capabilities.max_slots)
         self._scheduler = Scheduler(backend.capabilities, pool, max_queue=max_queue)
+        self._fetches = Fetches(pool)
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._loader = Loader(backend.load, self._commands.put)
         self._traffic = Traffic(prefixes, self._scheduler, backend, self._loader)
@@ -121,6 +112,19 @@ class Engine:
         """Legal in every state; nothing for an ended or unknown id."""
         self._commands.put(Cancel(request_id))
 
+    def fetch(self, ref: AdapterRef, *, pin: bool = False, instead_of: AdapterRef | None = None) -> Future[bool]:
+        """Load an adapter that no request waits for; whether it is in memory then. `fetches.py` has the policies.
+
+        `pin`: it stays, `instead_of` another pin; the error, AdapterError(code pins_too_large) for one, is in the
+        result. Raises BackendError(code engine_stopped).
+        """
+        fetch = Fetch(ref, pin, instead_of)
+        with self._lock:
+            if self._stopped is not None:
+                raise engine_stopped(self._stopped)
+            self._commands.put(fetch)
+        return fetch.done
+
     def stats(self) -> EngineStats:
         published = self._published
         return replace(published, queued=max(0, len(self._runs) - published.running))
@@ -150,13 +154,14 @@ class Engine:
             with self._lock:
                 self._stopped = why
             self._fail_all(why)
+            self._fetches.stop(self._commands, engine_stopped(why))
             self._runs.clear()
             self._published = EngineStats(0, 0, (), self._steps, self._tokens)
             self._give_back()
 
     def _turn(self) -> bool:
         """One round: admit, compute one step, obey. False when closed and nothing is left to finish."""
-        admission = self._scheduler.admit()
+        admission = self._fetches.join(self._scheduler.admit())
         for sequence in admission.clears:
             self._backend.clear(sequence)
         for slot in admission.detach:
@@ -179,7 +184,9 @@ class Engine:
         try:
             for move in plan.moves:
                 move.carry_out(self._backend)
+            began = time.perf_counter()
             logits = self._backend.step([row.chunk for row in plan.rows])
+            self._scheduler.costs.observe(plan.tokens, time.perf_counter() - began)
         except Exception as error:  # The step's requests fail; the others, and the engine, go on.
             failure = as_backend_error(error, "The step failed")
             for row in plan.rows:
@@ -221,7 +228,12 @@ class Engine:
     def _carry_out(self, command: Command) -> None:
         match command:
             case Submit(run, look):
-                self._traffic.submit(run.request, look)
+                try:
+                    self._traffic.submit(run.request, look)
+                except EdgeloraError as error:  # A pin came between the first check and this one.
+                    self._report(run.request.id, error)
+            case Fetch():
+                self._fetches.begin(command, [run.request for run in list(self._runs.values())])
             case Cancel(request_id):
                 if self._scheduler.cancel(request_id):
                     self._report(request_id, Cancelled())
@@ -244,6 +256,7 @@ class Engine:
                 self._report(request_id, outcome)
         else:
             self._mark(self._scheduler.loaded(result.ref), "loaded")
+        self._fetches.settle(result.ref, outcome if isinstance(outcome, EdgeloraError) else None)
 
     def _fail(self, request_id: str, error: EdgeloraError) -> None:
         if self._scheduler.fail(request_id):

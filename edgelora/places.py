@@ -46,8 +46,8 @@ class Places:
         """How many sequences could start now."""
         return len(self._free) - len(self._uncleared) + len(self.warm)
 
-    def reach(self, sequence: Sequence, running: Iterable[Sequence]) -> int:
-        """How many of its first tokens it need not compute if it starts now: warm, or computed by one that runs."""
+    def warm_for(self, sequence: Sequence, running: Iterable[Sequence]) -> int:
+        """How many of its tokens are warm, or computed by one that runs: it need not compute them if it starts now."""
         match = best_match([*self.warm, *_computed(running)], sequence.key, sequence.tokens)
         return 0 if match is None else match.length
 

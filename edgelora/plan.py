@@ -24,6 +24,8 @@ class Admission:
     """Adapters to start loading; each ends in `loaded` or `load_failed`."""
     loading: tuple[str, ...]
     """Requests that now wait for an adapter."""
+    blocked: bool = False
+    """Whether a request waits for room in the pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +95,7 @@ class Plan:
     starts: tuple[Start, ...]
     rows: tuple[Row, ...]
     """Empty only where nothing can run."""
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(row.chunk.tokens) for row in self.rows)

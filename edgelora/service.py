@@ -7,27 +7,30 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from edgelora.core import AdapterRef, AdapterUse, Progress, Request, SamplingParams
-from edgelora.errors import NotFound
+from edgelora.errors import BackendError, NotFound, UsageError
 from edgelora.names import split_model_id
 
 if TYPE_CHECKING:
     from edgelora.adapters.manifest import Version
+    from edgelora.adapters.pool import PoolEntry
     from edgelora.adapters.store import Store
     from edgelora.backends.base import Backend
     from edgelora.bases.record import BaseRecord
     from edgelora.bases.registry import Bases
     from edgelora.config import Settings
-    from edgelora.engine import Engine, EngineStats
+    from edgelora.engine import Engine
     from edgelora.opening import Setup
     from edgelora.prefixes.cache import PrefixCache
     from edgelora.prefixes.layout import Stored
     from edgelora.prefixes.store import PrefixStore
     from edgelora.prompt import Message
+    from edgelora.stats import EngineStats
     from edgelora.stream import Stream
 
 
@@ -89,6 +92,8 @@ class ModelCard:
     root: str
     """The version an id stands for (`name@digest`), or the base's name. Never a path."""
     resident: bool
+    pinned: bool = False
+    """Whether it stays in memory though nobody uses it."""
 
 
 class Service:
@@ -97,6 +102,7 @@ class Service:
     def __init__(self, library: Library, base: BaseRecord, backend: Backend, *, setup: Setup | None = None) -> None:
         """`setup`: what the backend was opened with, where that is known; told and not used."""
         from edgelora.engine import Engine
+        from edgelora.pins import Pins
 
         settings = library.settings
         self.library = library
@@ -110,6 +116,7 @@ class Service:
             max_queue=settings.max_queue,
             prefixes=self._prefixes,
         )
+        self._pins = Pins(self._engine)
 
     @classmethod
     def open(cls, settings: Settings, *, base: str | None = None, progress: Progress | None = None) -> Self:
@@ -123,16 +130,15 @@ class Service:
 
     def models(self) -> list[ModelCard]:
         """The base, then every adapter installed for it, by name."""
-        resident = {ref.version for ref in self._resident()}
+        entries = {entry.ref.version: entry for entry in self._engine.stats().adapters}
         cards = [ModelCard(self.base.name, int(self.base.created), None, self.base.name, True)]
         mine = self.base.identity.fingerprint.digest
         for manifest in self.library.store.list():
             version = manifest.latest
             if version.base_fingerprint == mine:
                 root = f"{manifest.name}@{version.digest[:12]}"
-                cards.append(
-                    ModelCard(manifest.name, int(version.created), self.base.name, root, version.digest in resident)
-                )
+                entry = entries.get(version.digest)
+                cards.append(_card(manifest.name, int(version.created), self.base.name, root, entry))
         return cards
 
     def model(self, model_id: str) -> ModelCard:
@@ -143,7 +149,8 @@ class Service:
         ref = self.resolve(model_id)
         if ref is None:
             return cards[self.base.name]
-        return ModelCard(model_id, cards[ref.name].created, self.base.name, str(ref), ref in self._resident())
+        entries = {entry.ref: entry for entry in self._engine.stats().adapters}
+        return _card(model_id, cards[ref.name].created, self.base.name, str(ref), entries.get(ref))
 
     def resolve(self, model_id: str) -> AdapterRef | None:
         """The adapter version an id names, converted for this base; None is the base alone.
@@ -158,31 +165,55 @@ class Service:
         store = self.library.store
         try:
             able = self._backend.capabilities
-            return store.ref(parts.adapter, self.base, to=able.adapter_format, widened=able.widens_adapters)
+            ref = store.ref(parts.adapter, self.base, to=able.adapter_format, widened=able.widens_adapters)
         except NotFound as error:
             if parts.adapter.partition("@")[0] in store.names():
                 raise  # a version it does not have: the store says which it has
             raise NotFound("model", model_id, self._names()) from error
+        self._pins.follow(parts.adapter, ref)
+        return ref
+
+    def pin(self, name: str) -> AdapterRef:
+        """Load an adapter and keep it in memory, whatever else is asked for; a new version of it takes its place.
+
+        Returns once it is in memory. Raises as `resolve` does, UsageError for the base, AdapterError where it cannot be
+        loaded or the pins are more than the memory for adapters.
+        """
+        ref = self.resolve(name)
+        if ref is None:
+            raise UsageError("pin_base", f"{name!r} is the base, which stays in memory anyway.", "Name an adapter.")
+        self._pins.add(split_model_id(name).adapter or name, ref)
+        return ref
+
+    def prefetch(self, adapter: AdapterRef) -> None:
+        """A hint that it will be asked for soon: it is loaded in the background where there is room. Never fails."""
+        with suppress(BackendError):  # The engine was stopped: whoever asks in earnest will hear of it.
+            self._engine.fetch(adapter)
 
     def default_sampling(self) -> SamplingParams:
         """What the base's makers recommend, for requests that say nothing."""
         return SamplingParams(temperature=self.base.temperature, top_p=self.base.top_p)
 
-    def chat(self, messages: Sequence[Message], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
-        """Begin an answer to a conversation. Raises UsageError, ContextTooLong, Busy."""
+    def chat(
+        self, messages: Sequence[Message], *, adapter: AdapterRef | None, sampling: SamplingParams, client: str = ""
+    ) -> Stream:
+        """Begin an answer to a conversation. `client`: who asks; clients take turns. Raises as `Engine.submit` does."""
         from edgelora.prompt import encode_chat, system_length
 
         vocabulary = self._backend.vocabulary
         tokens = encode_chat(messages, vocabulary)
-        return self._submit(tokens, adapter, sampling, system=system_length(messages, tokens, vocabulary))
+        system = system_length(messages, tokens, vocabulary)
+        return self._submit(tokens, adapter, sampling, client, system=system)
 
-    def complete(self, prompt: str | Sequence[int], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
+    def complete(
+        self, prompt: str | Sequence[int], *, adapter: AdapterRef | None, sampling: SamplingParams, client: str = ""
+    ) -> Stream:
         """Continue a text (or token ids) as it stands, without a chat template. Raises as `chat` does."""
         from edgelora.prompt import encode_text
 
         vocabulary = self._backend.vocabulary
         tokens = encode_text(prompt, vocabulary) if isinstance(prompt, str) else tuple(prompt)
-        return self._submit(tokens, adapter, sampling)
+        return self._submit(tokens, adapter, sampling, client, system=0)
 
     def add_prefix(
         self, system: str, *, adapter: AdapterRef | None, name: str, progress: Progress | None = None
@@ -217,12 +248,9 @@ class Service:
         self.close(drain=kind is None)
 
     def _submit(
-        self, tokens: tuple[int, ...], adapter: AdapterRef | None, sampling: SamplingParams, *, system: int = 0
+        self, tokens: tuple[int, ...], adapter: AdapterRef | None, sampling: SamplingParams, client: str, *, system: int
     ) -> Stream:
-        return self._engine.submit(Request(uuid.uuid4().hex, tokens, _uses(adapter), sampling, system))
-
-    def _resident(self) -> set[AdapterRef]:
-        return {entry.ref for entry in self._engine.stats().adapters}
+        return self._engine.submit(Request(uuid.uuid4().hex, tokens, _uses(adapter), sampling, client, system))
 
     def _is_base(self, name: str) -> bool:
         return name == self.base.name or name in self.base.aliases
@@ -243,3 +271,7 @@ def _open_prefixes(library: Library, base: BaseRecord, backend: Backend) -> Pref
         return None
     template = base.identity.fingerprint.template
     return PrefixCache(library.prefixes(), base.path, kv=backend.kv_identity, template=template)
+
+
+def _card(model_id: str, created: int, base: str, root: str, entry: PoolEntry | None) -> ModelCard:
+    return ModelCard(model_id, created, base, root, entry is not None, entry is not None and entry.pinned)

@@ -1,8 +1,8 @@
-"""Whether a newcomer waits for an older one that is computing the beginning of its prompt. Pure; the scheduler acts.
+"""Whether a newcomer waits for another that is computing the beginning of its prompt. Pure; the scheduler acts.
 
-Waiting costs the newcomer nothing: prompts are computed oldest first, so its own rows would come after, or take room in
-steps that grow with them. What the older one has computed is then copied, which costs nothing either. It never starves:
-it waits for older ones only, keeps its place, and for HOLD_PLANS plans at most.
+Waiting costs the newcomer nothing: the other one is ahead, and has the room in each step that the newcomer's rows would
+take. What was computed is then copied, which costs nothing either. It never starves: it waits only for those that run
+or start before it, keeps its place in the line and in the batch, and waits for HOLD_PLANS plans at most.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ HOLD_PLANS = 64
 
 
 def waits(sequence: Sequence, ahead: Iterable[Sequence], *, have: int) -> bool:
-    """`ahead`: who runs, or starts before it. `have`: tokens it need not compute if it starts now."""
+    """`ahead`: who runs, or starts in this plan before it. `have`: tokens it need not compute if it starts now."""
     if sequence.held >= HOLD_PLANS:
         return False
-    return any(_common(sequence, older) - max(older.computed, have) >= WORTH for older in ahead)
+    return any(_common(sequence, other) - max(other.computed, have) >= WORTH for other in ahead)
 
 
-def _common(sequence: Sequence, older: Sequence) -> int:
-    """How much of the older one's prompt it could have, once that is computed."""
-    if older.state is State.DECODE or older.arrival > sequence.arrival:
+def _common(sequence: Sequence, other: Sequence) -> int:
+    """How much of the other's prompt it could have, once that is computed."""
+    if other.state is State.DECODE:
         return 0
-    reach = min(len(sequence.tokens) - 1, parting(older.key, sequence.key))
-    return min(reach, common_length(older.tokens, sequence.tokens)) if reach > 0 else 0
+    reach = min(len(sequence.tokens) - 1, parting(other.key, sequence.key))
+    return min(reach, common_length(other.tokens, sequence.tokens)) if reach > 0 else 0

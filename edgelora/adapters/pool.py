@@ -1,10 +1,11 @@
-"""What adapters are in memory: slots, leases, and who has to go. Counts only: loading, attaching and detaching are the
-engine's work, told by what `reserve` returns. No I/O, no threads.
+"""What adapters are in memory: slots, leases, pins, and who has to go. Counts only: loading, attaching and detaching
+are the engine's work, told by what `reserve` returns. No I/O, no threads.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from edgelora.core import AdapterRef
@@ -22,6 +23,8 @@ class PoolEntry:
     """False while it is being loaded."""
     leases: int
     """Live requests that hold it."""
+    pinned: bool = False
+    """Whether it stays though nobody holds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,37 +41,41 @@ class _Entry:
     resident: bool = False
     leases: int = 0
 
-    @property
-    def evictable(self) -> bool:
-        return self.resident and not self.leases
-
 
 class Pool:
-    """`slots` adapters in at most `budget_bytes`. The least recently used one without a lease is evicted first."""
+    """`slots` adapters in at most `budget_bytes`. The least recently used one without lease or pin is evicted first."""
 
     def __init__(self, budget_bytes: int, slots: int) -> None:
         self.budget_bytes = budget_bytes
         self.slots = slots
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
         """Least recently used first."""
+        self.pinned: Mapping[Key, AdapterRef] = {}
+        """Their room is set aside, in memory or not. Replaced, never changed: any thread may read it."""
 
     @property
     def used_bytes(self) -> int:
-        return sum(entry.ref.nbytes for entry in self._entries.values())
+        return _nbytes(entry.ref for entry in self._entries.values())
 
     def check_fits(self, *refs: AdapterRef) -> None:
         """Raises AdapterError for adapters that could never be in memory together, however long they wait: code
         adapter_too_large, or too_many_adapters for more than there are slots.
         """
-        named, nbytes = ", ".join(map(str, refs)), sum(ref.nbytes for ref in refs)
-        if nbytes > self.budget_bytes:
+        wanted = {ref.key: ref for ref in refs}
+        pins = [ref for key, ref in self.pinned.items() if key not in wanted]
+        named, nbytes, pinned = ", ".join(map(str, refs)), _nbytes(wanted.values()), _nbytes(pins)
+        if nbytes + pinned > self.budget_bytes:
+            beside = f", and pinned ones take {pinned:,} of it" if pinned else ""
             raise AdapterError(
                 "adapter_too_large",
-                f"Adapter {named} takes {nbytes:,} bytes; the memory for adapters is {self.budget_bytes:,} bytes.",
-                "Give adapters more memory (EDGELORA_ADAPTER_MEMORY, in MiB), or use an adapter of lower rank.",
+                f"Adapter {named} takes {nbytes:,} bytes; the memory for adapters is {self.budget_bytes:,} bytes"
+                f"{beside}.",
+                "Give adapters more memory (EDGELORA_ADAPTER_MEMORY, in MiB)"
+                + (", or pin fewer." if pinned else ", or use an adapter of lower rank."),
             )
-        if len(refs) > self.slots:
-            what = f"{len(refs)} adapters are wanted at once ({named}); {self.slots} can be in memory."
+        if len(wanted) + len(pins) > self.slots:
+            beside = f" beside {len(pins)} pinned ones" if pins else ""
+            what = f"{len(wanted)} adapters are wanted at once ({named}){beside}; {self.slots} can be in memory."
             raise AdapterError("too_many_adapters", what, "Name fewer adapters.")
 
     def slot(self, ref: AdapterRef) -> int | None:
@@ -90,9 +97,29 @@ class Pool:
         """
         self.check_fits(*refs)
         wanted = {ref.key: ref for ref in refs}
-        stay = {key: e.ref for key, e in self._entries.items() if not e.evictable}
-        together = (wanted | stay).values()
-        return sum(ref.nbytes for ref in together) <= self.budget_bytes and len(together) <= self.slots
+        stay = {key: entry.ref for key, entry in self._entries.items() if not self._evictable(entry)}
+        together = {**wanted, **stay, **self.pinned}.values()
+        return _nbytes(together) <= self.budget_bytes and len(together) <= self.slots
+
+    def pin(self, ref: AdapterRef) -> None:
+        """Set its room aside from now on: once in memory it stays until `unpin`.
+
+        Raises AdapterError(code pins_too_large), with the numbers, where all pins together have not the room.
+        """
+        pins = {**self.pinned, ref.key: ref}
+        if _nbytes(pins.values()) > self.budget_bytes or len(pins) > self.slots:
+            raise AdapterError(
+                "pins_too_large",
+                f"Adapter {ref} takes {ref.nbytes:,} bytes and {len(self.pinned)} pinned ones take"
+                f" {_nbytes(self.pinned.values()):,}; the memory for adapters is {self.budget_bytes:,} bytes in"
+                f" {self.slots} places.",
+                "Pin fewer, or give adapters more memory (EDGELORA_ADAPTER_MEMORY, in MiB).",
+            )
+        self.pinned = pins
+
+    def unpin(self, ref: AdapterRef) -> None:
+        """It may be evicted again. Safe for one that is not pinned."""
+        self.pinned = {key: pin for key, pin in self.pinned.items() if key != ref.key}
 
     def reserve(self, ref: AdapterRef) -> Reservation:
         """Take a slot and the bytes for an adapter about to be loaded. Only where it has no slot and `can_hold`."""
@@ -129,20 +156,24 @@ class Pool:
 
     def snapshot(self) -> tuple[PoolEntry, ...]:
         """What is in memory, least recently used first."""
-        return tuple(PoolEntry(e.ref, e.slot, e.resident, e.leases) for e in self._entries.values())
+        pinned = self.pinned
+        return tuple(PoolEntry(e.ref, e.slot, e.resident, e.leases, k in pinned) for k, e in self._entries.items())
 
     def check_integrity(self) -> None:
         """Recount slots and bytes. Raises RuntimeError where they do not add up."""
         taken = [entry.slot for entry in self._entries.values()]
         if len(set(taken)) != len(taken) or not set(taken) <= set(range(self.slots)):
             raise RuntimeError(f"slots {taken} of {self.slots}")
-        if self.used_bytes > self.budget_bytes:
+        if max(self.used_bytes, _nbytes(self.pinned.values())) > self.budget_bytes or len(self.pinned) > self.slots:
             raise RuntimeError(f"{self.used_bytes} bytes of {self.budget_bytes}")
         if any(key != entry.ref.key or entry.leases < 0 for key, entry in self._entries.items()):
             raise RuntimeError("an entry is not what its key says")
 
+    def _evictable(self, entry: _Entry) -> bool:
+        return entry.resident and not entry.leases and entry.ref.key not in self.pinned
+
     def _evict_oldest(self) -> int:
-        entry = next(entry for entry in self._entries.values() if entry.evictable)
+        entry = next(entry for entry in self._entries.values() if self._evictable(entry))
         del self._entries[entry.ref.key]
         return entry.slot
 
@@ -151,3 +182,7 @@ class Pool:
         if entry.resident:
             raise RuntimeError(f"{ref} is resident already")
         return entry
+
+
+def _nbytes(refs: Iterable[AdapterRef]) -> int:
+    return sum(ref.nbytes for ref in refs)

@@ -112,6 +112,8 @@ class Chat:
             self._list_adapters()
             return
         self.adapter = None if name == NONE else self.service.resolve(name)
+        if self.adapter is not None:
+            self.service.prefetch(self.adapter)  # while the next line is typed
         hint(f"{self.label} answers from here on; what was said stays.")
 
     def _list_adapters(self) -> None:

@@ -25,6 +25,8 @@ SYNONYMS = {
     "info": "show",
     "install": "add",
     "list": "ls",
+    "load": "warm",
+    "prefetch": "warm",
     "pull": "base pull",
     "remove": "rm",
     "server": "serve",

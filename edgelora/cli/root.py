@@ -29,6 +29,7 @@ VERBS = {
     "add": "edgelora.cli.adapters:add",
     "show": "edgelora.cli.adapters:show",
     "rm": "edgelora.cli.adapters:rm",
+    "warm": "edgelora.cli.warm:warm",
     "convert": "edgelora.cli.convert:convert",
     "base": "edgelora.cli.base:base",
     "prefix": "edgelora.cli.prefix:prefix",

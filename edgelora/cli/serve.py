@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgelora.cli.app import App
-from edgelora.cli.options import MachineOptions, base_option, context_option, machine_options
+from edgelora.cli.options import MachineOptions, adapter_names, base_option, context_option, machine_options
 from edgelora.cli.output import hint, note
 from edgelora.server.options import DEFAULT_HOST, DEFAULT_PORT
 
@@ -46,6 +46,14 @@ if TYPE_CHECKING:
     multiple=True,
     help="Another name this machine is called by, for clients elsewhere. May be given several times.",
 )
+@click.option(
+    "--pin",
+    "pins",
+    metavar="NAME",
+    multiple=True,
+    shell_complete=adapter_names,
+    help="Load this adapter at the start and keep it in memory. May be given several times.  [default: EDGELORA_PIN]",
+)
 @base_option
 @context_option
 @machine_options
@@ -57,6 +65,7 @@ def serve(
     api_key: str | None,
     allow_origins: tuple[str, ...],
     allow_hosts: tuple[str, ...],
+    pins: tuple[str, ...],
     base: str | None,
     context: int | None,
     machine: MachineOptions,
@@ -83,6 +92,8 @@ def serve(
     with progress_bars() as bars:
         service = app.service(settings, base=base, progress=bars)
     with service:
+        for name in dict.fromkeys(pins or settings.pins):
+            service.pin(name)
         run(service, options, on_ready=lambda urls: announce(service, urls, options.host))
         hint("Stopped.")
 
@@ -93,6 +104,8 @@ def announce(service: Service, urls: list[str], host: str) -> None:
     count = {0: "no adapters", 1: "1 adapter"}.get(len(adapters), f"{len(adapters)} adapters")
     shown = f": {', '.join(adapters[:8])}{' ...' if len(adapters) > 8 else ''}" if adapters else ""
     note(f"Serving {service.base.name} and {count}{shown}")
+    if pinned := [card.id for card in service.models() if card.pinned]:
+        note(f"  pinned: {', '.join(pinned)}")
     note(f"  OPENAI_BASE_URL={_friendly(urls[0], host)}/v1")
     if service.setup is not None:
         hint(f"  {service.setup}")

@@ -17,6 +17,7 @@ from edgelora.server.schemas import (
     Inert,
     Positive,
     check_text,
+    client_of,
     invalid,
     missing,
     parse_body,
@@ -68,7 +69,7 @@ def start_chat(runtime: Runtime, raw: dict[str, object]) -> Job:
     limit = body.limit
     adapter = runtime.resolve(body.model)
     sampling = body.sampling(runtime.default_sampling(), max_tokens=limit)
-    return Job(body, adapter, runtime.chat(messages, adapter=adapter, sampling=sampling))
+    return Job(body, adapter, runtime.chat(messages, adapter=adapter, sampling=sampling, client=client_of(raw)))
 
 
 def _raw_messages(raw: dict[str, Any]) -> list[Mapping[str, object]]:

@@ -9,7 +9,7 @@ from msgspec import Meta
 from edgelora.errors import ContextTooLong
 from edgelora.server.generate import Job
 from edgelora.server.runtime import Runtime
-from edgelora.server.schemas import COMPLETION_INERT, Generation, check_text, invalid, parse_body
+from edgelora.server.schemas import COMPLETION_INERT, Generation, check_text, client_of, invalid, parse_body
 from edgelora.server.sse import Fields, Shape
 
 DEFAULT_MAX_TOKENS = 16
@@ -30,7 +30,8 @@ def start_completion(runtime: Runtime, raw: dict[str, object]) -> Job:
     limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     sampling = body.sampling(runtime.default_sampling(), max_tokens=limit)
     try:
-        return Job(body, adapter, runtime.complete(prompt, adapter=adapter, sampling=sampling))
+        stream = runtime.complete(prompt, adapter=adapter, sampling=sampling, client=client_of(raw))
+        return Job(body, adapter, stream)
     except ContextTooLong as error:
         error.param = "prompt"
         raise

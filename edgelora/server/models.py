@@ -40,4 +40,5 @@ def _fields(card: ModelCard) -> dict[str, object]:
         "parent": card.parent,
         "root": card.root,
         "resident": card.resident,
+        "pinned": card.pinned,
     }

@@ -1,8 +1,8 @@
 """The request bodies as closed types: from a JSON object to values the runtime takes, or a UsageError naming the field.
 
 Three kinds of field. Those here are honoured. Those in INERT are known but not supported: a value that would change
-nothing is accepted, any other is refused. The rest (`user`, `metadata`, other servers' extras) is ignored, as the
-hosted APIs do.
+nothing is accepted, any other is refused. The rest (`metadata`, other servers' extras) is ignored, as the hosted APIs
+do; of `user` only that it says who asks.
 """
 
 from __future__ import annotations
@@ -107,6 +107,12 @@ def parse_body(raw: dict[str, object], kind: type[BodyT], inert: Inert) -> BodyT
     for text in (body.stop,) if isinstance(body.stop, str) else body.stop or ():
         check_text(text, "stop")
     return body
+
+
+def client_of(raw: Mapping[str, object]) -> str:
+    """Who asks, for taking turns: the field `user`, where it is a text. All that say nothing are one client."""
+    user = raw.get("user")
+    return user if isinstance(user, str) else ""
 
 
 def check_text(text: str, param: str) -> None:

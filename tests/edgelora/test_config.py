@@ -14,3 +14,9 @@ def test_the_kernel_is_one_of_three() -> None:
     assert [read_settings({"EDGELORA_KERNEL": name}).kernel for name in ("native", "NumPy")] == ["native", "numpy"]
     with pytest.raises(UsageError, match="EDGELORA_KERNEL is 'cuda'"):
         read_settings({"EDGELORA_KERNEL": "cuda"})
+
+
+def test_pins_are_names_with_anything_between() -> None:
+    """Commas, spaces or both; none without a word."""
+    assert read_settings({}).pins == ()
+    assert read_settings({"EDGELORA_PIN": " a, b@2,c  d"}).pins == ("a", "b@2", "c", "d")

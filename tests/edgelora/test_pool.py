@@ -143,3 +143,53 @@ def test_snapshot_tells_loading_from_resident() -> None:
     pool.lease(ref("a"))
     shown = [(e.ref.name, e.slot, e.resident, e.leases) for e in pool.snapshot()]
     assert shown == [("b", 1, False, 0), ("a", 0, True, 1)]
+
+
+def test_a_pinned_adapter_is_never_evicted() -> None:
+    """It stays though nobody holds it and it was used longest ago; others go in its place."""
+    pool = Pool(30, 4)
+    for name in "abc":
+        hold(pool, ref(name))
+    pool.pin(ref("a"))
+    assert pool.reserve(ref("d")) == Reservation(1, (1,))
+    assert [entry.pinned for entry in pool.snapshot()] == [True, False, False]
+    assert not pool.can_hold(ref("e", 20))
+    pool.unpin(ref("a"))
+    assert pool.can_hold(ref("e", 20))
+    pool.check_integrity()
+
+
+def test_a_pins_room_is_set_aside_before_it_is_loaded() -> None:
+    """From the moment it is pinned nobody else is given its bytes or its slot."""
+    pool = Pool(30, 2)
+    pool.pin(ref("a", 20))
+    with pytest.raises(AdapterError, match="pinned ones take 20 of it"):
+        pool.can_hold(ref("b", 11))
+    hold(pool, ref("b", 10))
+    with pytest.raises(AdapterError, match="1 pinned ones"):
+        pool.check_fits(ref("b", 5), ref("c", 5))
+    assert pool.can_hold(ref("a", 20))
+    hold(pool, ref("a", 20))
+    pool.check_integrity()
+
+
+def test_pins_beyond_the_memory_are_refused() -> None:
+    """By bytes or by slots, with the numbers, and what was pinned before stays pinned."""
+    pool = Pool(30, 2)
+    pool.pin(ref("a", 20))
+    with pytest.raises(AdapterError, match=r"takes 11 bytes and 1 pinned ones take 20; .* 30 bytes") as caught:
+        pool.pin(ref("b", 11))
+    assert caught.value.code == "pins_too_large"
+    pool.pin(ref("b", 10))
+    with pytest.raises(AdapterError, match="in 2 places"):
+        pool.pin(ref("c", 0))
+    assert {pin.name for pin in pool.pinned.values()} == {"a", "b"}
+
+
+def test_pinning_twice_and_unpinning_what_is_not() -> None:
+    """Both change nothing."""
+    pool = Pool(30, 2)
+    pool.pin(ref("a", 20))
+    pool.pin(ref("a", 20))
+    pool.unpin(ref("b"))
+    assert {pin.name for pin in pool.pinned.values()} == {"a"}

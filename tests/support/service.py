@@ -12,11 +12,12 @@ from typing import Self
 
 from edgelora.backends.fake import FakeBackend, write_fake_adapter
 from edgelora.core import AdapterRef, Request, SamplingParams
-from edgelora.engine import Engine, EngineStats
+from edgelora.engine import Engine
 from edgelora.errors import NotFound
 from edgelora.names import split_model_id
 from edgelora.prompt import Message, encode_chat, encode_text
 from edgelora.service import ModelCard
+from edgelora.stats import EngineStats
 from edgelora.stream import Stream
 from tests.support.uses import uses
 
@@ -82,6 +83,7 @@ class FakeService:
         self.prompts: list[tuple[int, ...]] = []
         """The token ids of every request that was begun."""
         self.samplings: list[SamplingParams] = []
+        self.clients: list[str] = []
         self.engine = WatchedEngine(self.backend, max_queue=max_queue)
         self._ids = itertools.count()
 
@@ -104,15 +106,28 @@ class FakeService:
             raise NotFound("model", model_id, [self.base.name, *self.refs])
         return self.refs[name]
 
+    def pin(self, name: str) -> AdapterRef:
+        ref = self.resolve(name)
+        assert ref is not None
+        self.engine.fetch(ref, pin=True).result()
+        return ref
+
+    def prefetch(self, adapter: AdapterRef) -> None:
+        self.engine.fetch(adapter)
+
     def default_sampling(self) -> SamplingParams:
         return SamplingParams(temperature=self.base.temperature, top_p=self.base.top_p)
 
-    def chat(self, messages: Sequence[Message], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
-        return self._submit(encode_chat(messages, self.engine.vocabulary), adapter, sampling)
+    def chat(
+        self, messages: Sequence[Message], *, adapter: AdapterRef | None, sampling: SamplingParams, client: str = ""
+    ) -> Stream:
+        return self._submit(encode_chat(messages, self.engine.vocabulary), adapter, sampling, client)
 
-    def complete(self, prompt: str | Sequence[int], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
+    def complete(
+        self, prompt: str | Sequence[int], *, adapter: AdapterRef | None, sampling: SamplingParams, client: str = ""
+    ) -> Stream:
         tokens = encode_text(prompt, self.engine.vocabulary) if isinstance(prompt, str) else tuple(prompt)
-        return self._submit(tokens, adapter, sampling)
+        return self._submit(tokens, adapter, sampling, client)
 
     def stats(self) -> EngineStats:
         return self.engine.stats()
@@ -132,9 +147,14 @@ class FakeService:
         self.close()
 
     def _card(self, name: str) -> ModelCard:
-        return ModelCard(name, CREATED, self.base.name, str(self.refs[name]), False)
+        entry = next((entry for entry in self.engine.stats().adapters if entry.ref == self.refs[name]), None)
+        pinned = entry is not None and entry.pinned
+        return ModelCard(name, CREATED, self.base.name, str(self.refs[name]), entry is not None, pinned)
 
-    def _submit(self, tokens: tuple[int, ...], adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
+    def _submit(
+        self, tokens: tuple[int, ...], adapter: AdapterRef | None, sampling: SamplingParams, client: str
+    ) -> Stream:
         self.prompts.append(tokens)
         self.samplings.append(sampling)
-        return self.engine.submit(Request(f"r{next(self._ids)}", tokens, uses(adapter), sampling))
+        self.clients.append(client)
+        return self.engine.submit(Request(f"r{next(self._ids)}", tokens, uses(adapter), sampling, client))

@@ -179,3 +179,14 @@ def test_greeting(service: FakeService, capsys: pytest.CaptureFixture[str]) -> N
     make_chat(service).greet()
     err = capsys.readouterr().err
     assert all(word in err for word in ("tiny", "medical-faq", "pirate", "/help", "Ctrl-D"))
+
+
+def test_a_switch_loads_while_the_user_types(service: FakeService) -> None:
+    """/adapter asks for the adapter at once; the base needs no loading."""
+    chat = make_chat(service)
+    chat.handle("/adapter pirate")
+    assert service.engine.fetch(service.refs["pirate"]).result(20)
+    assert service.backend.loads == [service.refs["pirate"].path]
+    chat.handle("/adapter none")
+    chat.handle("/adapter pirat")
+    assert service.backend.loads == [service.refs["pirate"].path]

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from edgelora.cli.serve import announce
+from edgelora.server import run as server_run
 from tests.support.cli import make_app, run, script
 from tests.support.service import FakeService
 
@@ -51,6 +52,46 @@ def test_announcement(tmp_path: Path, capsys: pytest.CaptureFixture[str], host: 
     out, err = capsys.readouterr()
     assert out == ""
     assert "tiny and 10 adapters: a0, a1," in err and f"OPENAI_BASE_URL={told}" in err
+
+
+def test_announcement_of_pins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What stays in memory is said."""
+    with FakeService(tmp_path, adapters={"a": None, "b": None}) as service:
+        service.pin("b")
+        announce(service, ["http://127.0.0.1:1"], "localhost")
+    assert "  pinned: b\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "wanted"),
+    [
+        (["--pin", "a", "--pin", "b", "--pin", "a"], {}, ["a", "b"]),
+        ([], {"EDGELORA_PIN": "b,a"}, ["b", "a"]),
+        (["--pin", "a"], {"EDGELORA_PIN": "b"}, ["a"]),
+        ([], {}, []),
+    ],
+)
+def test_pins(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    environ: dict[str, str],
+    wanted: list[str],
+) -> None:
+    """Loaded before anything is served, in this order, each once; the option takes the setting's place."""
+    pinned: list[str] = []
+    monkeypatch.setattr(server_run, "run", lambda service, options, *, on_ready: pinned.append("served"))
+    with FakeService(tmp_path, adapters={"a": None, "b": None}) as service:
+        monkeypatch.setattr(service, "pin", pinned.append)
+        done = run(make_app(service=service, **environ), "serve", "--port", "0", *arguments)
+    assert (done.exit_code, pinned) == (0, [*wanted, "served"])
+
+
+def test_a_pin_that_is_unknown(tmp_path: Path) -> None:
+    """Exit 3 with near names, and nothing is served."""
+    with FakeService(tmp_path, adapters={"medical-faq": None}) as service:
+        done = run(make_app(service=service), "serve", "--port", "0", "--pin", "medical-fax")
+    assert (done.exit_code, "medical-faq" in done.stderr, "Serving" in done.stderr) == (3, True, False)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are sent otherwise there")

@@ -62,7 +62,7 @@ class Runtime:
         self._count += 1
         prompt = (*system, *tail.encode())
         sampling = SamplingParams(max_tokens=12)
-        return self.engine.submit(Request(f"r{self._count}", prompt, uses(adapter), sampling, len(system)))
+        return self.engine.submit(Request(f"r{self._count}", prompt, uses(adapter), sampling, system=len(system)))
 
     def ask(self, tail: str, adapter: AdapterRef | None = None, *, system: tuple[int, ...] = SYSTEM) -> tuple[str, int]:
         """The answer, and how many tokens were not computed."""

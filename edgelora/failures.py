@@ -1,4 +1,4 @@
-"""What the engine and the scheduler say where they cannot serve: each wording stands once."""
+"""What the engine's readers are told where something other than their request went wrong. Pure."""
 
 from __future__ import annotations
 
@@ -9,6 +9,18 @@ from edgelora.errors import BackendError, Busy, EdgeloraError
 _log = logging.getLogger(__name__)
 
 
+def engine_stopped(why: str) -> BackendError:
+    return BackendError("engine_stopped", why, "Start it again.")
+
+
+def as_backend_error(error: Exception, what: str) -> EdgeloraError:
+    """An error of the tree as it is; anything else, with a line in the log, as the backend's."""
+    if isinstance(error, EdgeloraError):
+        return error
+    _log.error("%s", what, exc_info=error)
+    return BackendError("backend_failed", f"{what} ({type(error).__name__}: {error}).", "Look at the log.")
+
+
 def queue_full(live: int, *, retry_after: float | None = None) -> Busy:
     return Busy(
         "queue_full",
@@ -16,14 +28,3 @@ def queue_full(live: int, *, retry_after: float | None = None) -> Busy:
         "Try again in a moment, or start with a longer queue (EDGELORA_QUEUE).",
         retry_after=retry_after,
     )
-
-
-def engine_stopped(why: str) -> BackendError:
-    return BackendError("engine_stopped", why, "Start it again.")
-
-
-def as_backend_error(error: Exception, what: str) -> EdgeloraError:
-    if isinstance(error, EdgeloraError):
-        return error
-    _log.error("%s", what, exc_info=error)
-    return BackendError("backend_failed", f"{what} ({type(error).__name__}: {error}).", "Look at the log.")

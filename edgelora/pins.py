@@ -1,0 +1,57 @@
+"""The adapters that stay in memory, by name: a pin follows its name to a new version. Thread-safe."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import Future
+from typing import Protocol
+
+from edgelora.core import AdapterRef
+from edgelora.errors import BackendError
+
+_log = logging.getLogger(__name__)
+
+
+class Fetcher(Protocol):
+    """`edgelora.engine.Engine`."""
+
+    def fetch(self, ref: AdapterRef, *, pin: bool, instead_of: AdapterRef | None = None) -> Future[bool]: ...
+
+
+class Pins:
+    def __init__(self, engine: Fetcher) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._pinned: dict[str, AdapterRef] = {}
+
+    def add(self, name: str, ref: AdapterRef) -> None:
+        """Pin what `name` means now. Returns once it is in memory; raises what keeps it out."""
+        self._engine.fetch(ref, pin=True).result()
+        with self._lock:
+            self._pinned[name] = ref
+
+    def follow(self, name: str, ref: AdapterRef) -> None:
+        """`name` was asked for and means `ref`: where it is pinned and meant another version, the pin moves there.
+
+        Does not wait. Where the new version finds no room beside what runs, the old one stays pinned, and the next
+        request tries again.
+        """
+        with self._lock:
+            old = self._pinned.get(name)
+            if old is None or old.key == ref.key:
+                return
+            self._pinned[name] = ref
+        try:
+            moved = self._engine.fetch(ref, pin=True, instead_of=old)
+        except BackendError:
+            return  # The engine was stopped.
+        moved.add_done_callback(lambda done: self._moved(name, old, ref, done))
+
+    def _moved(self, name: str, old: AdapterRef, ref: AdapterRef, done: Future[bool]) -> None:
+        if (error := done.exception()) is None:
+            return
+        _log.warning("The pin of %s stays with its old version for now: %s", name, error)
+        with self._lock:
+            if self._pinned.get(name) == ref:
+                self._pinned[name] = old

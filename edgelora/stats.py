@@ -1,0 +1,20 @@
+"""What the engine tells about itself. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgelora.adapters.pool import PoolEntry
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    queued: int
+    """Accepted requests without a place in the batch yet (waiting, loading their adapter, ready)."""
+    running: int
+    adapters: tuple[PoolEntry, ...]
+    """In memory, least recently used first."""
+    steps: int
+    """Forward passes since the start."""
+    tokens: int
+    """Tokens chosen since the start."""
