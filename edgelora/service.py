@@ -198,10 +198,11 @@ class Service:
         self, messages: Sequence[Message], *, adapter: AdapterRef | None, sampling: SamplingParams, client: str = ""
     ) -> Stream:
         """Begin an answer to a conversation. `client`: who asks; clients take turns. Raises as `Engine.submit` does."""
-        from edgelora.prompt import encode_chat, system_length
+        from edgelora.prefixes.system import system_length
+        from edgelora.prompt import encode_chat
 
         vocabulary = self._backend.vocabulary
-        tokens = encode_chat(messages, vocabulary)
+        tokens = encode_chat(messages, vocabulary, limit=self._limit)
         system = system_length(messages, tokens, vocabulary)
         return self._submit(tokens, adapter, sampling, client, system=system)
 
@@ -212,7 +213,7 @@ class Service:
         from edgelora.prompt import encode_text
 
         vocabulary = self._backend.vocabulary
-        tokens = encode_text(prompt, vocabulary) if isinstance(prompt, str) else tuple(prompt)
+        tokens = encode_text(prompt, vocabulary, limit=self._limit) if isinstance(prompt, str) else tuple(prompt)
         return self._submit(tokens, adapter, sampling, client, system=0)
 
     def add_prefix(
@@ -223,9 +224,9 @@ class Service:
         Raises UsageError, ContextTooLong, StorageError(code prefix_budget among others), and what ends a request.
         """
         from edgelora.prefixes.adding import add_named
-        from edgelora.prompt import system_prefix
+        from edgelora.prefixes.system import system_prefix
 
-        tokens = system_prefix(system, self._backend.vocabulary)
+        tokens = system_prefix(system, self._backend.vocabulary, limit=self._limit)
         return add_named(self._engine, self._prefixes, tokens, uses=_uses(adapter), name=name, progress=progress)
 
     def stats(self) -> EngineStats:
@@ -246,6 +247,11 @@ class Service:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close(drain=kind is None)
+
+    @property
+    def _limit(self) -> int:
+        """A prompt of so many tokens, or more, is refused."""
+        return self._backend.capabilities.sequence_tokens
 
     def _submit(
         self, tokens: tuple[int, ...], adapter: AdapterRef | None, sampling: SamplingParams, client: str, *, system: int

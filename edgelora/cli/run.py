@@ -21,6 +21,9 @@ from edgelora.cli.options import (
     sampling_options,
 )
 
+PIPED_BYTES = 64 << 20
+"""Read from a pipe at most: what no context holds is refused before a base is loaded."""
+
 if TYPE_CHECKING:
     from edgelora.config import Settings
     from edgelora.core import AdapterRef, Finished
@@ -95,8 +98,12 @@ def read_prompt(words: Sequence[str], *, chat_allowed: bool) -> str | None:
 def _piped() -> str:
     from edgelora.errors import UsageError
 
+    data = sys.stdin.buffer.read(PIPED_BYTES + 1)
+    if len(data) > PIPED_BYTES:
+        what = f"More than {PIPED_BYTES >> 20} MiB are piped in, and no base reads that much at once."
+        raise UsageError("prompt_too_large", what, "Pipe in a part of it.")
     try:
-        return sys.stdin.buffer.read().decode("utf-8-sig").rstrip("\r\n")
+        return data.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise UsageError("prompt_not_text", "What is piped in is not UTF-8 text.", "Pipe text.") from error
 

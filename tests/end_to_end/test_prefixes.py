@@ -15,7 +15,8 @@ import pytest
 from edgelora.config import Settings, read_settings
 from edgelora.core import Finished, SamplingParams, TextDelta
 from edgelora.prefixes.cache import PrefixCache
-from edgelora.prompt import Message, system_prefix
+from edgelora.prefixes.system import system_prefix
+from edgelora.prompt import Message
 from edgelora.service import Service
 from edgelora.stream import Stream
 from edgelora_models import builtin

@@ -121,13 +121,18 @@ class FakeService:
     def chat(
         self, messages: Sequence[Message], *, adapter: AdapterRef | None, sampling: SamplingParams, client: str = ""
     ) -> Stream:
-        return self._submit(encode_chat(messages, self.engine.vocabulary), adapter, sampling, client)
+        return self._submit(encode_chat(messages, self.engine.vocabulary, limit=self.limit), adapter, sampling, client)
 
     def complete(
         self, prompt: str | Sequence[int], *, adapter: AdapterRef | None, sampling: SamplingParams, client: str = ""
     ) -> Stream:
-        tokens = encode_text(prompt, self.engine.vocabulary) if isinstance(prompt, str) else tuple(prompt)
+        vocabulary = self.engine.vocabulary
+        tokens = encode_text(prompt, vocabulary, limit=self.limit) if isinstance(prompt, str) else tuple(prompt)
         return self._submit(tokens, adapter, sampling, client)
+
+    @property
+    def limit(self) -> int:
+        return self.engine.capabilities.sequence_tokens
 
     def stats(self) -> EngineStats:
         return self.engine.stats()
