@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from edgelora.activation import activated
+from edgelora.composition import compose
 from edgelora.core import AdapterRef, AdapterUse, Progress, Request, SamplingParams
 from edgelora.errors import BackendError, NotFound, UsageError
 from edgelora.names import split_model_id
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from edgelora.config import Settings
     from edgelora.engine import Engine
     from edgelora.opening import Setup
-    from edgelora.prefixes.cache import PrefixCache
     from edgelora.prefixes.layout import Stored
     from edgelora.prefixes.store import PrefixStore
     from edgelora.prompt import Message
@@ -109,7 +110,7 @@ class Service:
         self.base = base
         self.setup = setup
         self._backend = backend
-        self._prefixes = _open_prefixes(library, base, backend)
+        self._prefixes = open_cache(library.prefixes(), base, backend)
         self._engine: Engine = Engine(
             backend,
             adapter_budget_bytes=settings.adapter_budget_bytes,
@@ -194,30 +195,52 @@ class Service:
         """What the base's makers recommend, for requests that say nothing."""
         return SamplingParams(temperature=self.base.temperature, top_p=self.base.top_p)
 
+    def compose(self, *wanted: str | tuple[str, float]) -> tuple[AdapterUse, ...]:
+        """What acts in a request: model ids, each alone or with its weight. Order does not matter.
+
+        `service.chat(..., adapters=service.compose(("medical-faq", 0.7), ("pirate", 0.3)), ...)`; an id of the base
+        adds nothing. Raises as `resolve` does, and UsageError for a weight of the base.
+        """
+        return compose(self.resolve, ((one, 1.0) if isinstance(one, str) else one for one in wanted))
+
     def chat(
-        self, messages: Sequence[Message], *, adapter: AdapterRef | None, sampling: SamplingParams, client: str = ""
+        self,
+        messages: Sequence[Message],
+        *,
+        adapters: Sequence[AdapterUse] = (),
+        sampling: SamplingParams,
+        client: str = "",
     ) -> Stream:
-        """Begin an answer to a conversation. `client`: who asks; clients take turns. Raises as `Engine.submit` does."""
+        """Begin an answer to a conversation, by the base alone or with `adapters` (see `compose`).
+
+        An aLoRA acts from the last occurrence of its invocation in the prompt on. `client`: who asks; clients take
+        turns. Raises as `Engine.submit` does.
+        """
         from edgelora.prefixes.system import system_length
         from edgelora.prompt import encode_chat
 
         vocabulary = self._backend.vocabulary
         tokens = encode_chat(messages, vocabulary, limit=self._limit)
         system = system_length(messages, tokens, vocabulary)
-        return self._submit(tokens, adapter, sampling, client, system=system)
+        return self._submit(tokens, adapters, sampling, client, system=system)
 
     def complete(
-        self, prompt: str | Sequence[int], *, adapter: AdapterRef | None, sampling: SamplingParams, client: str = ""
+        self,
+        prompt: str | Sequence[int],
+        *,
+        adapters: Sequence[AdapterUse] = (),
+        sampling: SamplingParams,
+        client: str = "",
     ) -> Stream:
         """Continue a text (or token ids) as it stands, without a chat template. Raises as `chat` does."""
         from edgelora.prompt import encode_text
 
         vocabulary = self._backend.vocabulary
         tokens = encode_text(prompt, vocabulary, limit=self._limit) if isinstance(prompt, str) else tuple(prompt)
-        return self._submit(tokens, adapter, sampling, client, system=0)
+        return self._submit(tokens, adapters, sampling, client, system=0)
 
     def add_prefix(
-        self, system: str, *, adapter: AdapterRef | None, name: str, progress: Progress | None = None
+        self, system: str, *, adapters: Sequence[AdapterUse] = (), name: str, progress: Progress | None = None
     ) -> Stored:
         """Compute what every conversation with this system message begins with, and keep its KV on disk as `name`.
 
@@ -227,7 +250,8 @@ class Service:
         from edgelora.prefixes.system import system_prefix
 
         tokens = system_prefix(system, self._backend.vocabulary, limit=self._limit)
-        return add_named(self._engine, self._prefixes, tokens, uses=_uses(adapter), name=name, progress=progress)
+        uses = activated(adapters, tokens)
+        return add_named(self._engine, self._prefixes, tokens, uses=uses, name=name, progress=progress)
 
     def stats(self) -> EngineStats:
         return self._engine.stats()
@@ -254,29 +278,22 @@ class Service:
         return self._backend.capabilities.sequence_tokens
 
     def _submit(
-        self, tokens: tuple[int, ...], adapter: AdapterRef | None, sampling: SamplingParams, client: str, *, system: int
+        self,
+        tokens: tuple[int, ...],
+        adapters: Sequence[AdapterUse],
+        sampling: SamplingParams,
+        client: str,
+        *,
+        system: int,
     ) -> Stream:
-        return self._engine.submit(Request(uuid.uuid4().hex, tokens, _uses(adapter), sampling, client, system))
+        uses = activated(adapters, tokens)
+        return self._engine.submit(Request(uuid.uuid4().hex, tokens, uses, sampling, client, system))
 
     def _is_base(self, name: str) -> bool:
         return name == self.base.name or name in self.base.aliases
 
     def _names(self) -> list[str]:
         return [self.base.name, *self.library.store.names()]
-
-
-def _uses(adapter: AdapterRef | None) -> tuple[AdapterUse, ...]:
-    return () if adapter is None else (AdapterUse(adapter),)
-
-
-def _open_prefixes(library: Library, base: BaseRecord, backend: Backend) -> PrefixCache | None:
-    """None where they are switched off."""
-    from edgelora.prefixes.cache import PrefixCache
-
-    if not library.settings.prefix_disk_bytes:
-        return None
-    template = base.identity.fingerprint.template
-    return PrefixCache(library.prefixes(), base.path, kv=backend.kv_identity, template=template)
 
 
 def _card(model_id: str, created: int, base: str, root: str, entry: PoolEntry | None) -> ModelCard:

@@ -79,8 +79,7 @@ def add(
     check_name(chosen, kind="prefix")
     settings = app.settings(context=context, machine=machine)
     with progress_bars() as bars, app.service(settings, base=base, progress=bars) as service:
-        ref = service.resolve(adapter)
-        stored = service.add_prefix(text, adapter=ref, name=chosen, progress=bars)
+        stored = service.add_prefix(text, adapters=service.compose(adapter), name=chosen, progress=bars)
         nbytes = stored.path.stat().st_size
     if as_json:
         emit_json({"name": chosen, "tokens": stored.length, "bytes": nbytes, "path": str(stored.path)})

@@ -15,7 +15,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgelora.backends.base import SavedKv
+from edgelora.backends.base import Backend, SavedKv
+from edgelora.bases.record import BaseRecord
 from edgelora.core import Request
 from edgelora.errors import BackendError, EdgeloraError, StorageError
 from edgelora.prefixes.content import Contents, Report
@@ -56,6 +57,13 @@ class Look:
     """What should come to be on disk."""
 
 
+def open_cache(store: PrefixStore, base: BaseRecord, backend: Backend) -> PrefixCache | None:
+    """For a resident base; None where prefixes are switched off."""
+    if not store.budget_bytes:
+        return None
+    return PrefixCache(store, base.path, kv=backend.kv_identity, template=base.identity.fingerprint.template)
+
+
 class PrefixCache:
     """Owns the writer thread, which starts with the first write. Thread-safe."""
 
@@ -80,9 +88,10 @@ class PrefixCache:
         key: Key = frozenset(use.key for use in request.adapters)
         found = self._find(key, request.prompt)
         system = request.prompt[: request.system]
-        if len(system) < MIN_TOKENS or not self.store.budget_bytes or not self._seen.again(key, system):
+        acting = frozenset(use for use in key if use[2] < len(system))
+        if len(system) < MIN_TOKENS or not self.store.budget_bytes or not self._seen.again(acting, system):
             return Look(found)
-        keep = Keep(key, system)
+        keep = Keep(acting, system)
         return Look(found, None if self.there(keep) else keep)
 
     def there(self, keep: Keep) -> bool:

@@ -57,8 +57,8 @@ def settings_of(home: Path, **environ: str) -> Settings:
 
 
 def chat(service: Service, question: str, adapter: str | None = "medical-faq", system: str = SYSTEM) -> Stream:
-    ref = service.resolve(adapter) if adapter else None
-    return service.chat([Message("system", system), Message("user", question)], adapter=ref, sampling=GREEDY)
+    uses = service.compose(adapter) if adapter else ()
+    return service.chat([Message("system", system), Message("user", question)], adapters=uses, sampling=GREEDY)
 
 
 def answer(stream: Stream) -> tuple[str, int]:
@@ -78,7 +78,7 @@ def test_the_same_answers_after_a_restart(opened: Callable[..., Service]) -> Non
         for name in names:
             assert answer(chat(first, question, name))[0] == expected[question, name]
     second = opened()
-    others = [second.complete("Once upon a time", adapter=None, sampling=GREEDY) for _ in range(2)]
+    others = [second.complete("Once upon a time", sampling=GREEDY) for _ in range(2)]
     streams = {(q, name): chat(second, q, name) for q in QUESTIONS for name in names}
     answers = {asked: answer(stream) for asked, stream in streams.items()}
     for other in others:

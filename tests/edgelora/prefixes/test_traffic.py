@@ -151,6 +151,24 @@ def test_the_system_prompt_of_a_running_request_is_kept(start: Start) -> None:
     assert [answer(stream)[0] for stream in streams] == expected
 
 
+def test_an_adapter_that_begins_later_has_no_part_in_it(start: Start, adapter: AdapterRef) -> None:
+    """An aLoRA's system prompt is the base's: seen and kept as that, wherever each prompt invokes the adapter."""
+    runtime = start()
+
+    def ask(tail: str) -> int:
+        tokens = (*SYSTEM, *tail.encode())
+        late = (AdapterUse(adapter, start=len(tokens) - 1),)
+        sampling = SamplingParams(max_tokens=2)
+        request = Request(tail, tokens, late, sampling, system=len(SYSTEM))
+        return answer(runtime.engine.submit(request))[1]
+
+    assert ask("one") == 0 and ask("three") == len(SYSTEM)
+    runtime = start()
+    assert ask("seventeen") == len(SYSTEM) and runtime.cache.reads == 1
+    (entry,) = runtime.store.entries()
+    assert entry.origin.adapters == ()
+
+
 def test_short_ones_and_texts_are_not_kept(start: Start) -> None:
     """Below MIN_TOKENS it is not worth a file; a prompt without a system message has nothing to keep."""
     runtime = start()
