@@ -104,6 +104,7 @@ class Service:
         """`setup`: what the backend was opened with, where that is known; told and not used."""
         from edgelora.engine import Engine
         from edgelora.pins import Pins
+        from edgelora.prefixes.cache import open_cache
 
         settings = library.settings
         self.library = library
