@@ -16,11 +16,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-WINDOW = 16
+WINDOW = 8
 """Latest steps of a size that count."""
 ENOUGH = 3
 """Steps after which a size is known; before, one disturbed step might be all there is."""
-FRESH = 8
+FRESH = 16
 """Steps of any size, for each that counts of one, until that one is no longer known and worth another try: soon where
 it was seen a few times only, which another process may all have disturbed."""
 
