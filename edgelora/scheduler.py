@@ -35,7 +35,7 @@ class Scheduler:
         self.costs = StepCosts()
         """Empty until whoever computes the steps says what they took."""
         self.capacity = capabilities.max_sequences + max_queue
-        self.sequence_tokens = min(capabilities.context_length, capabilities.kv_cells)
+        self.sequence_tokens = capabilities.sequence_tokens
         """Prompt and answer of one sequence at most."""
         self._live: dict[str, Sequence] = {}
         """By age."""
