@@ -30,6 +30,12 @@ class Sequence:
     """The backend's sequence id; only while running."""
     last_plan: int = -1
     """Number of the plan that last held a chunk of it, for turns; -1 before it got a place."""
+    overtaken: int = 0
+    """How often a younger request took a lease while this one waited for room in the pool."""
+    held: int = 0
+    """Plans that it saw pass while it was ready."""
+    awaits_prefix: bool = False
+    """Its prompt's beginning is being read from disk."""
     drafter: Drafter | None = None
     """None where nothing is drafted."""
     rejected: tuple[int, ...] = ()
@@ -37,8 +43,6 @@ class Sequence:
     drafted: int = 0
     accepted: int = 0
     """Tokens computed as drafts, and of those the ones that came."""
-    overtaken: int = 0
-    """How often a younger request took a lease while this one waited for room in the pool."""
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
@@ -77,7 +81,7 @@ class Sequence:
         return self.max_tokens - len(self.tokens)
 
     @property
-    def held(self) -> list[int]:
+    def in_kv(self) -> list[int]:
         """All that its KV holds."""
         return [*self.tokens[: self.computed], *self.rejected]
 

@@ -20,14 +20,14 @@ from itertools import accumulate
 from edgelora.acceptance import Acceptance
 from edgelora.costs import StepCosts
 from edgelora.drafts import Drafter
-from edgelora.pieces import AIM, BAR
+from edgelora.pieces import AIM, TRY, UNNOTICED
 
 DRAFT_ROWS = 15
 """Drafted tokens in one step at most, over all sequences: with the one that is chosen, 16 rows."""
 GAIN = 1.1
 """Drafts are computed where the step's tokens per second are expected to be at least so many times those without."""
 TRIES = 1 / 64
-"""What tries of sizes whose cost is not known may lose, in steps for each step."""
+"""Steps that trying sizes whose cost is not known may lose, at worst and on average, for each step."""
 MOST_AT_STAKE = 2.0
 """The same, in steps, for one try."""
 REPRICE = 16
@@ -41,15 +41,6 @@ class Price:
     least: float
     most: float
     """More than `least` only where the size was not measured, or not lately."""
-
-
-@dataclass(frozen=True, slots=True)
-class Company:
-    """The step's rows without drafts."""
-
-    rows: int
-    decoding: int
-    """Of those, tokens of answers; the others are prompts'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,18 +83,18 @@ class Speculation:
         """For a new sequence."""
         return Drafter(Acceptance(self._everyone))
 
-    def choose(self, sequences: Iterable[Drafting], company: Company, *, room: int) -> Drafts:
-        """What makes the step's tokens per second greatest, of at most `room` rows. Changes nothing.
+    def choose(self, sequences: Iterable[Drafting], *, rows: int, answers: int, room: int) -> Drafts:
+        """What makes the step's tokens per second greatest, of at most `room` tokens. Changes nothing.
 
-        Every row of `company` counts for a token, a prompt's like an answer's. The step takes no longer than one with
-        prompts may beside the same answers.
+        `rows`: of the step without drafts, of which `answers` are answers' tokens; each counts for a token, a prompt's
+        too. With drafts the step takes no longer than one with prompts may take beside those answers.
         """
         able = [s for s in sequences if s.drafter.match is not None]
         room = max(0, min(room, DRAFT_ROWS))
         chances = ((chance, n) for n, s in enumerate(able) for chance in s.drafter.chances(min(room, s.room)))
         # Likeliest first; of one draft that is also the order of its tokens.
         ranked = sorted(chances, key=lambda pair: -pair[0])[:room]
-        count, stake = self._best(company, [chance for chance, _ in ranked])
+        count, stake = self._best([chance for chance, _ in ranked], rows=rows, answers=answers)
         lengths = [0] * len(able)
         for _, n in ranked[:count]:
             lengths[n] += 1
@@ -122,21 +113,21 @@ class Speculation:
         self.drafted += len(draft)
         self.accepted += len(draft) - len(rejected)
 
-    def _best(self, company: Company, chances: Sequence[float]) -> tuple[int, float]:
+    def _best(self, chances: Sequence[float], *, rows: int, answers: int) -> tuple[int, float]:
         """How many of the drafted tokens, likeliest first, to compute; and what is at stake."""
-        alone, answers = self._price(company.rows), self._price(company.decoding)
-        if not (alone and alone.least and answers and answers.least) or sum(chances) < (GAIN - 1) * company.rows:
+        alone, gap = self._costs.known(rows), self._costs.at_least(answers)
+        if not (alone and gap) or sum(chances) < (GAIN - 1) * rows:
             return 0, 0.0
-        sure = tried = (GAIN * company.rows / alone.least, 0, 0.0)
-        for count, tokens in enumerate(accumulate(chances, initial=float(company.rows))):
-            price = self._price(company.rows + count)
+        sure = tried = (GAIN * rows / alone, 0, 0.0)
+        for count, tokens in enumerate(accumulate(chances, initial=float(rows))):
+            price = self._price(rows + count)
             if not count or price is None:
                 continue
-            stake = max(0.0, price.most / alone.least - tokens / company.rows)
-            if price.most <= AIM * answers.least:
+            stake = max(0.0, price.most / alone - tokens / rows)
+            if price.most <= max(AIM * gap, gap + UNNOTICED):
                 sure = max(sure, (tokens / price.most, count, 0.0))
-            if price.least < price.most <= BAR * answers.least and stake <= self._credit:
-                tried = max(tried, (tokens / max(price.least, alone.least), count, stake))
+            if price.least < price.most <= max(TRY * gap, gap + UNNOTICED) and stake <= self._credit:
+                tried = max(tried, (tokens / max(price.least, alone), count, stake))
         return max(sure, tried)[1:]
 
     def _price(self, rows: int) -> Price | None:

@@ -23,8 +23,9 @@ from edgelora.adapters.pool import Pool
 from edgelora.backends.base import Capabilities
 from edgelora.backends.fake import FAKE_CAPABILITIES
 from edgelora.core import AdapterRef, Request, SamplingParams
+from edgelora.leases import PATIENCE
 from edgelora.plan import Choice, Plan
-from edgelora.scheduler import PATIENCE, Scheduler
+from edgelora.scheduler import Scheduler
 from edgelora.sequence import Sequence
 from edgelora.states import State
 from tests.support.uses import uses
@@ -89,7 +90,7 @@ class Crowd:
         plan = self.scheduler.plan()
         self.turns += sum(not self.granted(start.request_id) for start in plan.starts)
         self.scheduler.begin(plan)
-        self.scheduler.apply(plan, {row.request_id: Choice(7, False) for row in plan.rows if row.chunk.logits})
+        self.scheduler.apply(plan, {row.request_id: (Choice(7, False),) for row in plan.rows if row.chunk.logits})
         self.scheduler.check_integrity()
         self.plans += 1
         return plan
