@@ -50,12 +50,18 @@ class Engine:
     """Owns the backend from here on and closes it. Every method may be called from any thread."""
 
     def __init__(
-        self, backend: Backend, *, adapter_budget_bytes: int, max_queue: int, prefixes: PrefixCache | None = None
+        self,
+        backend: Backend,
+        *,
+        adapter_budget_bytes: int,
+        max_queue: int,
+        prefixes: PrefixCache | None = None,
+        speculate: bool = False,
     ) -> None:
-        """`prefixes`: KV on disk; closed with the engine. None: there is none."""
+        """`prefixes`: KV on disk; closed with the engine. None: there is none. `speculate`: where it pays."""
         self._backend = backend
         pool = Pool(adapter_budget_bytes, backend.capabilities.max_slots)
-        self._scheduler = Scheduler(backend.capabilities, pool, max_queue=max_queue)
+        self._scheduler = Scheduler(backend.capabilities, pool, max_queue=max_queue, speculate=speculate)
         self._fetches = Fetches(pool)
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._loader = Loader(backend.load, self._commands.put)
@@ -156,7 +162,7 @@ class Engine:
             self._fail_all(why)
             self._fetches.stop(self._commands, engine_stopped(why))
             self._runs.clear()
-            self._published = EngineStats(0, 0, (), self._steps, self._tokens)
+            self._published = EngineStats(0, 0, (), self._steps, self._tokens, *self._scheduler.drafts)
             self._give_back()
 
     def _turn(self) -> bool:
@@ -289,7 +295,8 @@ class Engine:
 
     def _publish(self) -> None:
         scheduler = self._scheduler
-        self._published = EngineStats(0, scheduler.num_running, scheduler.pool.snapshot(), self._steps, self._tokens)
+        pool, drafts = scheduler.pool.snapshot(), scheduler.drafts
+        self._published = EngineStats(0, scheduler.num_running, pool, self._steps, self._tokens, *drafts)
 
     def _remaining(self) -> float | None:
         """Seconds until the deadline of a close; None where there is none."""

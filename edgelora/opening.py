@@ -105,6 +105,7 @@ def open_backend(record: BaseRecord, setup: Setup, settings: Settings, progress:
 
         return open_mlx(record.path, shape=record.identity.fingerprint.shape)
     from edgelora.backends.llama_cpp.backend import LlamaCppBackend
+    from edgelora.speculation import DRAFT_ROWS
 
     label = f"Loading {record.name}"
     return LlamaCppBackend.open(
@@ -120,6 +121,7 @@ def open_backend(record: BaseRecord, setup: Setup, settings: Settings, progress:
             weights=setup.weights,
             kv_type=setup.kv_type,
             kv_cells=setup.kv_tokens,
+            max_outputs=settings.max_sequences + (DRAFT_ROWS if settings.speculate == "auto" else 0),
             kernel=settings.kernel,
         ),
         progress=None if progress is None else lambda part: progress(label, round(part * 100), 100),

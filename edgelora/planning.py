@@ -133,7 +133,12 @@ def choose_chunks(
 
 
 def choose_drafts(
-    speculation: Speculation | None, chunks: list[tuple[Sequence, int]], *, able: Capabilities, cells: int
+    speculation: Speculation | None,
+    chunks: list[tuple[Sequence, int]],
+    *,
+    able: Capabilities,
+    costs: StepCosts,
+    cells: int,
 ) -> Drafts:
     """What is computed behind the tokens of decoding sequences. `cells`: of KV that no running sequence needs."""
     if speculation is None:
@@ -146,7 +151,7 @@ def choose_drafts(
         if s.drafter is not None and (able.mixed_adapters or s.all_begun)
     ]
     room = min(cells, able.max_step_tokens - rows, able.max_outputs - len(chunks))
-    return speculation.choose(drafting, rows=rows, answers=len(decoding), room=room)
+    return speculation.choose(drafting, costs=costs, rows=rows, answers=len(decoding), room=room)
 
 
 def make_rows(

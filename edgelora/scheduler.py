@@ -34,7 +34,7 @@ class Scheduler:
         self.pool = pool
         self.costs = StepCosts()
         """Empty until whoever computes the steps says what they took."""
-        self.speculation = Speculation(self.costs) if speculate else None
+        self._speculation = Speculation() if speculate else None
         self.capacity = capabilities.max_sequences + max_queue
         self.sequence_tokens = capabilities.sequence_tokens
         """Prompt and answer of one sequence at most."""
@@ -61,6 +61,11 @@ class Scheduler:
             self._places.warm.keep(room.sequence, key, tokens)
         else:
             self._places.give_back(room.sequence)
+
+    @property
+    def drafts(self) -> tuple[int, int]:
+        """Tokens computed as drafts since the start, and of those the ones that came."""
+        return (self._speculation.drafted, self._speculation.accepted) if self._speculation else (0, 0)
 
     @property
     def num_running(self) -> int:
@@ -94,7 +99,7 @@ class Scheduler:
             raise queue_full(len(self._live))
         asked = request.sampling.max_tokens
         limit = self.sequence_tokens if asked is None else min(self.sequence_tokens, len(request.prompt) + asked)
-        drafter = None if self.speculation is None else self.speculation.drafter()
+        drafter = self._speculation and self._speculation.drafter()
         sequence = Sequence(request, self._lines.ticket(), limit, awaits_prefix=prefix, drafter=drafter)
         self._live[request.id] = sequence
         self._lines.keep(self._live.values())
@@ -175,7 +180,7 @@ class Scheduler:
         group = running if able.mixed_adapters else choose_group(running, reused=reused, now=now)
         prompts = self._lines.for_prompts((s for s in group if s.state is not State.DECODE), now=now)
         chunks = choose_chunks(group, running=running, prompts=prompts, reused=reused, able=able, costs=costs, now=now)
-        drafts = choose_drafts(self.speculation, chunks, able=able, cells=left)
+        drafts = choose_drafts(self._speculation, chunks, able=able, costs=costs, cells=left)
         if drafts.rows:  # Warm KV makes room for them, too.
             chosen = self._places.choose(newcomers, running=running, cells=left - drafts.rows)
         cuts = [Cut(s.id, 0) for s in preempted if s.id is not None]
@@ -192,8 +197,8 @@ class Scheduler:
 
     def begin(self, plan: Plan) -> None:
         """Take the latest plan's places and ids. The caller then does `plan.moves` and computes `plan.rows`."""
-        if self.speculation is not None:
-            self.speculation.begin(plan.stake)
+        if self._speculation is not None:
+            self._speculation.begin(plan.stake)
         self._plans = plan.number
         for request_id in plan.preempted:
             self._preempt(self._live[request_id])
@@ -264,8 +269,8 @@ class Scheduler:
         if sequence.state is State.PREFILL:
             sequence.move(Move.PROMPT_DONE)
         sequence.extend([choice.token for choice in choices], draft)
-        if self.speculation is not None:
-            self.speculation.computed(draft, sequence.rejected)
+        if self._speculation is not None:
+            self._speculation.computed(draft, sequence.rejected)
         if not choices[-1].stop and len(sequence.tokens) < sequence.max_tokens:
             return []
         self._end(sequence.request.id, Move.ENDED)

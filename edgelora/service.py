@@ -117,6 +117,7 @@ class Service:
             adapter_budget_bytes=settings.adapter_budget_bytes,
             max_queue=settings.max_queue,
             prefixes=self._prefixes,
+            speculate=settings.speculate == "auto",
         )
         self._pins = Pins(self._engine)
 

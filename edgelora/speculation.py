@@ -26,7 +26,7 @@ DRAFT_ROWS = 15
 """Drafted tokens in one step at most, over all sequences: with the one that is chosen, 16 rows."""
 GAIN = 1.1
 """Drafts are computed where the step's tokens per second are expected to be at least so many times those without."""
-TRIES = 1 / 64
+TRIES = 1 / 128
 """Steps that trying sizes whose cost is not known may lose, at worst and on average, for each step."""
 MOST_AT_STAKE = 2.0
 """The same, in steps, for one try."""
@@ -36,11 +36,11 @@ REPRICE = 16
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What a step of some rows takes, in seconds."""
+    """What a step of some rows takes."""
 
-    least: float
-    most: float
-    """More than `least` only where the size was not measured, or not lately."""
+    seconds: float
+    known: bool
+    """Measured often enough, and lately. Else it is the most that it can take, by what was measured of others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +70,9 @@ NO_DRAFTS = Drafts({})
 class Speculation:
     """What is known of drafts and of steps; chooses for a step. Changed by the scheduler alone."""
 
-    def __init__(self, costs: StepCosts) -> None:
+    def __init__(self) -> None:
         self.drafted = self.accepted = 0
         """Tokens since the start: computed as drafts, and of those the ones that came."""
-        self._costs = costs
         self._everyone = Acceptance()
         self._prices: dict[int, Price | None] = {}
         self._steps = 0
@@ -83,7 +82,7 @@ class Speculation:
         """For a new sequence."""
         return Drafter(Acceptance(self._everyone))
 
-    def choose(self, sequences: Iterable[Drafting], *, rows: int, answers: int, room: int) -> Drafts:
+    def choose(self, sequences: Iterable[Drafting], *, costs: StepCosts, rows: int, answers: int, room: int) -> Drafts:
         """What makes the step's tokens per second greatest, of at most `room` tokens. Changes nothing.
 
         `rows`: of the step without drafts, of which `answers` are answers' tokens; each counts for a token, a prompt's
@@ -94,7 +93,7 @@ class Speculation:
         chances = ((chance, n) for n, s in enumerate(able) for chance in s.drafter.chances(min(room, s.room)))
         # Likeliest first; of one draft that is also the order of its tokens.
         ranked = sorted(chances, key=lambda pair: -pair[0])[:room]
-        count, stake = self._best([chance for chance, _ in ranked], rows=rows, answers=answers)
+        count, stake = self._best([chance for chance, _ in ranked], costs=costs, rows=rows, answers=answers)
         lengths = [0] * len(able)
         for _, n in ranked[:count]:
             lengths[n] += 1
@@ -113,30 +112,32 @@ class Speculation:
         self.drafted += len(draft)
         self.accepted += len(draft) - len(rejected)
 
-    def _best(self, chances: Sequence[float], *, rows: int, answers: int) -> tuple[int, float]:
+    def _best(self, chances: Sequence[float], *, costs: StepCosts, rows: int, answers: int) -> tuple[int, float]:
         """How many of the drafted tokens, likeliest first, to compute; and what is at stake."""
-        alone, gap = self._costs.known(rows), self._costs.at_least(answers)
+        alone, gap = costs.known(rows), costs.at_least(answers)
         if not (alone and gap) or sum(chances) < (GAIN - 1) * rows:
             return 0, 0.0
+        aim, bound = (max(ratio * gap, gap + UNNOTICED) for ratio in (AIM, TRY))
         sure = tried = (GAIN * rows / alone, 0, 0.0)
         for count, tokens in enumerate(accumulate(chances, initial=float(rows))):
-            price = self._price(rows + count)
+            price = self._price(rows + count, costs)
             if not count or price is None:
                 continue
-            stake = max(0.0, price.most / alone - tokens / rows)
-            if price.most <= max(AIM * gap, gap + UNNOTICED):
-                sure = max(sure, (tokens / price.most, count, 0.0))
-            if price.least < price.most <= max(TRY * gap, gap + UNNOTICED) and stake <= self._credit:
-                tried = max(tried, (tokens / max(price.least, alone), count, stake))
+            if price.seconds <= aim:
+                sure = max(sure, (tokens / price.seconds, count, 0.0))
+            stake = max(0.0, price.seconds / alone - tokens / rows)
+            if not price.known and price.seconds <= bound and stake <= self._credit:
+                tried = max(tried, (tokens / alone, count, stake))
         return max(sure, tried)[1:]
 
-    def _price(self, rows: int) -> Price | None:
+    def _price(self, rows: int, costs: StepCosts) -> Price | None:
         if rows not in self._prices:
-            self._prices[rows] = self._ask(rows)
+            self._prices[rows] = price_of(rows, costs)
         return self._prices[rows]
 
-    def _ask(self, rows: int) -> Price | None:
-        known, most = self._costs.known(rows), self._costs.at_most(rows)
-        if known is not None:
-            return Price(known, known)
-        return None if most is None else Price(min(self._costs.at_least(rows), most), most)
+
+def price_of(rows: int, costs: StepCosts) -> Price | None:
+    """None where nothing is known of such a step."""
+    known = costs.known(rows)
+    most = costs.at_most(rows) if known is None else known
+    return None if most is None else Price(most, known is not None)

@@ -18,3 +18,6 @@ class EngineStats:
     """Forward passes since the start."""
     tokens: int
     """Tokens chosen since the start."""
+    drafted: int = 0
+    accepted: int = 0
+    """Tokens computed as drafts since the start, and of those the ones that came (`speculation.py`)."""

@@ -192,6 +192,7 @@ def _measured(finished: Finished) -> dict[str, Any]:
             "total_tokens": usage.total_tokens,
             "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
         },
+        "drafts": {"tokens": usage.drafted_tokens, "accepted": usage.accepted_tokens},
         "timings": {
             "queued_seconds": round(timings.queued, 6),
             "load_seconds": round(timings.load, 6),

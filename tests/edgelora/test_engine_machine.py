@@ -20,11 +20,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from numpy.typing import NDArray
 
 from edgelora.backends.base import Applied, Chunk
-from edgelora.backends.fake import FAKE_CAPABILITIES, FakeBackend, FakeLoaded
+from edgelora.backends.fake import FAKE_CAPABILITIES, FakeLoaded
 from edgelora.core import AdapterRef, AdapterUse, Finished, FinishReason, Request, SamplingParams
 from edgelora.engine import Engine
 from edgelora.errors import AdapterCorrupt, AdapterError, BackendError, Busy, ContextTooLong
 from edgelora.stream import Stream
+from tests.support.repeating import Repeating
 from tests.support.stepped import SteppedEngine, outcome
 
 CONTEXT = 60
@@ -33,7 +34,7 @@ SIZES = (10, 20, 30, 50)
 QUEUE = 6
 
 
-class Tricky(FakeBackend):
+class Tricky(Repeating):
     """A fake whose logits can be spoilt, and whose adapters need no file."""
 
     spoil = False
@@ -87,8 +88,11 @@ class EngineMachine(RuleBasedStateMachine):
         step=st.integers(1, 24),
         cells=st.sampled_from([CONTEXT, 90, 200]),
         budget=st.sampled_from([50, 65, 110]),
+        speculate=st.booleans(),
     )
-    def begin(self, mixed: bool, slots: int, sequences: int, step: int, cells: int, budget: int) -> None:
+    def begin(
+        self, mixed: bool, slots: int, sequences: int, step: int, cells: int, budget: int, speculate: bool
+    ) -> None:
         able = replace(
             FAKE_CAPABILITIES,
             mixed_adapters=mixed,
@@ -101,7 +105,7 @@ class EngineMachine(RuleBasedStateMachine):
         )
         self.slots, self.budget = slots, budget
         self.backend = Tricky(capabilities=able)
-        self.engine = SteppedEngine(self.backend, adapter_budget_bytes=budget, max_queue=QUEUE)
+        self.engine = SteppedEngine(self.backend, adapter_budget_bytes=budget, max_queue=QUEUE, speculate=speculate)
         self.versions = dict.fromkeys(NAMES, 1)
         self.requests: dict[str, Request] = {}
         self.spared: set[str] = set()

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from numpy.typing import NDArray
 
 from edgelora.adapters.pool import Pool
 from edgelora.backends.base import Applied, Capabilities, Chunk, SavedKv
@@ -21,6 +23,8 @@ from edgelora.plan import Choice, Copy, Load, Plan
 from edgelora.scheduler import Scheduler
 from edgelora.states import State
 from edgelora.warm import Key, parting
+from tests.support.repeating import Repeating
+from tests.support.stepped import FreeRows
 from tests.support.uses import uses
 
 ABLE = replace(FAKE_CAPABILITIES, max_slots=2, max_sequences=3, max_step_tokens=12, context_length=40, kv_cells=64)
@@ -67,9 +71,14 @@ def fits(acting: Uses) -> bool:
 class Rig:
     """A scheduler, the fake it drives, and who ended how."""
 
-    def __init__(self, able: Capabilities, *, max_queue: int, step: StepSeconds = any_step_alike) -> None:
-        self.scheduler = Scheduler(able, Pool(BUDGET, able.max_slots), max_queue=max_queue)
-        self.backend = FakeBackend(capabilities=able)
+    def __init__(
+        self, able: Capabilities, *, max_queue: int, step: StepSeconds = any_step_alike, speculate: bool = False
+    ) -> None:
+        """`speculate`: and every row is free, so that whatever can be drafted is."""
+        self.scheduler = Scheduler(able, Pool(BUDGET, able.max_slots), max_queue=max_queue, speculate=speculate)
+        if speculate:
+            self.scheduler.costs = FreeRows()
+        self.backend = Repeating(capabilities=able)
         self.step = step
         self.loads: list[Load] = []
         self.prefixes: list[tuple[Request, int]] = []
@@ -141,9 +150,8 @@ class Rig:
         choices: dict[str, tuple[Choice, ...]] = {}
         for row, values in zip(plan.rows, logits, strict=True):
             if values is not None:
-                token = int(values.argmax())
-                self.chosen[row.request_id].append(token)
-                choices[row.request_id] = (Choice(token, stop=stops and not choices),)
+                choices[row.request_id] = chosen_of(values, row.draft, stop=stops and not choices)
+                self.chosen[row.request_id] += [choice.token for choice in choices[row.request_id]]
         self.ended += [ended.request_id for ended in self.scheduler.apply(plan, choices)]
 
     def check_plan(self, plan: Plan) -> None:
@@ -165,11 +173,13 @@ class Rig:
         self.reused += sum(start.reused for start in plan.starts)
 
     def check_kv(self, plan: Plan) -> None:
-        """What the backend holds for a row is the beginning of its request: prompt, then what was chosen."""
+        """What the backend holds for a row is the beginning of its request: prompt, what was chosen, the draft."""
         for row in plan.rows:
             held = self.backend.kv[row.chunk.sequence]
             whole = [*self.requests[row.request_id].prompt, *self.chosen[row.request_id]]
-            assert held == whole[: row.chunk.position + len(row.chunk.tokens)]
+            sure = row.chunk.position + len(row.chunk.tokens) - len(row.draft)
+            assert held == [*whole[:sure], *row.draft]
+            assert not row.draft or sure == len(whole)
 
     def finish(self, *, turns: int) -> None:
         """Up to so many turns, every load arriving at once."""
@@ -199,6 +209,13 @@ class Rig:
         assert not self.backend.violations
 
 
+def chosen_of(logits: NDArray[np.float32], draft: tuple[int, ...], *, stop: bool) -> tuple[Choice, ...]:
+    """Greedy, as far as the draft goes along; `stop`: the answer ends with the first token."""
+    tokens = [int(token) for token in logits.argmax(axis=1)]
+    kept = 0 if stop else next((n for n, token in enumerate(draft) if tokens[n] != token), len(draft))
+    return tuple(Choice(token, stop) for token in tokens[: kept + 1])
+
+
 def computed_elsewhere(request: Request, length: int) -> SavedKv:
     """The KV of a request's first tokens, from a backend of its own."""
     backend = FakeBackend(capabilities=replace(ABLE, max_step_tokens=99, max_slots=9))
@@ -214,9 +231,9 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     rig: Rig
 
-    @initialize(mixed=st.booleans(), step=st.sampled_from([any_step_alike, in_proportion]))
-    def begin(self, mixed: bool, step: StepSeconds) -> None:
-        self.rig = Rig(replace(ABLE, mixed_adapters=mixed), max_queue=5, step=step)
+    @initialize(mixed=st.booleans(), step=st.sampled_from([any_step_alike, in_proportion]), speculate=st.booleans())
+    def begin(self, mixed: bool, step: StepSeconds, speculate: bool) -> None:
+        self.rig = Rig(replace(ABLE, mixed_adapters=mixed), max_queue=5, step=step, speculate=speculate)
 
     @rule(uses=acting, prompt=prompts, max_tokens=st.integers(1, 30), stored=st.integers(-40, 40))
     def submit(self, uses: Uses, prompt: tuple[int, ...], max_tokens: int, stored: int = 0) -> None:
@@ -297,11 +314,13 @@ Work = list[tuple[Uses, tuple[int, ...], int, int, int]]
         max_size=10,
     ),
     mixed=st.booleans(),
+    speculate=st.booleans(),
 )
-def test_reuse_changes_no_token(work: Work, mixed: bool) -> None:
-    """Whatever was warm: each request's tokens are those of a scheduler that has served nobody else."""
+def test_reuse_and_drafts_change_no_token(work: Work, mixed: bool, speculate: bool) -> None:
+    """Whatever was warm or drafted: a request's tokens are those of a scheduler that served nobody else and drafts
+    nothing."""
     able = replace(ABLE, mixed_adapters=mixed)
-    rig = Rig(able, max_queue=20)
+    rig = Rig(able, max_queue=20, speculate=speculate)
     for parts, prompt, max_tokens, turns, stored in work:
         rig.submit(parts, prompt=prompt, max_tokens=max_tokens, stored=max(0, min(stored, len(prompt))))
         rig.finish(turns=turns)
@@ -318,7 +337,7 @@ def test_reuse_changes_no_token(work: Work, mixed: bool) -> None:
 def test_nobody_starves(mixed: bool, seed: int) -> None:
     """Under a never-ending stream of others, a request of every kind ends within a bounded number of plans."""
     chance = random.Random(seed)
-    rig = Rig(replace(ABLE, mixed_adapters=mixed), max_queue=20)
+    rig = Rig(replace(ABLE, mixed_adapters=mixed), max_queue=20, speculate=seed % 2 == 1)
     for _ in range(5):
         rig.submit(uses(chance.choice([None, REFS["a"]])), prompt=9, max_tokens=9)
     watched = [rig.submit(uses(adapter), prompt=30, max_tokens=8) for adapter in (None, *REFS.values())]
@@ -334,6 +353,7 @@ def test_nobody_starves(mixed: bool, seed: int) -> None:
         rig.check()
     assert set(watched) <= set(rig.ended)
     assert rig.reused > 200 and rig.copied > 5, "the test is about reuse, too"
+    assert (rig.scheduler.drafts[1] > 20) == (seed % 2 == 1), "and about drafts"
 
 
 def test_the_oldest_is_never_sent_back() -> None:

@@ -62,16 +62,30 @@ class SteadyCosts(StepCosts):
         super().observe(rows, 0.05 * rows)
 
 
+class FreeRows(StepCosts):
+    """Of a machine on which every step takes as long, whatever its rows: whatever is drafted pays at once."""
+
+    def known(self, rows: int) -> float:
+        return 0.05
+
+    def at_least(self, rows: int) -> float:
+        return 0.05
+
+    def at_most(self, rows: int) -> float:
+        return 0.05
+
+
 class SteppedEngine(Engine):
     """`turn` instead of a thread. `chosen` holds, by request, each token with its logits, [vocab]."""
 
-    def __init__(self, backend: Backend, *, adapter_budget_bytes: int, max_queue: int) -> None:
-        super().__init__(backend, adapter_budget_bytes=adapter_budget_bytes, max_queue=max_queue)
+    def __init__(self, backend: Backend, *, adapter_budget_bytes: int, max_queue: int, speculate: bool = False) -> None:
+        """`speculate`: and every row is free."""
+        super().__init__(backend, adapter_budget_bytes=adapter_budget_bytes, max_queue=max_queue, speculate=speculate)
         self._thread.join()
         self._loader.close(10.0)
         self.loads = HandLoader(backend.load, self._commands.put)
         self._loader: Any = self.loads
-        self._scheduler.costs = SteadyCosts()
+        self._scheduler.costs = FreeRows() if speculate else SteadyCosts()
         self.chosen: dict[str, list[tuple[int, Logits]]] = {}
         self.streams: dict[str, Stream] = {}
         self.plan: Plan | None = None
@@ -124,11 +138,12 @@ class SteppedEngine(Engine):
         self.plan = plan
         super()._compute(plan)
 
-    def _choose(self, plan: Plan, logits: list[Logits | None]) -> dict[str, Choice]:
+    def _choose(self, plan: Plan, logits: list[Logits | None]) -> dict[str, tuple[Choice, ...]]:
         choices = super()._choose(plan, logits)
         for row, values in zip(plan.rows, logits, strict=True):
-            if values is not None and row.request_id in choices:
-                self.chosen[row.request_id].append((choices[row.request_id].token, values[-1]))
+            if values is not None:
+                chosen = zip(choices.get(row.request_id, ()), values, strict=False)
+                self.chosen[row.request_id] += [(choice.token, after) for choice, after in chosen]
         return choices
 
 
