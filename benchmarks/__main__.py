@@ -5,6 +5,7 @@ from __future__ import annotations
 BENCHMARKS = {
     "benchmarks.make_base": "write a random base with the exact shapes of Llama-3.1-8B, and adapters for it",
     "benchmarks.decode": "time decode steps: base, one adapter, 8 adapters on 8 sequences, llama.cpp's own LoRA",
+    "benchmarks.draft": "tokens per second with and without drafts, on an answer that copies and on one that does not",
     "benchmarks.kv_types": "what each type of the KV costs in exactness, and saves in memory",
     "benchmarks.many_adapters": "time a start with 10,000 installed adapters against one with a handful",
     "benchmarks.mixed": "8 requests on 8 adapters at once over HTTP, and memory; with --against a llama-server too",

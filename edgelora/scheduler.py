@@ -99,7 +99,7 @@ class Scheduler:
             raise queue_full(len(self._live))
         asked = request.sampling.max_tokens
         limit = self.sequence_tokens if asked is None else min(self.sequence_tokens, len(request.prompt) + asked)
-        drafter = self._speculation and self._speculation.drafter()
+        drafter = self._speculation.drafter() if self._speculation else None
         sequence = Sequence(request, self._lines.ticket(), limit, awaits_prefix=prefix, drafter=drafter)
         self._live[request.id] = sequence
         self._lines.keep(self._live.values())
