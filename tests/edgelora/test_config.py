@@ -20,3 +20,10 @@ def test_pins_are_names_with_anything_between() -> None:
     """Commas, spaces or both; none without a word."""
     assert read_settings({}).pins == ()
     assert read_settings({"EDGELORA_PIN": " a, b@2,c  d"}).pins == ("a", "b@2", "c", "d")
+
+
+def test_drafts_are_on_unless_said_otherwise() -> None:
+    """auto without a word; off; nothing else."""
+    assert read_settings({}).speculate == "auto" and read_settings({"EDGELORA_SPECULATE": "OFF"}).speculate == "off"
+    with pytest.raises(UsageError, match="auto or off"):
+        read_settings({"EDGELORA_SPECULATE": "always"})

@@ -142,6 +142,7 @@ def test_json(installed: Library, service: FakeService) -> None:
     assert told["adapters"] == [{"name": str(service.refs["pirate"]), "weight": 1.0}]
     assert told["usage"]["total_tokens"] == told["usage"]["prompt_tokens"] + told["usage"]["completion_tokens"]
     assert told["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
+    assert told["drafts"] == {"tokens": 0, "accepted": 0}
     assert {"first_token_seconds", "decode_seconds", "tokens_per_second"} <= told["timings"].keys()
 
 
