@@ -22,6 +22,10 @@ from edgelora.places import Places
 from edgelora.sequence import Sequence
 from edgelora.states import State
 
+ALONE_AGAIN = 16
+"""Of so many plans one computes decoding rows only, whatever prompts there are: so their step without prompts is
+measured again, and the pieces are right for the machine as it is now."""
+
 GROWTH_CELLS = 16
 """KV cells left for each running sequence when another starts, besides one for each step its prompt will take."""
 
@@ -93,16 +97,17 @@ def choose_chunks(
     reused: Mapping[str, int],
     able: Capabilities,
     costs: StepCosts,
+    now: int,
 ) -> list[tuple[Sequence, int]]:
     """How many tokens each sequence of the group computes in this step: one for the decoding, the rest for prompts.
 
     `running`: everybody, of this group or not. `prompts`: those of the group that do not decode, in the order of their
-    turns. `reused`: by request id, what those that start now need not compute.
+    turns. `reused`: by request id, what those that start now need not compute. `now`: the plan's number.
     """
     beside = company(group, running, room=able.max_step_tokens)
     decoding = sorted((s for s in group if s.state is State.DECODE), key=lambda s: (s.last_plan, s.generated))
     chunks = [(sequence, 1) for sequence in decoding[: beside.here]]
-    if len(decoding) == len(group):
+    if len(decoding) == len(group) or (0 < beside.here == beside.everywhere and now % ALONE_AGAIN == 0):
         return chunks
     piece = choose_piece(costs, beside, room=able.max_step_tokens - beside.here)
     for sequence in prompts:

@@ -136,12 +136,12 @@ class Scheduler:
         left = able.kv_cells - sum(len(sequence.tokens) for sequence in running)
         chosen = self._places.choose(newcomers, cells=left)
         reused = {start.request_id: start.reused for start in chosen.starts}
-        group = running if able.mixed_adapters else choose_group(running, reused=reused, now=self._plans + 1)
-        waiting = [sequence for sequence in group if sequence.state is not State.DECODE]
-        prompts = self._lines.for_prompts(waiting, now=self._plans + 1)
-        chunks = choose_chunks(group, running=running, prompts=prompts, reused=reused, able=able, costs=self.costs)
+        now, costs = self._plans + 1, self.costs
+        group = running if able.mixed_adapters else choose_group(running, reused=reused, now=now)
+        prompts = self._lines.for_prompts((s for s in group if s.state is not State.DECODE), now=now)
+        chunks = choose_chunks(group, running=running, prompts=prompts, reused=reused, able=able, costs=costs, now=now)
         return Plan(
-            number=self._plans + 1,
+            number=now,
             preempted=tuple(sequence.request.id for sequence in preempted),
             given_up=chosen.given_up,
             moves=(*(Cut(sequence.id, 0) for sequence in preempted if sequence.id is not None), *chosen.moves),

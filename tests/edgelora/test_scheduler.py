@@ -52,7 +52,7 @@ def scheduler(
 ) -> Scheduler:
     """`step`: the seconds that steps of so many rows are known to take; any step the same where not given."""
     s = Scheduler(able, Pool(budget, able.max_slots), max_queue=max_queue)
-    for rows in costs.sizes(able.max_step_tokens) * costs.ENOUGH:
+    for rows in costs.sizes(able.max_step_tokens) * costs.WINDOW:
         s.costs.observe(rows, step(rows))
     return s
 
