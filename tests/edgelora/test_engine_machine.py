@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,8 +88,9 @@ class EngineMachine(RuleBasedStateMachine):
         step=st.integers(1, 24),
         cells=st.sampled_from([CONTEXT, 90, 200]),
         budget=st.sampled_from([50, 65, 110]),
+        each=st.sampled_from([0.0, 0.01, 0.1]),
     )
-    def begin(self, mixed: bool, slots: int, sequences: int, step: int, cells: int, budget: int) -> None:
+    def begin(self, mixed: bool, slots: int, sequences: int, step: int, cells: int, budget: int, each: float) -> None:
         able = replace(
             FAKE_CAPABILITIES,
             mixed_adapters=mixed,
@@ -101,11 +103,13 @@ class EngineMachine(RuleBasedStateMachine):
         )
         self.slots, self.budget = slots, budget
         self.backend = Tricky(capabilities=able)
-        self.engine = SteppedEngine(self.backend, adapter_budget_bytes=budget, max_queue=QUEUE)
+        self.engine = SteppedEngine(self.backend, adapter_budget_bytes=budget, max_queue=QUEUE, each=each)
         self.versions = dict.fromkeys(NAMES, 1)
         self.requests: dict[str, Request] = {}
         self.spared: set[str] = set()
         """Requests that nothing was done to: they must finish with their own answer."""
+        self.pins: dict[str, tuple[AdapterRef, Future[bool]]] = {}
+        self.fetches: list[Future[bool]] = []
         self.closed = False
 
     @rule(
@@ -113,11 +117,12 @@ class EngineMachine(RuleBasedStateMachine):
         shared=st.integers(0, 40),
         own=st.integers(0, 8),
         answer=st.one_of(st.none(), st.integers(1, 20)),
+        client=st.sampled_from(["", "x", "y"]),
     )
-    def submit(self, names: list[str], shared: int, own: int, answer: int | None) -> None:
+    def submit(self, names: list[str], shared: int, own: int, answer: int | None, client: str) -> None:
         """A prompt that begins as others do and ends as few do."""
         prompt = (*range(65, 65 + shared), *range(65 + own, 65, -1))
-        self._submit(tuple(AdapterUse(self._ref(name)) for name in names), prompt, answer)
+        self._submit(tuple(AdapterUse(self._ref(name)) for name in names), prompt, answer, client)
 
     @rule(
         names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True),
@@ -148,6 +153,23 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(name=st.sampled_from(NAMES))
     def replace_adapter(self, name: str) -> None:
         self.versions[name] += 1
+
+    @precondition(lambda self: not self.closed)
+    @rule(name=st.sampled_from(NAMES))
+    def hint(self, name: str) -> None:
+        """It may be asked for soon: never in anybody's way."""
+        self.fetches.append(self.engine.fetch(self._ref(name)))
+
+    @precondition(lambda self: not self.closed and len(self._pinned()) < 3)
+    @rule(name=st.sampled_from(NAMES))
+    def pin(self, name: str) -> None:
+        """It stays in memory, in the place of the version that was pinned; or is refused."""
+        before = self._pinned().get(name)
+        found = self.engine.fetch(self._ref(name), pin=True, instead_of=before)
+        self.engine.turn()
+        if before is None or not (found.done() and found.exception()):
+            self.pins[name] = (self._ref(name), found)
+        self.fetches.append(found)
 
     @precondition(lambda self: self.engine.loads.wanted)
     @rule(pick=st.integers(0, 9), fails=st.booleans())
@@ -205,6 +227,9 @@ class EngineMachine(RuleBasedStateMachine):
         assert sum(map(len, self.backend.kv.values())) <= self.backend.capabilities.kv_cells
         held = Counter(use.ref.key for seq in scheduler._live.values() if seq.leased for use in seq.request.adapters)
         assert {entry.ref.key: entry.leases for entry in pool.snapshot() if entry.leases} == held
+        assert set(pool.pinned) == {pin.key for pin in self._pinned().values()}
+        there = {entry.ref.key for entry in pool.snapshot()}
+        assert all(pin.key in there for pin, done in self.pins.values() if done.done() and not done.exception())
 
     def teardown(self) -> None:
         """Left alone every request ends, in at most so many turns as it has work to do; then nothing is left."""
@@ -217,15 +242,19 @@ class EngineMachine(RuleBasedStateMachine):
             self.engine.end(drain=True)
         for name in self.requests:
             self._check_answer(name)
+        assert all(fetch.done() for fetch in self.fetches)
         assert not self.engine.live and len(self.engine.scheduler) == 0
         assert self.backend.closed and not self.backend.violations
         with pytest.raises(BackendError, match="stopped"):
             self.engine.submit(Request("late", (65,), (), SamplingParams()))
 
-    def _submit(self, uses: tuple[AdapterUse, ...], prompt: tuple[int, ...], answer: int | None) -> None:
-        request = Request(f"r{len(self.requests)}", prompt, uses, SamplingParams(max_tokens=answer))
+    def _submit(
+        self, uses: tuple[AdapterUse, ...], prompt: tuple[int, ...], answer: int | None, client: str = ""
+    ) -> None:
+        request = Request(f"r{len(self.requests)}", prompt, uses, SamplingParams(max_tokens=answer), client=client)
         full = len(self.engine.live) == self.backend.capabilities.max_sequences + QUEUE
-        fits = sum(use.ref.nbytes for use in uses) <= self.budget and len(uses) <= self.slots
+        together = {use.ref for use in uses} | set(self._pinned().values())
+        fits = sum(ref.nbytes for ref in together) <= self.budget and len(together) <= self.slots
         if self.closed or not prompt:
             return
         try:
@@ -253,6 +282,10 @@ class EngineMachine(RuleBasedStateMachine):
             assert last.usage.completion_tokens == len(tokens)
             assert text == "".join(chr(token) for token in tokens if token < 256)
         assert said == tokens[: len(said)]
+
+    def _pinned(self) -> dict[str, AdapterRef]:
+        """By name: asked for and not refused."""
+        return {name: pin for name, (pin, done) in self.pins.items() if not (done.done() and done.exception())}
 
     def _ref(self, name: str) -> AdapterRef:
         return ref(name, self.versions[name], SIZES[NAMES.index(name)])

@@ -17,6 +17,7 @@ from edgelora.adapters.loader import LoadResult
 from edgelora.backends.base import Backend, Capabilities, Loaded
 from edgelora.commands import Close
 from edgelora.core import AdapterRef, Event, Failed, Finished, Request, TextDelta
+from edgelora.costs import StepCosts
 from edgelora.engine import Engine
 from edgelora.errors import EdgeloraError
 from edgelora.plan import Choice, Plan
@@ -54,11 +55,26 @@ class HandLoader:
         return True
 
 
+class SaidCosts(StepCosts):
+    """What a step takes is said and not measured: `fixed` seconds and `each` for a row."""
+
+    def __init__(self, *, fixed: float, each: float) -> None:
+        super().__init__()
+        self._fixed, self._each = fixed, each
+
+    def observe(self, rows: int, _seconds: float) -> None:
+        super().observe(rows, self._fixed + self._each * rows)
+
+
 class SteppedEngine(Engine):
     """`turn` instead of a thread. `chosen` holds, by request, each token with its logits, [vocab]."""
 
-    def __init__(self, backend: Backend, *, adapter_budget_bytes: int, max_queue: int) -> None:
+    def __init__(
+        self, backend: Backend, *, adapter_budget_bytes: int, max_queue: int, fixed: float = 0.1, each: float = 0.02
+    ) -> None:
+        """`fixed`, `each`: what a step is said to take, for the pieces of prompts that follow from it."""
         super().__init__(backend, adapter_budget_bytes=adapter_budget_bytes, max_queue=max_queue)
+        self._scheduler.costs = SaidCosts(fixed=fixed, each=each)
         self._thread.join()
         self._loader.close(10.0)
         self.loads = HandLoader(backend.load, self._commands.put)
