@@ -26,6 +26,7 @@ from edgelora.core import AdapterRef, AdapterUse, Finished, FinishReason, Reques
 from edgelora.engine import Engine
 from edgelora.errors import AdapterCorrupt, AdapterError, BackendError, Busy, ContextTooLong
 from edgelora.stream import Stream
+from tests.support.kept import KeptPrefixes
 from tests.support.stepped import SteppedEngine, outcome
 
 CONTEXT = 60
@@ -103,7 +104,10 @@ class EngineMachine(RuleBasedStateMachine):
         )
         self.slots, self.budget = slots, budget
         self.backend = Tricky(capabilities=able)
-        self.engine = SteppedEngine(self.backend, adapter_budget_bytes=budget, max_queue=QUEUE, each=each)
+        self.kept = KeptPrefixes()
+        self.engine = SteppedEngine(
+            self.backend, adapter_budget_bytes=budget, max_queue=QUEUE, prefixes=self.kept, fixed=0.1, each=each
+        )
         self.versions = dict.fromkeys(NAMES, 1)
         self.requests: dict[str, Request] = {}
         self.spared: set[str] = set()
@@ -118,11 +122,13 @@ class EngineMachine(RuleBasedStateMachine):
         own=st.integers(0, 8),
         answer=st.one_of(st.none(), st.integers(1, 20)),
         client=st.sampled_from(["", "x", "y"]),
+        system=st.booleans(),
     )
-    def submit(self, names: list[str], shared: int, own: int, answer: int | None, client: str) -> None:
-        """A prompt that begins as others do and ends as few do."""
+    def submit(self, names: list[str], shared: int, own: int, answer: int | None, client: str, system: bool) -> None:
+        """A prompt that begins as others do and ends as few do; what it shares may be kept on disk."""
         prompt = (*range(65, 65 + shared), *range(65 + own, 65, -1))
-        self._submit(tuple(AdapterUse(self._ref(name)) for name in names), prompt, answer, client)
+        uses = tuple(AdapterUse(self._ref(name)) for name in names)
+        self._submit(uses, prompt, answer, client, system=shared if system and own else 0)
 
     @rule(
         names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True),
@@ -170,6 +176,14 @@ class EngineMachine(RuleBasedStateMachine):
         if before is None or not (found.done() and found.exception()):
             self.pins[name] = (self._ref(name), found)
         self.fetches.append(found)
+
+    @precondition(lambda self: self.engine.loads.jobs)
+    @rule(damaged=st.booleans())
+    def read_prefix(self, damaged: bool) -> None:
+        """What was kept comes from the disk, or cannot be read: then it is computed."""
+        self.kept.damaged = damaged
+        self.engine.loads.do_job()
+        self.kept.damaged = False
 
     @precondition(lambda self: self.engine.loads.wanted)
     @rule(pick=st.integers(0, 9), fails=st.booleans())
@@ -249,9 +263,15 @@ class EngineMachine(RuleBasedStateMachine):
             self.engine.submit(Request("late", (65,), (), SamplingParams()))
 
     def _submit(
-        self, uses: tuple[AdapterUse, ...], prompt: tuple[int, ...], answer: int | None, client: str = ""
+        self,
+        uses: tuple[AdapterUse, ...],
+        prompt: tuple[int, ...],
+        answer: int | None,
+        client: str = "",
+        system: int = 0,
     ) -> None:
-        request = Request(f"r{len(self.requests)}", prompt, uses, SamplingParams(max_tokens=answer), client=client)
+        name, sampling = f"r{len(self.requests)}", SamplingParams(max_tokens=answer)
+        request = Request(name, prompt, uses, sampling, client=client, system=system)
         full = len(self.engine.live) == self.backend.capabilities.max_sequences + QUEUE
         together = {use.ref for use in uses} | set(self._pinned().values())
         fits = sum(ref.nbytes for ref in together) <= self.budget and len(together) <= self.slots
