@@ -76,6 +76,20 @@ def expected(request: Request) -> tuple[list[int], FinishReason]:
     return answer, FinishReason.LENGTH
 
 
+def kept_before() -> KeptPrefixes:
+    """What an engine before this one left on disk: prefixes of the base and of two adapters."""
+    kept, model = KeptPrefixes(), Tricky()
+    for slot, (name, length) in enumerate([("", 35), ("a", 25), ("b", 40)]):
+        tokens = tuple(range(65, 65 + length))
+        uses = (AdapterUse(ref(name, 1, SIZES[NAMES.index(name)])),) if name else ()
+        for use in uses:
+            model.attach(slot, model.load(use.ref.path))
+        adapters = tuple(Applied(slot) for _ in uses)
+        model.step([Chunk(sequence=slot, position=0, tokens=tokens, adapters=adapters, logits=0)])
+        kept.held[frozenset(use.key for use in uses), tokens] = model.save(slot, length)
+    return kept
+
+
 class EngineMachine(RuleBasedStateMachine):
     """Submits of every kind, cancels, loads that arrive late or never, failing steps, spoilt logits, new versions of a
     name, a close."""
@@ -90,8 +104,11 @@ class EngineMachine(RuleBasedStateMachine):
         cells=st.sampled_from([CONTEXT, 90, 200]),
         budget=st.sampled_from([50, 65, 110]),
         each=st.sampled_from([0.0, 0.01, 0.1]),
+        before=st.booleans(),
     )
-    def begin(self, mixed: bool, slots: int, sequences: int, step: int, cells: int, budget: int, each: float) -> None:
+    def begin(
+        self, mixed: bool, slots: int, sequences: int, step: int, cells: int, budget: int, each: float, before: bool
+    ) -> None:
         able = replace(
             FAKE_CAPABILITIES,
             mixed_adapters=mixed,
@@ -104,7 +121,7 @@ class EngineMachine(RuleBasedStateMachine):
         )
         self.slots, self.budget = slots, budget
         self.backend = Tricky(capabilities=able)
-        self.kept = KeptPrefixes()
+        self.kept = kept_before() if before else KeptPrefixes()
         self.engine = SteppedEngine(
             self.backend, adapter_budget_bytes=budget, max_queue=QUEUE, prefixes=self.kept, fixed=0.1, each=each
         )
