@@ -7,6 +7,8 @@ BENCHMARKS = {
     "benchmarks.decode": "time decode steps: base, one adapter, 8 adapters on 8 sequences, llama.cpp's own LoRA",
     "benchmarks.kv_types": "what each type of the KV costs in exactness, and saves in memory",
     "benchmarks.many_adapters": "time a start with 10,000 installed adapters against one with a handful",
+    "benchmarks.mixed": "8 requests on 8 adapters at once over HTTP, and memory; with --against a llama-server too",
+    "benchmarks.serve": "EdgeLoRA's published workload over HTTP; with --against a llama-server too",
     "benchmarks.stall": "the gaps between one answer's tokens while a prompt of 1,000 tokens arrives",
     "benchmarks.ttft": "time to first token on switching back to an adapter, warm against computing the prompt anew",
 }

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.endless import EndlessVocabulary
 from benchmarks.machine import describe
-from edgelora.backends.base import Chunk, Vocabulary
+from edgelora.backends.base import Chunk
 from edgelora.backends.llama_cpp import BackendOptions
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 from edgelora.core import Finished, Request, SamplingParams
@@ -28,18 +29,6 @@ from edgelora_models.gguf_header import read_header
 
 ALONE = 40
 """Tokens decoded without company first."""
-
-
-class EndlessVocabulary:
-    """A vocabulary in which no token ends an answer: the reader's must last."""
-
-    end_ids: frozenset[int] = frozenset()
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._vocabulary = vocabulary
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._vocabulary, name)
 
 
 class TimedBackend:
