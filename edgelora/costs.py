@@ -5,9 +5,9 @@ is the limit 16 rows cost about what one does; where arithmetic is, n rows may c
 in blocks, 15 may cost more than 16. One thing holds on all of them, and the bounds rest on it alone: a step costs no
 more than the smaller ones it could be taken apart into.
 
-A step is never faster than the machine, but another process may make it ten times slower. So a size's estimate is the
-lower quartile of its latest steps: up to three disturbed ones in four leave it as it is, and what is really slower now
-is believed after a dozen.
+Another process may make a step ten times slower. A size's estimate is the median of its latest steps: some disturbed
+ones leave it as it is, and where most are disturbed all sizes' are, so that their ratios stay. (A lower quantile would
+be lower for a size that was seen often than for one that was seen three times.)
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from collections import deque
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-WINDOW = 16
+WINDOW = 8
 """Latest steps of a size that count."""
 ENOUGH = 3
 """Steps after which a size is known; before, one disturbed step might be all there is."""
-FRESH = 512
-"""Steps of any size after which one that was not seen again is worth another try."""
+FRESH = 16
+"""Steps of any size, for each that counts of one, until that one is no longer known and worth another try: soon where
+it was seen a few times only, which another process may all have disturbed."""
 
 
 @dataclass(slots=True)
@@ -29,18 +30,23 @@ class _Size:
     latest: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
     """Seconds."""
     seconds: float = 0.0
-    """The lower quartile of `latest`."""
+    """The median of `latest`; of two in the middle the lower."""
     seen: int = 0
     """How many steps there had been at its last one."""
 
     def add(self, seconds: float, now: int) -> None:
         self.latest.append(seconds)
-        self.seconds = sorted(self.latest)[(len(self.latest) - 1) // 4]
+        self.seconds = sorted(self.latest)[(len(self.latest) - 1) // 2]
         self.seen = now
 
     @property
     def enough(self) -> bool:
         return len(self.latest) >= ENOUGH
+
+    @property
+    def fresh(self) -> int:
+        """For how many steps it stays known."""
+        return FRESH * len(self.latest)
 
 
 class StepCosts:
@@ -50,8 +56,8 @@ class StepCosts:
         self._sizes: dict[int, _Size] = {}
         self._steps = 0
         self._most: dict[int, float | None] = {}
-        self._equal: dict[int, float] = {}
-        """What `at_most` and `_in_equal_parts` said since an estimate last changed: they are asked for every size."""
+        self._rests: dict[int, float | None] = {}
+        """What `at_most` and `_in_parts` said since an estimate last changed: they are asked for every size."""
 
     def observe(self, rows: int, seconds: float) -> None:
         """A step of `rows` tokens, over all its chunks, took so long."""
@@ -61,7 +67,7 @@ class StepCosts:
         size.add(seconds, self._steps)
         if size.seconds != before:
             self._most.clear()
-            self._equal.clear()
+            self._rests.clear()
 
     def seconds(self, rows: int) -> float | None:
         """What such a step takes when nothing disturbs it; between measured sizes a straight line. Once is enough.
@@ -74,7 +80,7 @@ class StepCosts:
     def known(self, rows: int) -> float | None:
         """Seconds of a size that was measured often enough and not too long ago; else None."""
         own = self._sizes.get(size_of(rows))
-        return own.seconds if own and own.enough and self._steps - own.seen < FRESH else None
+        return own.seconds if own and own.enough and self._steps - own.seen <= own.fresh else None
 
     def guess(self, rows: int) -> float | None:
         """What the sizes around it tell, whatever it took itself: the line between the nearest that are known."""
@@ -89,10 +95,13 @@ class StepCosts:
         return max((measured.seconds / -(-size // rows) for size, measured in larger), default=0.0)
 
     def at_most(self, rows: int) -> float | None:
-        """Seconds such a step takes at most, taken apart into measured ones; None where none is small enough."""
+        """Seconds such a step takes at most, taken apart into measured ones; None where that cannot be done."""
         if rows not in self._most:
-            parts = [(size, measured) for size, measured in self._sizes.items() if size <= rows]
-            bounds = (rows // size * measured.seconds + self._in_equal_parts(rows % size) for size, measured in parts)
+            bounds = [
+                rows // size * measured.seconds + rest
+                for size, measured in self._sizes.items()
+                if size <= rows and (rest := self._in_parts(rows % size)) is not None
+            ]
             self._most[rows] = min(bounds, default=None)
         return self._most[rows]
 
@@ -104,12 +113,14 @@ class StepCosts:
         low, high = self._sizes[below].seconds, self._sizes[above].seconds
         return low + (high - low) * (rows - below) / (above - below)
 
-    def _in_equal_parts(self, rows: int) -> float:
-        """The last part may be smaller than the others, and counts as much."""
-        if rows not in self._equal:
-            parts = (-(-rows // size) * measured.seconds for size, measured in self._sizes.items())
-            self._equal[rows] = min(parts)
-        return self._equal[rows]
+    def _in_parts(self, rows: int) -> float | None:
+        """The same for a rest, in parts of one size; the last may be smaller and counts as much."""
+        if not rows:
+            return 0.0
+        if rows not in self._rests:
+            parts = (-(-rows // size) * measured.seconds for size, measured in self._sizes.items() if size <= rows)
+            self._rests[rows] = min(parts, default=None)
+        return self._rests[rows]
 
 
 def size_of(rows: int) -> int:

@@ -21,6 +21,8 @@ TRY = 3.75
 """The same, for the worst that a size can cost by what was measured of others, which is not exact."""
 AIM = 3.25
 """The same, for sizes that were measured. Their estimate is of undisturbed steps; the rest of BAR is for the others."""
+UNNOTICED = 0.01
+"""Seconds that a gap may grow by whatever the ratio: nobody reads a hundred tokens a second."""
 ENOUGH = 0.9
 """A piece that brings prompts on at this part of the fastest rate is enough: a smaller gap is worth the rest."""
 
@@ -55,7 +57,8 @@ def _alone(costs: StepCosts, room: int) -> int:
 
 def _beside(costs: StepCosts, company: Company, room: int) -> int:
     here, everywhere = costs.at_least(company.here), costs.at_least(company.everywhere)
-    aim, bound = (_allowed(ratio, here, everywhere, company) for ratio in (AIM, TRY))
+    unnoticed = here + UNNOTICED / company.groups
+    aim, bound = (max(unnoticed, _allowed(ratio, here, everywhere, company)) for ratio in (AIM, TRY))
     blind = _allowed(BAR, company.here, company.everywhere, company)
     rates: dict[int, float] = {}
     """Tokens of prompts a second of all groups' steps, by the rows of a step that is known to be short enough."""

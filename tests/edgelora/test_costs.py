@@ -47,12 +47,12 @@ def test_a_guess_leaves_the_size_itself_out() -> None:
 
 
 def test_other_processes_do_not_spoil_an_estimate() -> None:
-    """Three disturbed steps in four leave it; a machine that really is slower is believed within a window."""
+    """The fewer disturbed steps leave it; a machine that really is slower is believed within a window."""
     costs = learnt(lambda rows: 0.1, rows=(1,), times=WINDOW)
-    for _ in range(WINDOW * 3 // 4):
+    for _ in range(WINDOW // 2):
         costs.observe(1, 1.0)
     assert costs.seconds(1) == 0.1
-    for _ in range(WINDOW // 4):
+    for _ in range(WINDOW // 2):
         costs.observe(1, 1.0)
     assert costs.seconds(1) == 1.0
 
@@ -67,11 +67,14 @@ def test_a_busy_machine_is_learnt_as_it_is(machine: Machine) -> None:
 
 
 def test_what_was_not_seen_for_long_is_not_known() -> None:
-    """It may be tried again; until then its last estimate is better than none."""
-    costs = learnt(lambda rows: 0.1 * rows, rows=(1, 8))
-    for _ in range(FRESH):
+    """It may be tried again, the sooner the less was seen of it; its last estimate is still better than none."""
+    for times in (ENOUGH, WINDOW):
+        costs = learnt(lambda rows: 0.1 * rows, rows=(1, 8), times=times)
+        for _ in range(FRESH * times):
+            assert costs.known(8) == pytest.approx(0.8)
+            costs.observe(1, 0.1)
         costs.observe(1, 0.1)
-    assert costs.known(8) is None and costs.seconds(8) == pytest.approx(0.8) and costs.known(1) == 0.1
+        assert costs.known(8) is None and costs.seconds(8) == pytest.approx(0.8) and costs.known(1) == 0.1
 
 
 @settings(deadline=None, max_examples=100)
@@ -84,11 +87,13 @@ def test_the_bounds_hold_on_every_machine(machine: Machine, seen: set[int], rows
     """Whatever was seen, an undisturbed step lies between them; where it was seen itself both are what it took."""
     costs = learnt(machine, rows=tuple(seen))
     most = costs.at_most(rows)
-    assert costs.at_least(rows) <= machine(rows) * 1.0001
-    assert most is None or machine(rows) <= most * 1.0001
+    # A part that is cut short may cost more than the whole where kernels work in blocks: hence no exact bounds.
+    assert costs.at_least(rows) <= machine(rows) * 1.2
+    assert most is None or machine(rows) <= most * 1.05
     if rows in seen:
         assert costs.at_least(rows) == costs.known(rows) == machine(rows)
-    assert (most is None) == (rows < min(seen))
+    assert most is not None or 1 not in seen
+    assert most is None or rows >= min(seen)
 
 
 def test_sizes() -> None:

@@ -9,8 +9,8 @@ import pytest
 from edgelora.adapters.pool import Pool
 from edgelora.backends.fake import FAKE_CAPABILITIES
 from edgelora.core import Request, SamplingParams
-from edgelora.costs import ENOUGH, StepCosts, sizes
-from edgelora.pieces import AIM, ALONE_SECONDS, ALONE_TOKENS, BAR, TRY, Company, choose_piece
+from edgelora.costs import WINDOW, StepCosts, sizes
+from edgelora.pieces import AIM, ALONE_SECONDS, ALONE_TOKENS, BAR, TRY, UNNOTICED, Company, choose_piece
 from edgelora.plan import Choice, Plan
 from edgelora.scheduler import Scheduler
 from tests.support.machines import (
@@ -28,7 +28,7 @@ ROOM = 511
 
 def learnt(step: Machine, *rows: int) -> StepCosts:
     costs = StepCosts()
-    for number in rows * ENOUGH:
+    for number in rows * WINDOW:
         costs.observe(number, step(number))
     return costs
 
@@ -56,7 +56,7 @@ def test_where_all_is_known_the_piece_is_as_large_as_the_aim(machine: Machine, d
     """Within it, and no other within it brings prompts on faster by more than a tenth."""
     costs = learnt(machine, *sizes(decoding + ROOM))
     piece = beside(costs, decoding)
-    limit = AIM * machine(decoding)
+    limit = max(AIM * machine(decoding), machine(decoding) + UNNOTICED)
     assert machine(decoding + piece) <= limit
     fitting = [rows for rows in sizes(decoding + ROOM) if rows > decoding and machine(rows) <= limit]
     fastest = max((rows - decoding) / machine(rows) for rows in fitting)
@@ -99,6 +99,13 @@ def test_groups_share_what_a_gap_may_grow_by() -> None:
     assert idle + 3 * arithmetic_bound(shared) <= AIM * idle and shared > 1
 
 
+def test_gaps_that_nobody_notices_are_no_stall() -> None:
+    """Where a step takes a millisecond its ratio is no reason to let a newcomer wait."""
+    costs = learnt(tiny, *sizes(512))
+    piece = beside(costs, 1)
+    assert tiny(1 + piece) > BAR * tiny(1) and tiny(1 + piece) <= tiny(1) + UNNOTICED
+
+
 @pytest.mark.parametrize(
     ("machine", "piece"), [(tiny, 512), (bandwidth_bound, 192), (in_blocks, ALONE_TOKENS), (arithmetic_bound, 32)]
 )
@@ -124,8 +131,10 @@ class Scene:
     readers: int
     scheduler: Scheduler = field(init=False)
     gaps: list[float] = field(default_factory=list)
-    """Undisturbed seconds of the steps while the prompt arrived, by those of the step without it."""
+    """Undisturbed seconds of the steps while the prompt arrived, by those of the step without it; BAR is the most where
+    that is UNNOTICED longer, too."""
     pieces: list[int] = field(default_factory=list)
+    newcomers: int = 0
 
     def __post_init__(self) -> None:
         able = replace(FAKE_CAPABILITIES, max_sequences=self.readers + 1, max_step_tokens=512, kv_cells=100_000)
@@ -137,7 +146,7 @@ class Scene:
 
     def submit(self, name: str, prompt: int, *, max_tokens: int | None = None) -> None:
         # Prompts that begin alike would not be computed.
-        tokens = tuple(sum(map(ord, name)) + n for n in range(prompt))
+        tokens = tuple(1000 * len(name) + ord(name[-1]) + n for n in range(prompt))
         self.scheduler.submit(Request(name, tokens, (), SamplingParams(max_tokens=max_tokens)))
 
     def turn(self) -> Plan:
@@ -150,10 +159,13 @@ class Scene:
 
     def newcomer(self, prompt: int = 1000) -> None:
         self.gaps, self.pieces = [], []
-        self.submit("new", prompt, max_tokens=1)
-        while self.scheduler.state("new"):
+        self.newcomers += 1
+        name = f"new{self.newcomers}"
+        self.submit(name, prompt, max_tokens=1)
+        while self.scheduler.state(name):
             rows = self.turn().tokens
-            self.gaps.append(self.machine(rows) / self.machine(self.readers))
+            alone = self.machine(self.readers)
+            self.gaps.append(self.machine(rows) / max(alone, (alone + UNNOTICED) / BAR))
             self.pieces.append(rows - self.readers)
 
     @property
@@ -169,7 +181,9 @@ def test_a_long_prompt_keeps_the_gap(machine: Machine, readers: int) -> None:
     scene.newcomer()
     assert scene.p99 <= BAR
     scene.newcomer()
-    assert scene.p99 <= AIM * 1.0001, "what is too slow is known by now"
+    assert scene.p99 <= BAR
+    slow = sum(gap > AIM for gap in scene.gaps)
+    assert machine is tiny or slow <= len(scene.gaps) / 10, "what is too slow is known by now"
 
 
 @pytest.mark.parametrize("machine", MACHINES)

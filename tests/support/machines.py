@@ -20,8 +20,8 @@ def arithmetic_bound(rows: int) -> float:
 
 def in_blocks(rows: int) -> float:
     """As measured on an 8B base with 2 AVX-512 cores: blocks of 16 and of 4 rows, the rest one by one."""
-    if rows == 1:
-        return 0.125
+    if rows < 4:
+        return 0.125 * rows
     sixteens, rest = divmod(rows, 16)
     fours, ones = divmod(rest, 4)
     return 0.13 + 0.6 * sixteens + 0.21 * fours + 0.11 * ones
