@@ -2,7 +2,8 @@
 
 One sequence decodes; then a prompt of 1,000 tokens is submitted to the same engine. Every step until that prompt is
 done carries the first sequence's next token, so a step's time is the gap its reader sees. Reported as p99 (and worst)
-gap by the median step without company, and how long the newcomer waited for its first token.
+gap by the median step without company, how long the newcomer waited for its first token, and in what pieces its prompt
+was computed. `--again` submits as long a prompt once more: by then the machine is known.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.endless import EndlessVocabulary
 from benchmarks.machine import describe
-from edgelora.backends.base import Chunk, Vocabulary
+from edgelora.backends.base import Chunk
 from edgelora.backends.llama_cpp import BackendOptions
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 from edgelora.core import Finished, Request, SamplingParams
@@ -28,18 +32,6 @@ from edgelora_models.gguf_header import read_header
 
 ALONE = 40
 """Tokens decoded without company first."""
-
-
-class EndlessVocabulary:
-    """A vocabulary in which no token ends an answer: the reader's must last."""
-
-    end_ids: frozenset[int] = frozenset()
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._vocabulary = vocabulary
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._vocabulary, name)
 
 
 class TimedBackend:
@@ -64,46 +56,67 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stall", description=__doc__.split("\n\n")[0])
     parser.add_argument("--base", type=Path, required=True, help="a GGUF base (see benchmarks.make_base)")
     parser.add_argument("--prompt", type=int, default=1000, help="tokens of the long prompt (default 1000)")
+    parser.add_argument("--again", action="store_true", help="measure a second long prompt, too")
     options = parser.parse_args(arguments)
     shape = read_shape(read_header(options.base))
-    settings = BackendOptions(context_length=options.prompt + 512, max_sequences=2)
+    context = 4 * options.prompt + 512  # The reader goes on as long as the prompts take.
+    settings = BackendOptions(context_length=context, max_sequences=2)
     timed = TimedBackend(LlamaCppBackend.open(options.base, shape=shape, settings=settings))
     engine = Engine(timed, adapter_budget_bytes=1, max_queue=4)
     try:
-        report(*measure(engine, timed, options.prompt), prompt=options.prompt)
+        alone = start_reader(engine, timed)
+        stalls = [measure(engine, timed, options.prompt, number=n) for n in range(1 + options.again)]
+        report(alone, stalls, prompt=options.prompt)
     finally:
         engine.close(timeout=60.0)
     print(f"\n{options.base.name}; {describe()}")
     return 0
 
 
-def measure(engine: Engine, timed: TimedBackend, prompt: int) -> tuple[list[float], list[float], float]:
-    """(seconds of steps alone, seconds of steps while the prompt is computed, seconds to its first token)."""
-    reader = engine.submit(Request("reader", (1, 2, 3, 4), (), SamplingParams()))
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """What one long prompt did."""
+
+    gaps: list[float]
+    """Seconds of the steps while it was computed."""
+    pieces: list[int]
+    """Tokens of it in each of them."""
+    first_token: float
+    """Seconds that the newcomer waited."""
+
+
+def start_reader(engine: Engine, timed: TimedBackend) -> list[float]:
+    """Seconds of each step while it decodes alone."""
+    engine.submit(Request("reader", (1, 2, 3, 4), (), SamplingParams()))
     while len(timed.steps) < ALONE:
         time.sleep(0.01)
-    alone = [seconds for seconds, tokens in timed.steps[1:] if tokens == 1]
+    return [seconds for seconds, tokens in timed.steps[1:] if tokens == 1]
+
+
+def measure(engine: Engine, timed: TimedBackend, prompt: int, *, number: int) -> Stall:
     before = len(timed.steps)
-    newcomer = engine.submit(
-        Request("newcomer", tuple(5 + n % 200 for n in range(prompt)), (), SamplingParams(max_tokens=1))
-    )
+    tokens = tuple(5 + (n + 50 * number) % 200 for n in range(prompt))
+    newcomer = engine.submit(Request(f"newcomer{number}", tokens, (), SamplingParams(max_tokens=1)))
     finished = [event for event in newcomer if isinstance(event, Finished)]
-    beside = [seconds for seconds, tokens in timed.steps[before:] if tokens > 1]
-    reader.cancel()
-    return alone, beside, finished[0].timings.first_token
+    beside = [(seconds, rows) for seconds, rows in timed.steps[before:] if rows > 1]
+    gaps, pieces = [seconds for seconds, _ in beside], [rows - 1 for _, rows in beside]
+    return Stall(gaps, pieces, finished[0].timings.first_token)
 
 
-def report(alone: list[float], beside: list[float], first_token: float, *, prompt: int) -> None:
-    step, p99, worst = statistics.median(alone), float(np.quantile(beside, 0.99)), max(beside)
+def report(alone: list[float], stalls: list[Stall], *, prompt: int) -> None:
+    step = statistics.median(alone)
     print(
         f"\n| step alone | p99 gap while {prompt} tokens arrive | p99 / step | worst / step | steps |"
-        " newcomer's first token |"
+        " newcomer's first token | pieces (tokens x steps) |"
     )
-    print("|---:|---:|---:|---:|---:|---:|")
-    print(
-        f"| {step * 1e3:.0f} ms | {p99 * 1e3:.0f} ms | {p99 / step:.2f} | {worst / step:.2f} | {len(beside)}"
-        f" | {first_token:.1f} s |"
-    )
+    print("|---:|---:|---:|---:|---:|---:|---|")
+    for stall in stalls:
+        p99, worst = float(np.quantile(stall.gaps, 0.99)), max(stall.gaps)
+        pieces = ", ".join(f"{size} x {count}" for size, count in sorted(Counter(stall.pieces).items()))
+        print(
+            f"| {step * 1e3:.1f} ms | {p99 * 1e3:.1f} ms | {p99 / step:.2f} | {worst / step:.2f} | {len(stall.gaps)}"
+            f" | {stall.first_token:.2f} s | {pieces} |"
+        )
 
 
 if __name__ == "__main__":

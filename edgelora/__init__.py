@@ -9,6 +9,7 @@ from importlib import import_module
 
 _HOMES = {
     "AdapterRef": "edgelora.core",
+    "AdapterUse": "edgelora.core",
     "EdgeloraError": "edgelora.errors",
     "Library": "edgelora.service",
     "Message": "edgelora.prompt",
@@ -21,6 +22,7 @@ _HOMES = {
 
 __all__ = [
     "AdapterRef",
+    "AdapterUse",
     "EdgeloraError",
     "Library",
     "Message",

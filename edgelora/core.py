@@ -51,6 +51,8 @@ class AdapterRef:
     """The converted file (GGUF) or folder (MLX), immutable."""
     nbytes: int
     """Bytes it will take in memory; reserved in the pool before it is loaded."""
+    invocation: tuple[int, ...] = ()
+    """aLoRA: the token ids it acts from on, see `activation`. Empty: it acts on every token."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -62,6 +64,8 @@ class AdapterRef:
 
 MAX_WEIGHT = 4.0
 """Of an adapter in a request, either sign: far beyond what a trained adapter is good for."""
+MAX_ADAPTERS = 8
+"""In one request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +87,7 @@ class AdapterUse:
 class Request:
     """One generation, frozen before it reaches the engine thread.
 
-    Raises UsageError for an adapter given twice, or a weight or start that cannot be.
+    Raises UsageError for too many adapters, for one given twice, or for a weight or start that cannot be.
     """
 
     id: str
@@ -92,6 +96,8 @@ class Request:
     adapters: tuple[AdapterUse, ...]
     """Given in any order, kept in one, those of weight 0 left out; empty is the base alone."""
     sampling: SamplingParams
+    client: str = ""
+    """Who asks: places are given by turns between clients. All that say nothing are one."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "adapters", _composed(self.adapters))
@@ -149,6 +155,9 @@ Event = TextDelta | Finished | Failed
 
 
 def _composed(uses: tuple[AdapterUse, ...]) -> tuple[AdapterUse, ...]:
+    if len(uses) > MAX_ADAPTERS:
+        what = f"{len(uses)} adapters are given; a request may have {MAX_ADAPTERS}."
+        raise UsageError("too_many_adapters", what, "Name fewer.", param="adapters")
     for number, use in enumerate(uses):
         if not isfinite(use.weight) or abs(use.weight) > MAX_WEIGHT or use.start < 0:
             raise UsageError(

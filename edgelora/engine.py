@@ -175,7 +175,9 @@ class Engine:
         try:
             for move in plan.moves:
                 move.carry_out(self._backend)
+            began = time.perf_counter()
             logits = self._backend.step([row.chunk for row in plan.rows])
+            self._scheduler.costs.observe(plan.tokens, time.perf_counter() - began)
         except Exception as error:  # The step's requests fail; the others, and the engine, go on.
             failure = as_backend_error(error, "The step failed")
             for row in plan.rows:

@@ -50,6 +50,11 @@ class Places:
             chosen.give_up()
         return Choices(tuple(chosen.starts), tuple(chosen.given_up), tuple(chosen.moves))
 
+    def warm_for(self, sequence: Sequence) -> int:
+        """How many of its tokens are warm: those it need not compute, unless others take them first."""
+        match = best_match(self.warm, sequence.key, sequence.tokens)
+        return match.length if match else 0
+
     def take(self, start: Start) -> None:
         """After everything that is given up."""
         if start.sequence in self.warm.ids:

@@ -95,3 +95,7 @@ class Plan:
     starts: tuple[Start, ...]
     rows: tuple[Row, ...]
     """Empty only where nothing can run."""
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(row.chunk.tokens) for row in self.rows)

@@ -1,11 +1,11 @@
 """What the next step computes: pure decisions over the sequences there are. Changes nothing; the scheduler acts.
 
 Policies:
-- A decoding sequence gets one token in every step. What is left of the step goes to prompts, oldest first; beside
-  decoding sequences at most PREFILL_BESIDE_DECODE tokens of it, so that a long prompt does not stall them.
-- Places in the batch are given strictly by age: a younger request never takes the place an older one waits for.
-- When the KV is full, the youngest decoding sequence gives way. A newcomer starts only where the running ones have some
-  room to grow, so that it is not sent back at once.
+- A decoding sequence gets one token in every step. What is left of the step goes to prompts, by turns between clients
+  and between a client's adapters (`turns.py`), as far as their piece goes (`pieces.py`).
+- Places in the batch are given by the same kind of turns: nobody passes the one whose turn it is, however large it is.
+- When the KV is full, the sequence that got its place last gives way, and is the first to get one again. A newcomer
+  starts only where the running ones have some room to grow, so that nobody is sent back at once.
 - Warm KV stands in nobody's way: it counts as free here, and `places.py` gives it up where it must go.
 - Where a backend cannot mix adapters, the group that waited longest is next; a prompt's piece ends where an adapter
   begins to act.
@@ -15,40 +15,47 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from edgelora.backends.base import Capabilities
+from edgelora.costs import StepCosts
+from edgelora.pieces import Company, choose_piece
+from edgelora.places import Places
 from edgelora.sequence import Sequence
 from edgelora.states import State
 
-PREFILL_BESIDE_DECODE = 16
-"""Tokens of prompts in a step that also decodes: a step of 16 rows is the largest one that costs about as much as one
-row where memory bandwidth is the limit, and at most about 2.5 times where arithmetic is."""
+ALONE_AGAIN = 16
+"""Of so many plans one computes decoding rows only, whatever prompts there are: so their step without prompts is
+measured again, and the pieces are right for the machine as it is now."""
 
 GROWTH_CELLS = 16
 """KV cells left for each running sequence when another starts, besides one for each step its prompt will take."""
 
 
 def choose_preempted(running: Iterable[Sequence], kv_cells: int) -> list[Sequence]:
-    """Who gives way so that every running sequence has the cells for all its tokens; youngest first."""
-    held = list(running)
+    """Who gives way so that every running sequence has the cells for all its tokens; who started last comes first."""
+    held = sorted(running, key=lambda s: s.granted)
     chosen: list[Sequence] = []
     while sum(len(sequence.tokens) for sequence in held) > kv_cells:
-        youngest = max((s for s in held if s.state is State.DECODE), key=lambda s: s.arrival)
-        held.remove(youngest)
-        chosen.append(youngest)
+        chosen.append(held.pop())
     return chosen
 
 
-def choose_starts(ready: Iterable[Sequence], *, running: list[Sequence], places: int, kv_cells: int) -> list[Sequence]:
-    """Who gets one of the places in the batch, oldest first; stops at the first that does not fit."""
-    held = [len(sequence.tokens) for sequence in running]
-    starts: list[Sequence] = []
-    for sequence in sorted(ready, key=lambda s: s.arrival):
-        # Only decoding sequences give way, so the others must not run out of cells while this prompt is computed.
-        growth = GROWTH_CELLS + len(sequence.tokens) // PREFILL_BESIDE_DECODE
-        need = len(sequence.tokens) + growth * len(held)
-        if len(starts) == places or sum(held) + need > kv_cells:
+def choose_starts(
+    line: Iterable[Sequence], *, running: list[Sequence], places: Places, able: Capabilities, costs: StepCosts
+) -> list[Sequence]:
+    """Who gets one of the places in the batch, first of the line first; stops at the first that does not fit."""
+    held, starts = list(running), list[Sequence]()
+    if not places.available:
+        return starts
+    beside = company(running, running, room=able.max_step_tokens)
+    piece = choose_piece(costs, beside, room=able.max_step_tokens - beside.here)
+    for sequence in line:
+        # In each step that its prompt takes the others grow by a token, as far as they may.
+        growth = GROWTH_CELLS + (len(sequence.tokens) - places.warm_for(sequence)) // piece
+        need = len(sequence.tokens) + sum(len(s.tokens) + min(growth, s.max_tokens - len(s.tokens)) for s in held)
+        if len(starts) == places.available or need > able.kv_cells:
             break
         starts.append(sequence)
-        held.append(len(sequence.tokens))
+        held.append(sequence)
     return starts
 
 
@@ -70,27 +77,45 @@ def choose_group(running: list[Sequence], *, reused: Mapping[str, int], now: int
     )
 
 
+def company(group: list[Sequence], running: list[Sequence], *, room: int) -> Company:
+    """Who decodes while the group's prompts are computed. `room`: tokens of the step."""
+    decoding = sum(sequence.state is State.DECODE for sequence in group)
+    prompts = {sequence.key for sequence in running if sequence.state is not State.DECODE}
+    return Company(
+        # One token at least is the prompts': a step full of decoding sequences must not stop them for good.
+        here=min(decoding, room - 1) if decoding < len(group) else min(decoding, room),
+        everywhere=sum(sequence.state is State.DECODE for sequence in running),
+        groups=1 if len(group) == len(running) else max(1, len(prompts)),
+    )
+
+
 def choose_chunks(
-    group: list[Sequence], *, reused: Mapping[str, int], room: int, anyone_decodes: bool, mixed: bool
+    group: list[Sequence],
+    *,
+    running: list[Sequence],
+    prompts: Iterable[Sequence],
+    reused: Mapping[str, int],
+    able: Capabilities,
+    costs: StepCosts,
+    now: int,
 ) -> list[tuple[Sequence, int]]:
     """How many tokens each sequence of the group computes in this step: one for the decoding, the rest for prompts.
 
-    `reused`: by request id, what those that start now need not compute. `room`: tokens of the step. `anyone_decodes`:
-    whether prompts must hold back, for this group or another. `mixed`: whether adapters may begin within a piece.
+    `running`: everybody, of this group or not. `prompts`: those of the group that do not decode, in the order of their
+    turns. `reused`: by request id, what those that start now need not compute. `now`: the plan's number.
     """
+    beside = company(group, running, room=able.max_step_tokens)
     decoding = sorted((s for s in group if s.state is State.DECODE), key=lambda s: (s.last_plan, s.generated))
-    prompts = sorted((s for s in group if s.state is not State.DECODE), key=lambda s: s.arrival)
-    # One token at least is the prompts': a step full of decoding sequences must not stop them for good.
-    chunks = [(sequence, 1) for sequence in decoding[: room - bool(prompts)]]
-    room -= len(chunks)
-    if anyone_decodes:
-        room = min(room, PREFILL_BESIDE_DECODE)
+    chunks = [(sequence, 1) for sequence in decoding[: beside.here]]
+    if len(decoding) == len(group) or (0 < beside.here == beside.everywhere and now % ALONE_AGAIN == 0):
+        return chunks
+    piece = choose_piece(costs, beside, room=able.max_step_tokens - beside.here)
     for sequence in prompts:
         position = reused.get(sequence.request.id, sequence.computed)
-        size = min(room, len(sequence.tokens) - position)
-        if not mixed:
+        size = min(piece, len(sequence.tokens) - position)
+        if not able.mixed_adapters:
             size = min(size, sequence.alike(position))
         if size:
             chunks.append((sequence, size))
-        room -= size
+        piece -= size
     return chunks

@@ -18,14 +18,15 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgelora.backends.base import Vocabulary
-from edgelora.errors import UsageError
+from edgelora.errors import ContextTooLong, UsageError
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 ROLES = ("system", "user", "assistant", "tool")
-MAX_PROMPT_BYTES = 2 << 20
-"""Of all messages, or of one text: no context holds more, and the tokeniser must not spend seconds on finding out."""
+LARGE = 2 << 20
+"""Characters of all messages together, or of one text. More is refused before any other work where it cannot fit, or
+where the vocabulary cannot tell: the tokeniser must not spend seconds on finding out."""
 
 # Where to break up a message that spells a control token: they begin with one of the first in every known vocabulary;
 # the second and third are there for the unknown ones.
@@ -33,6 +34,7 @@ _BREAKS = (re.compile(r"[<\[]"), re.compile(r"[^\w\s]"), re.compile(r".", re.DOT
 # A message's end that may be the first half of a control token, whose other half is the next message's beginning.
 _OPEN_END = re.compile(r"[<\[](?=[^\s<>\[\]]*\s*\Z)")
 _PRIVATE_USE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
+_PRIVATE = re.compile("[\ue000-\uf8ff\U000f0000-\U000ffffd\U00100000-\U0010fffd]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,30 +44,38 @@ class Message:
     content: str
 
 
-def encode_chat(messages: Sequence[Message], vocabulary: Vocabulary) -> tuple[int, ...]:
+def encode_chat(messages: Sequence[Message], vocabulary: Vocabulary, *, limit: int | None = None) -> tuple[int, ...]:
     """Token ids of a conversation, up to where the assistant's next message begins. BOS stands there once.
 
-    A base without a template gets plain lines, `role: content`, and `assistant:` at the end.
-    Raises UsageError: code bad_messages (a role, an order or characters the template cannot take), bad_template (the
-    base's template itself), prompt_too_large.
+    A base without a template gets plain lines, `role: content`, and `assistant:` at the end. What surely has `limit`
+    tokens or more is refused before it is tokenised. Raises ContextTooLong, and UsageError: code bad_messages (a role,
+    an order or characters the template cannot take), bad_template (the base's template itself), prompt_too_large.
     """
     _check(messages)
+    written = "".join(message.content for message in messages)
+    _check_text(written, vocabulary, limit, param="messages")
     source = vocabulary.chat_template
     if source is None:
         lines = [f"{message.role}: {message.content}\n" for message in messages]
-        return tuple(vocabulary.tokenize("".join(lines) + "assistant:", special=False, bos=True))
+        text = "".join(lines) + "assistant:"
+        _check_fits(text, vocabulary, limit)
+        return tuple(vocabulary.tokenize(text, special=False, bos=True))
+    if limit is not None and len(written) >= limit:
+        # What the template makes of it counts: it may leave things out. Unguarded, this costs nothing like a tokeniser.
+        _check_fits(_render(source, messages, vocabulary), vocabulary, limit)
     sentinel = _sentinel(chain((source,), (message.content for message in messages)))
     guarded = [replace(m, content=_guard(m.content, sentinel, vocabulary)) for m in messages]
     text = _render(source, guarded, vocabulary)
     return tuple(_tokenize(text.split(sentinel), vocabulary))
 
 
-def encode_text(prompt: str, vocabulary: Vocabulary) -> tuple[int, ...]:
+def encode_text(prompt: str, vocabulary: Vocabulary, *, limit: int | None = None) -> tuple[int, ...]:
     """Token ids of a text as it stands, BOS in front unless it is written there.
 
-    Control tokens in it are control tokens: who sends a bare text writes the template too. Raises UsageError.
+    Control tokens in it are control tokens: who sends a bare text writes the template too. Raises as `encode_chat`.
     """
-    _check_size([prompt], param="prompt")
+    _check_text(prompt, vocabulary, limit, param="prompt")
+    _check_fits(prompt, vocabulary, limit)
     return tuple(_tokenize([prompt], vocabulary))
 
 
@@ -83,22 +93,28 @@ def _check(messages: Sequence[Message]) -> None:
         if message.role not in ROLES:
             what = f"A message has the role {message.role!r}."
             raise UsageError("bad_messages", what, f"Use one of {', '.join(ROLES)}.", param="messages")
-    _check_size([message.content for message in messages], param="messages")
 
 
-def _check_size(texts: Sequence[str], *, param: str) -> None:
+def _check_text(text: str, vocabulary: Vocabulary, limit: int | None, *, param: str) -> None:
+    if len(text) > LARGE:
+        _check_fits(text, vocabulary, limit)
+        if limit is None or not vocabulary.fewest_tokens(text):
+            what = f"The text has {len(text):,} characters; at most {LARGE:,} are accepted."
+            raise UsageError("prompt_too_large", what, "Shorten it.", param=param)
     try:
-        size = sum(len(text.encode()) for text in texts)
+        text.encode()
     except UnicodeEncodeError:
         what = "The text holds half of a surrogate pair, which is no character."
         raise UsageError("bad_messages", what, "Send well-formed Unicode.", param=param) from None
-    if size > MAX_PROMPT_BYTES:
-        what = f"The text has {size:,} bytes; at most {MAX_PROMPT_BYTES:,} are accepted."
-        raise UsageError("prompt_too_large", what, "Shorten it.", param=param)
+
+
+def _check_fits(text: str, vocabulary: Vocabulary, limit: int | None) -> None:
+    if limit is not None and (least := vocabulary.fewest_tokens(text)) >= limit:
+        raise ContextTooLong(tokens=least, limit=limit, at_least=True)
 
 
 def _sentinel(texts: Iterator[str]) -> str:
-    used = set(chain.from_iterable(texts))
+    used = {char for text in texts for char in _PRIVATE.findall(text)}
     for code in chain.from_iterable(_PRIVATE_USE):
         if chr(code) not in used:
             return chr(code)

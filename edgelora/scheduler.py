@@ -7,13 +7,15 @@ step in `planning.py`, what is in memory in the pool, which belongs to this sche
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Mapping
 
 from edgelora.adapters.pool import Pool
 from edgelora.backends.base import Applied, Capabilities, Chunk
 from edgelora.core import AdapterRef, FinishReason, Request, Usage
+from edgelora.costs import StepCosts
 from edgelora.errors import Busy, ContextTooLong, UsageError
+from edgelora.lines import Lines
 from edgelora.places import Places
 from edgelora.plan import Admission, Choice, Cut, Ended, Load, Plan, Row, Start
 from edgelora.planning import choose_chunks, choose_group, choose_preempted, choose_starts
@@ -30,16 +32,17 @@ class Scheduler:
     def __init__(self, capabilities: Capabilities, pool: Pool, *, max_queue: int) -> None:
         self.capabilities = capabilities
         self.pool = pool
+        self.costs = StepCosts()
+        """Empty until whoever computes the steps says what they took."""
         self.capacity = capabilities.max_sequences + max_queue
-        self.sequence_tokens = min(capabilities.context_length, capabilities.kv_cells)
+        self.sequence_tokens = capabilities.sequence_tokens
         """Prompt and answer of one sequence at most."""
         self._live: dict[str, Sequence] = {}
         """By age."""
-        self._waiting: deque[Sequence] = deque()
         self._places = Places(capabilities.max_sequences)
         self._computing: frozenset[str] = frozenset()
         """Requests of the step that was begun and not applied: what their KV holds is not known."""
-        self._arrivals = 0
+        self._lines = Lines()
         self._plans = 0
 
     def __len__(self) -> int:
@@ -74,10 +77,9 @@ class Scheduler:
             raise queue_full(len(self._live))
         asked = request.sampling.max_tokens
         limit = self.sequence_tokens if asked is None else min(self.sequence_tokens, len(request.prompt) + asked)
-        self._arrivals += 1
-        sequence = Sequence(request, self._arrivals, limit)
+        sequence = Sequence(request, self._lines.ticket(), limit)
         self._live[request.id] = sequence
-        self._waiting.append(sequence)
+        self._lines.keep(self._live.values())
 
     def cancel(self, request_id: str) -> bool:
         """End a request in whatever state it is. False, and nothing changed, for an ended or unknown id."""
@@ -88,7 +90,7 @@ class Scheduler:
         return self._end(request_id, Move.STEP_FAILED)
 
     def admit(self) -> Admission:
-        """Take back what ended, and give waiting requests their adapters, oldest first, as far as the pool has room.
+        """Take back what ended, and give waiting requests their adapters, by turns, as far as the pool has room.
 
         One that finds no room keeps its turn: others may pass it (the base alone takes no room; up to PATIENCE
         adapters' leases do), then nobody who needs room may.
@@ -97,13 +99,12 @@ class Scheduler:
         loads: list[Load] = []
         loading: list[str] = []
         blocked: Sequence | None = None
-        for sequence in tuple(self._waiting):
+        for sequence in tuple(self._lines.for_leases(self._in(State.WAITING))):
             if not self._may_admit(sequence, blocked):
                 blocked = blocked or sequence
                 continue
             if blocked is not None and sequence.request.adapters:
                 blocked.overtaken += 1
-            self._waiting.remove(sequence)
             loads += self._admit(sequence, detach)
             if sequence.state is State.LOADING:
                 loading.append(sequence.request.id)
@@ -135,12 +136,12 @@ class Scheduler:
         left = able.kv_cells - sum(len(sequence.tokens) for sequence in running)
         chosen = self._places.choose(newcomers, cells=left)
         reused = {start.request_id: start.reused for start in chosen.starts}
-        decodes = any(sequence.state is State.DECODE for sequence in running)
-        mixed = able.mixed_adapters
-        group = running if mixed else choose_group(running, reused=reused, now=self._plans + 1)
-        chunks = choose_chunks(group, reused=reused, room=able.max_step_tokens, anyone_decodes=decodes, mixed=mixed)
+        now, costs = self._plans + 1, self.costs
+        group = running if able.mixed_adapters else choose_group(running, reused=reused, now=now)
+        prompts = self._lines.for_prompts((s for s in group if s.state is not State.DECODE), now=now)
+        chunks = choose_chunks(group, running=running, prompts=prompts, reused=reused, able=able, costs=costs, now=now)
         return Plan(
-            number=self._plans + 1,
+            number=now,
             preempted=tuple(sequence.request.id for sequence in preempted),
             given_up=chosen.given_up,
             moves=(*(Cut(sequence.id, 0) for sequence in preempted if sequence.id is not None), *chosen.moves),
@@ -160,7 +161,10 @@ class Scheduler:
             self._start(start, self._live[start.request_id], now=plan.number)
         self._computing = frozenset(row.request_id for row in plan.rows)
         for row in plan.rows:
-            self._live[row.request_id].last_plan = plan.number
+            sequence = self._live[row.request_id]
+            sequence.last_plan = plan.number
+            if sequence.state is State.PREFILL:
+                self._lines.prompted(sequence, now=plan.number)
 
     def apply(self, plan: Plan, choices: Mapping[str, Choice]) -> tuple[Ended, ...]:
         """The step was computed. `choices`: one for each row that wanted logits, unless its request ended since."""
@@ -186,8 +190,6 @@ class Scheduler:
         live = sum(sequence.computed for sequence in self._live.values())
         if live + self._places.warm.cells > self.capabilities.kv_cells:
             raise RuntimeError("more KV cells in use than there are")
-        if {s.request.id for s in self._waiting} != {s.request.id for s in self._in(State.WAITING)}:
-            raise RuntimeError("the queue is not the waiting requests")
 
     def _in(self, *states: State) -> list[Sequence]:
         return [sequence for sequence in self._live.values() if sequence.state in states]
@@ -212,6 +214,7 @@ class Scheduler:
             detach += reservation.evicted
             loads.append(Load(ref, reservation.slot))
             self.pool.lease(ref)
+        self._lines.leased(sequence)
         resident = all(self.pool.resident(ref) for ref in refs)
         sequence.move(Move.ADMIT_RESIDENT if resident else Move.ADMIT_ABSENT)
         return loads
@@ -221,8 +224,8 @@ class Scheduler:
         return [s for s in self._in(State.LOADING) if any(use.ref.key == ref.key for use in s.request.adapters)]
 
     def _choose_starts(self, running: list[Sequence]) -> list[Sequence]:
-        ready, cells = self._in(State.READY), self.capabilities.kv_cells
-        return choose_starts(ready, running=running, places=self._places.available, kv_cells=cells)
+        line, able = self._lines.for_places(self._in(State.READY)), self.capabilities
+        return choose_starts(line, running=running, places=self._places, able=able, costs=self.costs)
 
     def _row(self, sequence: Sequence, size: int, starts: tuple[Start, ...]) -> Row:
         place, at = sequence.id, sequence.computed
@@ -243,6 +246,7 @@ class Scheduler:
     def _start(self, start: Start, sequence: Sequence, *, now: int) -> None:
         sequence.move(Move.SCHEDULED)
         self._places.take(start)
+        self._lines.placed(sequence)
         # What it computed itself before it was sent back is no gain.
         sequence.cached = start.reused if sequence.last_plan < 0 else min(sequence.cached, start.reused)
         sequence.id, sequence.computed, sequence.last_plan = start.sequence, start.reused, now - 1
@@ -262,7 +266,6 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         self._give_back(sequence, warm=False)
         sequence.move(Move.PREEMPTED)
-        self._waiting.appendleft(sequence)
 
     def _end(self, request_id: str, move: Move) -> bool:
         sequence = self._live.get(request_id)
@@ -270,8 +273,6 @@ class Scheduler:
             return False
         known = move in (Move.ENDED, Move.CANCELLED) and request_id not in self._computing
         self._give_back(sequence, warm=known)
-        if sequence.state is State.WAITING:
-            self._waiting.remove(sequence)
         sequence.move(move)
         del self._live[request_id]
         return True

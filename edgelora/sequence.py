@@ -23,6 +23,8 @@ class Sequence:
     """How many of `tokens` are in the KV."""
     cached: int = 0
     """Tokens of the prompt that were never computed for it: they were warm at its start, and at each restart."""
+    granted: int = 0
+    """When it first got a place, among arrivals and such grants; 0 before. Sent back, it keeps its turn."""
     id: int | None = None
     """The backend's sequence id; only while running."""
     last_plan: int = -1

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from edgelora.activation import activated
+from edgelora.composition import compose
 from edgelora.core import AdapterRef, AdapterUse, Progress, Request, SamplingParams
 from edgelora.errors import BackendError, NotFound, UsageError
 from edgelora.names import split_model_id
@@ -160,19 +162,46 @@ class Service:
         """What the base's makers recommend, for requests that say nothing."""
         return SamplingParams(temperature=self.base.temperature, top_p=self.base.top_p)
 
-    def chat(self, messages: Sequence[Message], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
-        """Begin an answer to a conversation. Raises UsageError, ContextTooLong, Busy."""
+    def compose(self, *wanted: str | tuple[str, float]) -> tuple[AdapterUse, ...]:
+        """What acts in a request: model ids, each alone or with its weight. Order does not matter.
+
+        `service.chat(..., adapters=service.compose(("medical-faq", 0.7), ("pirate", 0.3)), ...)`; an id of the base
+        adds nothing. Raises as `resolve` does, and UsageError for a weight of the base.
+        """
+        return compose(self.resolve, ((one, 1.0) if isinstance(one, str) else one for one in wanted))
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        adapters: Sequence[AdapterUse] = (),
+        sampling: SamplingParams,
+        client: str = "",
+    ) -> Stream:
+        """Begin an answer to a conversation, by the base alone or with `adapters` (see `compose`).
+
+        An aLoRA acts from the last occurrence of its invocation in the prompt on. `client`: who asks; clients take
+        turns. Raises as `Engine.submit` does.
+        """
         from edgelora.prompt import encode_chat
 
-        return self._submit(encode_chat(messages, self._backend.vocabulary), adapter, sampling)
+        tokens = encode_chat(messages, self._backend.vocabulary, limit=self._limit)
+        return self._submit(tokens, adapters, sampling, client)
 
-    def complete(self, prompt: str | Sequence[int], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
+    def complete(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        adapters: Sequence[AdapterUse] = (),
+        sampling: SamplingParams,
+        client: str = "",
+    ) -> Stream:
         """Continue a text (or token ids) as it stands, without a chat template. Raises as `chat` does."""
         from edgelora.prompt import encode_text
 
         vocabulary = self._backend.vocabulary
-        tokens = encode_text(prompt, vocabulary) if isinstance(prompt, str) else tuple(prompt)
-        return self._submit(tokens, adapter, sampling)
+        tokens = encode_text(prompt, vocabulary, limit=self._limit) if isinstance(prompt, str) else tuple(prompt)
+        return self._submit(tokens, adapters, sampling, client)
 
     def stats(self) -> EngineStats:
         return self._engine.stats()
@@ -193,9 +222,15 @@ class Service:
     ) -> None:
         self.close(drain=kind is None)
 
-    def _submit(self, tokens: tuple[int, ...], adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
-        uses = () if adapter is None else (AdapterUse(adapter),)
-        return self._engine.submit(Request(uuid.uuid4().hex, tokens, uses, sampling))
+    @property
+    def _limit(self) -> int:
+        """A prompt of so many tokens, or more, is refused."""
+        return self._backend.capabilities.sequence_tokens
+
+    def _submit(
+        self, tokens: tuple[int, ...], adapters: Sequence[AdapterUse], sampling: SamplingParams, client: str
+    ) -> Stream:
+        return self._engine.submit(Request(uuid.uuid4().hex, tokens, activated(adapters, tokens), sampling, client))
 
     def _is_base(self, name: str) -> bool:
         return name == self.base.name or name in self.base.aliases

@@ -45,6 +45,7 @@ TRANSITIONS: dict[tuple[State, Move], State] = {
     (State.LOADING, Move.LOAD_FAILED): State.FAILED,
     (State.READY, Move.SCHEDULED): State.PREFILL,
     (State.PREFILL, Move.PROMPT_DONE): State.DECODE,
+    (State.PREFILL, Move.PREEMPTED): State.WAITING,
     (State.PREFILL, Move.STEP_FAILED): State.FAILED,
     (State.DECODE, Move.ENDED): State.FINISHED,
     (State.DECODE, Move.PREEMPTED): State.WAITING,

@@ -16,6 +16,7 @@ PACKAGES = {
 }
 PURE = (
     *("core", "states", "sequence", "plan", "planning", "places", "warm", "scheduler"),
+    *("costs", "pieces", "turns", "lines"),
     *("sampling", "text", "adapters.pool"),
 )
 """No I/O, no clock, no threads: these see values, the backend protocol and each other."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 PROVENANCE_PREFIX = "edgelora."
+INVOCATION_KEY = "adapter.alora.invocation_tokens"
+"""llama.cpp's key for an aLoRA; its server gates by it, its library does not."""
 
 
 def write(adapter: LoraAdapter, shape: LlamaShape, out: Path, *, provenance: Mapping[str, str]) -> None:
@@ -46,7 +48,7 @@ def _write_file(path: Path, adapter: LoraAdapter, shape: LlamaShape, facts: Mapp
 
     writer = GGUFWriter(path, "llama")
     try:
-        _add_header(writer, facts)
+        _add_header(writer, facts, adapter.invocation)
         # Sizes first, values one by one: a large adapter is never in memory twice.
         for name, target, half in _tensor_order(adapter):
             pair = adapter.pairs[target]
@@ -61,10 +63,15 @@ def _write_file(path: Path, adapter: LoraAdapter, shape: LlamaShape, facts: Mapp
         writer.close()
 
 
-def _add_header(writer: GGUFWriter, facts: Mapping[str, str]) -> None:
+def _add_header(writer: GGUFWriter, facts: Mapping[str, str], invocation: tuple[int, ...]) -> None:
+    from gguf import GGUFValueType
+
     writer.add_string("general.type", "adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", 0.0)
+    if invocation:
+        # llama.cpp takes an array of u32 and nothing else.
+        writer.add_key_value(INVOCATION_KEY, list(invocation), GGUFValueType.ARRAY, sub_type=GGUFValueType.UINT32)
     for name, value in sorted(facts.items()):
         writer.add_string(PROVENANCE_PREFIX + name, value)
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgelora_converters.dtypes import DTYPES, widened
 from edgelora_converters.fit import folded_b
+from edgelora_converters.gguf import INVOCATION_KEY
 from edgelora_converters.lora import LoraPair, Target
 from edgelora_models.errors import AdapterCorrupt, AdapterIncompatible, AdapterUnsupported
 from edgelora_models.files import quoted, unreadable
@@ -45,6 +46,7 @@ def read(path: Path, shape: LlamaShape, *, widen: bool = True) -> dict[Target, F
     """
     header = read_header(path, error=AdapterCorrupt)
     _check_kind(header)
+    _invocation(header)
     alpha = _alpha(header)
     halves = _halves(header.tensors, shape)
     try:
@@ -55,6 +57,11 @@ def read(path: Path, shape: LlamaShape, *, widen: bool = True) -> dict[Target, F
     return {target: (widened(a), widened(b)) for target, (a, b) in pairs.items()} if widen else pairs
 
 
+def read_invocation(path: Path) -> tuple[int, ...]:
+    """The token ids an aLoRA acts from on; empty for plain LoRA. Raises AdapterCorrupt, StorageError."""
+    return _invocation(read_header(path, error=AdapterCorrupt))
+
+
 def _check_kind(header: GgufHeader) -> None:
     for key, wanted in (("general.type", "adapter"), ("adapter.type", "lora")):
         if (found := header.metadata.get(key)) != wanted:
@@ -63,9 +70,14 @@ def _check_kind(header: GgufHeader) -> None:
     if (architecture := header.metadata.get("general.architecture")) != "llama":
         what = f"The adapter is for the architecture {quoted(str(architecture))}, not 'llama'."
         raise AdapterIncompatible("architecture_mismatch", what, _REMEDY_BASE, param="general.architecture")
-    if "adapter.alora.invocation_tokens" in header.metadata:
-        what = "The adapter is an aLoRA: it must act only after its invocation tokens."
-        raise AdapterUnsupported("alora", what, "Train it as plain LoRA.", param="adapter.alora.invocation_tokens")
+
+
+def _invocation(header: GgufHeader) -> tuple[int, ...]:
+    tokens = header.metadata.get(INVOCATION_KEY, [])
+    if not isinstance(tokens, list) or header.types.get(INVOCATION_KEY, "[u32]") != "[u32]":
+        what = f"The file's {INVOCATION_KEY} is {header.types[INVOCATION_KEY]}, not an array of u32."
+        raise AdapterCorrupt("bad_invocation", what, _REMEDY_AGAIN, param=INVOCATION_KEY)
+    return tuple(int(token) for token in tokens)
 
 
 def _alpha(header: GgufHeader) -> float:

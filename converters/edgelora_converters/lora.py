@@ -53,6 +53,8 @@ class LoraAdapter:
     """What the adapter's config calls its base; a hint for people, never trusted."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """Facts worth showing: rank, alpha, target_modules, use_rslora, peft_version."""
+    invocation: tuple[int, ...] = ()
+    """aLoRA: the token ids it acts from on, in a prompt that holds them. Empty is plain LoRA."""
 
     @property
     def max_rank(self) -> int:

@@ -40,12 +40,15 @@ def write(adapter: LoraAdapter, shape: LlamaShape, out: Path, *, provenance: Map
     """Write `adapter` for a base of `shape` to the new folder `out`, whole or not at all.
 
     `provenance` goes into the configuration under "edgelora", which mlx-lm ignores. The same arguments give the same
-    bytes. Raises AdapterIncompatible where a factor does not fit the base, AdapterUnsupported where a scale leaves
-    float32's range, StorageError where the folder cannot be written.
+    bytes. Raises AdapterIncompatible where a factor does not fit the base, AdapterUnsupported for an aLoRA or where a
+    scale leaves float32's range, StorageError where the folder cannot be written.
     """
     from safetensors.numpy import save
 
     check_fits(adapter, shape)
+    if adapter.invocation:
+        what = "The adapter is an aLoRA: it acts from its invocation on, and mlx-lm would apply it to every token."
+        raise AdapterUnsupported("alora", what, "Convert it to GGUF, for a GGUF base.", param="alora_invocation_tokens")
     facts = {**provenance, "source_digest": adapter.source_digest, "fold": "scale into lora_b"}
     with staged(out) as temporary:
         temporary.mkdir()

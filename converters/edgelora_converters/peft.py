@@ -62,6 +62,7 @@ def read(folder: Path, shape: LlamaShape) -> LoraAdapter:
     except OSError as e:
         raise unreadable(folder, e) from e
     config = read_config(folder)
+    _check_invocation(config, shape)
     with open_safetensors(folder / WEIGHTS_NAME) as weights:
         names = _pairs(weights)
         _check_shapes(weights, names, shape)
@@ -73,7 +74,11 @@ def read(folder: Path, shape: LlamaShape) -> LoraAdapter:
             for target, pair in names.items()
         }
     return LoraAdapter(
-        pairs=pairs, source_digest=source_digest(folder), base_model=config.base_model, metadata=_facts(config)
+        pairs=pairs,
+        source_digest=source_digest(folder),
+        base_model=config.base_model,
+        metadata=_facts(config),
+        invocation=config.invocation,
     )
 
 
@@ -244,6 +249,13 @@ def _incompatible(name: str, what: str) -> AdapterIncompatible:
         "It was made for another base: choose that base (edgelora base ls), or train the adapter on this one.",
         param=name,
     )
+
+
+def _check_invocation(config: PeftConfig, shape: LlamaShape) -> None:
+    if config.invocation and (highest := max(config.invocation)) >= shape.vocab:
+        what = f"The adapter's invocation has the token {highest}; this base has {shape.vocab} tokens."
+        remedy = "It was made for another base: choose that base (edgelora base ls)."
+        raise AdapterIncompatible("adapter_invocation", what, remedy, param="alora_invocation_tokens")
 
 
 def _check_selection(config: PeftConfig, found: Iterable[Target], shape: LlamaShape) -> None:

@@ -53,7 +53,6 @@ HARMLESS = frozenset(
 _PLAIN = "Train again without it, or merge the adapter into its base with PEFT (merge_and_unload) and use that base."
 
 MUST_BE_OFF: Mapping[str, tuple[str, str]] = {
-    "alora_invocation_tokens": ("activated LoRA applies only after an invocation text", _PLAIN),
     "arrow_config": ("Arrow routes every token among several adapters", _PLAIN),
     "ensure_weight_tying": ("it ties adapters of the embedding and the head", "Leave embed_tokens and lm_head out."),
     "kasa_config": ("KaSA changes the base's weights", _PLAIN),
@@ -100,6 +99,8 @@ class PeftConfig:
     """None is all layers."""
     base_model: str | None
     peft_version: str | None
+    invocation: tuple[int, ...] = ()
+    """aLoRA: the token ids it acts from on. Empty is plain LoRA."""
 
 
 def read_config(folder: Path) -> PeftConfig:
@@ -155,6 +156,7 @@ class _Fields:
             layers_to_transform=self.layers(),
             base_model=self.hint("base_model_name_or_path"),
             peft_version=self.hint("peft_version"),
+            invocation=self.invocation(),
         )
         self.bias()
         self.initialisation()
@@ -236,6 +238,19 @@ class _Fields:
     def hint(self, name: str) -> str | None:
         value = self.take(name)
         return value if isinstance(value, str) and value else None
+
+    def invocation(self) -> tuple[int, ...]:
+        """PEFT takes an empty list for none, and looks for the tokens in causal language models alone."""
+        name, value = "alora_invocation_tokens", self.take("alora_invocation_tokens")
+        if _is_off(value):
+            return ()
+        if not isinstance(value, list) or len(value) > MAX_LIST or not all(type(n) is int and n >= 0 for n in value):
+            self.refuse(name, f"it must be a list of at most {MAX_LIST} token numbers")
+            return ()
+        if self.fields.get("task_type") != "CAUSAL_LM":
+            what = f"with the task_type {_show(self.fields.get('task_type'))} PEFT never activates it"
+            self.refuse(name, what, 'Save it with task_type="CAUSAL_LM".')
+        return tuple(value)
 
     def bias(self) -> None:
         value = self.take("bias")

@@ -25,6 +25,8 @@ from edgelora_models.shape import LlamaShape
 LIMIT = 1e-6
 """Largest relative Frobenius distance of a module's delta; one rounding to float32 costs about 3e-8."""
 
+_REMEDY = "Nothing was published. Convert again; if it fails again, report it with the adapter's configuration."
+
 # A delta of this norm is lost beside any float32 activation; below it only the absolute distance counts.
 _VANISHING = 1e-24
 
@@ -45,6 +47,9 @@ def verify_gguf(
     path: Path, adapter: LoraAdapter, shape: LlamaShape, *, progress: Callable[[int], None] | None = None
 ) -> Verification:
     """Compare a written GGUF adapter with its source; see `compare`. Raises AdapterError where it cannot be read."""
+    if (found := gguf_adapter.read_invocation(path)) != adapter.invocation:
+        what = f"The converted file has the invocation {list(found)}; the source's is {list(adapter.invocation)}."
+        raise ConversionFailed("conversion_mismatch", what, _REMEDY)
     stored = gguf_adapter.read(path, shape)
     rebuilt = {t: (a, deinterleave(b, t.module.rotary_heads(shape))) for t, (a, b) in stored.items()}
     return compare(adapter, rebuilt, progress=progress)
@@ -125,5 +130,4 @@ def _check_coverage(adapter: LoraAdapter, rebuilt: Mapping[Target, Factors]) -> 
 
 
 def _mismatch(target: Target, how: str) -> ConversionFailed:
-    remedy = "Nothing was published. Convert again; if it fails again, report it with the adapter's configuration."
-    return ConversionFailed("conversion_mismatch", f"{target.hf_path} {how}.", remedy, param=target.hf_path)
+    return ConversionFailed("conversion_mismatch", f"{target.hf_path} {how}.", _REMEDY, param=target.hf_path)

@@ -79,6 +79,8 @@ class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Short module names, such as `q_proj`."""
     use_rslora: bool
     parameters: Count
+    invocation: tuple[Count, ...] = ()
+    """aLoRA: the token ids it acts from on. Empty is plain LoRA."""
 
     @property
     def nbytes(self) -> int:

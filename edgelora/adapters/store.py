@@ -112,7 +112,7 @@ class Store:
         if found is None:
             found = self._convert_kept(manifest.name, version, base, chosen, progress)
         nbytes = 4 * version.parameters if widened else found.conversion.memory_bytes
-        return AdapterRef(manifest.name, version.digest, found.path, nbytes)
+        return AdapterRef(manifest.name, version.digest, found.path, nbytes, version.invocation)
 
     def conversions(self, version: Version) -> tuple[Converted, ...]:
         """What a version has been converted to so far."""
@@ -287,6 +287,7 @@ def _describe(adapter: LoraAdapter, staged: Staged, base: BaseRecord, *, created
         targets=tuple(sorted({target.module.short for target in adapter.pairs})),
         use_rslora=adapter.metadata.get("use_rslora", "").lower() == "true",
         parameters=adapter.parameters,
+        invocation=adapter.invocation,
     )
 
 

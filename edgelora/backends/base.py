@@ -35,6 +35,12 @@ class Capabilities:
     """Tokens of one sequence at most (prompt and answer)."""
     kv_cells: int
     """Tokens of KV over all sequences at most."""
+
+    @property
+    def sequence_tokens(self) -> int:
+        """Tokens of one sequence at most, wherever the limit comes from."""
+        return min(self.context_length, self.kv_cells)
+
     max_outputs: int
     """Tokens of one step whose logits may be wanted, over all chunks."""
     widens_adapters: bool = False
@@ -92,6 +98,11 @@ class Vocabulary(Protocol):
 
     def tokenize(self, text: str, *, special: bool, bos: bool) -> list[int]:
         """Ids of `text`. `special`: whether written-out control tokens become those tokens. `bos`: prepend BOS."""
+        ...
+
+    def fewest_tokens(self, text: str) -> int:
+        """No fewer tokens than this come of `text`, however it is tokenised; 0 where nothing can be said. For a long
+        text this costs far less than tokenising it."""
         ...
 
     def piece(self, token: int) -> bytes:

@@ -57,6 +57,9 @@ class FakeVocabulary:
             text = text[start + len(CONTROL_TEXTS[token - 256]) :]
         return ids
 
+    def fewest_tokens(self, text: str) -> int:
+        return -(-len(text) // max(map(len, CONTROL_TEXTS)))
+
     def piece(self, token: int) -> bytes:
         return bytes([token]) if token < 256 else b""
 

@@ -14,10 +14,11 @@ from edgelora.cli.failure import describe
 from edgelora.cli.options import SamplingOptions
 from edgelora.cli.output import hint, note
 from edgelora.cli.progress import spinner
+from edgelora.composition import show_weight, split_weight
 from edgelora.errors import ContextTooLong, EdgeloraError
 
 if TYPE_CHECKING:
-    from edgelora.core import AdapterRef
+    from edgelora.core import AdapterUse
     from edgelora.prompt import Message
     from edgelora.service import Service
 
@@ -33,13 +34,13 @@ class Command:
 
 
 class Chat:
-    """One conversation: its turns, the adapter in use, the system prompt."""
+    """One conversation: its turns, the adapters in use, the system prompt."""
 
     def __init__(
-        self, service: Service, *, sampling: SamplingOptions, adapter: AdapterRef | None, system: str | None
+        self, service: Service, *, sampling: SamplingOptions, acting: tuple[AdapterUse, ...], system: str | None
     ) -> None:
         self.service = service
-        self.adapter = adapter
+        self.acting = acting
         self.system = system
         self.turns: list[Message] = []
         self.open = True
@@ -49,7 +50,7 @@ class Chat:
     @property
     def label(self) -> str:
         """Who answers next."""
-        return self.adapter.name if self.adapter else self.service.base.name
+        return " + ".join(map(show_weight, self.acting)) or self.service.base.name
 
     def adapters(self) -> list[str]:
         return [card.id for card in self.service.models() if card.parent is not None]
@@ -86,7 +87,7 @@ class Chat:
         with spinner("Thinking ...") as waiting:
             printer = Printer(waiting)
             try:
-                stream = self.service.chat(messages, adapter=self.adapter, sampling=self._sampling)
+                stream = self.service.chat(messages, adapters=self.acting, sampling=self._sampling)
                 finished = follow(stream, printer)
             except KeyboardInterrupt:
                 printer.quiet()
@@ -107,19 +108,20 @@ class Chat:
             return
         command.act(self, rest.strip())
 
-    def use_adapter(self, name: str) -> None:
-        if not name:
+    def use_adapters(self, names: str) -> None:
+        if not names:
             self._list_adapters()
             return
-        self.adapter = None if name == NONE else self.service.resolve(name)
-        if self.adapter is not None:
-            self.service.prefetch(self.adapter)  # while the next line is typed
+        wanted = [] if names == NONE else [split_weight(name) for name in names.split()]
+        self.acting = self.service.compose(*wanted)
+        for use in self.acting:
+            self.service.prefetch(use.ref)  # while the next line is typed
         hint(f"{self.label} answers from here on; what was said stays.")
 
     def _list_adapters(self) -> None:
-        current = self.adapter.name if self.adapter else NONE
+        current = {use.ref.name: show_weight(use) for use in self.acting} or {NONE: NONE}
         for name in [*self.adapters(), NONE]:
-            mark = "*" if name == current else " "
+            mark, name = ("*", current[name]) if name in current else (" ", name)
             extra = f"  ({self.service.base.name} alone)" if name == NONE else ""
             click.echo(f"{mark} {name}{extra}", err=True)
 
@@ -145,7 +147,7 @@ class Chat:
 
 COMMANDS = {
     "/adapter": Command(
-        "/adapter [NAME]", "switch to an adapter (none: the base alone), or list them", Chat.use_adapter
+        "/adapter [NAME]", "switch adapters (A=0.7 B=0.3: both; none: the base alone), or list them", Chat.use_adapters
     ),
     "/system": Command("/system [TEXT]", "set the system prompt (none: remove it), or show it", Chat.use_system),
     "/clear": Command("/clear", "forget the conversation", Chat.clear),

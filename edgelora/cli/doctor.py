@@ -88,7 +88,7 @@ def _engine(app: App, settings: Settings) -> Check:
     try:
         with progress_bars() as bars, app.service(settings, base=None, progress=bars) as service:
             sampling = SamplingParams(max_tokens=1)
-            finished = follow(service.chat([Message("user", "Hello")], adapter=None, sampling=sampling), lambda _: None)
+            finished = follow(service.chat([Message("user", "Hello")], sampling=sampling), lambda _: None)
     except Exception as error:  # as above
         return checks.failed("engine", error)
     milliseconds = 1000 * (finished.timings.prefill + finished.timings.decode)

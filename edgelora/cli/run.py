@@ -21,16 +21,27 @@ from edgelora.cli.options import (
     sampling_options,
 )
 
+PIPED_BYTES = 64 << 20
+"""Read from a pipe at most: what no context holds is refused before a base is loaded."""
+
 if TYPE_CHECKING:
     from edgelora.config import Settings
-    from edgelora.core import AdapterRef, Finished
+    from edgelora.core import AdapterUse, Finished
     from edgelora.prompt import Message
     from edgelora.service import Library, Service
 
 
 @click.command(short_help="Ask once, or chat.")
 @click.argument("words", metavar="[PROMPT]...", nargs=-1)
-@click.option("-a", "--adapter", metavar="NAME", shell_complete=adapter_names, help="The adapter to answer with.")
+@click.option(
+    "-a",
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="NAME[=WEIGHT]",
+    shell_complete=adapter_names,
+    help="The adapter to answer with. Several are added up, each by its weight.",
+)
 @click.option("-s", "--system", metavar="TEXT", help="A system prompt: how the model is to behave.")
 @sampling_options
 @json_option
@@ -41,7 +52,7 @@ if TYPE_CHECKING:
 def run(
     app: App,
     words: tuple[str, ...],
-    adapter: str | None,
+    adapters: tuple[str, ...],
     system: str | None,
     sampling: SamplingOptions,
     as_json: bool,
@@ -56,24 +67,28 @@ def run(
 
     \b
     edgelora run -a medical-faq What is hypertension?
+    edgelora run -a medical-faq=0.7 -a pirate=0.3 What is hypertension?
     cat notes.txt | edgelora run "Summarise this:" -
     """
+    from edgelora.composition import split_weight
+
+    wanted = [split_weight(adapter) for adapter in adapters]
     prompt = read_prompt(words, chat_allowed=not as_json)
     settings = app.settings(context=context, machine=machine)
     if prompt is not None and settings.weights == "auto":
         settings = replace(settings, weights="mapped")  # one answer is there before a large base is repacked
-    service = _open(app, settings, base=base, adapter=adapter)
+    service = _open(app, settings, base=base, adapters=[name for name, _ in wanted])
     with service:
-        ref = service.resolve(adapter) if adapter else None
+        uses = service.compose(*wanted)
         if prompt is None:
             from edgelora.cli.chat import Chat
             from edgelora.cli.terminal import converse
 
-            converse(Chat(service, sampling=sampling, adapter=ref, system=system), settings.directories.state)
+            converse(Chat(service, sampling=sampling, acting=uses, system=system), settings.directories.state)
         elif as_json:
-            _answer_as_json(service, conversation(prompt, system), ref, sampling)
+            _answer_as_json(service, conversation(prompt, system), uses, sampling)
         else:
-            _answer(service, conversation(prompt, system), ref, sampling)
+            _answer(service, conversation(prompt, system), uses, sampling)
 
 
 def read_prompt(words: Sequence[str], *, chat_allowed: bool) -> str | None:
@@ -95,8 +110,12 @@ def read_prompt(words: Sequence[str], *, chat_allowed: bool) -> str | None:
 def _piped() -> str:
     from edgelora.errors import UsageError
 
+    data = sys.stdin.buffer.read(PIPED_BYTES + 1)
+    if len(data) > PIPED_BYTES:
+        what = f"More than {PIPED_BYTES >> 20} MiB are piped in, and no base reads that much at once."
+        raise UsageError("prompt_too_large", what, "Pipe in a part of it.")
     try:
-        return sys.stdin.buffer.read().decode("utf-8-sig").rstrip("\r\n")
+        return data.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
         raise UsageError("prompt_not_text", "What is piped in is not UTF-8 text.", "Pipe text.") from error
 
@@ -108,11 +127,11 @@ def conversation(prompt: str, system: str | None) -> list[Message]:
     return [*opening, Message("user", prompt)]
 
 
-def _open(app: App, settings: Settings, *, base: str | None, adapter: str | None) -> Service:
+def _open(app: App, settings: Settings, *, base: str | None, adapters: Sequence[str]) -> Service:
     from edgelora.cli.progress import progress_bars
 
     with progress_bars() as bars:
-        if adapter is not None:
+        for adapter in adapters:
             check_adapter(app.open_library(bars), adapter)
         return app.service(settings, base=base, progress=bars)
 
@@ -128,21 +147,21 @@ def check_adapter(library: Library, adapter: str) -> None:
 
 
 def _answer(
-    service: Service, messages: Sequence[Message], adapter: AdapterRef | None, sampling: SamplingOptions
+    service: Service, messages: Sequence[Message], uses: Sequence[AdapterUse], sampling: SamplingOptions
 ) -> None:
     from edgelora.cli.answer import Printer, follow, note_length
     from edgelora.cli.progress import spinner
 
     with spinner("Thinking ...") as waiting:
         printer = Printer(waiting)
-        stream = service.chat(messages, adapter=adapter, sampling=sampling.over(service.default_sampling()))
+        stream = service.chat(messages, adapters=uses, sampling=sampling.over(service.default_sampling()))
         finished = follow(stream, printer)
     printer.end_line()
     note_length(finished)
 
 
 def _answer_as_json(
-    service: Service, messages: Sequence[Message], adapter: AdapterRef | None, sampling: SamplingOptions
+    service: Service, messages: Sequence[Message], uses: Sequence[AdapterUse], sampling: SamplingOptions
 ) -> None:
     from edgelora.cli.answer import follow
     from edgelora.cli.output import emit_json
@@ -150,10 +169,14 @@ def _answer_as_json(
 
     parts: list[str] = []
     with spinner("Thinking ..."):
-        stream = service.chat(messages, adapter=adapter, sampling=sampling.over(service.default_sampling()))
+        stream = service.chat(messages, adapters=uses, sampling=sampling.over(service.default_sampling()))
         finished = follow(stream, parts.append)
     emit_json(
-        {"answer": "".join(parts), "base": service.base.name, "adapter": str(adapter) if adapter else None}
+        {
+            "answer": "".join(parts),
+            "base": service.base.name,
+            "adapters": [{"name": str(use.ref), "weight": use.weight} for use in uses],
+        }
         | _measured(finished)
     )
 

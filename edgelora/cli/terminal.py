@@ -72,7 +72,7 @@ class SlashCompleter(Completer):
         if not space:
             known, typed = list(COMMANDS), command
         elif command == "/adapter":
-            known, typed = [*self._chat.adapters(), NONE], rest
+            known, typed = [*self._chat.adapters(), NONE], rest.rpartition(" ")[2]
         else:
             return
         for name in known:

@@ -9,6 +9,7 @@ from msgspec import Meta, Struct
 
 from edgelora.errors import UsageError
 from edgelora.prompt import Message
+from edgelora.server.acting import acting
 from edgelora.server.generate import Job
 from edgelora.server.runtime import Runtime
 from edgelora.server.schemas import (
@@ -17,6 +18,7 @@ from edgelora.server.schemas import (
     Inert,
     Positive,
     check_text,
+    client_of,
     invalid,
     missing,
     parse_body,
@@ -66,9 +68,10 @@ def start_chat(runtime: Runtime, raw: dict[str, object]) -> Job:
         for index, (message, given) in enumerate(zip(body.messages, _raw_messages(raw), strict=True))
     ]
     limit = body.limit
-    adapter = runtime.resolve(body.model)
+    adapters = acting(runtime, body)
     sampling = body.sampling(runtime.default_sampling(), max_tokens=limit)
-    return Job(body, adapter, runtime.chat(messages, adapter=adapter, sampling=sampling))
+    stream = runtime.chat(messages, adapters=adapters, sampling=sampling, client=client_of(raw))
+    return Job(body, adapters, stream)
 
 
 def _raw_messages(raw: dict[str, Any]) -> list[Mapping[str, object]]:

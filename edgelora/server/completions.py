@@ -7,9 +7,10 @@ from typing import Annotated
 from msgspec import Meta
 
 from edgelora.errors import ContextTooLong
+from edgelora.server.acting import acting
 from edgelora.server.generate import Job
 from edgelora.server.runtime import Runtime
-from edgelora.server.schemas import COMPLETION_INERT, Generation, check_text, invalid, parse_body
+from edgelora.server.schemas import COMPLETION_INERT, Generation, check_text, client_of, invalid, parse_body
 from edgelora.server.sse import Fields, Shape
 
 DEFAULT_MAX_TOKENS = 16
@@ -26,11 +27,12 @@ def start_completion(runtime: Runtime, raw: dict[str, object]) -> Job:
     """Parse a body and begin its answer. Raises UsageError, NotFound and what the runtime raises."""
     body = parse_body(raw, CompletionBody, COMPLETION_INERT)
     prompt = _prompt(body.prompt)
-    adapter = runtime.resolve(body.model)
+    adapters = acting(runtime, body)
     limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     sampling = body.sampling(runtime.default_sampling(), max_tokens=limit)
     try:
-        return Job(body, adapter, runtime.complete(prompt, adapter=adapter, sampling=sampling))
+        stream = runtime.complete(prompt, adapters=adapters, sampling=sampling, client=client_of(raw))
+        return Job(body, adapters, stream)
     except ContextTooLong as error:
         error.param = "prompt"
         raise

@@ -9,7 +9,7 @@ import hashlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from anyio import to_thread
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from edgelora.core import AdapterRef, Event, Failed, Finished, TextDelta
+from edgelora.core import AdapterUse, Event, Failed, Finished, TextDelta
 from edgelora.errors import EdgeloraError
 from edgelora.server.boundary import send_reply
 from edgelora.server.errors import internal_error
@@ -44,7 +44,7 @@ class Job:
     """A request that was understood and is running."""
 
     body: Generation
-    adapter: AdapterRef | None
+    adapters: tuple[AdapterUse, ...]
     stream: Stream
 
 
@@ -115,7 +115,7 @@ class GenerationApp:
             id=f"{self.shape.id_prefix}{uuid.uuid4().hex}",
             created=int(time.time()),
             model=job.body.model,
-            fingerprint=_fingerprint(self.runtime.base.name, job.adapter),
+            fingerprint=_fingerprint(self.runtime.base.name, job.adapters),
         )
 
 
@@ -128,7 +128,7 @@ def _log_unknown(error: Exception) -> None:
         logger.error("%s", internal_error().what, exc_info=error)
 
 
-def _fingerprint(base: str, adapter: AdapterRef | None) -> str:
-    """Names what answered: it changes with the base and with the adapter's version."""
-    version = adapter.version if adapter is not None else ""
-    return "fp_" + hashlib.sha256(f"{base}\n{version}".encode()).hexdigest()[:12]
+def _fingerprint(base: str, adapters: Iterable[AdapterUse]) -> str:
+    """Names what answered: it changes with the base, and with any adapter's version or weight, in any order."""
+    parts = sorted(f"{use.ref.version}*{use.weight!r}" for use in adapters if use.weight)
+    return "fp_" + hashlib.sha256("\n".join([base, *parts]).encode()).hexdigest()[:12]

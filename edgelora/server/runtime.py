@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from edgelora.core import AdapterRef, SamplingParams
+from edgelora.core import AdapterRef, AdapterUse, SamplingParams
 from edgelora.prompt import Message
 from edgelora.service import ModelCard
 from edgelora.stream import Stream
@@ -28,10 +28,12 @@ class Runtime(Protocol):
 
     def resolve(self, model_id: str) -> AdapterRef | None: ...
 
-    def chat(self, messages: Sequence[Message], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream: ...
+    def chat(
+        self, messages: Sequence[Message], *, adapters: Sequence[AdapterUse], sampling: SamplingParams, client: str = ""
+    ) -> Stream: ...
 
     def complete(
-        self, prompt: str | Sequence[int], *, adapter: AdapterRef | None, sampling: SamplingParams
+        self, prompt: str | Sequence[int], *, adapters: Sequence[AdapterUse], sampling: SamplingParams, client: str = ""
     ) -> Stream: ...
 
     def default_sampling(self) -> SamplingParams: ...

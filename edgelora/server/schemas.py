@@ -1,8 +1,8 @@
 """The request bodies as closed types: from a JSON object to values the runtime takes, or a UsageError naming the field.
 
 Three kinds of field. Those here are honoured. Those in INERT are known but not supported: a value that would change
-nothing is accepted, any other is refused. The rest (`user`, `metadata`, other servers' extras) is ignored, as the
-hosted APIs do.
+nothing is accepted, any other is refused. The rest (`metadata`, other servers' extras) is ignored, as the hosted APIs
+do; of `user` only that it says who asks.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from edgelora.core import SamplingParams
+from edgelora.core import MAX_ADAPTERS, MAX_WEIGHT, SamplingParams
 from edgelora.errors import UsageError
 
 MAX_STOPS = 16
@@ -60,14 +60,22 @@ CHAT_INERT: Inert = {
 COMPLETION_INERT: Inert = {**INERT, "best_of": (1,), "echo": (False,), "logprobs": (), "suffix": ("",)}
 
 
+class AdapterPart(Struct, frozen=True, forbid_unknown_fields=True):
+    """One adapter of a composition."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=512)]
+    weight: Annotated[float, Meta(ge=-MAX_WEIGHT, le=MAX_WEIGHT)] = 1.0
+
+
 class StreamOptions(Struct, frozen=True):
     include_usage: bool | None = None
 
 
 class Generation(Struct, frozen=True, kw_only=True):
-    """What both bodies say about a generation. `top_k`, `min_p` and `repeat_penalty` are edgelora's own."""
+    """What both bodies say about a generation. `adapters`, `top_k`, `min_p`, `repeat_penalty` are edgelora's own."""
 
     model: Annotated[str, Meta(min_length=1, max_length=512)]
+    adapters: Annotated[list[AdapterPart], Meta(max_length=MAX_ADAPTERS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
@@ -107,6 +115,12 @@ def parse_body(raw: dict[str, object], kind: type[BodyT], inert: Inert) -> BodyT
     for text in (body.stop,) if isinstance(body.stop, str) else body.stop or ():
         check_text(text, "stop")
     return body
+
+
+def client_of(raw: Mapping[str, object]) -> str:
+    """Who asks, for taking turns: the field `user`, where it is a text. All that say nothing are one client."""
+    user = raw.get("user")
+    return user if isinstance(user, str) else ""
 
 
 def check_text(text: str, param: str) -> None:

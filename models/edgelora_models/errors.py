@@ -50,10 +50,12 @@ class UsageError(EdgeloraError):
 
 
 class ContextTooLong(UsageError):
-    def __init__(self, *, tokens: int, limit: int) -> None:
+    def __init__(self, *, tokens: int, limit: int, at_least: bool = False) -> None:
+        """`at_least`: the prompt was not tokenised, because it cannot have fewer tokens than that."""
+        count = f"at least {tokens}" if at_least else str(tokens)
         super().__init__(
             "context_length_exceeded",
-            f"The prompt has {tokens} tokens; the context holds {limit}, and at least one must be left for the answer.",
+            f"The prompt has {count} tokens; the context holds {limit}, and at least one must be left for the answer.",
             "Shorten the prompt, or start with a larger context (--context).",
             param="messages",
         )

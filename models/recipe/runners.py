@@ -89,7 +89,7 @@ class EngineRunner:
 
     def __init__(self, service: Service, adapter: Path | None) -> None:
         self._service = service
-        self._adapter = service.resolve(adapter.name) if adapter else None
+        self._adapters = service.compose(adapter.name) if adapter else ()
 
     def answer(self, questions: list[str]) -> list[str]:
         return [text for at in range(0, len(questions), 50) for text in self._batch(questions[at : at + 50])]
@@ -97,7 +97,7 @@ class EngineRunner:
     def _batch(self, questions: list[str]) -> list[str]:
         greedy = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS)
         chats = [[Message("user", question)] for question in questions]
-        streams = [self._service.chat(chat, adapter=self._adapter, sampling=greedy) for chat in chats]
+        streams = [self._service.chat(chat, adapters=self._adapters, sampling=greedy) for chat in chats]
         return [stream.text() for stream in streams]
 
 

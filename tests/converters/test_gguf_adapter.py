@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgelora_converters import gguf, gguf_adapter
+from edgelora_converters.gguf import INVOCATION_KEY
 from edgelora_converters.lora import LoraAdapter, Target
 from edgelora_models.errors import AdapterCorrupt, AdapterError, AdapterIncompatible, AdapterUnsupported, StorageError
 from edgelora_models.gguf_header import read_header
@@ -164,7 +165,8 @@ def huge_alpha(writer: gguf_package.GGUFWriter) -> None:
 
 
 def array_key(writer: gguf_package.GGUFWriter) -> None:
-    writer.add_array("adapter.alora.invocation_tokens", [1, 2])
+    """Of i32, which llama.cpp does not take."""
+    writer.add_array(INVOCATION_KEY, [1, 2])
 
 
 @pytest.mark.parametrize(
@@ -179,11 +181,12 @@ def array_key(writer: gguf_package.GGUFWriter) -> None:
         ({"keys": lambda w: w.add_float32("adapter.lora.alpha", np.nan)}, AdapterCorrupt, "bad_alpha"),
         ({"keys": lambda w: w.add_float32("adapter.lora.alpha", np.inf)}, AdapterCorrupt, "bad_alpha"),
         ({"keys": huge_alpha, "tensors": changed(f"{NAME}.lora_b", B * 4)}, AdapterUnsupported, "scale_overflow"),
-        ({"keys": array_key}, AdapterUnsupported, "alora"),
+        ({"keys": array_key}, AdapterCorrupt, "bad_invocation"),
+        ({"keys": lambda w: w.add_uint32(INVOCATION_KEY, 7)}, AdapterCorrupt, "bad_invocation"),
     ],
 )
 def test_bad_keys(tmp_path: Path, fields: dict[str, Any], error: type[AdapterError], code: str) -> None:
-    """Another architecture or kind, an alpha that ends the process or is no number, an aLoRA: each its own error."""
+    """Another architecture or kind, an alpha that ends the process or is no number, an odd invocation: all errors."""
     with pytest.raises(error) as caught:
         gguf_adapter.read(write_file(tmp_path / "a.gguf", **fields), GQA)
     assert caught.value.code == code

@@ -21,8 +21,18 @@ from tests.support.fuzz import mutations
 
 Q0 = "model.layers.0.self_attn.q_proj"
 READ = {
-    *("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern", "target_modules", "exclude_modules"),
+    *(
+        "r",
+        "lora_alpha",
+        "use_rslora",
+        "alora_invocation_tokens",
+        "rank_pattern",
+        "alpha_pattern",
+        "target_modules",
+        "exclude_modules",
+    ),
     *("layers_to_transform", "layers_pattern", "peft_type", "bias", "init_lora_weights"),
+    "alora_invocation_tokens",
 }
 EVERY_FIELD = READ | HARMLESS | MUST_BE_OFF.keys()
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from edgelora_converters import peft as peft_reader
 from edgelora_converters.convert import convert
 from edgelora_models.fingerprint import BaseFingerprint
 from edgelora_models.shape import LlamaShape
 from tests.support.adapters import ALL_MODULES
-from tests.support.bases import tiny_config, tiny_weights, write_tiny_gguf
+from tests.support.bases import write_tiny_gguf
 from tests.support.lora import GQA, WIDE_HEADS
 from tests.support.native import native_logits, native_model
 from tests.support.oracles import TOKENS, deltas, distance, tiny_oracle
+from tests.support.peft_oracle import SEED, peft_logits, peft_model
 
 # PEFT and transformers deprecate each other's calls; that is theirs to settle.
 pytestmark = [
@@ -27,7 +26,6 @@ pytestmark = [
 ]
 
 LIMIT = 5e-5
-SEED = 11
 CONFIGS: dict[str, dict[str, Any]] = {
     "vanilla": {"r": 8, "lora_alpha": 16, "target_modules": list(ALL_MODULES)},
     "rslora": {"r": 8, "lora_alpha": 16, "use_rslora": True, "target_modules": list(ALL_MODULES)},
@@ -48,24 +46,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-def peft_logits(shape: LlamaShape, config: dict[str, Any], folder: Path) -> NDArray[np.float32]:
-    """Put a random adapter on the tiny base with PEFT, save it to `folder`, and run it in float32."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(SEED)
-    model = LlamaForCausalLM(LlamaConfig(**tiny_config(shape), attn_implementation="eager"))
-    weights = {name: torch.from_numpy(array) for name, array in tiny_weights(shape, seed=SEED).items()}
-    absent = model.load_state_dict(weights, strict=False)
-    assert absent.unexpected_keys == [] and set(absent.missing_keys) <= {"lm_head.weight"}
-    model.tie_weights()
-    tuned = get_peft_model(model, LoraConfig(**config, init_lora_weights=False, task_type="CAUSAL_LM")).eval()
-    tuned.save_pretrained(str(folder), save_embedding_layers=False)
-    with torch.no_grad():
-        return np.asarray(tuned(torch.tensor([TOKENS])).logits[0].numpy())
-
-
 @pytest.fixture(autouse=True)
 def _libraries() -> None:
     for name in ("torch", "transformers", "peft"):
@@ -76,7 +56,7 @@ def _libraries() -> None:
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 def test_peft_is_the_oracle_is_llama_cpp(tmp_path: Path, shape: LlamaShape, config: dict[str, Any]) -> None:
     """PEFT in float32, the oracle on the adapter as read, and llama.cpp on the converted file give the same logits."""
-    wanted = peft_logits(shape, config, tmp_path / "peft")
+    wanted = peft_logits(peft_model(shape, config, tmp_path / "peft"))
     oracle = tiny_oracle(shape, seed=SEED)
     adapter = peft_reader.read(tmp_path / "peft", shape)
     assert distance(oracle.logits(TOKENS, deltas(adapter)), wanted) < LIMIT

@@ -9,9 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgelora.backends.fake_vocabulary import BOS, CONTROL_TEXTS, END_HEADER, EOT, START_HEADER, FakeVocabulary
-from edgelora.errors import UsageError
-from edgelora.prompt import MAX_PROMPT_BYTES, Message, encode_chat, encode_text
+from edgelora.backends.fake_vocabulary import (
+    BOS,
+    CHAT_TEMPLATE,
+    CONTROL_TEXTS,
+    END_HEADER,
+    EOT,
+    START_HEADER,
+    FakeVocabulary,
+)
+from edgelora.errors import ContextTooLong, UsageError
+from edgelora.prompt import LARGE, Message, encode_chat, encode_text
 
 VOCABULARY = FakeVocabulary()
 
@@ -187,14 +195,68 @@ def test_a_bad_template_is_the_bases_fault(source: str) -> None:
 
 
 def test_large_texts_are_refused_before_tokenising() -> None:
-    """The cap is on the bytes of all messages together."""
-    half = "é" * (MAX_PROMPT_BYTES // 4)
-    assert len(encode_chat(user(half), with_template("{{ messages[0].content }}"))) == 1 + MAX_PROMPT_BYTES // 2
+    """Without a limit on tokens, or a vocabulary that can tell: by the characters of all messages together."""
+    half = "é" * (LARGE // 2)
+    assert len(encode_chat(user(half), with_template("{{ messages[0].content }}"))) == 1 + LARGE
     with pytest.raises(UsageError) as caught:
         encode_chat([*user(half), *user(half + "x")], VOCABULARY)
     assert caught.value.code == "prompt_too_large"
     with pytest.raises(UsageError):
         encode_text(half + half + "x", VOCABULARY)
+
+    class Silent(FakeVocabulary):
+        def fewest_tokens(self, text: str) -> int:
+            return 0
+
+    with pytest.raises(UsageError) as caught:
+        encode_text("x" * (LARGE + 1), Silent(), limit=10 * LARGE)
+    assert caught.value.code == "prompt_too_large"
+
+
+class Untokenised(FakeVocabulary):
+    """One whose tokeniser must not be reached."""
+
+    def tokenize(self, text: str, *, special: bool, bos: bool) -> list[int]:
+        raise AssertionError("this text was not to be tokenised")
+
+
+@pytest.mark.parametrize("size", [3000, LARGE + 1, 50 << 20])
+@pytest.mark.parametrize("template", [CHAT_TEMPLATE, None])
+def test_what_cannot_fit_is_not_tokenised(size: int, template: str | None) -> None:
+    """Not even looked through for control tokens: it is refused for its length, and told so."""
+    vocabulary = Untokenised(chat_template=template)
+    for encode in (
+        lambda: encode_chat(user("x" * size), vocabulary, limit=100),
+        lambda: encode_chat([*user("x" * (size // 2)), *user("x" * (size - size // 2))], vocabulary, limit=100),
+        lambda: encode_text("x" * size, vocabulary, limit=100),
+    ):
+        with pytest.raises(ContextTooLong, match=r"at least [0-9]+ tokens; the context holds 100") as caught:
+            encode()
+        assert caught.value.code == "context_length_exceeded"
+
+
+def test_a_large_text_that_may_fit_is_not_refused() -> None:
+    """No cap on bytes stands before a context that has room for it."""
+    text = "x" * (LARGE + 1)
+    assert len(encode_text(text, VOCABULARY, limit=2 * LARGE)) == LARGE + 2
+
+
+def test_what_the_template_leaves_out_does_not_count() -> None:
+    """Spaces at a message's ends are trimmed away: however many, they make nothing too long."""
+    assert len(encode_chat(user(" " * 5000 + "x"), VOCABULARY, limit=100)) < 100
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    st.lists(st.sampled_from([*CONTROL_TEXTS, "words and ", "é", "日", " ", "\n", "<", "x" * 40]), max_size=12),
+    st.data(),
+)
+def test_nothing_that_fits_is_refused(pieces: list[str], data: st.DataObject) -> None:
+    """With any limit above its length a prompt is what it is without one."""
+    text = "".join(pieces)
+    chat, bare = encode_chat(user(text), VOCABULARY), encode_text(text, VOCABULARY)
+    assert encode_chat(user(text), VOCABULARY, limit=len(chat) + data.draw(st.integers(1, 50))) == chat
+    assert encode_text(text, VOCABULARY, limit=len(bare) + data.draw(st.integers(1, 50))) == bare
 
 
 def test_a_text_with_every_private_use_character() -> None:

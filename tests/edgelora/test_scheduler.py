@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from edgelora import costs
 from edgelora.adapters.pool import Pool
 from edgelora.backends.base import Applied, Capabilities, Chunk
 from edgelora.core import AdapterRef, AdapterUse, FinishReason, Request, SamplingParams, Usage
 from edgelora.errors import AdapterError, Busy, ContextTooLong, UsageError
+from edgelora.pieces import ALONE_TOKENS
 from edgelora.plan import Choice, Cut, Ended, Plan, Start
-from edgelora.planning import GROWTH_CELLS, PREFILL_BESIDE_DECODE
+from edgelora.planning import GROWTH_CELLS
 from edgelora.scheduler import PATIENCE, Scheduler
 from edgelora.states import LIVE, TRANSITIONS, IllegalMove, Move, State, after
 from tests.support.uses import applied, uses
@@ -35,12 +37,29 @@ def ref(name: str, nbytes: int = 10) -> AdapterRef:
     return AdapterRef(name=name, version=name, path=Path(name), nbytes=nbytes)
 
 
-def request(name: str, adapter: AdapterRef | None = None, *, prompt: int = 4, max_tokens: int | None = None) -> Request:
-    return Request(name, tuple(range(prompt)), uses(adapter), SamplingParams(max_tokens=max_tokens))
+def request(
+    name: str, adapter: AdapterRef | None = None, *, prompt: int = 4, max_tokens: int | None = None, client: str = ""
+) -> Request:
+    return Request(name, tuple(range(prompt)), uses(adapter), SamplingParams(max_tokens=max_tokens), client)
 
 
-def scheduler(able: Capabilities = ABLE, *, max_queue: int = 50, budget: int = 100) -> Scheduler:
-    return Scheduler(able, Pool(budget, able.max_slots), max_queue=max_queue)
+def scheduler(
+    able: Capabilities = ABLE,
+    *,
+    max_queue: int = 50,
+    budget: int = 100,
+    step: Callable[[int], float] = lambda rows: 0.01,
+) -> Scheduler:
+    """`step`: the seconds that steps of so many rows are known to take; any step the same where not given."""
+    s = Scheduler(able, Pool(budget, able.max_slots), max_queue=max_queue)
+    for rows in costs.sizes(able.max_step_tokens) * costs.WINDOW:
+        s.costs.observe(rows, step(rows))
+    return s
+
+
+def in_proportion(rows: int) -> float:
+    """Where arithmetic is all: four rows take four times one."""
+    return 0.1 * rows
 
 
 def turn(s: Scheduler, *, stop: Callable[[str], bool] = lambda _: False) -> tuple[Plan, tuple[Ended, ...]]:
@@ -144,24 +163,56 @@ def test_a_long_prompt_is_computed_in_pieces() -> None:
 
 
 def test_a_long_prompt_does_not_stall_the_others() -> None:
-    """Beside decoding sequences a prompt gets a small share of each step, and they a token in every one."""
-    s = scheduler()
+    """Beside decoding sequences a prompt gets what a step's cost allows, and they a token in every one."""
+    s = scheduler(step=in_proportion)
     s.submit(request("a"))
     s.submit(request("b"))
     turn(s)
-    s.submit(request("c", prompt=100))
-    for _ in range(100 // PREFILL_BESIDE_DECODE):
-        assert sizes(turn(s)[0]) == {"a": 1, "b": 1, "c": PREFILL_BESIDE_DECODE}
+    s.submit(request("c", prompt=30))
+    for _ in range(10):
+        assert sizes(turn(s)[0]) == {"a": 1, "b": 1, "c": 3}
 
 
-def test_prompts_share_a_step_oldest_first() -> None:
+def test_a_prompt_alone_is_bounded_by_the_clock() -> None:
+    """No step of prompts is so long that a cancel or a newcomer must wait for it; nothing known, it begins small."""
+    assert sizes(turn(with_prompt(scheduler(step=lambda rows: rows / 40)))[0]) == {"a": 40}
+    assert sizes(turn(with_prompt(scheduler(step=in_proportion)))[0]) == {"a": ALONE_TOKENS}
+    unknown = Scheduler(ABLE, Pool(100, 2), max_queue=50)
+    assert sizes(turn(with_prompt(unknown))[0]) == {"a": ALONE_TOKENS}
+
+
+def with_prompt(s: Scheduler) -> Scheduler:
+    s.submit(request("a", prompt=150))
+    return s
+
+
+def test_the_prompts_of_an_adapter_share_a_step_oldest_first() -> None:
     """What the first leaves of the step the next one gets."""
     s = scheduler()
     for name, length in (("a", 40), ("b", 40), ("c", 4)):
         s.submit(request(name, prompt=length))
     assert sizes(turn(s)[0]) == {"a": 40, "b": 24}
-    assert sizes(turn(s)[0]) == {"a": 1, "b": 16}
-    assert sizes(turn(s)[0]) == {"a": 1, "b": 1, "c": 4}
+    assert sizes(turn(s)[0]) == {"a": 1, "b": 16, "c": 4}
+
+
+def test_prompts_are_computed_by_turns_between_clients() -> None:
+    """One client's three long prompts leave the other's every second piece, and a newcomer comes after both."""
+    s = scheduler(replace(ABLE, max_sequences=5, max_step_tokens=10, kv_cells=900))
+    for name in ("a1", "a2", "a3"):
+        s.submit(request(name, prompt=100, client="a"))
+    s.submit(request("b", prompt=100, client="b"))
+    assert [tuple(sizes(turn(s)[0])) for _ in range(4)] == [("a1",), ("b",)] * 2
+    s.submit(request("c", prompt=100, client="c"))
+    assert [tuple(sizes(turn(s)[0])) for _ in range(6)] == [("a1",), ("b",), ("c",)] * 2
+
+
+def test_prompts_of_a_client_are_computed_by_turns_between_adapters() -> None:
+    """Three long prompts for one adapter leave another adapter's every second piece."""
+    s = scheduler(replace(ABLE, max_sequences=4, max_step_tokens=10, kv_cells=900))
+    for name in ("a1", "a2", "a3"):
+        s.submit(request(name, ref("x"), prompt=100))
+    s.submit(request("b", ref("y"), prompt=100))
+    assert [tuple(sizes(turn(s)[0])) for _ in range(6)] == [("a1",), ("b",)] * 3
 
 
 def test_more_decoding_sequences_than_a_step_holds_take_turns() -> None:
@@ -176,17 +227,46 @@ def test_more_decoding_sequences_than_a_step_holds_take_turns() -> None:
     assert {served.count(name) for name in "abc"} == {4}
 
 
-def test_places_are_given_by_age_and_reused() -> None:
+def test_a_place_is_given_again() -> None:
     """Three places: the fourth request gets the first one free, after its KV was cut."""
     s = scheduler()
     for name in "abc":
         s.submit(request(name))
+    turn(s)
     s.submit(request("d", ref("x")))
     turn(s, stop=lambda name: name == "b")
     assert s.state("d") is State.READY
     plan, _ = turn(s)
     assert plan.given_up == (1,) and plan.moves == (Cut(1, 0),) and plan.starts == (Start("d", 1, 0),)
     assert chunk_of(plan, "d").sequence == 1 and chunk_of(plan, "d").position == 0
+
+
+def test_places_are_given_by_turns_between_clients() -> None:
+    """Who queued ten waits for who came later with one; of one client the adapters take turns, then age decides."""
+    s = scheduler(replace(ABLE, max_sequences=1))
+    for n in range(4):
+        s.submit(request(f"x{n}", ref("x"), client="many", max_tokens=1))
+    s.submit(request("y", ref("y"), client="many", max_tokens=1))
+    s.submit(request("few0", client="few", max_tokens=1))
+    s.submit(request("few1", client="few", max_tokens=1))
+    started = [start.request_id for _ in range(7) for start in turn(s)[0].starts]
+    assert started == ["x0", "few0", "y", "few1", "x1", "x2", "x3"]
+
+
+def test_one_that_was_sent_back_is_before_all_who_had_no_place() -> None:
+    """Its turn was had, so it costs no second one, whatever came meanwhile."""
+    s = scheduler(replace(ABLE, kv_cells=60, context_length=60))
+    s.submit(request("a", prompt=20, max_tokens=30, client="a"))
+    s.submit(request("b", prompt=10, max_tokens=40, client="b"))
+    plan, _ = turn(s)
+    s.submit(request("new", prompt=2, client="new", max_tokens=1))
+    while not plan.preempted:
+        plan, _ = turn(s)
+    assert plan.preempted == ("b",)
+    starts: list[str] = []
+    while len(s):
+        starts += [start.request_id for start in turn(s)[0].starts]
+    assert starts == ["b", "new"]
 
 
 def test_an_id_is_not_given_out_before_it_is_cleared() -> None:
@@ -502,13 +582,16 @@ def test_newcomers_do_not_pass_a_waiting_group() -> None:
 
 
 def test_prompts_hold_back_for_decoding_of_another_group_too() -> None:
-    """Without mixing, a long prompt's step must be short as well, or the other group's tokens would wait for it."""
-    s = scheduler(replace(ABLE, mixed_adapters=False))
-    s.submit(request("a"))
+    """Without mixing, a prompt's step is added to the others' gap: all of them together keep to what one step may."""
+    s = scheduler(replace(ABLE, mixed_adapters=False, max_sequences=4), step=in_proportion)
+    for name in ("a1", "a2"):
+        s.submit(request(name))
     turn(s)
     s.submit(request("b", ref("x"), prompt=100))
-    assert sizes(turn(s)[0]) == {"a": 1}
-    assert sizes(turn(s)[0]) == {"b": PREFILL_BESIDE_DECODE}
+    assert sizes(turn(s)[0]) == {"a1": 1, "a2": 1}
+    assert sizes(turn(s)[0]) == {"b": 3}
+    s.submit(request("c", ref("y"), prompt=100))
+    assert [sizes(turn(s)[0]) for _ in range(3)] == [{"a1": 1, "a2": 1}, {"b": 2}, {"c": 2}]
 
 
 def test_a_failed_step_gives_everything_back() -> None:
@@ -525,7 +608,7 @@ def test_a_failed_step_gives_everything_back() -> None:
 
 
 def test_integrity_is_really_checked() -> None:
-    """A lease too many, a lost id, a lost queue entry: each is noticed."""
+    """A lease too many, a lost id, a miscount: each is noticed."""
 
     def broken(spoil: Callable[[Scheduler], object]) -> Scheduler:
         s = scheduler(replace(ABLE, max_sequences=2))
@@ -543,7 +626,6 @@ def test_integrity_is_really_checked() -> None:
         lambda s: s._places.warm.keep(1, None, [1]),
         lambda s: s._places._uncleared.add(1),
         lambda s: setattr(s._places.warm, "cells", 1),
-        lambda s: s._waiting.clear(),
         lambda s: setattr(s._live["a"], "computed", 9999),
     ):
         with pytest.raises(RuntimeError):

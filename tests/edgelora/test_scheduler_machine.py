@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,6 +48,17 @@ def prompt_of(length: int, *, turn_off: int = 99) -> tuple[int, ...]:
 prompts = st.builds(prompt_of, st.integers(1, 39), turn_off=st.sampled_from([0, 3, 10, 18, 25, 99]))
 
 
+StepSeconds = Callable[[int], float]
+
+
+def any_step_alike(rows: int) -> float:
+    return 0.1
+
+
+def in_proportion(rows: int) -> float:
+    return 0.1 * rows
+
+
 def fits(acting: Uses) -> bool:
     """Whether they can all be in memory at once."""
     return len(acting) <= ABLE.max_slots and sum(use.ref.nbytes for use in acting) <= BUDGET
@@ -55,9 +67,10 @@ def fits(acting: Uses) -> bool:
 class Rig:
     """A scheduler, the fake it drives, and who ended how."""
 
-    def __init__(self, able: Capabilities, *, max_queue: int) -> None:
+    def __init__(self, able: Capabilities, *, max_queue: int, step: StepSeconds = any_step_alike) -> None:
         self.scheduler = Scheduler(able, Pool(BUDGET, able.max_slots), max_queue=max_queue)
         self.backend = FakeBackend(capabilities=able)
+        self.step = step
         self.loads: list[Load] = []
         self.submitted = 0
         self.ended: list[str] = []
@@ -106,6 +119,7 @@ class Rig:
             return
         logits = self.backend.step([row.chunk for row in plan.rows])
         self.check_kv(plan)
+        self.scheduler.costs.observe(plan.tokens, self.step(plan.tokens))
         choices: dict[str, Choice] = {}
         for row, values in zip(plan.rows, logits, strict=True):
             if values is not None:
@@ -167,9 +181,9 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     rig: Rig
 
-    @initialize(mixed=st.booleans())
-    def begin(self, mixed: bool) -> None:
-        self.rig = Rig(replace(ABLE, mixed_adapters=mixed), max_queue=5)
+    @initialize(mixed=st.booleans(), step=st.sampled_from([any_step_alike, in_proportion]))
+    def begin(self, mixed: bool, step: StepSeconds) -> None:
+        self.rig = Rig(replace(ABLE, mixed_adapters=mixed), max_queue=5, step=step)
 
     @rule(uses=acting, prompt=prompts, max_tokens=st.integers(1, 30))
     def submit(self, uses: Uses, prompt: tuple[int, ...], max_tokens: int) -> None:
@@ -279,7 +293,7 @@ def test_nobody_starves(mixed: bool, seed: int) -> None:
             rig.arrive(load, fails=False)
         rig.check()
     assert set(watched) <= set(rig.ended)
-    assert rig.reused > 500 and rig.copied > 20, "the test is about reuse, too"
+    assert rig.reused > 200 and rig.copied > 5, "the test is about reuse, too"
 
 
 def test_the_oldest_is_never_sent_back() -> None:

@@ -18,15 +18,14 @@ GREEDY = SamplingParams(temperature=0.0, max_tokens=96)
 
 def ask(service: Service, adapter: str | None, questions: list[str]) -> list[str]:
     """Every question at once: the engine batches them as it likes."""
-    ref = service.resolve(adapter) if adapter else None
-    streams = [service.chat([Message("user", q)], adapter=ref, sampling=GREEDY) for q in questions]
+    uses = service.compose(*[adapter] if adapter else [])
+    streams = [service.chat([Message("user", q)], adapters=uses, sampling=GREEDY) for q in questions]
     return [stream.text() for stream in streams]
 
 
 def answer(service: Service, adapter: str | None, messages: list[Message]) -> tuple[str, int]:
     """The text, and how many tokens of the prompt were not computed."""
-    ref = service.resolve(adapter) if adapter else None
-    *texts, end = service.chat(messages, adapter=ref, sampling=GREEDY)
+    *texts, end = service.chat(messages, adapters=service.compose(*[adapter] if adapter else []), sampling=GREEDY)
     assert isinstance(end, Finished)
     return "".join(event.text for event in texts if isinstance(event, TextDelta)), end.usage.cached_tokens
 
@@ -62,7 +61,7 @@ def test_four_adapters_in_one_batch_answer_as_each_alone(service: Service) -> No
     alone = [ask(service, name, [question])[0] for name, question in zip(names, questions, strict=True)]
     alone_steps = service.stats().steps - before
     streams = [
-        service.chat([Message("user", q)], adapter=service.resolve(n) if n else None, sampling=GREEDY)
+        service.chat([Message("user", q)], adapters=service.compose(*[n] if n else []), sampling=GREEDY)
         for n, q in zip(names, questions, strict=True)
     ]
     together = [stream.text() for stream in streams]
@@ -80,7 +79,7 @@ def test_every_order_of_arrival_gives_the_same_answers(service: Service) -> None
     answers: dict[str, set[str]] = {name: set() for name in names}
     for order in itertools.permutations(names):
         streams = {
-            name: service.chat([Message("user", question)], adapter=service.resolve(name), sampling=GREEDY)
+            name: service.chat([Message("user", question)], adapters=service.compose(name), sampling=GREEDY)
             for name in order
         }
         for name, stream in streams.items():
@@ -116,5 +115,5 @@ def test_a_switch_of_adapter_keeps_the_conversation(service: Service) -> None:
     messages = [Message("user", "What is hypertension?")]
     first = ask(service, "medical-faq", ["What is hypertension?"])[0]
     messages += [Message("assistant", first), Message("user", "What is hypertension?")]
-    second = service.chat(messages, adapter=service.resolve("pirate"), sampling=GREEDY).text()
+    second = service.chat(messages, adapters=service.compose("pirate"), sampling=GREEDY).text()
     assert second and second != first

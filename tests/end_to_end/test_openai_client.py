@@ -37,7 +37,7 @@ def test_the_list_holds_the_base_and_every_adapter(client: openai.OpenAI) -> Non
 def test_a_chat_gives_what_the_engine_gives(client: openai.OpenAI, service: Service) -> None:
     """The same answer streamed, not streamed, and without HTTP."""
     direct = service.chat(
-        [Message("user", QUESTION)], adapter=service.resolve("medical-faq"), sampling=SamplingParams()
+        [Message("user", QUESTION)], adapters=service.compose("medical-faq"), sampling=SamplingParams()
     ).text()
     whole = client.chat.completions.create(model="medical-faq", messages=[{"role": "user", "content": QUESTION}])
     stream = client.chat.completions.create(

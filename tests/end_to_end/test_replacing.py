@@ -21,7 +21,7 @@ import pytest
 
 from edgelora.backends.base import Chunk
 from edgelora.config import Settings
-from edgelora.core import AdapterRef, Finished, SamplingParams, TextDelta
+from edgelora.core import AdapterRef, AdapterUse, Finished, SamplingParams, TextDelta
 from edgelora.errors import NotFound
 from edgelora.prompt import Message
 from edgelora.service import Service
@@ -99,7 +99,7 @@ class Pause:
 def begin(service: Service, name: str, question: str = QUESTION) -> tuple[AdapterRef, Stream]:
     ref = service.resolve(name)
     assert ref is not None
-    return ref, service.chat([Message("user", question)], adapter=ref, sampling=GREEDY)
+    return ref, service.chat([Message("user", question)], adapters=(AdapterUse(ref),), sampling=GREEDY)
 
 
 def answer(service: Service, name: str) -> tuple[str, int]:

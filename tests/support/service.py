@@ -10,8 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from edgelora.activation import activated
 from edgelora.backends.fake import FakeBackend, write_fake_adapter
-from edgelora.core import AdapterRef, Request, SamplingParams
+from edgelora.composition import compose
+from edgelora.core import AdapterRef, AdapterUse, Request, SamplingParams
 from edgelora.engine import Engine
 from edgelora.errors import NotFound
 from edgelora.names import split_model_id
@@ -19,7 +21,6 @@ from edgelora.prompt import Message, encode_chat, encode_text
 from edgelora.service import ModelCard
 from edgelora.stats import EngineStats
 from edgelora.stream import Stream
-from tests.support.uses import uses
 
 CREATED = 1_750_000_000
 
@@ -83,6 +84,7 @@ class FakeService:
         self.prompts: list[tuple[int, ...]] = []
         """The token ids of every request that was begun."""
         self.samplings: list[SamplingParams] = []
+        self.clients: list[str] = []
         self.engine = WatchedEngine(self.backend, max_queue=max_queue)
         self._ids = itertools.count()
 
@@ -117,12 +119,34 @@ class FakeService:
     def default_sampling(self) -> SamplingParams:
         return SamplingParams(temperature=self.base.temperature, top_p=self.base.top_p)
 
-    def chat(self, messages: Sequence[Message], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
-        return self._submit(encode_chat(messages, self.engine.vocabulary), adapter, sampling)
+    def compose(self, *wanted: str | tuple[str, float]) -> tuple[AdapterUse, ...]:
+        return compose(self.resolve, ((one, 1.0) if isinstance(one, str) else one for one in wanted))
 
-    def complete(self, prompt: str | Sequence[int], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
-        tokens = encode_text(prompt, self.engine.vocabulary) if isinstance(prompt, str) else tuple(prompt)
-        return self._submit(tokens, adapter, sampling)
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        adapters: Sequence[AdapterUse] = (),
+        sampling: SamplingParams,
+        client: str = "",
+    ) -> Stream:
+        return self._submit(encode_chat(messages, self.engine.vocabulary, limit=self.limit), adapters, sampling, client)
+
+    def complete(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        adapters: Sequence[AdapterUse] = (),
+        sampling: SamplingParams,
+        client: str = "",
+    ) -> Stream:
+        vocabulary = self.engine.vocabulary
+        tokens = encode_text(prompt, vocabulary, limit=self.limit) if isinstance(prompt, str) else tuple(prompt)
+        return self._submit(tokens, adapters, sampling, client)
+
+    @property
+    def limit(self) -> int:
+        return self.engine.capabilities.sequence_tokens
 
     def stats(self) -> EngineStats:
         return self.engine.stats()
@@ -146,7 +170,11 @@ class FakeService:
         pinned = entry is not None and entry.pinned
         return ModelCard(name, CREATED, self.base.name, str(self.refs[name]), entry is not None, pinned)
 
-    def _submit(self, tokens: tuple[int, ...], adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
+    def _submit(
+        self, tokens: tuple[int, ...], adapters: Sequence[AdapterUse], sampling: SamplingParams, client: str
+    ) -> Stream:
         self.prompts.append(tokens)
         self.samplings.append(sampling)
-        return self.engine.submit(Request(f"r{next(self._ids)}", tokens, uses(adapter), sampling))
+        self.clients.append(client)
+        acting = activated(adapters, tokens)
+        return self.engine.submit(Request(f"r{next(self._ids)}", tokens, acting, sampling, client))

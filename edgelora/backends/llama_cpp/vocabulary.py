@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable
+from functools import cached_property
 from typing import Any, Final
 
+from edgelora.backends.coverage import Coverage
 from edgelora.backends.llama_cpp.library import library
 from edgelora.backends.llama_cpp.model import Model
 from edgelora.errors import BackendError, UsageError
 
-MAX_TEXT_BYTES: Final = 4 << 20
-"""Longer texts are refused before the tokeniser spends seconds on what no context can hold."""
+MAX_TEXT_BYTES: Final = 1 << 30
+"""The library counts in 32 bits. What cannot fit a context is refused long before, by `fewest_tokens`."""
+_LOSES_NOTHING: Final = frozenset({1, 2})
+"""Of enum llama_vocab_type, those whose tokens cover every byte of a text: SPM with byte fallback, byte-level BPE."""
+_SHORT: Final = 4096
+"""Characters that are tokenised in less time than it takes to think about them."""
+_STRIPS: Final = 1 << 7 | 1 << 8
+"""LLAMA_TOKEN_ATTR_LSTRIP and RSTRIP: such a token takes the spaces beside it with it, however many."""
 
 
 class LlamaVocabulary:
@@ -63,6 +72,23 @@ class LlamaVocabulary:
         start = [self._bos] if bos and self._bos >= 0 else []
         return start + self._ids(data, special=special)
 
+    def fewest_tokens(self, text: str) -> int:
+        """See the protocol. The first call for a text that is not short reads the whole vocabulary."""
+        if len(text) < _SHORT:
+            return 0
+        return 0 if self._coverage is None else self._coverage.fewest(text)
+
+    @cached_property
+    def _coverage(self) -> Coverage | None:
+        lib = library()
+        with self._model.held() as handle:
+            vocab = lib.llama_model_get_vocab(handle)
+            if int(lib.llama_vocab_type(vocab)) not in _LOSES_NOTHING:
+                return None
+            if any(lib.llama_vocab_get_attr(vocab, token) & _STRIPS for token in range(self._size)):
+                return None
+            return Coverage.of(_pieces(vocab, range(self._size), special=True))
+
     def _ids(self, data: bytes, *, special: bool) -> list[int]:
         if not data:
             return []
@@ -86,16 +112,19 @@ class LlamaVocabulary:
     def _read_piece(self, token: int) -> bytes:
         if not 0 <= token < self._size:
             raise BackendError("bad_token", f"Token {token} is not in the vocabulary of {self._size}.")
-        lib = library()
         with self._model.held() as handle:
-            vocab = lib.llama_model_get_vocab(handle)
-            length = 64
-            while True:
-                buffer = ctypes.create_string_buffer(length)
-                written = lib.llama_token_to_piece(vocab, token, buffer, length, 0, False)
-                if written >= 0:
-                    return buffer.raw[:written]
-                length = -written
+            return _pieces(library().llama_model_get_vocab(handle), [token], special=False)[0]
+
+
+def _pieces(vocab: Any, tokens: Iterable[int], *, special: bool) -> list[bytes]:
+    """Each token's bytes in a text; with `special` a control token's as it is written."""
+    read = library().llama_token_to_piece
+    pieces, buffer = [], ctypes.create_string_buffer(64)
+    for token in tokens:
+        while (written := read(vocab, token, buffer, len(buffer), 0, special)) < 0:
+            buffer = ctypes.create_string_buffer(-written)
+        pieces.append(ctypes.string_at(buffer, written))
+    return pieces
 
 
 def _token_text(vocab: Any, token: int) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from edgelora.cli.chat import COMMANDS, Chat
 from edgelora.cli.options import SamplingOptions
-from edgelora.core import AdapterRef, Event, SamplingParams, TextDelta
+from edgelora.core import AdapterUse, Event, SamplingParams, TextDelta
 from edgelora.prompt import Message
 from edgelora.stream import Stream
 from tests.support.cli import ANSWERS
@@ -40,11 +40,13 @@ class InterruptedService(FakeService):
 
     stream: Interrupted | None = None
 
-    def chat(self, messages: Sequence[Message], *, adapter: AdapterRef | None, sampling: SamplingParams) -> Stream:
+    def chat(
+        self, messages: Sequence[Message], *, adapters: Sequence[AdapterUse] = (), sampling: SamplingParams
+    ) -> Stream:
         if self.stream is None:
             self.stream = Interrupted()
             return self.stream
-        return super().chat(messages, adapter=adapter, sampling=sampling)
+        return super().chat(messages, adapters=adapters, sampling=sampling)
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def service(tmp_path: Path) -> Iterator[FakeService]:
 
 
 def make_chat(service: FakeService, **options: object) -> Chat:
-    return Chat(service, **({"sampling": PLAIN, "adapter": None, "system": None} | options))  # type: ignore[arg-type]
+    return Chat(service, **({"sampling": PLAIN, "acting": (), "system": None} | options))  # type: ignore[arg-type]
 
 
 def contents(chat: Chat) -> list[tuple[str, str]]:
@@ -82,7 +84,7 @@ def test_history_survives_a_switch(service: FakeService, capsys: pytest.CaptureF
 
 def test_adapter_none(service: FakeService, capsys: pytest.CaptureFixture[str]) -> None:
     """/adapter none is the base alone; the label says who answers."""
-    chat = make_chat(service, adapter=service.resolve("pirate"))
+    chat = make_chat(service, acting=service.compose("pirate"))
     assert chat.label == "pirate"
     chat.handle("/adapter none")
     assert chat.label == "tiny"
@@ -92,7 +94,7 @@ def test_adapter_none(service: FakeService, capsys: pytest.CaptureFixture[str]) 
 
 def test_adapter_list(service: FakeService, capsys: pytest.CaptureFixture[str]) -> None:
     """/adapter alone lists the adapters and marks the one in use; answers stay alone on stdout."""
-    make_chat(service, adapter=service.resolve("pirate")).handle("/adapter")
+    make_chat(service, acting=service.compose("pirate")).handle("/adapter")
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == ["  medical-faq", "* pirate", "  none  (tiny alone)"]
@@ -100,7 +102,7 @@ def test_adapter_list(service: FakeService, capsys: pytest.CaptureFixture[str]) 
 
 def test_unknown_adapter(service: FakeService, capsys: pytest.CaptureFixture[str]) -> None:
     """An unknown name is told with near ones, and changes nothing."""
-    chat = make_chat(service, adapter=service.resolve("pirate"))
+    chat = make_chat(service, acting=service.compose("pirate"))
     chat.handle("/adapter medical-faqs")
     assert "Did you mean 'medical-faq'" in capsys.readouterr().err
     assert chat.label == "pirate" and chat.open
@@ -120,7 +122,7 @@ def test_system(service: FakeService, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_clear(service: FakeService) -> None:
     """/clear forgets what was said and keeps the system prompt and the adapter."""
-    chat = make_chat(service, system="Be brief.", adapter=service.resolve("pirate"))
+    chat = make_chat(service, system="Be brief.", acting=service.compose("pirate"))
     chat.handle("Hi")
     chat.handle("/clear")
     assert (chat.turns, chat.system, chat.label) == ([], "Be brief.", "pirate")

@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from edgelora.cli import run as run_module
 from edgelora.cli.answer import follow
-from edgelora.core import Event, Failed, Finished, FinishReason, TextDelta, Timings, Usage
+from edgelora.config import Settings
+from edgelora.core import Event, Failed, Finished, FinishReason, Progress, TextDelta, Timings, Usage
 from edgelora.errors import BackendError
-from edgelora.service import Library
+from edgelora.service import Library, Service
 from edgelora.stream import Stream
 from tests.support.cli import ANSWERS, make_app, run, script
 from tests.support.service import FakeService
@@ -136,7 +139,7 @@ def test_json(installed: Library, service: FakeService) -> None:
     told = json.loads(done.stdout)
     assert told["answer"] == "Arr, matey!"
     assert (told["base"], told["finish_reason"]) == ("tiny", "stop")
-    assert told["adapter"] == str(service.refs["pirate"])
+    assert told["adapters"] == [{"name": str(service.refs["pirate"]), "weight": 1.0}]
     assert told["usage"]["total_tokens"] == told["usage"]["prompt_tokens"] + told["usage"]["completion_tokens"]
     assert told["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
     assert {"first_token_seconds", "decode_seconds", "tokens_per_second"} <= told["timings"].keys()
@@ -210,3 +213,33 @@ def test_reader_that_leaves(tmp_path: Path) -> None:
         err = running.stderr.read()
         running.wait(timeout=30)
     assert (running.returncode, err) == (0, b"")
+
+
+def test_a_pipe_that_never_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more is read than any base could take; it is refused before one is loaded."""
+    monkeypatch.setattr(run_module, "PIPED_BYTES", 1000)
+    done = run(make_app(), "run", "Sum up:", "-", stdin=b"x" * 1001)
+    assert done.exit_code == 2 and "Pipe in a part of it." in done.stderr
+
+
+def test_a_prompt_that_cannot_fit(service: FakeService) -> None:
+    """It is refused for its length, whatever is in it: exit 2, with what to do."""
+    done = run(make_app(service=service), "run", "-", stdin=b"x" * (3 << 20))
+    assert done.exit_code == 2 and "at least" in done.stderr and "--context" in done.stderr
+    assert service.prompts == []
+
+
+def test_one_answer_is_not_repacked_for(service: FakeService, installed: Library) -> None:
+    """A single answer is there before a large base is repacked: auto means mapped; who says otherwise gets it."""
+    seen: list[Settings] = []
+    app = make_app(installed, service)
+
+    def opened(settings: Settings, *, base: str | None, progress: Progress | None) -> Service:
+        seen.append(settings)
+        return cast(Service, service)
+
+    app.service = opened
+    run(app, "run", "Hi")
+    run(app, "run", "Hi", "--weights", "repacked", "--kv-type", "q8_0", "--threads", "3")
+    assert [settings.weights for settings in seen] == ["mapped", "repacked"]
+    assert [(settings.kv_type, settings.threads) for settings in seen] == [("f16", None), ("q8_0", 3)]

@@ -171,3 +171,12 @@ def test_not_ready_is_503(server: RunningServer, service: FakeService) -> None:
     reply = server.request("GET", "/ready")
     assert (reply.status, reply.error["code"]) == (503, "not_ready") and "retry-after" in reply.headers
     assert server.request("GET", "/health").status == 200
+
+
+def test_user_says_who_asks(server: RunningServer, service: FakeService, gate: Turnstile) -> None:
+    """Both routes pass it on for taking turns; what is no text says nothing, and is no reason to refuse."""
+    gate.open()
+    for route, body in (("chat/completions", CHAT), ("completions", {"model": "tiny", "prompt": "Hi"})):
+        for user in ("ann", None, 5):
+            assert server.post(f"/v1/{route}", {**body, "user": user, "max_tokens": 2}).status == 200
+    assert service.clients == ["ann", "", ""] * 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,8 +12,13 @@ from hypothesis import strategies as st
 
 from edgelora.backends.llama_cpp import vocabulary as module
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
+from edgelora.backends.llama_cpp.model import Model
 from edgelora.backends.llama_cpp.vocabulary import LlamaVocabulary
 from edgelora.errors import BackendError, UsageError
+from edgelora_models.builtin import base_gguf
+from edgelora_models.gguf_base import read_shape
+from edgelora_models.gguf_header import read_header
+from tests.edgelora.backends.llama_cpp.conftest import Installed
 from tests.support.bases import CHAT_TEMPLATE, CONTROL_TOKENS
 from tests.support.lora import GQA
 
@@ -93,3 +99,50 @@ def test_a_closed_base_answers_with_an_error(backend: LlamaCppBackend) -> None:
     backend.close()
     with pytest.raises(BackendError, match="closed"):
         vocabulary.tokenize("a", special=True, bos=False)
+
+
+PIECES = ["the whole", " ", "\n\n", "<|eot_id|>", "<|begin_of_text|>", "x1", "日本", "é", "....", "\ue000", " Select"]
+
+
+@pytest.fixture(scope="module")
+def trained() -> Iterator[LlamaVocabulary]:
+    """The built-in base's: a real one, with merges."""
+    model = Model.load(base_gguf(), shape=read_shape(read_header(base_gguf())), progress=None)
+    yield LlamaVocabulary(model)
+    model.close()
+
+
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=5)), max_size=30), st.booleans())
+def test_never_fewer_than_was_said(
+    trained: LlamaVocabulary, monkeypatch: pytest.MonkeyPatch, parts: list[str], special: bool
+) -> None:
+    """The real tokeniser gives at least as many tokens as the bound, control tokens parsed or not."""
+    monkeypatch.setattr(module, "_SHORT", 0)
+    text = "".join(parts)
+    assert trained.fewest_tokens(text) <= len(trained.tokenize(text, special=special, bos=False))
+
+
+@pytest.mark.parametrize(
+    "text", [" " * 6000, "a" * 6000, "1" * 6000, "日" * 5000, "the of and " * 900, "<|eot_id|>" * 900]
+)
+def test_the_bound_is_of_use(trained: LlamaVocabulary, text: str) -> None:
+    """Not above the truth, and within a factor that still refuses what is far too long."""
+    exact = len(trained.tokenize(text, special=True, bos=False))
+    assert exact / 25 <= trained.fewest_tokens(text) <= exact
+
+
+def test_short_texts_are_not_looked_at(trained: LlamaVocabulary) -> None:
+    """Tokenising them is as cheap."""
+    assert trained.fewest_tokens("a" * 100) == 0 < trained.fewest_tokens("a" * 5000)
+
+
+def test_nothing_is_said_of_other_tokenisers(installed: Installed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that may drop text, or has tokens that swallow the spaces beside them, gives no bound."""
+    for name, value in (("_LOSES_NOTHING", frozenset()), ("_STRIPS", -1)):
+        model = Model.load(installed.base, shape=GQA, progress=None)
+        with monkeypatch.context() as patched:
+            patched.setattr(module, name, value)
+            assert LlamaVocabulary(model).fewest_tokens("a" * 5000) == 0
+        assert LlamaVocabulary(model).fewest_tokens("a" * 5000) > 0
+        model.close()

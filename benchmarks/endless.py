@@ -1,0 +1,74 @@
+"""`python -m benchmarks.endless serve ...`: edgelora's own command line, except that no token ends an answer.
+
+Benchmarks must know how many tokens an answer has, and compare servers by the same work; ending where the model would
+not is no feature of the product. Each token becomes one piece of visible text, so that a reader sees them one by one.
+Behind its log it says how many adapters came and went.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from edgelora import opening
+from edgelora.backends.base import Backend, Loaded, Vocabulary
+
+COUNTS = "adapters attached and detached:"
+
+
+class EndlessVocabulary:
+    """A vocabulary in which no token ends an answer, and each has a text of its own."""
+
+    end_ids: frozenset[int] = frozenset()
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._vocabulary, name)
+
+    def piece(self, token: int) -> bytes:
+        """The token's text where that is plain; else a sign for it: half a character would wait for its other half."""
+        text = self._vocabulary.piece(token)
+        return text if text and text.isascii() else b"?"
+
+
+class EndlessBackend:
+    """A backend with that vocabulary, which counts. Everything else is the real one's."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.vocabulary = EndlessVocabulary(backend.vocabulary)
+        self.attached = self.detached = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def attach(self, slot: int, loaded: Loaded) -> None:
+        self._backend.attach(slot, loaded)
+        self.attached += 1
+
+    def detach(self, slot: int) -> None:
+        self._backend.detach(slot)
+        self.detached += 1
+
+    def close(self) -> None:
+        self._backend.close()
+        print(f"{COUNTS} {self.attached} {self.detached}", file=sys.stderr)
+
+
+def never_ending(open_backend: Callable[..., Backend]) -> Callable[..., Any]:
+    """The same way to open a base, wrapped."""
+    return lambda *arguments: EndlessBackend(open_backend(*arguments))
+
+
+def main() -> None:
+    from edgelora.cli import main as edgelora
+
+    opening.open_backend = never_ending(opening.open_backend)
+    edgelora()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Who is next: for a lease, for a place in the batch, for the prompt tokens of a step. Owns the turns, and no policy of
+what there is to give.
+
+A request that was sent back keeps the turn it had: it is before everybody who has had no place yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from edgelora.sequence import Sequence
+from edgelora.turns import Turns
+
+
+class Lines:
+    def __init__(self) -> None:
+        self._leases, self._places, self._prompts = Turns(), Turns(), Turns()
+        self._tickets = 0
+        """Arrivals, leases and first places so far: each has the next number."""
+
+    def ticket(self) -> int:
+        """The number of what happens now, larger than all before."""
+        self._tickets += 1
+        return self._tickets
+
+    def for_leases(self, waiting: Iterable[Sequence]) -> Iterator[Sequence]:
+        return _line(waiting, self._leases)
+
+    def for_places(self, ready: Iterable[Sequence]) -> Iterator[Sequence]:
+        return _line(ready, self._places)
+
+    def for_prompts(self, prompts: Iterable[Sequence], *, now: int) -> Iterator[Sequence]:
+        """`now`: the plan's number. One that starts with it comes after all that waited before."""
+        return self._prompts.order(prompts, since=lambda s: s.last_plan if s.running else now - 1)
+
+    def leased(self, sequence: Sequence) -> None:
+        self._leases.served(sequence, at=self.ticket())
+
+    def placed(self, sequence: Sequence) -> None:
+        """It starts; a first time is a turn."""
+        if not sequence.granted:
+            sequence.granted = self.ticket()
+            self._places.served(sequence, at=sequence.granted)
+
+    def prompted(self, sequence: Sequence, *, now: int) -> None:
+        """Some of its prompt is computed in the plan of number `now`."""
+        self._prompts.served(sequence, at=now)
+
+    def keep(self, live: Iterable[Sequence]) -> None:
+        """Forget all others' turns."""
+        sequences = list(live)
+        for turns in (self._leases, self._places, self._prompts):
+            turns.keep(sequences)
+
+
+def _line(waiting: Iterable[Sequence], turns: Turns) -> Iterator[Sequence]:
+    everybody = list(waiting)
+    yield from sorted((s for s in everybody if s.granted), key=lambda s: s.granted)
+    yield from turns.order((s for s in everybody if not s.granted), since=lambda s: s.arrival)

@@ -1,0 +1,34 @@
+"""What acts in a request over HTTP: the adapter that `model` names, or the composition in `adapters`."""
+
+from __future__ import annotations
+
+from edgelora.core import AdapterUse
+from edgelora.errors import EdgeloraError
+from edgelora.server.runtime import Runtime
+from edgelora.server.schemas import AdapterPart, Generation, check_text, invalid
+
+
+def acting(runtime: Runtime, body: Generation) -> tuple[AdapterUse, ...]:
+    """`adapters`, where it is there, says everything: `model` then names the base, or one of those adapters.
+
+    Raises UsageError naming the field, NotFound with near names, AdapterIncompatible.
+    """
+    named = runtime.resolve(body.model)
+    if body.adapters is None:
+        return () if named is None else (AdapterUse(named),)
+    uses = tuple(_use(runtime, part, f"adapters[{number}].name") for number, part in enumerate(body.adapters))
+    if named is not None and all(use.ref.key != named.key for use in uses):
+        raise invalid("adapters", f"leaves out {body.model!r}, the adapter that 'model' names: name the base there")
+    return uses
+
+
+def _use(runtime: Runtime, part: AdapterPart, param: str) -> AdapterUse:
+    check_text(part.name, param)
+    try:
+        ref = runtime.resolve(part.name)
+    except EdgeloraError as error:
+        error.param = param
+        raise
+    if ref is None:
+        raise invalid(param, "names the base, which is always there; name an adapter")
+    return AdapterUse(ref, part.weight)
