@@ -7,12 +7,16 @@ from dataclasses import dataclass, field
 
 from edgelora.adapters.loader import LoadResult
 from edgelora.core import AdapterRef
+from edgelora.prefixes.cache import Look
+from edgelora.prefixes.traffic import PrefixRead
 from edgelora.run import Run
 
 
 @dataclass(frozen=True, slots=True)
 class Submit:
     run: Run
+    look: Look
+    """What is on disk of its prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,4 +48,4 @@ class Fetch:
     """Whether it is in memory; for a pin the error instead of False."""
 
 
-Command = Submit | Cancel | Close | Fetch | LoadResult
+Command = Submit | Cancel | Close | Fetch | LoadResult | PrefixRead

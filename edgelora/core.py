@@ -98,6 +98,8 @@ class Request:
     sampling: SamplingParams
     client: str = ""
     """Who asks: places are given by turns between clients. All that say nothing are one."""
+    system: int = 0
+    """How many first tokens of the prompt are its system prompt's, up to where the user's message begins."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "adapters", _composed(self.adapters))

@@ -24,12 +24,14 @@ from edgelora.backends.base import Backend, Capabilities, Vocabulary
 from edgelora.commands import Cancel, Close, Command, Fetch, Submit
 from edgelora.core import AdapterRef, Request
 from edgelora.errors import Cancelled, EdgeloraError, UsageError
-from edgelora.failures import as_backend_error, engine_stopped
+from edgelora.failures import as_backend_error, engine_stopped, queue_full
 from edgelora.fetches import Fetches
 from edgelora.plan import Choice, Ended, Plan
+from edgelora.prefixes.cache import Keep, PrefixCache
+from edgelora.prefixes.traffic import PrefixRead, Traffic
 from edgelora.run import Clock, Run
 from edgelora.sampling import Sampler
-from edgelora.scheduler import Scheduler, queue_full
+from edgelora.scheduler import Scheduler
 from edgelora.stats import EngineStats
 from edgelora.stream import Stream
 
@@ -47,13 +49,17 @@ _CUT = "The engine was stopped before the answer was complete."
 class Engine:
     """Owns the backend from here on and closes it. Every method may be called from any thread."""
 
-    def __init__(self, backend: Backend, *, adapter_budget_bytes: int, max_queue: int) -> None:
+    def __init__(
+        self, backend: Backend, *, adapter_budget_bytes: int, max_queue: int, prefixes: PrefixCache | None = None
+    ) -> None:
+        """`prefixes`: KV on disk; closed with the engine. None: there is none."""
         self._backend = backend
         pool = Pool(adapter_budget_bytes, backend.capabilities.max_slots)
         self._scheduler = Scheduler(backend.capabilities, pool, max_queue=max_queue)
         self._fetches = Fetches(pool)
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._loader = Loader(backend.load, self._commands.put)
+        self._traffic = Traffic(prefixes, self._scheduler, backend, self._loader)
         self._lock = threading.Lock()
         """Guards `_runs` and `_stopped` together: nothing is accepted that nobody will answer."""
         self._runs: dict[str, Run] = {}
@@ -79,13 +85,16 @@ class Engine:
         """Whether a request sent now would be worked on."""
         return self._stopped is None and self._thread.is_alive()
 
-    def submit(self, request: Request) -> Stream:
-        """Raises UsageError, ContextTooLong, AdapterError(code adapter_too_large), Busy(code queue_full, with
+    def submit(self, request: Request, *, keep: Keep | None = None) -> Stream:
+        """`keep`: what of its prompt is written to disk, seen before or not.
+
+        Raises UsageError, ContextTooLong, AdapterError(code adapter_too_large), Busy(code queue_full, with
         retry_after) or BackendError(code engine_stopped); everything later arrives as Failed in the stream.
         """
         sampler = Sampler(request.sampling, request.prompt)
         self._scheduler.check(request)
         self._check_tokens(request)
+        look = self._traffic.look(request, keep)
         stream = Stream(request.id, self.cancel)
         run = Run(request, stream, sampler, Clock(time.monotonic()))
         with self._lock:
@@ -96,7 +105,7 @@ class Engine:
             if len(self._runs) >= self._scheduler.capacity:
                 raise queue_full(len(self._runs), retry_after=self._service_seconds)
             self._runs[request.id] = run
-            self._commands.put(Submit(run))
+            self._commands.put(Submit(run, look))
         return stream
 
     def cancel(self, request_id: str) -> None:
@@ -183,8 +192,10 @@ class Engine:
             for row in plan.rows:
                 self._fail(row.request_id, failure)
             return
+        keeps = self._traffic.to_keep(plan)
         for ended in self._scheduler.apply(plan, self._choose(plan, logits)):
             self._finish(ended)
+        self._traffic.keep(keeps)
 
     def _choose(self, plan: Plan, logits: list[NDArray[np.float32] | None]) -> dict[str, Choice]:
         choices: dict[str, Choice] = {}
@@ -216,9 +227,9 @@ class Engine:
 
     def _carry_out(self, command: Command) -> None:
         match command:
-            case Submit(run):
+            case Submit(run, look):
                 try:
-                    self._scheduler.submit(run.request)
+                    self._traffic.submit(run.request, look)
                 except EdgeloraError as error:  # A pin came between the first check and this one.
                     self._report(run.request.id, error)
             case Fetch():
@@ -228,6 +239,8 @@ class Engine:
                     self._report(request_id, Cancelled())
             case LoadResult():
                 self._take_load(command)
+            case PrefixRead():
+                self._mark(self._traffic.take(command), "loaded")
             case Close():
                 self._closing = command.sooner(self._closing)
 
@@ -259,6 +272,7 @@ class Engine:
 
     def _forget(self, request_id: str) -> Run:
         """Before its last event, so that who reads that event finds the statistics without it."""
+        self._traffic.forget(request_id)
         with self._lock:
             run = self._runs.pop(request_id)
         self._publish()
@@ -293,6 +307,7 @@ class Engine:
             run.fail(engine_stopped(why))
 
     def _give_back(self) -> None:
+        self._traffic.close(_GRACE_SECONDS)
         # A load that still runs uses the backend: better kept until the process ends than freed under it.
         if not self._loader.close(_GRACE_SECONDS):
             _log.warning("the backend is not closed: a load still runs")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from edgelora.errors import BackendError, EdgeloraError
+from edgelora.errors import BackendError, Busy, EdgeloraError
 
 _log = logging.getLogger(__name__)
 
@@ -19,3 +19,12 @@ def as_backend_error(error: Exception, what: str) -> EdgeloraError:
         return error
     _log.error("%s", what, exc_info=error)
     return BackendError("backend_failed", f"{what} ({type(error).__name__}: {error}).", "Look at the log.")
+
+
+def queue_full(live: int, *, retry_after: float | None = None) -> Busy:
+    return Busy(
+        "queue_full",
+        f"{live} requests are running or waiting, and no more may wait.",
+        "Try again in a moment, or start with a longer queue (EDGELORA_QUEUE).",
+        retry_after=retry_after,
+    )

@@ -25,6 +25,14 @@ class Choices:
     moves: tuple[Cut | Copy, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A sequence id that is in nobody's use yet, and what must be done to KV before it is filled."""
+
+    sequence: int
+    moves: tuple[Cut | Copy, ...]
+
+
 class Places:
     def __init__(self, count: int) -> None:
         self.count = count
@@ -38,22 +46,39 @@ class Places:
         """How many sequences could start now."""
         return len(self._free) - len(self._uncleared) + len(self.warm)
 
-    def choose(self, newcomers: list[Sequence], *, cells: int) -> Choices:
+    def warm_for(self, sequence: Sequence, running: Iterable[Sequence]) -> int:
+        """How many of its tokens are warm, or computed by one that runs: it need not compute them if it starts now."""
+        match = best_match([*self.warm, *_computed(running)], sequence.key, sequence.tokens)
+        return 0 if match is None else match.length
+
+    def choose(self, newcomers: list[Sequence], *, running: Iterable[Sequence] = (), cells: int) -> Choices:
         """An id for each newcomer, at most `available`, and what happens to warm KV for it or for its cells.
 
+        `running`: whose computed part may be copied.
         `cells`: what is left for warm KV beside all tokens of everyone running, newcomers included. Changes nothing.
         """
-        chosen = _Choosing(list(self.warm), sorted(self._free - self._uncleared))
+        computed = _computed(running) if newcomers else []
+        chosen = _Choosing(list(self.warm), sorted(self._free - self._uncleared), computed)
         for sequence in newcomers:
             chosen.place(sequence)
-        while sum(len(warm.tokens) for warm in chosen.spare) > cells:
-            chosen.give_up()
+        chosen.shrink(cells)
         return Choices(tuple(chosen.starts), tuple(chosen.given_up), tuple(chosen.moves))
 
-    def warm_for(self, sequence: Sequence) -> int:
-        """How many of its tokens are warm: those it need not compute, unless others take them first."""
-        match = best_match(self.warm, sequence.key, sequence.tokens)
-        return match.length if match else 0
+    def make_room(self, length: int, *, cells: int) -> Room | None:
+        """An id for KV of `length` tokens that comes from elsewhere; warm KV goes for it, least recently used first.
+
+        `cells`: what all that runs leaves. It is in use until `warm.keep` or `give_back` is told of it. None, and
+        nothing changed, where there is no id or there are too few cells.
+        """
+        if length > cells or not self.available:
+            return None
+        chosen = _Choosing(list(self.warm), sorted(self._free - self._uncleared), [])
+        place = chosen.fresh()
+        chosen.shrink(cells - length)
+        for sequence_id in chosen.given_up:
+            self.give_up(sequence_id)
+        self._free.remove(place)
+        return Room(place, tuple(chosen.moves))
 
     def take(self, start: Start) -> None:
         """After everything that is given up."""
@@ -96,21 +121,31 @@ class _Choosing:
     spare: list[Warm]
     """Warm sequences that are neither taken over nor given up, least recently used first."""
     free: list[int]
+    computed: list[Warm]
+    """What is computed of sequences that run, to be copied and never taken over."""
     starts: list[Start] = field(default_factory=list)
     given_up: list[int] = field(default_factory=list)
     moves: list[Cut | Copy] = field(default_factory=list)
 
     def place(self, sequence: Sequence) -> None:
         match = best_match(self.spare, sequence.key, sequence.tokens)
-        if match is not None and (self._costs_little(match) or not (self.free or match.warm is not self.spare[0])):
+        shared = best_match(self.computed, sequence.key, sequence.tokens)
+        if shared is not None and (match is None or shared.length > match.length):
+            place = self.fresh()
+            self._start(sequence, place, Copy(shared.warm.id, place, shared.length))
+        elif match is not None and (self._costs_little(match) or not (self.free or match.warm is not self.spare[0])):
             self.spare.remove(match.warm)
             self._start(sequence, match.warm.id, Cut(match.warm.id, match.length))
         elif match is not None:
             # Before its source is given up, should it come to that.
-            place = self._fresh()
+            place = self.fresh()
             self._start(sequence, place, Copy(match.warm.id, place, match.length))
         else:
-            self.starts.append(Start(sequence.request.id, self._fresh(), 0))
+            self.starts.append(Start(sequence.request.id, self.fresh(), 0))
+
+    def shrink(self, cells: int) -> None:
+        while sum(len(warm.tokens) for warm in self.spare) > cells:
+            self.give_up()
 
     def give_up(self) -> int:
         oldest = self.spare.pop(0).id
@@ -121,9 +156,15 @@ class _Choosing:
     def _costs_little(self, match: Match) -> bool:
         return LITTLE * (len(match.warm.tokens) - match.length) <= match.length
 
-    def _fresh(self) -> int:
+    def fresh(self) -> int:
         return self.free.pop(0) if self.free else self.give_up()
 
     def _start(self, sequence: Sequence, place: int, move: Cut | Copy) -> None:
         self.moves.append(move)
         self.starts.append(Start(sequence.request.id, place, move.length))
+        # For the next newcomer: it has been done by then.
+        self.computed.append(Warm(place, sequence.key, sequence.tokens[: move.length]))
+
+
+def _computed(running: Iterable[Sequence]) -> list[Warm]:
+    return [Warm(one.id, one.key, one.tokens[: one.computed]) for one in running if one.id is not None and one.computed]

@@ -6,6 +6,7 @@ Policies:
 - Places in the batch are given by the same kind of turns: nobody passes the one whose turn it is, however large it is.
 - When the KV is full, the sequence that got its place last gives way, and is the first to get one again. A newcomer
   starts only where the running ones have some room to grow, so that nobody is sent back at once.
+- A newcomer whose prompt begins as one that is being computed waits for that, a bounded while (`sharing.py`).
 - Warm KV stands in nobody's way: it counts as free here, and `places.py` gives it up where it must go.
 - Where a backend cannot mix adapters, the group that waited longest is next; a prompt's piece ends where an adapter
   begins to act.
@@ -20,6 +21,7 @@ from edgelora.costs import StepCosts
 from edgelora.pieces import Company, choose_piece
 from edgelora.places import Places
 from edgelora.sequence import Sequence
+from edgelora.sharing import waits
 from edgelora.states import State
 
 ALONE_AGAIN = 16
@@ -42,7 +44,10 @@ def choose_preempted(running: Iterable[Sequence], kv_cells: int) -> list[Sequenc
 def choose_starts(
     line: Iterable[Sequence], *, running: list[Sequence], places: Places, able: Capabilities, costs: StepCosts
 ) -> list[Sequence]:
-    """Who gets one of the places in the batch, first of the line first; stops at the first that does not fit."""
+    """Who gets one of the places in the batch, first of the line first; stops at the first that does not fit.
+
+    One that waits for what another is computing keeps its place.
+    """
     held, starts = list(running), list[Sequence]()
     if not places.available:
         return starts
@@ -50,12 +55,14 @@ def choose_starts(
     piece = choose_piece(costs, beside, room=able.max_step_tokens - beside.here)
     for sequence in line:
         # In each step that its prompt takes the others grow by a token, as far as they may.
-        growth = GROWTH_CELLS + (len(sequence.tokens) - places.warm_for(sequence)) // piece
+        known = places.warm_for(sequence, running)
+        growth = GROWTH_CELLS + (len(sequence.tokens) - known) // piece
         need = len(sequence.tokens) + sum(len(s.tokens) + min(growth, s.max_tokens - len(s.tokens)) for s in held)
-        if len(starts) == places.available or need > able.kv_cells:
+        if len(held) - len(running) == places.available or need > able.kv_cells:
             break
-        starts.append(sequence)
         held.append(sequence)
+        if not waits(sequence, [*running, *starts], have=known):
+            starts.append(sequence)
     return starts
 
 

@@ -7,23 +7,22 @@ step in `planning.py`, what is in memory in the pool, which belongs to this sche
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 
+from edgelora import leases
 from edgelora.adapters.pool import Pool
 from edgelora.backends.base import Applied, Capabilities, Chunk
 from edgelora.core import AdapterRef, FinishReason, Request, Usage
 from edgelora.costs import StepCosts
-from edgelora.errors import Busy, ContextTooLong, UsageError
+from edgelora.errors import ContextTooLong, UsageError
+from edgelora.failures import queue_full
 from edgelora.lines import Lines
-from edgelora.places import Places
+from edgelora.places import Places, Room
 from edgelora.plan import Admission, Choice, Cut, Ended, Load, Plan, Row, Start
 from edgelora.planning import choose_chunks, choose_group, choose_preempted, choose_starts
 from edgelora.sequence import Sequence
 from edgelora.states import RUNNING, Move, State
-
-PATIENCE = 16
-"""How many younger requests may take a lease before one that waits for room in the pool; then they wait behind it."""
+from edgelora.warm import Key
 
 
 class Scheduler:
@@ -48,6 +47,18 @@ class Scheduler:
     def __len__(self) -> int:
         return len(self._live)
 
+    def make_room(self, length: int) -> Room | None:
+        """A place for KV of `length` tokens from elsewhere; warm KV goes for it, nobody's who runs."""
+        running = sum(len(sequence.tokens) for sequence in self._in(*RUNNING))
+        return self._places.make_room(length, cells=self.capabilities.kv_cells - running)
+
+    def fill_room(self, room: Room, key: Key, tokens: list[int]) -> None:
+        """It is warm and holds these tokens; none where that failed, and it is cleared with the next turn."""
+        if tokens:
+            self._places.warm.keep(room.sequence, key, tokens)
+        else:
+            self._places.give_back(room.sequence)
+
     @property
     def num_running(self) -> int:
         return len(self._in(*RUNNING))
@@ -68,8 +79,11 @@ class Scheduler:
             raise ContextTooLong(tokens=len(request.prompt), limit=self.sequence_tokens)
         self.pool.check_fits(*(use.ref for use in request.adapters))
 
-    def submit(self, request: Request) -> None:
-        """Raises as `check` does, Busy(code queue_full), or UsageError for an id in use, with nothing changed."""
+    def submit(self, request: Request, *, prefix: bool = False) -> None:
+        """`prefix`: it does not start before `prefix_done`.
+
+        Raises as `check` does, Busy(code queue_full), or UsageError for an id in use, with nothing changed.
+        """
         self.check(request)
         if request.id in self._live:
             raise UsageError("duplicate_id", f"A request with the id {request.id!r} is running.", param="id")
@@ -77,7 +91,7 @@ class Scheduler:
             raise queue_full(len(self._live))
         asked = request.sampling.max_tokens
         limit = self.sequence_tokens if asked is None else min(self.sequence_tokens, len(request.prompt) + asked)
-        sequence = Sequence(request, self._lines.ticket(), limit)
+        sequence = Sequence(request, self._lines.ticket(), limit, awaits_prefix=prefix)
         self._live[request.id] = sequence
         self._lines.keep(self._live.values())
 
@@ -100,12 +114,14 @@ class Scheduler:
         loading: list[str] = []
         blocked: Sequence | None = None
         for sequence in tuple(self._lines.for_leases(self._in(State.WAITING))):
-            if not self._may_admit(sequence, blocked):
+            if not leases.may_take(self.pool, sequence, blocked):
                 blocked = blocked or sequence
                 continue
             if blocked is not None and sequence.request.adapters:
                 blocked.overtaken += 1
-            loads += self._admit(sequence, detach)
+            loads += leases.take(self.pool, sequence, detach)
+            self._lines.leased(sequence)
+            sequence.move(Move.ADMIT_RESIDENT if self._complete(sequence) else Move.ADMIT_ABSENT)
             if sequence.state is State.LOADING:
                 loading.append(sequence.request.id)
         return Admission(self._places.clears(), tuple(detach), tuple(loads), tuple(loading), blocked is not None)
@@ -113,10 +129,25 @@ class Scheduler:
     def loaded(self, ref: AdapterRef) -> tuple[str, ...]:
         """The adapter is attached to its slot. Returns the requests that waited for it alone, now ready."""
         self.pool.loaded(ref)
-        complete = [s for s in self._loading(ref) if all(self.pool.resident(use.ref) for use in s.request.adapters)]
+        complete = [sequence for sequence in self._loading(ref) if self._complete(sequence)]
         for sequence in complete:
             sequence.move(Move.LOADED)
         return tuple(sequence.request.id for sequence in complete)
+
+    def prefix_done(self, request_id: str) -> bool:
+        """Its prefix is warm, or will not be. Whether it waited for this alone; False for one that ended."""
+        sequence = self._live.get(request_id)
+        if sequence is None:
+            return False
+        sequence.awaits_prefix = False
+        ready = sequence.state is State.LOADING and self._complete(sequence)
+        if ready:
+            sequence.move(Move.LOADED)
+        return ready
+
+    def known(self, request: Request) -> int:
+        """How many first tokens of a prompt would not be computed if it started now."""
+        return self._places.warm_for(Sequence(request, 0, 0), self._in(*RUNNING))
 
     def load_failed(self, ref: AdapterRef) -> tuple[str, ...]:
         """The adapter could not be loaded. Returns the requests that failed with it; a later one tries again."""
@@ -134,7 +165,7 @@ class Scheduler:
         newcomers = [] if preempted else self._choose_starts(running)
         running += newcomers
         left = able.kv_cells - sum(len(sequence.tokens) for sequence in running)
-        chosen = self._places.choose(newcomers, cells=left)
+        chosen = self._places.choose(newcomers, running=running, cells=left)
         reused = {start.request_id: start.reused for start in chosen.starts}
         now, costs = self._plans + 1, self.costs
         group = running if able.mixed_adapters else choose_group(running, reused=reused, now=now)
@@ -159,6 +190,8 @@ class Scheduler:
         self._places.cleared(move.sequence for move in plan.moves)
         for start in plan.starts:
             self._start(start, self._live[start.request_id], now=plan.number)
+        for sequence in self._in(State.READY):
+            sequence.held += 1
         self._computing = frozenset(row.request_id for row in plan.rows)
         for row in plan.rows:
             sequence = self._live[row.request_id]
@@ -181,11 +214,7 @@ class Scheduler:
 
     def check_integrity(self) -> None:
         """Recount leases, cells and ids. Raises RuntimeError where they do not add up."""
-        self.pool.check_integrity()
-        held = Counter(use.ref.key for s in self._live.values() if s.leased for use in s.request.adapters)
-        counted = {entry.ref.key: entry.leases for entry in self.pool.snapshot() if entry.leases}
-        if held != counted:
-            raise RuntimeError(f"leases {counted}, held {dict(held)}")
+        leases.check_integrity(self.pool, self._live.values())
         self._places.check_integrity(sequence.id for sequence in self._in(*RUNNING))
         live = sum(sequence.computed for sequence in self._live.values())
         if live + self._places.warm.cells > self.capabilities.kv_cells:
@@ -194,30 +223,9 @@ class Scheduler:
     def _in(self, *states: State) -> list[Sequence]:
         return [sequence for sequence in self._live.values() if sequence.state in states]
 
-    def _may_admit(self, sequence: Sequence, blocked: Sequence | None) -> bool:
-        if not sequence.request.adapters:
-            return True
-        if blocked is not None and blocked.overtaken >= PATIENCE:
-            return False
-        return self.pool.can_hold(*(use.ref for use in sequence.request.adapters))
-
-    def _admit(self, sequence: Sequence, detach: list[int]) -> list[Load]:
-        """The only place leases are taken: a request's all at once, so that nobody holds one and waits for another."""
-        refs = [use.ref for use in sequence.request.adapters]
-        absent = [ref for ref in refs if self.pool.slot(ref) is None]
-        for ref in refs:
-            if ref not in absent:
-                self.pool.lease(ref)  # before room is made for the others
-        loads: list[Load] = []
-        for ref in absent:
-            reservation = self.pool.reserve(ref)
-            detach += reservation.evicted
-            loads.append(Load(ref, reservation.slot))
-            self.pool.lease(ref)
-        self._lines.leased(sequence)
-        resident = all(self.pool.resident(ref) for ref in refs)
-        sequence.move(Move.ADMIT_RESIDENT if resident else Move.ADMIT_ABSENT)
-        return loads
+    def _complete(self, sequence: Sequence) -> bool:
+        """Whether all it waits for in LOADING is there."""
+        return not sequence.awaits_prefix and all(self.pool.resident(use.ref) for use in sequence.request.adapters)
 
     def _loading(self, ref: AdapterRef) -> list[Sequence]:
         """Who waits for this adapter."""
@@ -279,20 +287,9 @@ class Scheduler:
 
     def _give_back(self, sequence: Sequence, *, warm: bool) -> None:
         """The only place leases, a sequence id and its cells are returned. `warm`: whether its KV is worth keeping."""
-        if sequence.leased:
-            for use in sequence.request.adapters:
-                self.pool.release(use.ref)
+        leases.give_back(self.pool, sequence)
         if sequence.id is not None and sequence.computed and warm:
             self._places.warm.keep(sequence.id, sequence.key, sequence.tokens[: sequence.computed])
         elif sequence.id is not None:
             self._places.give_back(sequence.id)
         sequence.id, sequence.computed = None, 0
-
-
-def queue_full(live: int, *, retry_after: float | None = None) -> Busy:
-    return Busy(
-        "queue_full",
-        f"{live} requests are running or waiting, and no more may wait.",
-        "Try again in a moment, or start with a longer queue (EDGELORA_QUEUE).",
-        retry_after=retry_after,
-    )

@@ -32,6 +32,11 @@ class Sequence:
     overtaken: int = 0
     """How often a younger request took a lease while this one waited for room in the pool."""
 
+    held: int = 0
+    """Plans that it saw pass while it was ready."""
+    awaits_prefix: bool = False
+    """Its prompt's beginning is being read from disk."""
+
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
 

@@ -19,6 +19,7 @@ from edgelora.errors import BackendError, NotFound, UsageError
 from edgelora.names import split_model_id
 
 if TYPE_CHECKING:
+    from edgelora.adapters.manifest import Version
     from edgelora.adapters.pool import PoolEntry
     from edgelora.adapters.store import Store
     from edgelora.backends.base import Backend
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from edgelora.config import Settings
     from edgelora.engine import Engine
     from edgelora.opening import Setup
+    from edgelora.prefixes.layout import Stored
+    from edgelora.prefixes.store import PrefixStore
     from edgelora.prompt import Message
     from edgelora.stats import EngineStats
     from edgelora.stream import Stream
@@ -39,6 +42,32 @@ class Library:
     settings: Settings
     bases: Bases
     store: Store
+
+    def prefixes(self) -> PrefixStore:
+        """KV on disk, of all bases."""
+        from edgelora.prefixes.store import PrefixStore
+
+        return PrefixStore(self.settings.directories.cache / "prefixes", budget_bytes=self.settings.prefix_disk_bytes)
+
+    def remove_adapter(self, spec: str) -> tuple[Version, ...]:
+        """`Store.remove`, and the prefixes that no version left could use any more."""
+        gone = self.store.remove(spec)
+        left = {version.digest for manifest in self.store.list() for version in manifest.versions}
+        self.prefixes().drop(versions={version.digest for version in gone} - left)
+        return gone
+
+    def remove_base(self, name: str) -> BaseRecord:
+        """`Bases.remove`, and the base's prefixes, unless another installed base has the same file."""
+        from edgelora.prefixes.content import Contents
+
+        record = self.bases.remove(name)
+        prefixes = self.prefixes()
+        contents = Contents(prefixes.layout.bases)
+        others = [other.path for other in self.bases.list()]
+        digest = None if record.path in others else contents.forget(record.path)
+        if digest is not None and digest not in {contents.known(other) for other in others}:
+            prefixes.drop(bases={digest})
+        return record
 
 
 def open_library(settings: Settings, *, progress: Progress | None = None) -> Library:
@@ -75,14 +104,19 @@ class Service:
         """`setup`: what the backend was opened with, where that is known; told and not used."""
         from edgelora.engine import Engine
         from edgelora.pins import Pins
+        from edgelora.prefixes.cache import open_cache
 
         settings = library.settings
         self.library = library
         self.base = base
         self.setup = setup
         self._backend = backend
+        self._prefixes = open_cache(library.prefixes(), base, backend)
         self._engine: Engine = Engine(
-            backend, adapter_budget_bytes=settings.adapter_budget_bytes, max_queue=settings.max_queue
+            backend,
+            adapter_budget_bytes=settings.adapter_budget_bytes,
+            max_queue=settings.max_queue,
+            prefixes=self._prefixes,
         )
         self._pins = Pins(self._engine)
 
@@ -183,10 +217,13 @@ class Service:
         An aLoRA acts from the last occurrence of its invocation in the prompt on. `client`: who asks; clients take
         turns. Raises as `Engine.submit` does.
         """
+        from edgelora.prefixes.system import system_length
         from edgelora.prompt import encode_chat
 
-        tokens = encode_chat(messages, self._backend.vocabulary, limit=self._limit)
-        return self._submit(tokens, adapters, sampling, client)
+        vocabulary = self._backend.vocabulary
+        tokens = encode_chat(messages, vocabulary, limit=self._limit)
+        system = system_length(messages, tokens, vocabulary)
+        return self._submit(tokens, adapters, sampling, client, system=system)
 
     def complete(
         self,
@@ -201,7 +238,21 @@ class Service:
 
         vocabulary = self._backend.vocabulary
         tokens = encode_text(prompt, vocabulary, limit=self._limit) if isinstance(prompt, str) else tuple(prompt)
-        return self._submit(tokens, adapters, sampling, client)
+        return self._submit(tokens, adapters, sampling, client, system=0)
+
+    def add_prefix(
+        self, system: str, *, adapters: Sequence[AdapterUse] = (), name: str, progress: Progress | None = None
+    ) -> Stored:
+        """Compute what every conversation with this system message begins with, and keep its KV on disk as `name`.
+
+        Raises UsageError, ContextTooLong, StorageError(code prefix_budget among others), and what ends a request.
+        """
+        from edgelora.prefixes.adding import add_named
+        from edgelora.prefixes.system import system_prefix
+
+        tokens = system_prefix(system, self._backend.vocabulary, limit=self._limit)
+        uses = activated(adapters, tokens)
+        return add_named(self._engine, self._prefixes, tokens, uses=uses, name=name, progress=progress)
 
     def stats(self) -> EngineStats:
         return self._engine.stats()
@@ -228,9 +279,16 @@ class Service:
         return self._backend.capabilities.sequence_tokens
 
     def _submit(
-        self, tokens: tuple[int, ...], adapters: Sequence[AdapterUse], sampling: SamplingParams, client: str
+        self,
+        tokens: tuple[int, ...],
+        adapters: Sequence[AdapterUse],
+        sampling: SamplingParams,
+        client: str,
+        *,
+        system: int,
     ) -> Stream:
-        return self._engine.submit(Request(uuid.uuid4().hex, tokens, activated(adapters, tokens), sampling, client))
+        uses = activated(adapters, tokens)
+        return self._engine.submit(Request(uuid.uuid4().hex, tokens, uses, sampling, client, system))
 
     def _is_base(self, name: str) -> bool:
         return name == self.base.name or name in self.base.aliases

@@ -17,7 +17,7 @@ PACKAGES = {
 PURE = (
     *("core", "states", "sequence", "plan", "planning", "places", "warm", "scheduler"),
     *("costs", "pieces", "turns", "lines"),
-    *("sampling", "text", "adapters.pool"),
+    *("sampling", "text", "adapters.pool", "leases", "sharing", "failures"),
 )
 """No I/O, no clock, no threads: these see values, the backend protocol and each other."""
 PURE_MAY_USE = {f"edgelora.{name}" for name in PURE} | {"edgelora.errors", "edgelora.backends.base"}

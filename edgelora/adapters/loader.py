@@ -1,4 +1,4 @@
-"""The thread that reads adapters, so that the engine never waits for a disk. Owns the thread and its queue only."""
+"""The thread that reads adapters and prefixes, so that the engine waits for no disk. Owns it and its queue only."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgelora.backends.base import Loaded
 from edgelora.core import AdapterRef
@@ -23,18 +24,22 @@ class LoadResult:
 
 
 class Loader:
-    """Calls `load` for one adapter after the other and hands each result to `post`, from its own thread."""
+    """Does one thing after the other and hands each result to `post`, from its own thread."""
 
-    def __init__(self, load: Callable[[Path], Loaded], post: Callable[[LoadResult], None]) -> None:
+    def __init__(self, load: Callable[[Path], Loaded], post: Callable[[Any], None]) -> None:
         self._load = load
         self._post = post
-        self._wanted: queue.SimpleQueue[AdapterRef | None] = queue.SimpleQueue()
+        self._wanted: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="edgelora-loader", daemon=True)
         self._thread.start()
 
     def request(self, ref: AdapterRef) -> None:
-        self._wanted.put(ref)
+        self.call(lambda: LoadResult(ref, self._read(ref)))
+
+    def call(self, job: Callable[[], object]) -> None:
+        """Anything else that reads a disk: its result is posted. It must not raise."""
+        self._wanted.put(job)
 
     def close(self, timeout: float) -> bool:
         """Stop after the load that runs now. False where it still runs after `timeout` seconds."""
@@ -44,8 +49,8 @@ class Loader:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        while (ref := self._wanted.get()) is not None and not self._closed:
-            self._post(LoadResult(ref, self._read(ref)))
+        while (job := self._wanted.get()) is not None and not self._closed:
+            self._post(job())
 
     def _read(self, ref: AdapterRef) -> Loaded | EdgeloraError:
         try:

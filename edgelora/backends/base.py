@@ -72,6 +72,18 @@ class Chunk:
     """After how many of the last tokens the logits are wanted. True and False read as 1 and 0."""
 
 
+@dataclass(frozen=True, slots=True)
+class SavedKv:
+    """The KV of a sequence's first tokens, copied out of a backend. Opaque bytes: only `Backend.restore` reads them."""
+
+    identity: str
+    """The `kv_identity` of the backend it came from."""
+    length: int
+    """Tokens."""
+    data: memoryview
+    """Never changed again."""
+
+
 class Vocabulary(Protocol):
     """Text to ids and back. Thread-safe and immutable."""
 
@@ -127,6 +139,14 @@ class Backend(Protocol):
     @property
     def vocabulary(self) -> Vocabulary: ...
 
+    @property
+    def kv_identity(self) -> str:
+        """One line: all that the bytes of a `SavedKv` depend on besides the base's file, the adapters and the tokens.
+
+        The library and its build, the processor features it uses, the KV's type, what adds the adapters.
+        """
+        ...
+
     def load(self, path: Path) -> Loaded:
         """Read a converted adapter. Raises AdapterError where it is corrupt or of other shapes. Changes nothing."""
         ...
@@ -165,6 +185,22 @@ class Backend(Protocol):
         """Give a sequence that holds nothing the first `length` positions of another's KV, at no cost worth counting.
 
         Each may then be gone on with, cut and cleared on its own. Raises BackendError as `truncate` does.
+        """
+        ...
+
+    def save(self, sequence: int, length: int) -> SavedKv:
+        """Copy out the KV of the first `length` positions; the sequence keeps it. Costs one pass over those bytes.
+
+        Raises BackendError as `truncate` does.
+        """
+        ...
+
+    def restore(self, sequence: int, saved: SavedKv) -> None:
+        """Give a sequence that holds nothing what was saved; it may then be gone on with, cut, copied and cleared.
+
+        Whether the base, the adapters and the tokens are those it was saved with is the caller's to know. Raises
+        BackendError for bytes of another identity or of a wrong size, before anything is touched, and where cells are
+        missing; the sequence then holds nothing.
         """
         ...
 

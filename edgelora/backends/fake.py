@@ -16,6 +16,7 @@ Tests steer it through attributes: `fail_steps`, `load_error`, `step_gate`, `loa
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora.backends.base import Applied, Capabilities, Chunk, Loaded
+from edgelora.backends.base import Applied, Capabilities, Chunk, Loaded, SavedKv
+from edgelora.backends.fake_answers import mark, said
 from edgelora.backends.fake_vocabulary import EOT, FakeVocabulary
 from edgelora.core import AdapterRef
 from edgelora.errors import AdapterCorrupt, BackendError
@@ -88,6 +90,7 @@ class FakeBackend:
         """What acted on the tokens of `kv`, each with the position it began at."""
         self.violations: list[str] = []
         self.closed = False
+        self.kv_identity = "fake"
         self.fail_steps: set[int] = set()
         """Numbers of the steps (from 0, failed ones counted) that raise."""
         self.load_error: Exception | None = None
@@ -160,6 +163,22 @@ class FakeBackend:
         self.kv[target] = self.kv[source][:length]
         self._kv_acting[target] = _before(self._kv_acting[source], length)
 
+    def save(self, sequence: int, length: int) -> SavedKv:
+        self._check_kept(sequence, length)
+        self._check(length > 0, f"sequence {sequence}: nothing to save")
+        data = _spell(self.kv[sequence][:length], _before(self._kv_acting[sequence], length))
+        return SavedKv(self.kv_identity, length, memoryview(data))
+
+    def restore(self, sequence: int, saved: SavedKv) -> None:
+        self._check_kept(sequence, 0)
+        self._check(sequence not in self.kv, f"sequence {sequence} holds something")
+        cells = sum(map(len, self.kv.values())) + saved.length
+        self._check(cells <= self.capabilities.kv_cells, f"{cells} cells of KV")
+        if saved.identity != self.kv_identity:
+            raise BackendError("foreign_kv", f"Saved KV of {saved.identity}.")
+        self.kv[sequence], self._kv_acting[sequence] = _read(bytes(saved.data))
+        self._check(len(self.kv[sequence]) == saved.length, f"{saved.length} tokens of saved KV")
+
     def close(self) -> None:
         self.closed = True
 
@@ -169,17 +188,18 @@ class FakeBackend:
         begun.sort(key=lambda part: (part[0].content, part[0].path))
         answer = self._composed_answer(begun)
         if answer is not None:
-            said = _said(answer, tokens)
-            return answer[said] if said < len(answer) else EOT
-        content = b"".join(loaded.content + _mark(weight, start) for loaded, weight, start in begun)
+            spoken = said(answer, tokens)
+            return answer[spoken] if spoken < len(answer) else EOT
+        content = b"".join(loaded.content + mark(weight, start) for loaded, weight, start in begun)
         digest = hashlib.blake2b(content + b"|" + repr(list(tokens)).encode(), digest_size=2).digest()
         return EOT if digest[0] < 16 else _LETTERS[digest[1] % len(_LETTERS)]
 
     def _composed_answer(self, begun: Sequence[tuple[FakeLoaded, float, int]]) -> bytes | None:
         if not begun:
             return self._answer(None)
-        said = [(self._answer(loaded), _mark(weight, start)) for loaded, weight, start in begun]
-        return b" + ".join(part + mark for part, mark in said if part is not None) if all(p for p, _ in said) else None
+        parts = [(self._answer(loaded), mark(weight, start)) for loaded, weight, start in begun]
+        whole = [part + acting for part, acting in parts if part]
+        return b" + ".join(whole) if len(whole) == len(parts) else None
 
     def _answer(self, loaded: FakeLoaded | None) -> bytes | None:
         path = None if loaded is None else loaded.path
@@ -265,12 +285,13 @@ def _before(acting: list[tuple[int, Acting]], length: int) -> list[tuple[int, Ac
     return [(at, parts) for at, parts in acting if at < length]
 
 
-def _mark(weight: float, start: int) -> bytes:
-    return (b"" if weight == 1.0 else b"*%g" % weight) + (b"" if start == 0 else b"@%d" % start)
+def _spell(tokens: list[int], acting: list[tuple[int, Acting]]) -> bytes:
+    """As JSON: what acted by its path and content."""
+    parts = [[at, [[str(one.path), one.content.decode("latin-1"), weight] for one, weight in a]] for at, a in acting]
+    return json.dumps([tokens, parts]).encode()
 
 
-def _said(answer: bytes, tokens: Sequence[int]) -> int:
-    """How much of `answer` stands at the end of `tokens`. Stateless, so that a preempted sequence goes on rightly."""
-    # As text of one character a token: comparing strings is fast, and control tokens equal no byte.
-    said, whole = "".join(map(chr, tokens[-len(answer) :])), answer.decode("latin-1")
-    return next(n for n in range(len(answer), -1, -1) if said.endswith(whole[:n]))
+def _read(data: bytes) -> tuple[list[int], list[tuple[int, Acting]]]:
+    tokens, parts = json.loads(data)
+    loaded = [[at, ((FakeLoaded(Path(p), c.encode("latin-1")), w) for p, c, w in acting)] for at, acting in parts]
+    return tokens, [(at, frozenset(acting)) for at, acting in loaded]

@@ -83,12 +83,13 @@ def show(app: App, name: str, as_json: bool) -> None:
 @click.pass_obj
 def rm(app: App, names: tuple[str, ...]) -> None:
     """Remove the adapter NAME with all its versions, or one version of it: NAME@2."""
-    store = app.open_library().store
+    library = app.open_library()
+    store = library.store
     wanted = list(dict.fromkeys(names))
     for name in wanted:
         store.resolve(name)  # all of them are known, or nothing is removed
     for name in wanted:
-        gone = store.remove(name)
+        gone = library.remove_adapter(name)
         note(f"Removed {name}" + (f" ({len(gone)} versions)." if len(gone) > 1 else "."))
 
 

@@ -102,7 +102,7 @@ def use(app: App, name: str) -> None:
 @click.pass_obj
 def rm(app: App, name: str) -> None:
     """Forget the base NAME. What was pulled is deleted; a file that was added stays where it is."""
-    record = app.open_library().bases.remove(name)
+    record = app.open_library().remove_base(name)
     left = f" {record.location} is still there." if record.path.exists() else ""
     note(f"Removed {record.name}.{left}")
 

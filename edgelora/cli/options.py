@@ -187,6 +187,18 @@ def base_names(ctx: click.Context, _parameter: click.Parameter, incomplete: str)
     return _completed(names, incomplete)
 
 
+def prefix_names(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Named prefixes for the shell's completion."""
+
+    def names() -> Iterable[str]:
+        from edgelora.prefixes.store import PrefixStore
+
+        store = PrefixStore(_directories(ctx).cache / "prefixes", budget_bytes=0)
+        return (name for entry in store.entries() if (name := entry.held.stored.name) is not None)
+
+    return _completed(names, incomplete)
+
+
 def catalogue_names(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Bases that can be pulled, for the shell's completion."""
     from edgelora_models.catalogue import ENTRIES

@@ -32,6 +32,7 @@ VERBS = {
     "warm": "edgelora.cli.warm:warm",
     "convert": "edgelora.cli.convert:convert",
     "base": "edgelora.cli.base:base",
+    "prefix": "edgelora.cli.prefix:prefix",
     "serve": "edgelora.cli.serve:serve",
     "tune": "edgelora.cli.tune:tune",
     "doctor": "edgelora.cli.doctor:doctor",

@@ -23,8 +23,9 @@ from edgelora.adapters.pool import Pool
 from edgelora.backends.base import Capabilities
 from edgelora.backends.fake import FAKE_CAPABILITIES
 from edgelora.core import AdapterRef, Request, SamplingParams
+from edgelora.leases import PATIENCE
 from edgelora.plan import Choice, Plan
-from edgelora.scheduler import PATIENCE, Scheduler
+from edgelora.scheduler import Scheduler
 from edgelora.sequence import Sequence
 from edgelora.states import State
 from tests.support.uses import uses

@@ -176,6 +176,23 @@ def test_a_copy_is_a_sequence_of_its_own() -> None:
     assert backend.kv == {2: [1, 2, 9]} and not backend.violations
 
 
+def test_saved_kv_is_restored(tmp_path: Path) -> None:
+    """In another backend: the tokens and the adapter's content, and nothing for another identity."""
+    loaded = FakeBackend().load(write_fake_adapter(tmp_path, "a").path)
+    first, second = FakeBackend(), FakeBackend()
+    for backend in (first, second):
+        backend.attach(0, loaded)
+    first.step([chunk(1, 2, 3, slot=0)])
+    saved = first.save(0, 2)
+    second.restore(1, saved)
+    assert second.kv == {1: [1, 2]} and first.kv == {0: [1, 2, 3]}
+    with pytest.raises(BackendError, match="changed its adapter"):
+        second.step([chunk(3, sequence=1, position=2)])
+    second.kv_identity = "another"
+    with pytest.raises(BackendError, match="Saved KV of fake"):
+        second.restore(2, saved)
+
+
 def test_wrong_copies_are_caught() -> None:
     """More than there is, over what is there, from or to nowhere."""
     backend = FakeBackend()

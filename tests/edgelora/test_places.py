@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgelora.core import Request, SamplingParams
-from edgelora.places import Choices, Places
+from edgelora.places import Choices, Places, Room
 from edgelora.plan import Copy, Cut, Start
 from edgelora.sequence import Sequence
 from edgelora.warm import BASE
@@ -75,6 +75,21 @@ def test_a_source_that_must_go_is_copied_before() -> None:
     """For want of cells it is given up in the end, and its beginning lives on."""
     made = places(2, (0, 100)).choose([newcomer("a", 100, length=9)], cells=39)
     assert made == Choices((Start("a", 1, 8),), (0,), (Copy(0, 1, 8), Cut(0, 0)))
+
+
+def test_room_for_kv_from_elsewhere() -> None:
+    """A free id first; then the least recently used goes, for its id or for its cells; never more than there is."""
+    made = places(3, (1, 100), (0, 200))
+    assert made.make_room(30, cells=110) == Room(2, ())
+    made.warm.keep(2, BASE, list(range(30)))
+    assert made.make_room(30, cells=110) == Room(1, (Cut(1, 0),))
+    made.give_back(1)
+    made.check_integrity([])
+    assert made.make_room(111, cells=110) is None
+    assert made.make_room(111, cells=140) == Room(0, (Cut(0, 0), Cut(2, 0)))
+    made.check_integrity([0])
+    assert made.make_room(1, cells=200) == Room(2, ())
+    assert made.make_room(1, cells=200) is None, "the third is to be cleared first"
 
 
 def test_an_id_to_be_cleared_is_not_given_out() -> None:

@@ -14,10 +14,11 @@ from edgelora.adapters.pool import Pool
 from edgelora.backends.base import Applied, Capabilities, Chunk
 from edgelora.core import AdapterRef, AdapterUse, FinishReason, Request, SamplingParams, Usage
 from edgelora.errors import AdapterError, Busy, ContextTooLong, UsageError
+from edgelora.leases import PATIENCE
 from edgelora.pieces import ALONE_TOKENS
 from edgelora.plan import Choice, Cut, Ended, Plan, Start
 from edgelora.planning import GROWTH_CELLS
-from edgelora.scheduler import PATIENCE, Scheduler
+from edgelora.scheduler import Scheduler
 from edgelora.states import LIVE, TRANSITIONS, IllegalMove, Move, State, after
 from tests.support.uses import applied, uses
 
@@ -38,9 +39,17 @@ def ref(name: str, nbytes: int = 10) -> AdapterRef:
 
 
 def request(
-    name: str, adapter: AdapterRef | None = None, *, prompt: int = 4, max_tokens: int | None = None, client: str = ""
+    name: str,
+    adapter: AdapterRef | None = None,
+    *,
+    prompt: int = 4,
+    begins: int = 0,
+    max_tokens: int | None = None,
+    client: str = "",
 ) -> Request:
-    return Request(name, tuple(range(prompt)), uses(adapter), SamplingParams(max_tokens=max_tokens), client)
+    """Prompts are the beginning of one another, unless they begin with another token."""
+    tokens = tuple(range(begins, begins + prompt))
+    return Request(name, tokens, uses(adapter), SamplingParams(max_tokens=max_tokens), client)
 
 
 def scheduler(
@@ -168,7 +177,7 @@ def test_a_long_prompt_does_not_stall_the_others() -> None:
     s.submit(request("a"))
     s.submit(request("b"))
     turn(s)
-    s.submit(request("c", prompt=30))
+    s.submit(request("c", prompt=30, begins=50))
     for _ in range(10):
         assert sizes(turn(s)[0]) == {"a": 1, "b": 1, "c": 3}
 
@@ -189,8 +198,8 @@ def with_prompt(s: Scheduler) -> Scheduler:
 def test_the_prompts_of_an_adapter_share_a_step_oldest_first() -> None:
     """What the first leaves of the step the next one gets."""
     s = scheduler()
-    for name, length in (("a", 40), ("b", 40), ("c", 4)):
-        s.submit(request(name, prompt=length))
+    for name, length, begins in (("a", 40, 0), ("b", 40, 1), ("c", 4, 2)):
+        s.submit(request(name, prompt=length, begins=begins))
     assert sizes(turn(s)[0]) == {"a": 40, "b": 24}
     assert sizes(turn(s)[0]) == {"a": 1, "b": 16, "c": 4}
 
@@ -198,11 +207,11 @@ def test_the_prompts_of_an_adapter_share_a_step_oldest_first() -> None:
 def test_prompts_are_computed_by_turns_between_clients() -> None:
     """One client's three long prompts leave the other's every second piece, and a newcomer comes after both."""
     s = scheduler(replace(ABLE, max_sequences=5, max_step_tokens=10, kv_cells=900))
-    for name in ("a1", "a2", "a3"):
-        s.submit(request(name, prompt=100, client="a"))
-    s.submit(request("b", prompt=100, client="b"))
+    for n, name in enumerate(("a1", "a2", "a3")):
+        s.submit(request(name, prompt=100, begins=n, client="a"))
+    s.submit(request("b", prompt=100, begins=3, client="b"))
     assert [tuple(sizes(turn(s)[0])) for _ in range(4)] == [("a1",), ("b",)] * 2
-    s.submit(request("c", prompt=100, client="c"))
+    s.submit(request("c", prompt=100, begins=4, client="c"))
     assert [tuple(sizes(turn(s)[0])) for _ in range(6)] == [("a1",), ("b",), ("c",)] * 2
 
 

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from edgelora.adapters.pool import Pool
-from edgelora.backends.base import Capabilities
+from edgelora.backends.base import Applied, Capabilities, Chunk, SavedKv
 from edgelora.backends.fake import FAKE_CAPABILITIES, FakeBackend, FakeLoaded
 from edgelora.core import AdapterRef, AdapterUse, Request, SamplingParams
 from edgelora.errors import AdapterError, BackendError, Busy
 from edgelora.plan import Choice, Copy, Load, Plan
 from edgelora.scheduler import Scheduler
 from edgelora.states import State
-from edgelora.warm import parting
+from edgelora.warm import Key, parting
 from tests.support.uses import uses
 
 ABLE = replace(FAKE_CAPABILITIES, max_slots=2, max_sequences=3, max_step_tokens=12, context_length=40, kv_cells=64)
@@ -72,18 +72,23 @@ class Rig:
         self.backend = FakeBackend(capabilities=able)
         self.step = step
         self.loads: list[Load] = []
-        self.submitted = 0
+        self.prefixes: list[tuple[Request, int]] = []
+        """On their way from the disk."""
+        self.submitted = self.restored = 0
         self.ended: list[str] = []
         self.requests: dict[str, Request] = {}
         self.chosen: dict[str, list[int]] = {}
         self.reused = self.copied = 0
         """Tokens that were not computed again, and how often they were copied."""
 
-    def submit(self, acting: Uses, *, prompt: int | tuple[int, ...], max_tokens: int) -> str:
+    def submit(self, acting: Uses, *, prompt: int | tuple[int, ...], max_tokens: int, stored: int = 0) -> str:
+        """`stored`: so many tokens of the prompt are on disk, and it waits until they are read."""
         name = f"r{self.submitted}"
         tokens = prompt_of(prompt) if isinstance(prompt, int) else prompt
         request = Request(name, tokens, acting, SamplingParams(max_tokens=max_tokens))
-        self.scheduler.submit(request)
+        self.scheduler.submit(request, prefix=bool(stored))
+        if stored:
+            self.prefixes.append((request, stored))
         self.requests[name], self.chosen[name] = request, []
         self.submitted += 1
         return name
@@ -95,6 +100,19 @@ class Rig:
         else:
             self.backend.attach(load.slot, FakeLoaded(load.ref.path, load.ref.name.encode()))
             self.scheduler.loaded(load.ref)
+
+    def read(self, *, fails: bool) -> None:
+        """The first prefix arrives, and is warm where there is room, or could not be read."""
+        request, length = self.prefixes.pop(0)
+        room = None if fails else self.scheduler.make_room(length)
+        if room is not None:
+            for move in room.moves:
+                move.carry_out(self.backend)
+            self.backend.restore(room.sequence, computed_elsewhere(request, length))
+            key = frozenset(use.key for use in request.adapters)
+            self.scheduler.fill_room(room, key, list(request.prompt[:length]))
+            self.restored += 1
+        self.scheduler.prefix_done(request.id)
 
     def turn(self, *, stops: bool = False, fails: bool = False) -> None:
         admission = self.scheduler.admit()
@@ -130,14 +148,17 @@ class Rig:
 
     def check_plan(self, plan: Plan) -> None:
         """Nobody starts on what another adapter left, and nobody is sent back for the sake of warm KV."""
-        left = {warm.id: warm for warm in self.scheduler._places.warm}
-        sources = {move.sequence: move.source if isinstance(move, Copy) else move.sequence for move in plan.moves}
+        left: dict[int, Key] = {warm.id: warm.key for warm in self.scheduler._places.warm}
+        left |= {s.id: s.key for s in self.scheduler._live.values() if s.running and s.id is not None}
+        for move in plan.moves:
+            if isinstance(move, Copy):
+                left[move.sequence] = left[move.source]
         self.copied += sum(isinstance(move, Copy) for move in plan.moves)
         for start in plan.starts:
             request = self.requests[start.request_id]
             if start.reused:
-                warm = left[sources[start.sequence]]
-                assert parting(warm.key, frozenset(use.key for use in request.adapters)) >= start.reused
+                key = frozenset(use.key for use in request.adapters)
+                assert parting(left[start.sequence], key) >= start.reused
                 assert start.reused < len(request.prompt) + len(self.chosen[request.id])
         running = [s for s in self.scheduler._live.values() if s.running]
         assert not plan.preempted or sum(len(s.tokens) for s in running) > self.backend.capabilities.kv_cells
@@ -157,6 +178,8 @@ class Rig:
                 return
             for load in list(self.loads):
                 self.arrive(load, fails=False)
+            while self.prefixes:
+                self.read(fails=False)
             self.turn()
             self.check()
 
@@ -176,6 +199,16 @@ class Rig:
         assert not self.backend.violations
 
 
+def computed_elsewhere(request: Request, length: int) -> SavedKv:
+    """The KV of a request's first tokens, from a backend of its own."""
+    backend = FakeBackend(capabilities=replace(ABLE, max_step_tokens=99, max_slots=9))
+    for slot, use in enumerate(request.adapters):
+        backend.attach(slot, FakeLoaded(use.ref.path, use.ref.name.encode()))
+    acting = tuple(Applied(slot, use.weight, use.start) for slot, use in enumerate(request.adapters))
+    backend.step([Chunk(sequence=0, position=0, tokens=request.prompt[:length], adapters=acting, logits=0)])
+    return backend.save(0, length)
+
+
 class SchedulerMachine(RuleBasedStateMachine):
     """Every event there is, in any order."""
 
@@ -185,11 +218,11 @@ class SchedulerMachine(RuleBasedStateMachine):
     def begin(self, mixed: bool, step: StepSeconds) -> None:
         self.rig = Rig(replace(ABLE, mixed_adapters=mixed), max_queue=5, step=step)
 
-    @rule(uses=acting, prompt=prompts, max_tokens=st.integers(1, 30))
-    def submit(self, uses: Uses, prompt: tuple[int, ...], max_tokens: int) -> None:
+    @rule(uses=acting, prompt=prompts, max_tokens=st.integers(1, 30), stored=st.integers(-40, 40))
+    def submit(self, uses: Uses, prompt: tuple[int, ...], max_tokens: int, stored: int = 0) -> None:
         full = len(self.rig.scheduler) == self.rig.scheduler.capacity
         try:
-            self.rig.submit(uses, prompt=prompt, max_tokens=max_tokens)
+            self.rig.submit(uses, prompt=prompt, max_tokens=max_tokens, stored=max(0, min(stored, len(prompt))))
             assert not full and fits(uses)
         except Busy:
             assert full
@@ -214,6 +247,11 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(pick=st.integers(0, 9), fails=st.booleans())
     def arrive(self, pick: int, fails: bool) -> None:
         self.rig.arrive(self.rig.loads[pick % len(self.rig.loads)], fails=fails)
+
+    @precondition(lambda self: self.rig.prefixes)
+    @rule(fails=st.booleans())
+    def read(self, fails: bool) -> None:
+        self.rig.read(fails=fails)
 
     @rule(turns=st.integers(1, 12), stops=st.booleans())
     def turn(self, turns: int, stops: bool) -> None:
@@ -247,14 +285,16 @@ TestSchedulerMachine.settings = settings(
 )
 
 
-Work = list[tuple[Uses, tuple[int, ...], int, int]]
-"""What acts, prompt, max_tokens, and turns until the next one comes."""
+Work = list[tuple[Uses, tuple[int, ...], int, int, int]]
+"""What acts, prompt, max_tokens, turns until the next one comes, and how much of the prompt is on disk."""
 
 
 @settings(deadline=None, max_examples=60)
 @given(
     work=st.lists(
-        st.tuples(acting.filter(fits), prompts, st.integers(1, 20), st.integers(0, 12)), min_size=1, max_size=10
+        st.tuples(acting.filter(fits), prompts, st.integers(1, 20), st.integers(0, 12), st.integers(-40, 40)),
+        min_size=1,
+        max_size=10,
     ),
     mixed=st.booleans(),
 )
@@ -262,11 +302,11 @@ def test_reuse_changes_no_token(work: Work, mixed: bool) -> None:
     """Whatever was warm: each request's tokens are those of a scheduler that has served nobody else."""
     able = replace(ABLE, mixed_adapters=mixed)
     rig = Rig(able, max_queue=20)
-    for parts, prompt, max_tokens, turns in work:
-        rig.submit(parts, prompt=prompt, max_tokens=max_tokens)
+    for parts, prompt, max_tokens, turns, stored in work:
+        rig.submit(parts, prompt=prompt, max_tokens=max_tokens, stored=max(0, min(stored, len(prompt))))
         rig.finish(turns=turns)
     rig.finish(turns=5000)
-    for name, (parts, prompt, max_tokens, _) in zip(rig.chosen, work, strict=True):
+    for name, (parts, prompt, max_tokens, *_) in zip(rig.chosen, work, strict=True):
         alone = Rig(able, max_queue=20)
         alone.submit(parts, prompt=prompt, max_tokens=max_tokens)
         alone.finish(turns=5000)

@@ -17,6 +17,7 @@ from edgelora.adapters.loader import LoadResult
 from edgelora.backends.base import Backend, Capabilities, Loaded
 from edgelora.commands import Close
 from edgelora.core import AdapterRef, Event, Failed, Finished, Request, TextDelta
+from edgelora.costs import StepCosts
 from edgelora.engine import Engine
 from edgelora.errors import EdgeloraError
 from edgelora.plan import Choice, Plan
@@ -54,6 +55,13 @@ class HandLoader:
         return True
 
 
+class SteadyCosts(StepCosts):
+    """Of a machine on which every row takes as long, whatever the clock says: the same plans in every run."""
+
+    def observe(self, rows: int, seconds: float) -> None:
+        super().observe(rows, 0.05 * rows)
+
+
 class SteppedEngine(Engine):
     """`turn` instead of a thread. `chosen` holds, by request, each token with its logits, [vocab]."""
 
@@ -63,6 +71,7 @@ class SteppedEngine(Engine):
         self._loader.close(10.0)
         self.loads = HandLoader(backend.load, self._commands.put)
         self._loader: Any = self.loads
+        self._scheduler.costs = SteadyCosts()
         self.chosen: dict[str, list[tuple[int, Logits]]] = {}
         self.streams: dict[str, Stream] = {}
         self.plan: Plan | None = None

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora.backends.base import Capabilities, Chunk, Loaded
+from edgelora.backends.base import Capabilities, Chunk, Loaded, SavedKv
 from edgelora.backends.llama_cpp.compiled import CompiledHookMethod
 from edgelora.backends.llama_cpp.context import Context
 from edgelora.backends.llama_cpp.hook import HookMethod
 from edgelora.backends.llama_cpp.kv import check_kv_type
+from edgelora.backends.llama_cpp.kv_identity import kv_identity
 from edgelora.backends.llama_cpp.method import LoraMethod, shares_of
 from edgelora.backends.llama_cpp.model import Model, Progress
 from edgelora.backends.llama_cpp.native import NativeMethod
@@ -36,6 +37,7 @@ class LlamaCppBackend:
         self._context = context
         self._method = method
         self._vocabulary = LlamaVocabulary(model)
+        self._kv_identity = kv_identity(model, context, options, method=type(method).__name__)
         self._attached: set[int] = set()
         self._lengths: dict[int, int | None] = {}
         """Tokens in each sequence's KV; None where a failed step left it undefined."""
@@ -86,6 +88,10 @@ class LlamaCppBackend:
     @property
     def vocabulary(self) -> LlamaVocabulary:
         return self._vocabulary
+
+    @property
+    def kv_identity(self) -> str:
+        return self._kv_identity
 
     def set_threads(self, threads: int, batch_threads: int) -> None:
         """From the next step on: compute threads of a step of one token, and of every other."""
@@ -138,6 +144,31 @@ class LlamaCppBackend:
             raise BackendError("bad_copy", f"Sequence {target} holds tokens already.")
         self._context.copy(source, target, length)
         self._lengths[target] = length
+
+    def save(self, sequence: int, length: int) -> SavedKv:
+        self._check_open()
+        self._check_held(sequence, length)
+        if self._lengths[sequence] == length:
+            return SavedKv(self._kv_identity, length, self._context.state(sequence))
+        # llama.cpp saves whole sequences only. The copy shares the cells.
+        spare = self._context.spare
+        self._context.copy(sequence, spare, length)
+        try:
+            return SavedKv(self._kv_identity, length, self._context.state(spare))
+        finally:
+            self._context.clear(spare)
+
+    def restore(self, sequence: int, saved: SavedKv) -> None:
+        self._check_open()
+        self._check_sequence(sequence)
+        if saved.identity != self._kv_identity:
+            raise BackendError("foreign_kv", f"Saved KV of another build or type: {saved.identity}.")
+        if self._lengths.get(sequence, 0) != 0:
+            raise BackendError("bad_restore", f"Sequence {sequence} holds tokens already.")
+        if not 0 < saved.length <= self._capabilities.context_length:
+            raise BackendError("bad_length", f"{saved.length} tokens of saved KV do not fit into a sequence.")
+        self._context.set_state(sequence, saved.data, length=saved.length)
+        self._lengths[sequence] = saved.length
 
     def close(self) -> None:
         for slot in tuple(self._attached):

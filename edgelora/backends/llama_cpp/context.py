@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,8 +31,10 @@ class Context:
         """Allocate for `options`; `vocab` is the width of a row of logits. Raises BaseError where memory is short."""
         self.threads = options.threads or usable_cores()
         self.batch_threads = options.batch_threads or self.threads
+        self.spare = options.max_sequences
+        """One sequence more than the engine knows of: where the beginning of another is copied to be saved."""
         # The library ends the process where there is less than one for each sequence.
-        self.max_outputs = max(options.max_outputs or 0, options.max_sequences, SELF_TEST_OUTPUTS)
+        self.max_outputs = max(options.max_outputs or 0, self.spare + 1, SELF_TEST_OUTPUTS)
         self.tap = Tap(native=_native_kernel(options))
         self._batch = Batch(_step_tokens(options))
         self._vocab = vocab
@@ -52,7 +55,7 @@ class Context:
         # A step is one micro-batch, whose rows llama.cpp keeps in the order given only with one KV for all sequences.
         parameters.n_batch = parameters.n_ubatch = _step_tokens(options)
         parameters.kv_unified = True
-        parameters.n_seq_max = options.max_sequences
+        parameters.n_seq_max = self.spare + 1
         parameters.n_threads, parameters.n_threads_batch = self.threads, self.batch_threads
         parameters.type_k = parameters.type_v = FORMATS[options.kv_type].number
         parameters.n_outputs_max = self.max_outputs
@@ -101,6 +104,33 @@ class Context:
         lib = library()
         lib.llama_memory_seq_cp(lib.llama_get_memory(self.handle), source, target, 0, length)
 
+    def state(self, sequence: int) -> memoryview:
+        """A copy of a sequence's KV, in llama.cpp's own form. Raises BackendError where the library cannot."""
+        lib = library()
+        size = int(lib.llama_state_seq_get_size_ext(self.handle, sequence, 0))
+        data = np.empty(size, np.uint8)
+        written = size and int(lib.llama_state_seq_get_data_ext(self.handle, _bytes_at(data), size, sequence, 0))
+        if not size or written != size:
+            raise BackendError("kv_not_saved", f"llama.cpp saved {written} of {size} bytes of sequence {sequence}.")
+        return data.data
+
+    def set_state(self, sequence: int, data: memoryview, *, length: int) -> None:
+        """Fill an empty sequence with what `state` gave for one of `length` tokens.
+
+        Raises BackendError where the library does not take all of it, or finds other positions in it; the sequence is
+        then empty.
+        """
+        lib = library()
+        source = np.frombuffer(data, np.uint8)
+        taken = int(lib.llama_state_seq_set_data_ext(self.handle, _bytes_at(source), len(source), sequence, 0))
+        memory = lib.llama_get_memory(self.handle)
+        first = int(lib.llama_memory_seq_pos_min(memory, sequence))
+        last = int(lib.llama_memory_seq_pos_max(memory, sequence))
+        if taken != len(source) or (first, last) != (0, length - 1):
+            self.clear(sequence)
+            what = f"llama.cpp took {taken} of {len(source)} bytes of saved KV, positions {first} to {last}"
+            raise BackendError("kv_not_restored", f"{what}; {length} tokens were to be restored.")
+
     def close(self) -> None:
         """Safe twice."""
         if self.handle is not None:
@@ -117,6 +147,10 @@ def _native_kernel(options: BackendOptions) -> bool:
             "Install edgelora again where there is a C compiler, or let it use numpy: EDGELORA_KERNEL=auto.",
         )
     return found and options.kernel != "numpy" and options.method == "hook"
+
+
+def _bytes_at(array: NDArray[np.uint8]) -> Any:
+    return ctypes.cast(array.ctypes.data, ctypes.POINTER(ctypes.c_uint8))
 
 
 def _step_tokens(options: BackendOptions) -> int:

@@ -192,7 +192,7 @@ def test_slots_are_checked(backend: LlamaCppBackend, installed: Installed) -> No
         ([chunk(0, 0, (GQA.vocab,))], "not in the vocabulary"),
         ([chunk(0, 0, (-1,))], "not in the vocabulary"),
         ([replace(chunk(0, 0, (1, 2)), logits=3)], "Logits after 3 of 2 tokens"),
-        ([replace(chunk(n, 0, (1,) * 4), logits=4) for n in range(2)], "Logits after 8 tokens of one step; 6"),
+        ([replace(chunk(n, 0, (1,) * 4), logits=4) for n in range(2)], "Logits after 8 tokens of one step; 7"),
     ],
 )
 def test_steps_that_cannot_be_are_refused(backend: LlamaCppBackend, chunks: list[Chunk], reason: str) -> None:
