@@ -13,6 +13,7 @@ BENCHMARKS = {
     "benchmarks.serve": "EdgeLoRA's published workload over HTTP; with --against a llama-server too",
     "benchmarks.stall": "the gaps between one answer's tokens while a prompt of 1,000 tokens arrives",
     "benchmarks.swap": "what it costs to go on with another adapter that is in memory",
+    "benchmarks.start": "how long a start takes, and what mapped and repacked weights cost and bring",
     "benchmarks.ttft": "time to first token on switching back to an adapter, warm against computing the prompt anew",
 }
 

@@ -130,7 +130,7 @@ def _backend(model: Model, shape: LlamaShape, settings: BackendOptions, way: str
         if context.tap.evaluator is None:
             method = HookMethod(context.tap, shape, weights)
         else:
-            method = CompiledHookMethod(context.tap.evaluator, shape, weights, threads=context.threads)
+            method = CompiledHookMethod(context.tap.evaluator, shape, weights, threads=context.threads_for)
     backend = Shared(model=model, context=context, method=method, options=options)
     for slot, path in enumerate({"no callback": [], "llama.cpp": paths[:1]}.get(way, paths)):
         backend.attach(slot, backend.load(path))

@@ -77,7 +77,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def _open(base: Path, shape: LlamaShape, kind: KvType, tokens: int) -> LlamaCppBackend | None:
-    cells = TEXTS * (tokens + 1)
+    cells = max(TEXTS * (tokens + 1), 2 * PIECE)
     options = BackendOptions(
         context_length=cells, max_sequences=TEXTS, max_step_tokens=PIECE, kv_cells=cells, kv_type=kind
     )

@@ -2,7 +2,8 @@
 
 Through the whole engine, one request at a time. Each round: a prompt on one adapter that nothing is known of (every
 token is computed), a request on another adapter, then the first prompt with one token more, another adapter again, and
-the prompt with a short next turn. Ratios are to the first of the same run.
+the prompt with a short next turn. Then the base is closed and opened again, both adapters are loaded, and the prompt
+with one token more finds its beginning on disk. Ratios are to the first of the same run.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import argparse
 import random
 import statistics
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -19,6 +22,8 @@ from edgelora.backends.llama_cpp import BackendOptions
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 from edgelora.core import AdapterRef, AdapterUse, Failed, Finished, Request, SamplingParams
 from edgelora.engine import Engine
+from edgelora.prefixes.cache import Keep, PrefixCache
+from edgelora.prefixes.store import PrefixStore
 from edgelora_models.gguf_base import read_shape
 from edgelora_models.gguf_header import read_header
 
@@ -41,10 +46,13 @@ class Case:
 
 
 class Bench:
-    """An engine with two adapters in memory, and the prompts it is asked."""
+    """An engine with two adapters in memory, opened anew in each round, and the prompts it is asked."""
 
-    def __init__(self, engine: Engine, adapters: tuple[AdapterRef, AdapterRef], *, warm: int, seed: int) -> None:
-        self.engine = engine
+    def __init__(
+        self, start: Callable[[], Engine], adapters: tuple[AdapterRef, AdapterRef], *, warm: int, seed: int
+    ) -> None:
+        self._start = start
+        self.engine = start()
         self.adapter, self.other = adapters
         self.warm = warm
         self._random = random.Random(seed)
@@ -53,25 +61,38 @@ class Bench:
             Case("nothing warm: all is computed", warm + 1),
             Case("the same, 1 token more", 1),
             Case(f"the same, a next turn of {NEXT_TURN} tokens", NEXT_TURN),
+            Case("the same after a restart, from disk, 1 token more", 1),
         )
-        for adapter in adapters:
-            self.ask(adapter, self.tokens(8), cached=0)
+        self._load()
 
     def tokens(self, size: int) -> tuple[int, ...]:
         return tuple(self._random.choices(PLAIN_TOKENS, k=size))
 
     def round(self) -> None:
         prompt = self.tokens(self.warm)
-        cold, more, turn = self.cases
-        cold.seconds.append(self.ask(self.adapter, prompt + self.tokens(1), cached=0))
+        cold, more, turn, disk = self.cases
+        keep = Keep(frozenset({AdapterUse(self.adapter).key}), prompt)
+        cold.seconds.append(self.ask(self.adapter, prompt + self.tokens(1), cached=0, keep=keep))
+        keep.done.result()  # nothing is written beside the next ones
         for case in (more, turn):
             self.ask(self.other, self.tokens(8), cached=0)
             case.seconds.append(self.ask(self.adapter, prompt + self.tokens(case.new), cached=self.warm))
+        self.engine.close()
+        self.engine = self._start()
+        self._load()
+        disk.seconds.append(self.ask(self.adapter, prompt + self.tokens(1), cached=self.warm))
 
-    def ask(self, adapter: AdapterRef, prompt: tuple[int, ...], *, cached: int) -> float:
-        """Seconds to the first token. Raises RuntimeError where not just `cached` tokens were warm."""
+    def _load(self) -> None:
+        for adapter in (self.adapter, self.other):
+            self.ask(adapter, self.tokens(8), cached=0)
+
+    def ask(self, adapter: AdapterRef, prompt: tuple[int, ...], *, cached: int, keep: Keep | None = None) -> float:
+        """Seconds to the first token. `keep`: what of it goes to disk.
+
+        Raises RuntimeError where not just `cached` tokens were warm.
+        """
         request = Request(f"r{next(self._ids)}", prompt, (AdapterUse(adapter),), SamplingParams(max_tokens=1))
-        *_, last = self.engine.submit(request)
+        *_, last = self.engine.submit(request, keep=keep)
         if isinstance(last, Failed):
             raise last.error
         if not isinstance(last, Finished) or last.usage.cached_tokens != cached:
@@ -85,21 +106,29 @@ def main(arguments: list[str] | None = None) -> int:
     if len(paths) < 2:
         print(f"There are no two adapters (*.gguf) in {options.adapters}.")
         return 2
+    first, second = (AdapterRef(path.stem, path.stem, path, path.stat().st_size) for path in paths)
+    with tempfile.TemporaryDirectory(prefix="edgelora-ttft-", dir=options.disk) as folder:
+        store = PrefixStore(Path(folder), budget_bytes=1 << 40)
+        bench = Bench(lambda: _start(options, store), (first, second), warm=options.warm, seed=options.seed)
+        try:
+            for _ in range(options.rounds):
+                bench.round()
+        finally:
+            bench.engine.close()
+        nbytes = max(entry.held.nbytes for entry in store.entries())
+    _print(bench, options, nbytes)
+    return 0
+
+
+def _start(options: argparse.Namespace, store: PrefixStore) -> Engine:
     length = options.warm + 64
     settings = BackendOptions(
         context_length=length, max_sequences=4, max_slots=2, threads=options.threads, kv_cells=4 * length
     )
     backend = LlamaCppBackend.open(options.base, shape=read_shape(read_header(options.base)), settings=settings)
-    engine = Engine(backend, adapter_budget_bytes=1 << 40, max_queue=1)
-    try:
-        first, second = (AdapterRef(path.stem, path.stem, path, path.stat().st_size) for path in paths)
-        bench = Bench(engine, (first, second), warm=options.warm, seed=options.seed)
-        for _ in range(options.rounds):
-            bench.round()
-    finally:
-        engine.close()
-    _print(bench, options)
-    return 0
+    cache = PrefixCache(store, options.base, kv=backend.kv_identity, template=64 * "0")
+    cache.know_base()  # read once, before anything is timed
+    return Engine(backend, adapter_budget_bytes=1 << 40, max_queue=1, prefixes=cache)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -109,13 +138,15 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--warm", type=int, default=256, help="tokens that are warm (default 256)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds (default 3)")
     parser.add_argument("--threads", type=int, default=None, help="compute threads (default: physical cores)")
+    parser.add_argument("--disk", type=Path, default=None, help="where to keep KV (default: the temporary folder)")
     parser.add_argument("--seed", type=int, default=0, help="of the prompts (default 0)")
     return parser.parse_args(arguments)
 
 
-def _print(bench: Bench, options: argparse.Namespace) -> None:
+def _print(bench: Bench, options: argparse.Namespace, nbytes: int) -> None:
     cold = bench.cases[0]
-    print(f"\n{options.base.name}; {bench.warm} warm tokens; median of {options.rounds} rounds\n")
+    rounds = f"median of {options.rounds} rounds; {nbytes / 1e6:.1f} MB on disk"
+    print(f"\n{options.base.name}; {bench.warm} warm tokens; {rounds}\n")
     print("| request | tokens computed | ms to the first token | of all computed |")
     print("|---|---:|---:|---:|")
     for case in bench.cases:

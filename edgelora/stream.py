@@ -5,12 +5,15 @@ Owns the queue and the waking. Does not own the request: `cancel` only passes th
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import TYPE_CHECKING
 
 from edgelora.core import Event, Failed, Finished, TextDelta
+
+if TYPE_CHECKING:
+    import asyncio
 
 # A parked thread looks up this often, because Windows delivers Ctrl-C only between waits.
 _INTERRUPT_SECONDS = 0.5
@@ -81,6 +84,9 @@ class Stream:
                     return self._take()
                 if self._ended:
                     raise StopAsyncIteration
+                # Only here: a command line that reads with a thread starts without it, which is noticeable.
+                import asyncio
+
                 loop = asyncio.get_running_loop()
                 future = loop.create_future()
                 self._parked = (loop, future)

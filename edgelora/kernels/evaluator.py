@@ -65,7 +65,8 @@ class Evaluator:
         self.user: int | None = lib.lora_open(self._python)
         if not self.user:
             raise MemoryError
-        self._modules = 0
+        self._modules = self._threads = 0
+        self._layout, self._addresses = Layout(), (ctypes.c_void_p * 0)()
         self._shares: Any = None
         self._gates: list[Any] = []
         """The arrays that the shares of the step point into."""
@@ -84,11 +85,21 @@ class Evaluator:
 
     def set_modules(self, layout: Layout, weights: Sequence[int], *, threads: int) -> None:
         """Number the modules by the addresses of their weight tensors, in this order. Raises MemoryError."""
-        addresses = (ctypes.c_void_p * len(weights))(*weights)
-        isa = INSTRUCTION_SETS[instruction_sets()[-1]]
-        if self._lib.lora_modules(self.user, ctypes.byref(layout), addresses, len(weights), isa, threads):
-            raise MemoryError
+        self._layout, self._addresses = layout, (ctypes.c_void_p * len(weights))(*weights)
         self._modules = len(weights)
+        self._register(threads)
+
+    def use_threads(self, threads: int) -> None:
+        """Compute with so many from the next step on. Costs microseconds where it is another number. Raises
+        MemoryError."""
+        if threads != self._threads:
+            self._register(threads)
+
+    def _register(self, threads: int) -> None:
+        isa, count = INSTRUCTION_SETS[instruction_sets()[-1]], self._modules
+        if self._lib.lora_modules(self.user, ctypes.byref(self._layout), self._addresses, count, isa, threads):
+            raise MemoryError
+        self._threads = threads
 
     def bind(self, factors: Mapping[int, Factors]) -> Bound:
         """An adapter's factors by module number."""

@@ -72,7 +72,7 @@ class Traffic:
         """What was read goes into the KV. Returns the requests that waited for this alone and are ready now."""
         wish = self._wishes.popleft()
         if isinstance(read.outcome, EdgeloraError):
-            _log.warning("a prefix is computed instead of read: %s", read.outcome)
+            _log.info("a prefix is computed instead of read: %s", read.outcome)
         elif any(self._scheduler.state(request_id) is not None for request_id in wish.waiting):
             self._restore(read.found, read.outcome)
         if self._wishes:

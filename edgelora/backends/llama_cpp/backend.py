@@ -253,4 +253,4 @@ def _choose_method(model: Model, context: Context, shape: LlamaShape, options: B
     if trial.problem is not None:
         log.warning("%s Computing adapters with numpy, which is slower. Please report this.", trial.problem)
         return HookMethod(context.tap, shape, weights)
-    return CompiledHookMethod(evaluator, shape, weights, threads=context.threads)
+    return CompiledHookMethod(evaluator, shape, weights, threads=context.threads_for)

@@ -34,13 +34,17 @@ class CompiledHookMethod:
     adapter_format: AdapterFormat = "mapped"
     widens_adapters = False
 
-    def __init__(self, evaluator: Evaluator, shape: LlamaShape, weights: Mapping[Target, int], *, threads: int) -> None:
-        """`weights`: the address of every linear module's weight tensor, as the self-test found them."""
+    def __init__(
+        self, evaluator: Evaluator, shape: LlamaShape, weights: Mapping[Target, int], *, threads: Callable[[int], int]
+    ) -> None:
+        """`weights`: the address of every linear module's weight tensor, as the self-test found them. `threads`: how
+        many llama.cpp computes a step of so many rows with; the kernel takes the same ones."""
         self._evaluator = evaluator
         self._shape = shape
         self._modules = {target: number for number, target in enumerate(weights)}
         self._slots: dict[int, Bound] = {}
-        evaluator.set_modules(native_layout(), list(weights.values()), threads=threads)
+        self._threads = threads
+        evaluator.set_modules(native_layout(), list(weights.values()), threads=threads(1))
 
     def load(self, path: Path) -> BoundLora:
         return self.bind(load_lora(path, self._shape, widen=False))
@@ -63,6 +67,7 @@ class CompiledHookMethod:
     def run(self, step: StepShares, decode: Callable[[], int]) -> int:
         if not step.shares:
             return decode()
+        self._evaluator.use_threads(self._threads(step.rows))
         self._evaluator.begin([self._part(share) for share in step.shares], rows=step.rows, outputs=step.outputs)
         try:
             code = decode()

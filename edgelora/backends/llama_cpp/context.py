@@ -71,6 +71,10 @@ class Context:
         """Tokens of KV over all sequences."""
         return int(library().llama_n_ctx(self.handle))
 
+    def threads_for(self, rows: int) -> int:
+        """Compute threads of a step of so many rows; llama.cpp decides by the same rule."""
+        return self.threads if rows == 1 else self.batch_threads
+
     def set_threads(self, threads: int, batch_threads: int) -> None:
         """From the next step on: compute threads of a step of one row, and of every other."""
         self.threads, self.batch_threads = threads, batch_threads

@@ -24,7 +24,7 @@ from edgelora.kernels.evaluator import Evaluator
 from edgelora.kernels.reference import Factors, Group, add_delta
 from edgelora_converters.lora import Target
 from edgelora_models.modules import BY_GGUF
-from tests.edgelora.backends.llama_cpp.conftest import EXACT, Installed, open_backend
+from tests.edgelora.backends.llama_cpp.conftest import EXACT, Installed, attached, open_backend
 from tests.edgelora.backends.llama_cpp.test_products import Node, product
 from tests.support.lora import GQA
 from tests.support.steps import Lane, distance, generate, once
@@ -109,7 +109,7 @@ class Graph:
             node.tensor.data = array.ctypes.data
         self.evaluator = Evaluator(native.CALLBACK(lambda *_: False))
         weights = {target: ctypes.addressof(node.weight) for target, node in zip(TARGETS, self.nodes, strict=True)}
-        self.method = CompiledHookMethod(self.evaluator, GQA, weights, threads=1)
+        self.method = CompiledHookMethod(self.evaluator, GQA, weights, threads=lambda rows: 1 if rows == 1 else 2)
         a, b = rng.standard_normal((3, 8)).astype(np.float32), rng.standard_normal((3, 12)).astype(np.float32)
         self.factors = Factors(a, b)
         self.method.attach(0, self.method.bind(LoadedLora(Path("made-up"), dict.fromkeys(TARGETS, self.factors))))
@@ -242,3 +242,26 @@ def test_without_the_library_numpy_is_used(installed: Installed, monkeypatch: py
     with pytest.raises(BackendError, match="was not built") as caught:
         open_backend(installed, replace(EXACT, kernel="native"))
     assert caught.value.code == "kernel_missing" and caught.value.remedy
+
+
+def test_threads_follow_the_step(installed: Installed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel takes as many threads as llama.cpp does: one number for a single row, another for more, and whatever
+    they are set to; adapters that were attached before stay attached."""
+    if native.library() is None:
+        pytest.skip("the native kernel was not built")
+    used: list[int] = []
+    register = Evaluator._register
+
+    def spied(evaluator: Evaluator, threads: int) -> None:
+        used.append(threads)
+        register(evaluator, threads)
+
+    monkeypatch.setattr(Evaluator, "_register", spied)
+    for backend in attached(installed, replace(EXACT, kernel="native", threads=1, batch_threads=2)):
+        used.clear()  # attaching tries an adapter out
+        many, one = once(backend, [1, 2, 3], 0), once(backend, [1], 0)
+        once(backend, [1], None)
+        assert used == [2, 1]
+        backend.set_threads(2, 2)
+        assert distance(once(backend, [1], 0), one) < 1e-5 and distance(once(backend, [1, 2, 3], 0), many) < 1e-5
+        assert used == [2, 1, 2]
