@@ -82,10 +82,12 @@ def test_halves_stay_halves(native_backend: LlamaCppBackend, installed: Installe
         Path("wide"),
         {target: Factors(_wide(pair.a), _wide(pair.b)) for target, pair in half.items()},
     )
+    method = native_backend._method
+    assert isinstance(method, CompiledHookMethod)
     logits = []
     for adapter in (loaded, again):
         native_backend.detach(0)
-        native_backend.attach(0, adapter)
+        native_backend.attach(0, method.bind(adapter))
         logits.append(once(native_backend, PROMPT, 0))
     assert np.array_equal(*logits)
 
@@ -110,7 +112,7 @@ class Graph:
         self.method = CompiledHookMethod(self.evaluator, GQA, weights, threads=lambda rows: 1 if rows == 1 else 2)
         a, b = rng.standard_normal((3, 8)).astype(np.float32), rng.standard_normal((3, 12)).astype(np.float32)
         self.factors = Factors(a, b)
-        self.method.attach(0, LoadedLora(Path("made-up"), dict.fromkeys(TARGETS, self.factors)))
+        self.method.attach(0, self.method.bind(LoadedLora(Path("made-up"), dict.fromkeys(TARGETS, self.factors))))
 
     def evaluate(self, node: Node, *, ask: bool) -> bool:
         callback = native.CALLBACK(self.evaluator.address)
