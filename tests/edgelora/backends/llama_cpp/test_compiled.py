@@ -161,7 +161,7 @@ def test_weights_gates_and_overlaps(graph: Graph, rows: int) -> None:
     """Several adapters on one row, each row with its own weight: among all rows, and among output rows."""
     rng = np.random.default_rng(4)
     other = Factors(rng.standard_normal((2, 8)).astype(np.float16), rng.standard_normal((2, 12)).astype(np.float16))
-    graph.method.attach(1, LoadedLora(Path("other"), {TARGETS[0]: other}))
+    graph.method.attach(1, graph.method.bind(LoadedLora(Path("other"), {TARGETS[0]: other})))
     for node in graph.nodes:
         node.tensor.ne[1] = node.input.ne[1] = rows
     shares = (
