@@ -11,6 +11,7 @@ BENCHMARKS = {
     "benchmarks.memory": "what k adapters in memory add to the base alone, pages of files told apart",
     "benchmarks.mixed": "8 requests on 8 adapters at once over HTTP, and memory; with --against a llama-server too",
     "benchmarks.serve": "EdgeLoRA's published workload over HTTP; with --against a llama-server too",
+    "benchmarks.soak": "full load while adapters come and go: nothing lost, nothing left, memory flat, or exit 1",
     "benchmarks.stall": "the gaps between one answer's tokens while a prompt of 1,000 tokens arrives",
     "benchmarks.swap": "what it costs to go on with another adapter that is in memory",
     "benchmarks.start": "how long a start takes, and what mapped and repacked weights cost and bring",

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import random
 import tempfile
 import time
@@ -44,11 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         home = builtin_home(options.home or Path(scratch, "home"), options.adapters, rank=4)
         watch = options.samples or Path(scratch, "watch")
-        os.environ[WATCH_FILE] = str(watch)
-        os.environ["EDGELORA_ADAPTER_MEMORY"] = str(options.memory)
+        environ = {WATCH_FILE: str(watch), "EDGELORA_ADAPTER_MEMORY": str(options.memory)}
         limits = Limits(options.context, options.sequences, options.threads)
         counts, disk = Counts(), Disk()
-        with EdgeloraServer(home.path, home.names, limits, module="benchmarks.watched") as server:
+        with EdgeloraServer(home.path, home.names, limits, module="benchmarks.watched", environ=environ) as server:
             baseline, loaded = asyncio.run(_run(server, home, watch, options, counts, disk))
         samples = [Sample(**json.loads(line)) for line in watch.read_text().splitlines()]
         said = server.output()
