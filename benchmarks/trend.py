@@ -12,7 +12,7 @@ BLOCKS = 12
 medians of so many stretches of time."""
 STUDENT = 2.228
 """Of Student's distribution with BLOCKS - 2 degrees of freedom, 97.5%."""
-NEGLIGIBLE, TOO_WIDE = 0.01, 0.10
+NEGLIGIBLE, TOO_WIDE = 0.02, 0.10
 """Growth over the whole time, as a share of the mean."""
 
 
