@@ -26,6 +26,8 @@ _READ_BYTES = 1 << 16
 class Post:
     path: str
     body: bytes
+    head: bytes = b"Content-Type: application/json\r\n"
+    """Header lines beside those every request has."""
 
 
 @dataclass(slots=True)
@@ -37,6 +39,8 @@ class Exchange:
     sent: float = 0.0
     status: int = 0
     """0: no answer came."""
+    streamed: bool = False
+    """Whether the answer comes as server-sent events."""
     frames: list[tuple[float, bytes]] = field(default_factory=list)
     """When each server-sent event was complete, and its data; of another answer the body, in pieces."""
     ended: float | None = None
@@ -90,19 +94,16 @@ async def exchange(job: Job, port: int, post: Post, *, intended: float) -> Excha
 async def _exchange(result: Exchange, port: int, post: Post) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
-        writer.write(_request_bytes(port, post))
+        writer.write(request_bytes(port, post))
         await _receive(result, reader)
         result.ended = time.monotonic()
     finally:
         writer.close()
 
 
-def _request_bytes(port: int, post: Post) -> bytes:
-    head = (
-        f"POST {post.path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(post.body)}\r\n\r\n"
-    )
-    return head.encode() + post.body
+def request_bytes(port: int, post: Post) -> bytes:
+    head = f"POST {post.path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n"
+    return head.encode() + post.head + f"Content-Length: {len(post.body)}\r\n\r\n".encode() + post.body
 
 
 async def _receive(result: Exchange, reader: asyncio.StreamReader) -> None:
@@ -117,6 +118,7 @@ async def _receive(result: Exchange, reader: asyncio.StreamReader) -> None:
             connection.receive_data(await reader.read(_READ_BYTES))
         elif isinstance(event, h11.Response):
             result.status = event.status_code
+            result.streamed = dict(event.headers).get(b"content-type", b"").startswith(b"text/event-stream")
         elif isinstance(event, h11.Data):
             rest = _keep_frames(result, rest + bytes(event.data))
         elif isinstance(event, (h11.EndOfMessage, h11.ConnectionClosed)):
@@ -127,7 +129,7 @@ async def _receive(result: Exchange, reader: asyncio.StreamReader) -> None:
 
 def _keep_frames(result: Exchange, data: bytes) -> bytes:
     """Note the events that are complete; returns the beginning of the next one."""
-    if result.status != 200:
+    if result.status != 200 or not result.streamed:
         return data
     *frames, rest = data.split(b"\n\n")
     now = time.monotonic()

@@ -15,7 +15,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -127,10 +127,19 @@ class EdgeloraServer(Server):
 
     name = "edgelora"
 
-    def __init__(self, home: Path, names: Sequence[str], limits: Limits, *, module: str = "benchmarks.endless") -> None:
+    def __init__(
+        self,
+        home: Path,
+        names: Sequence[str],
+        limits: Limits,
+        *,
+        module: str = "benchmarks.endless",
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         self._names = list(names)
         self._base = ""
-        environ = {
+        variables = {
+            **(environ or {}),
             "EDGELORA_HOME": str(home),
             "EDGELORA_OFFLINE": "1",
             "EDGELORA_CONTEXT": str(limits.context),
@@ -138,9 +147,9 @@ class EdgeloraServer(Server):
             "PYTHONUNBUFFERED": "1",
         }
         if limits.threads is not None:
-            environ["EDGELORA_THREADS"] = str(limits.threads)
+            variables["EDGELORA_THREADS"] = str(limits.threads)
         command = [sys.executable, "-m", module, "serve", "--host", "127.0.0.1", "--port", "0"]
-        super().__init__(command, environ=environ)
+        super().__init__(command, environ=variables)
         self._wait(self._announced)
         self._base = next(card["id"] for card in self.models() if card["parent"] is None)
 

@@ -5,9 +5,9 @@ is the limit 16 rows cost about what one does; where arithmetic is, n rows may c
 in blocks, 15 may cost more than 16. One thing holds on all of them, and the bounds rest on it alone: a step costs no
 more than the smaller ones it could be taken apart into.
 
-Another process may make a step ten times slower. A size's estimate is the median of its latest steps: some disturbed
-ones leave it as it is, and where most are disturbed all sizes' are, so that their ratios stay. (A lower quantile would
-be lower for a size that was seen often than for one that was seen three times.)
+A step is never faster than the machine, but another process may make it ten times slower. So a size's estimate is the
+lower quartile of its latest steps: up to three disturbed ones in four leave it as it is. And a size is only to blame
+for being slow where the best of its steps was (`best`): of few steps even the quartile may be a disturbed one.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class _Size:
     latest: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
     """Seconds."""
     seconds: float = 0.0
-    """The median of `latest`; of two in the middle the lower."""
+    """The lower quartile of `latest`; of few the least."""
     seen: int = 0
     """How many steps there had been at its last one."""
 
     def add(self, seconds: float, now: int) -> None:
         self.latest.append(seconds)
-        self.seconds = sorted(self.latest)[(len(self.latest) - 1) // 2]
+        self.seconds = sorted(self.latest)[(len(self.latest) - 1) // 4]
         self.seen = now
 
     @property
@@ -81,6 +81,11 @@ class StepCosts:
         """Seconds of a size that was measured often enough and not too long ago; else None."""
         own = self._sizes.get(size_of(rows))
         return own.seconds if own and own.enough and self._steps - own.seen <= own.fresh else None
+
+    def best(self, rows: int) -> float | None:
+        """The least that a known size took lately; else None. Where even that is too long the size is to blame."""
+        known = self.known(rows)
+        return known and min(self._sizes[size_of(rows)].latest)
 
     def guess(self, rows: int) -> float | None:
         """What the sizes around it tell, whatever it took itself: the line between the nearest that are known."""

@@ -24,7 +24,11 @@ class Lines:
         return self._tickets
 
     def for_leases(self, waiting: Iterable[Sequence]) -> Iterator[Sequence]:
-        return _line(waiting, self._leases)
+        """The base alone first: it takes nothing that others wait for, so it is no turn either. Were it one, a client
+        that asks the base again and again would never have its turn at an adapter."""
+        everybody = list(waiting)
+        yield from (sequence for sequence in everybody if not sequence.request.adapters)
+        yield from _line((sequence for sequence in everybody if sequence.request.adapters), self._leases)
 
     def for_places(self, ready: Iterable[Sequence]) -> Iterator[Sequence]:
         return _line(ready, self._places)
@@ -34,7 +38,8 @@ class Lines:
         return self._prompts.order(prompts, since=lambda s: s.last_plan if s.running else now - 1)
 
     def leased(self, sequence: Sequence) -> None:
-        self._leases.served(sequence, at=self.ticket())
+        if sequence.request.adapters:
+            self._leases.served(sequence, at=self.ticket())
 
     def placed(self, sequence: Sequence) -> None:
         """It starts; a first time is a turn."""

@@ -64,9 +64,9 @@ def _beside(costs: StepCosts, company: Company, room: int) -> int:
     """Tokens of prompts a second of all groups' steps, by the rows of a step that is known to be short enough."""
     largest = company.here + 1
     for rows in sizes(company.here + room):
-        known, most = costs.known(rows), costs.at_most(rows)
+        known, best, most = costs.known(rows), costs.best(rows), costs.at_most(rows)
         tried = rows <= blind or (_within(most, bound) and (costs.guess(rows) or 0.0) <= aim)
-        if rows > company.here and (_within(known, aim) if known else tried):
+        if rows > company.here and (_within(best, aim) if known else tried):
             largest = rows
             if known:
                 rates[rows] = (rows - company.here) / (known + max(0.0, everywhere - here))

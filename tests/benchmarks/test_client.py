@@ -11,7 +11,7 @@ import pytest
 from benchmarks.client import Exchange, Post, keep_busy, post_json, send_on_time
 from benchmarks.workload import Job
 
-HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 

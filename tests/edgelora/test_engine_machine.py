@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from edgelora.core import AdapterRef, AdapterUse, Finished, FinishReason, Reques
 from edgelora.engine import Engine
 from edgelora.errors import AdapterCorrupt, AdapterError, BackendError, Busy, ContextTooLong
 from edgelora.stream import Stream
+from tests.support.kept import KeptPrefixes
 from tests.support.repeating import Repeating
 from tests.support.stepped import SteppedEngine, outcome
 
@@ -75,6 +77,20 @@ def expected(request: Request) -> tuple[list[int], FinishReason]:
     return answer, FinishReason.LENGTH
 
 
+def kept_before() -> KeptPrefixes:
+    """What an engine before this one left on disk: prefixes of the base and of two adapters."""
+    kept, model = KeptPrefixes(), Tricky()
+    for slot, (name, length) in enumerate([("", 35), ("a", 25), ("b", 40)]):
+        tokens = tuple(range(65, 65 + length))
+        uses = (AdapterUse(ref(name, 1, SIZES[NAMES.index(name)])),) if name else ()
+        for use in uses:
+            model.attach(slot, model.load(use.ref.path))
+        adapters = tuple(Applied(slot) for _ in uses)
+        model.step([Chunk(sequence=slot, position=0, tokens=tokens, adapters=adapters, logits=0)])
+        kept.held[frozenset(use.key for use in uses), tokens] = model.save(slot, length)
+    return kept
+
+
 class EngineMachine(RuleBasedStateMachine):
     """Submits of every kind, cancels, loads that arrive late or never, failing steps, spoilt logits, new versions of a
     name, a close."""
@@ -88,10 +104,21 @@ class EngineMachine(RuleBasedStateMachine):
         step=st.integers(1, 24),
         cells=st.sampled_from([CONTEXT, 90, 200]),
         budget=st.sampled_from([50, 65, 110]),
+        each=st.sampled_from([0.0, 0.01, 0.1]),
+        before=st.booleans(),
         speculate=st.booleans(),
     )
     def begin(
-        self, mixed: bool, slots: int, sequences: int, step: int, cells: int, budget: int, speculate: bool
+        self,
+        mixed: bool,
+        slots: int,
+        sequences: int,
+        step: int,
+        cells: int,
+        budget: int,
+        each: float,
+        before: bool,
+        speculate: bool,
     ) -> None:
         able = replace(
             FAKE_CAPABILITIES,
@@ -105,11 +132,22 @@ class EngineMachine(RuleBasedStateMachine):
         )
         self.slots, self.budget = slots, budget
         self.backend = Tricky(capabilities=able)
-        self.engine = SteppedEngine(self.backend, adapter_budget_bytes=budget, max_queue=QUEUE, speculate=speculate)
+        self.kept = kept_before() if before else KeptPrefixes()
+        self.engine = SteppedEngine(
+            self.backend,
+            adapter_budget_bytes=budget,
+            max_queue=QUEUE,
+            prefixes=self.kept,
+            fixed=0.1,
+            each=each,
+            speculate=speculate,
+        )
         self.versions = dict.fromkeys(NAMES, 1)
         self.requests: dict[str, Request] = {}
         self.spared: set[str] = set()
         """Requests that nothing was done to: they must finish with their own answer."""
+        self.pins: dict[str, tuple[AdapterRef, Future[bool]]] = {}
+        self.fetches: list[Future[bool]] = []
         self.closed = False
 
     @rule(
@@ -117,11 +155,14 @@ class EngineMachine(RuleBasedStateMachine):
         shared=st.integers(0, 40),
         own=st.integers(0, 8),
         answer=st.one_of(st.none(), st.integers(1, 20)),
+        client=st.sampled_from(["", "x", "y"]),
+        system=st.booleans(),
     )
-    def submit(self, names: list[str], shared: int, own: int, answer: int | None) -> None:
-        """A prompt that begins as others do and ends as few do."""
+    def submit(self, names: list[str], shared: int, own: int, answer: int | None, client: str, system: bool) -> None:
+        """A prompt that begins as others do and ends as few do; what it shares may be kept on disk."""
         prompt = (*range(65, 65 + shared), *range(65 + own, 65, -1))
-        self._submit(tuple(AdapterUse(self._ref(name)) for name in names), prompt, answer)
+        uses = tuple(AdapterUse(self._ref(name)) for name in names)
+        self._submit(uses, prompt, answer, client, system=shared if system and own else 0)
 
     @rule(
         names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True),
@@ -152,6 +193,31 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(name=st.sampled_from(NAMES))
     def replace_adapter(self, name: str) -> None:
         self.versions[name] += 1
+
+    @precondition(lambda self: not self.closed)
+    @rule(name=st.sampled_from(NAMES))
+    def hint(self, name: str) -> None:
+        """It may be asked for soon: never in anybody's way."""
+        self.fetches.append(self.engine.fetch(self._ref(name)))
+
+    @precondition(lambda self: not self.closed and len(self._pinned()) < 3)
+    @rule(name=st.sampled_from(NAMES))
+    def pin(self, name: str) -> None:
+        """It stays in memory, in the place of the version that was pinned; or is refused."""
+        before = self._pinned().get(name)
+        found = self.engine.fetch(self._ref(name), pin=True, instead_of=before)
+        self.engine.turn()
+        if before is None or not (found.done() and found.exception()):
+            self.pins[name] = (self._ref(name), found)
+        self.fetches.append(found)
+
+    @precondition(lambda self: self.engine.loads.jobs)
+    @rule(damaged=st.booleans())
+    def read_prefix(self, damaged: bool) -> None:
+        """What was kept comes from the disk, or cannot be read: then it is computed."""
+        self.kept.damaged = damaged
+        self.engine.loads.do_job()
+        self.kept.damaged = False
 
     @precondition(lambda self: self.engine.loads.wanted)
     @rule(pick=st.integers(0, 9), fails=st.booleans())
@@ -209,6 +275,9 @@ class EngineMachine(RuleBasedStateMachine):
         assert sum(map(len, self.backend.kv.values())) <= self.backend.capabilities.kv_cells
         held = Counter(use.ref.key for seq in scheduler._live.values() if seq.leased for use in seq.request.adapters)
         assert {entry.ref.key: entry.leases for entry in pool.snapshot() if entry.leases} == held
+        assert set(pool.pinned) == {pin.key for pin in self._pinned().values()}
+        there = {entry.ref.key for entry in pool.snapshot()}
+        assert all(pin.key in there for pin, done in self.pins.values() if done.done() and not done.exception())
 
     def teardown(self) -> None:
         """Left alone every request ends, in at most so many turns as it has work to do; then nothing is left."""
@@ -221,15 +290,25 @@ class EngineMachine(RuleBasedStateMachine):
             self.engine.end(drain=True)
         for name in self.requests:
             self._check_answer(name)
+        assert all(fetch.done() for fetch in self.fetches)
         assert not self.engine.live and len(self.engine.scheduler) == 0
         assert self.backend.closed and not self.backend.violations
         with pytest.raises(BackendError, match="stopped"):
             self.engine.submit(Request("late", (65,), (), SamplingParams()))
 
-    def _submit(self, uses: tuple[AdapterUse, ...], prompt: tuple[int, ...], answer: int | None) -> None:
-        request = Request(f"r{len(self.requests)}", prompt, uses, SamplingParams(max_tokens=answer))
+    def _submit(
+        self,
+        uses: tuple[AdapterUse, ...],
+        prompt: tuple[int, ...],
+        answer: int | None,
+        client: str = "",
+        system: int = 0,
+    ) -> None:
+        name, sampling = f"r{len(self.requests)}", SamplingParams(max_tokens=answer)
+        request = Request(name, prompt, uses, sampling, client=client, system=system)
         full = len(self.engine.live) == self.backend.capabilities.max_sequences + QUEUE
-        fits = sum(use.ref.nbytes for use in uses) <= self.budget and len(uses) <= self.slots
+        together = {use.ref for use in uses} | set(self._pinned().values())
+        fits = sum(ref.nbytes for ref in together) <= self.budget and len(together) <= self.slots
         if self.closed or not prompt:
             return
         try:
@@ -257,6 +336,10 @@ class EngineMachine(RuleBasedStateMachine):
             assert last.usage.completion_tokens == len(tokens)
             assert text == "".join(chr(token) for token in tokens if token < 256)
         assert said == tokens[: len(said)]
+
+    def _pinned(self) -> dict[str, AdapterRef]:
+        """By name: asked for and not refused."""
+        return {name: pin for name, (pin, done) in self.pins.items() if not (done.done() and done.exception())}
 
     def _ref(self, name: str) -> AdapterRef:
         return ref(name, self.versions[name], SIZES[NAMES.index(name)])

@@ -165,6 +165,31 @@ def test_nobody_starves_for_room_in_the_pool(
         assert crowd.plans <= plans_for(able, turns)
 
 
+def test_asking_the_base_costs_no_turn_at_the_pool() -> None:
+    """Room for one adapter, which others use all the time: a client gets its own, however often it asks the base."""
+    _, x, y, z = ADAPTERS
+    stream: list[list[Arrival]] = [
+        [("a", None, 1, 1), ("a", z, 1, 1)],
+        [],
+        [("a", None, 1, 4)],
+        [("f", y, 1, 5), ("b", None, 1, 1), ("a", None, 1, 1)],
+        [("a", None, 1, 2), ("a", x, 4, 5)],
+        [],
+        [("b", None, 4, 3)],
+        [("a", None, 1, 2)],
+        [("f", y, 1, 5), ("a", x, 1, 1)],
+        [("a", x, 1, 1)],
+    ]
+    crowd = Crowd(ABLE, stream, adapters_in_memory=1)
+    crowd.fill([("a", z, 1, 3), ("b", x, 3, 3), ("b", x, 6, 3)])
+    for _ in range(3):
+        crowd.turn()
+    name, _ = crowd.watch(("a", z, 1, 1))
+    while crowd.scheduler.state(name):
+        crowd.turn("a")
+        assert crowd.plans <= 200, "it took 103 when this was written, and for ever before"
+
+
 @pytest.mark.parametrize("able", [ABLE, ALONE])
 def test_who_queues_sixty_takes_every_second_place(able: Capabilities) -> None:
     """A client with one request at a time waits for the next place or the one after, not for sixty answers."""

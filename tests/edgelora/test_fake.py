@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgelora.backends.base import Backend, Chunk
+from edgelora.backends.base import Applied, Backend, Chunk
 from edgelora.backends.fake import FAKE_CAPABILITIES, FakeBackend, write_fake_adapter
 from edgelora.backends.fake_vocabulary import BOS, EOT, FakeVocabulary
 from edgelora.errors import AdapterCorrupt, BackendError
@@ -62,6 +62,46 @@ def test_hashed_answers_depend_on_adapter_and_tokens_only(tmp_path: Path) -> Non
     assert first != answer(backend, b"prompt", slot=2, sequence=2)
     backend.clear(0)
     assert first != answer(backend, b"prompts", slot=0)
+
+
+def test_what_acts_is_in_the_answer(tmp_path: Path) -> None:
+    """A mix-up of weights, starts or adapters is another text; one that has not begun is not there yet."""
+    backend = FakeBackend(answers={None: "Base."})
+    for slot, name in enumerate(("One.", "Two.")):
+        backend.attach(slot, backend.load(write_fake_adapter(tmp_path, name, answer=name).path))
+    backend.attach(2, backend.load(write_fake_adapter(tmp_path, "letters").path))
+
+    def begins(*adapters: Applied) -> str:
+        said = b""
+        while (token := backend.next_token(adapters, b"Hi" + said)) < 256 and len(said) < 40:
+            said += bytes([token])
+        return said.decode()
+
+    assert begins(Applied(1), Applied(0)) == begins(Applied(0), Applied(1)) == "One. + Two."
+    assert begins(Applied(0, 0.5), Applied(1, start=1)) == "One.*0.5 + Two.@1"
+    assert begins(Applied(0, 0.0), Applied(1, start=90)) == "Base."
+    letters = {begins(Applied(2, weight, start)) for weight in (1.0, 0.5) for start in (0, 1)}
+    assert len({*letters, begins(Applied(0), Applied(2)), begins(Applied(1), Applied(2))}) == 6
+
+
+def test_kv_computed_with_others_is_not_gone_on_from(tmp_path: Path) -> None:
+    """Another weight, or an adapter that begins before what is held; one that begins after it may join or leave."""
+    backend = FakeBackend()
+    backend.attach(0, backend.load(write_fake_adapter(tmp_path, "a").path))
+    backend.attach(1, backend.load(write_fake_adapter(tmp_path, "b").path))
+
+    def step(position: int, *adapters: Applied) -> None:
+        backend.step([Chunk(0, position, (1, 2), adapters, 0)])
+
+    step(0, Applied(0, 0.5))
+    step(2, Applied(0, 0.5), Applied(1, start=4))
+    step(4, Applied(0, 0.5), Applied(1, start=5))
+    for wrong in ((), (Applied(0, 0.5),), (Applied(0), Applied(1, start=5)), (Applied(0, 0.5), Applied(1, start=4))):
+        with pytest.raises(BackendError, match="changed its adapters"):
+            step(6, *wrong)
+    backend.truncate(0, 5)
+    step(5, Applied(0, 0.5))
+    assert len(backend.violations) == 4
 
 
 def test_a_scripted_answer_goes_on_after_prefill() -> None:

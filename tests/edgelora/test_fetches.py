@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgelora.backends.fake import FAKE_CAPABILITIES, FakeBackend, write_fake_adapter
-from edgelora.core import AdapterRef, AdapterUse, Finished, Request, SamplingParams
+from edgelora.core import AdapterRef, AdapterUse, Failed, Finished, Request, SamplingParams
 from edgelora.engine import Engine
 from edgelora.errors import AdapterCorrupt, AdapterError, BackendError
 from edgelora.stream import Stream
@@ -195,3 +195,16 @@ def test_an_engine_that_ends_tells_who_waits(start: Start, adapters: dict[str, A
     assert pin.exception(WAIT) is None or isinstance(pin.exception(), BackendError)
     with pytest.raises(BackendError, match="stopped"):
         engine.fetch(adapters["b"])
+
+
+def test_a_pin_between_two_checks(
+    start: Start, adapters: dict[str, AdapterRef], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request accepted before a pin, that reaches the engine after it, ends with the error; nobody else does."""
+    _, engine = start(budget=20)
+    monkeypatch.setattr(engine, "_check_tokens", lambda _: settled(engine, adapters["a"], pin=True))
+    late = ask(engine, "late", replace(adapters["b"], nbytes=15))
+    monkeypatch.undo()
+    last = list(late)[-1]
+    assert isinstance(last, Failed) and isinstance(last.error, AdapterError)
+    assert finished(ask(engine, "r", adapters["c"]))

@@ -187,18 +187,19 @@ def test_a_long_prompt_keeps_the_gap(machine: Machine, readers: int) -> None:
 
 
 @pytest.mark.parametrize("machine", MACHINES)
-@pytest.mark.parametrize("readers", [1, 2, 8])
-def test_it_does_so_where_others_work_too(machine: Machine, readers: int) -> None:
-    """One step in twenty takes ten times as long; the pieces that are chosen are still right for the machine."""
+@pytest.mark.parametrize("share", [0.05, 0.25])
+@pytest.mark.parametrize("readers", [1, 8])
+def test_it_does_so_where_others_work_too(machine: Machine, readers: int, share: float) -> None:
+    """Of the steps some take up to ten times as long; the pieces that are chosen are still right for the machine."""
     for seed in range(3):
-        scene = Scene(machine, disturbed(machine, seed=seed), readers)
+        scene = Scene(machine, disturbed(machine, seed=seed, share=share), readers)
         for _ in range(3):
             scene.newcomer()
         assert scene.p99 <= BAR
         quiet = Scene(machine, machine, readers)
         for _ in range(3):
             quiet.newcomer()
-        assert len(scene.gaps) <= 1.5 * len(quiet.gaps), "and not far smaller than they could be"
+        assert len(scene.gaps) <= 2 * len(quiet.gaps), "and not far smaller than they could be"
 
 
 @pytest.mark.parametrize("readers", [1, 8])

@@ -29,6 +29,7 @@ from edgelora.service import open_library
 from edgelora_converters.base_gguf import write_base_gguf
 from edgelora_models.builtin import base_hf
 from tests.support.alone import Alone, Bound, Tally
+from tests.support.kept import KeptPrefixes
 from tests.support.stepped import Narrowed, SteppedEngine
 
 OPTIONS = BackendOptions(
@@ -53,18 +54,44 @@ class Lab:
     worst: float
     """Of WORST."""
     noise: Bound = field(default_factory=Bound)
+    kept: KeptPrefixes = field(default_factory=KeptPrefixes)
+    """KV that an engine before left on disk."""
 
     def allowed(self, request: Request) -> Bound:
         plain = all(use.weight == 1 for use in request.adapters) and len(request.adapters) < 2
         return self.noise.times(self.worst if plain else self.worst * COMPOSED)
 
     def engine(
-        self, *, sequences: int, slots: int, step: int, cells: int = 1024, nbytes: int = 1 << 30
+        self,
+        *,
+        sequences: int,
+        slots: int,
+        step: int,
+        cells: int = 1024,
+        nbytes: int = 1 << 30,
+        speculate: bool = False,
     ) -> SteppedEngine:
         able = replace(
             self.backend.capabilities, max_sequences=sequences, max_slots=slots, max_step_tokens=step, kv_cells=cells
         )
-        return SteppedEngine(Narrowed(self.backend, able), adapter_budget_bytes=nbytes, max_queue=30)
+        kept = KeptPrefixes(dict(self.kept.held))
+        narrowed = Narrowed(self.backend, able)
+        return SteppedEngine(narrowed, adapter_budget_bytes=nbytes, max_queue=30, prefixes=kept, speculate=speculate)
+
+    def keep(self) -> None:
+        """Compute the beginnings of two texts, on the base and under two adapters, and keep their KV."""
+        engine = SteppedEngine(
+            Narrowed(self.backend, self.backend.capabilities),
+            adapter_budget_bytes=1 << 30,
+            max_queue=30,
+            prefixes=self.kept,
+        )
+        engine.loads.at_once = True
+        texts = [(TEXTS[0], ()), (TEXTS[0], (AdapterUse(self.refs[0]),)), (TEXTS[1], (AdapterUse(self.refs[1]),))]
+        for number, (text, uses) in enumerate(texts):
+            engine.submit(Request(f"k{number}", tuple(text[:45]), uses, SamplingParams(max_tokens=1), system=40))
+        engine.finish(turns=100)
+        engine.end(drain=True)
 
     def verify(self, engine: SteppedEngine, requests: dict[str, Request]) -> Tally:
         """All that was chosen, of ended and cancelled requests alike. Raises AssertionError."""
@@ -91,6 +118,7 @@ def labs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         mixed, single = (LlamaCppBackend.open(path, shape=shape, settings=options) for _ in range(2))
         opened += [mixed, single]
         LABS[name] = Lab(mixed, Alone(single), refs, WORST[name])
+        LABS[name].keep()
         LABS[name].noise = crowd(LABS[name], (), rounds=6, seed=1).bound
     yield
     LABS.clear()
@@ -151,8 +179,8 @@ def test_another_adapters_answer_is_far_beyond_the_noise(quantization: str) -> N
 
 
 class MixedMachine(RuleBasedStateMachine):
-    """Requests on eight names and the base, several adapters at once, turns of a chat, cancels, replaced adapters,
-    evictions, and steps so small that prompts are cut anywhere."""
+    """Requests on eight names and the base, several adapters at once, turns of a chat, prefixes from disk, cancels,
+    replaced adapters, evictions, and steps so small that prompts are cut anywhere."""
 
     quantization = ""
     engine: SteppedEngine
@@ -163,11 +191,14 @@ class MixedMachine(RuleBasedStateMachine):
         step=st.integers(1, 30),
         cells=st.sampled_from([96, 200, 1024]),
         room=st.sampled_from([1.0, 1.7, 3.0, 100.0]),
+        speculate=st.booleans(),
     )
-    def begin(self, sequences: int, slots: int, step: int, cells: int, room: float) -> None:
+    def begin(self, sequences: int, slots: int, step: int, cells: int, room: float, speculate: bool) -> None:
         self.lab = LABS[self.quantization]
         self.slots, self.nbytes = slots, int(room * max(ref.nbytes for ref in self.lab.refs))
-        self.engine = self.lab.engine(sequences=sequences, slots=slots, step=step, cells=cells, nbytes=self.nbytes)
+        self.engine = self.lab.engine(
+            sequences=sequences, slots=slots, step=step, cells=cells, nbytes=self.nbytes, speculate=speculate
+        )
         self.names = list(self.lab.refs[:NAMES])
         """What each name means now."""
         self.spare = list(self.lab.refs[NAMES:])
@@ -179,11 +210,12 @@ class MixedMachine(RuleBasedStateMachine):
         length=st.integers(1, 60),
         tail=st.lists(st.integers(300, 1700), max_size=3),
         answer=st.integers(1, 12),
+        system=st.booleans(),
     )
-    def ask(self, names: list[int], text: int, length: int, tail: list[int], answer: int) -> None:
-        """On one adapter, or on the base alone."""
+    def ask(self, names: list[int], text: int, length: int, tail: list[int], answer: int, system: bool) -> None:
+        """On one adapter, or on the base alone; the text may be a system prompt, which is kept."""
         uses = tuple(AdapterUse(self.names[name]) for name in names)
-        self._submit(uses, (*TEXTS[text][:length], *tail), answer)
+        self._submit(uses, (*TEXTS[text][:length], *tail), answer, system=length if system and tail else 0)
 
     @rule(
         names=st.lists(st.integers(0, NAMES - 1), min_size=1, max_size=3, unique=True),
@@ -217,6 +249,12 @@ class MixedMachine(RuleBasedStateMachine):
         self.spare.append(self.names[name])
         self.names[name] = self.spare.pop(0)
 
+    @precondition(lambda self: self.engine.loads.jobs)
+    @rule()
+    def read_prefix(self) -> None:
+        """KV comes back from the disk."""
+        self.engine.loads.do_job()
+
     @precondition(lambda self: self.engine.loads.wanted)
     @rule(pick=st.integers(0, 9))
     def arrive(self, pick: int) -> None:
@@ -239,8 +277,9 @@ class MixedMachine(RuleBasedStateMachine):
         finally:
             self.engine.end(drain=False)
 
-    def _submit(self, uses: tuple[AdapterUse, ...], prompt: tuple[int, ...], answer: int) -> None:
-        request = Request(f"r{len(self.requests)}", prompt, uses, SamplingParams(max_tokens=answer))
+    def _submit(self, uses: tuple[AdapterUse, ...], prompt: tuple[int, ...], answer: int, *, system: int = 0) -> None:
+        name = f"r{len(self.requests)}"
+        request = Request(name, prompt, uses, SamplingParams(max_tokens=answer), system=system)
         fits = sum(use.ref.nbytes for use in uses) <= self.nbytes and len(request.adapters) <= self.slots
         if len(self.engine.live) == self.engine.scheduler.capacity or len(prompt) >= 96:
             return

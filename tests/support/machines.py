@@ -35,11 +35,12 @@ def tiny(rows: int) -> float:
 MACHINES: tuple[Machine, ...] = (bandwidth_bound, arithmetic_bound, in_blocks, tiny)
 
 
-def disturbed(machine: Machine, *, seed: int) -> Machine:
-    """A twentieth of the steps takes ten times as long, and all scatter by a few in a hundred."""
+def disturbed(machine: Machine, *, seed: int, share: float) -> Machine:
+    """That share of the steps takes up to ten times as long, and all scatter by a few in a hundred."""
     chance = random.Random(seed)
 
     def step(rows: int) -> float:
-        return machine(rows) * chance.lognormvariate(0.0, 0.03) * (10.0 if chance.random() < 0.05 else 1.0)
+        times = chance.uniform(1.0, 10.0) if chance.random() < share else 1.0
+        return machine(rows) * chance.lognormvariate(0.0, 0.03) * times
 
     return step

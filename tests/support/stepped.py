@@ -21,6 +21,7 @@ from edgelora.costs import StepCosts
 from edgelora.engine import Engine
 from edgelora.errors import EdgeloraError
 from edgelora.plan import Choice, Plan
+from edgelora.prefixes.cache import Keep
 from edgelora.stream import Stream
 
 Logits = NDArray[np.float32]
@@ -29,17 +30,28 @@ Logits = NDArray[np.float32]
 class HandLoader:
     """In the loader's place: keeps what is asked for, until `arrive` reads it."""
 
-    def __init__(self, load: Callable[[Path], Loaded], post: Callable[[LoadResult], None]) -> None:
+    def __init__(self, load: Callable[[Path], Loaded], post: Callable[[Any], None]) -> None:
         self._load = load
         self._post = post
         self.wanted: list[AdapterRef] = []
+        self.jobs: list[Callable[[], object]] = []
+        """Other reading."""
         self.at_once = False
-        """Whether each load arrives as soon as it is asked for."""
+        """Whether everything arrives as soon as it is asked for."""
 
     def request(self, ref: AdapterRef) -> None:
         self.wanted.append(ref)
         if self.at_once:
             self.arrive(ref)
+
+    def call(self, job: Callable[[], object]) -> None:
+        self.jobs.append(job)
+        if self.at_once:
+            self.do_job()
+
+    def do_job(self) -> None:
+        """The oldest of them."""
+        self._post(self.jobs.pop(0)())
 
     def arrive(self, ref: AdapterRef, *, error: EdgeloraError | None = None) -> None:
         self.wanted.remove(ref)
@@ -50,16 +62,22 @@ class HandLoader:
         self.at_once = True
         for ref in tuple(self.wanted):
             self.arrive(ref)
+        while self.jobs:
+            self.do_job()
 
     def close(self, _timeout: float) -> bool:
         return True
 
 
-class SteadyCosts(StepCosts):
-    """Of a machine on which every row takes as long, whatever the clock says: the same plans in every run."""
+class SaidCosts(StepCosts):
+    """What a step takes is said and not measured: `fixed` seconds and `each` for a row."""
 
-    def observe(self, rows: int, seconds: float) -> None:
-        super().observe(rows, 0.05 * rows)
+    def __init__(self, *, fixed: float, each: float) -> None:
+        super().__init__()
+        self._fixed, self._each = fixed, each
+
+    def observe(self, rows: int, _seconds: float) -> None:
+        super().observe(rows, self._fixed + self._each * rows)
 
 
 class FreeRows(StepCosts):
@@ -78,14 +96,32 @@ class FreeRows(StepCosts):
 class SteppedEngine(Engine):
     """`turn` instead of a thread. `chosen` holds, by request, each token with its logits, [vocab]."""
 
-    def __init__(self, backend: Backend, *, adapter_budget_bytes: int, max_queue: int, speculate: bool = False) -> None:
-        """`speculate`: and every row is free."""
-        super().__init__(backend, adapter_budget_bytes=adapter_budget_bytes, max_queue=max_queue, speculate=speculate)
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        adapter_budget_bytes: int,
+        max_queue: int,
+        prefixes: Any = None,
+        fixed: float = 0.0,
+        each: float = 0.05,
+        speculate: bool = False,
+    ) -> None:
+        """`fixed`, `each`: what a step is said to take, for the pieces of prompts that follow from it. `speculate`:
+        and every row is said to be free."""
+        super().__init__(
+            backend,
+            adapter_budget_bytes=adapter_budget_bytes,
+            max_queue=max_queue,
+            prefixes=prefixes,
+            speculate=speculate,
+        )
+        self._scheduler.costs = FreeRows() if speculate else SaidCosts(fixed=fixed, each=each)
         self._thread.join()
         self._loader.close(10.0)
         self.loads = HandLoader(backend.load, self._commands.put)
         self._loader: Any = self.loads
-        self._scheduler.costs = FreeRows() if speculate else SteadyCosts()
+        self._traffic._loader = self._loader
         self.chosen: dict[str, list[tuple[int, Logits]]] = {}
         self.streams: dict[str, Stream] = {}
         self.plan: Plan | None = None
@@ -100,8 +136,8 @@ class SteppedEngine(Engine):
         """Accepted and not ended, commands on their way included."""
         return frozenset(self._runs)
 
-    def submit(self, request: Request) -> Stream:
-        stream = super().submit(request)
+    def submit(self, request: Request, *, keep: Keep | None = None) -> Stream:
+        stream = super().submit(request, keep=keep)
         self.streams[request.id], self.chosen[request.id] = stream, []
         return stream
 

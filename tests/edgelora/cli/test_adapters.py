@@ -110,6 +110,15 @@ def test_show(installed: Library) -> None:
     assert {"rank", "alpha", "scale", "targets", "size", "mapped"} <= {label.strip() for label in told}
 
 
+def test_show_an_alora(library: Library, tmp_path: Path) -> None:
+    """Where it begins to act; a plain adapter has no such line."""
+    write_peft(tmp_path / "late", SHAPE, task_type="CAUSAL_LM", alora_invocation_tokens=[7, 9])
+    assert run(make_app(library), "add", str(tmp_path / "late")).exit_code == 0
+    assert "invocation      the tokens [7, 9] (aLoRA)" in run(make_app(library), "show", "late").stdout
+    assert json.loads(run(make_app(library), "show", "late", "--json").stdout)["invocation"] == [7, 9]
+    assert "invocation" not in run(make_app(library), "show", "pirate").stdout
+
+
 def test_show_json(installed: Library) -> None:
     """--json adds files, conversions, versions and aliases to what `ls` tells."""
     told = json.loads(run(make_app(installed), "show", "pirate", "--json").stdout)

@@ -92,6 +92,20 @@ def test_adapter_none(service: FakeService, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out == "Hello.\n"
 
 
+def test_several_adapters(service: FakeService, capsys: pytest.CaptureFixture[str]) -> None:
+    """/adapter takes several with weights; the label and the list show what could be typed again."""
+    chat = make_chat(service)
+    chat.handle("/adapter pirate=0.25  medical-faq=0.75")
+    assert chat.label == "pirate=0.25 + medical-faq=0.75"
+    chat.handle("/adapter")
+    chat.handle("Hi")
+    out, err = capsys.readouterr()
+    assert out == "Arr, matey!*0.25 + See a doctor.*0.75\n"
+    assert err.splitlines()[-3:] == ["* medical-faq=0.75", "* pirate=0.25", "  none  (tiny alone)"]
+    chat.handle("/adapter pirate=lots")
+    assert "no weight" in capsys.readouterr().err and chat.label == "pirate=0.25 + medical-faq=0.75"
+
+
 def test_adapter_list(service: FakeService, capsys: pytest.CaptureFixture[str]) -> None:
     """/adapter alone lists the adapters and marks the one in use; answers stay alone on stdout."""
     make_chat(service, acting=service.compose("pirate")).handle("/adapter")

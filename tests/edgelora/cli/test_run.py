@@ -87,6 +87,33 @@ def test_adapter(installed: Library, service: FakeService) -> None:
     assert run(make_app(installed, service), "run", "-a", "medical-faq", "Hi").stdout == "See a doctor.\n"
 
 
+@pytest.mark.parametrize("given", [["medical-faq=0.75", "pirate=.25"], ["pirate=0.25", "medical-faq=0.75"]])
+def test_several_adapters(installed: Library, service: FakeService, given: list[str]) -> None:
+    """Each with its weight, in any order; JSON tells what acted."""
+    done = run(make_app(installed, service), "run", "-a", given[0], "--adapter", given[1], "--json", "Hi")
+    told = json.loads(done.stdout)
+    assert told["answer"] == "Arr, matey!*0.25 + See a doctor.*0.75"
+    assert {(one["name"], one["weight"]) for one in told["adapters"]} == {
+        (str(service.refs["pirate"]), 0.25),
+        (str(service.refs["medical-faq"]), 0.75),
+    }
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "what"),
+    [
+        (["-a", "medical-faq=x"], 2, "'x' in 'medical-faq=x' is no weight"),
+        (["-a", "medical-faq=9"], 2, "no weight from -4 to 4"),
+        (["-a", "medical-faq", "-a", "medcal-faq=0.5"], 3, "Did you mean 'medical-faq'?"),
+        (["-a", "medical-faq", "-a", "medical-faq=0.5"], 2, "given twice"),
+    ],
+)
+def test_bad_compositions(installed: Library, service: FakeService, given: list[str], code: int, what: str) -> None:
+    """A weight that is none, an unknown name among known ones, one adapter twice: an error that says so."""
+    done = run(make_app(installed, service), "run", *given, "Hi")
+    assert (done.exit_code, done.stdout) == (code, "") and what in done.stderr
+
+
 def test_base_by_name(installed: Library, service: FakeService) -> None:
     """The base's own name is the base alone, as over HTTP."""
     assert run(make_app(installed, service), "run", "-a", "tiny", "Hi").stdout == "Hello.\n"

@@ -73,6 +73,7 @@ def test_bye_leaves(chat: Chat, tmp_path: Path) -> None:
         ("/", ["/adapter", "/system", "/clear", "/help", "/bye"]),
         ("/ad", ["/adapter"]),
         ("/adapter ", ["medical-faq", "pirate", "none"]),
+        ("/adapter pirate=0.3 med", ["medical-faq"]),
         ("/adapter pi", ["pirate"]),
         ("/system p", []),
         ("ad", []),

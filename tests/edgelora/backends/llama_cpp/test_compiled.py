@@ -82,10 +82,12 @@ def test_halves_stay_halves(native_backend: LlamaCppBackend, installed: Installe
         Path("wide"),
         {target: Factors(_wide(pair.a), _wide(pair.b)) for target, pair in half.items()},
     )
+    method = native_backend._method
+    assert isinstance(method, CompiledHookMethod)
     logits = []
     for adapter in (loaded, again):
         native_backend.detach(0)
-        native_backend.attach(0, adapter)
+        native_backend.attach(0, method.bind(adapter))
         logits.append(once(native_backend, PROMPT, 0))
     assert np.array_equal(*logits)
 
@@ -110,14 +112,15 @@ class Graph:
         self.method = CompiledHookMethod(self.evaluator, GQA, weights, threads=lambda rows: 1 if rows == 1 else 2)
         a, b = rng.standard_normal((3, 8)).astype(np.float32), rng.standard_normal((3, 12)).astype(np.float32)
         self.factors = Factors(a, b)
-        self.method.attach(0, LoadedLora(Path("made-up"), dict.fromkeys(TARGETS, self.factors)))
+        self.method.attach(0, self.method.bind(LoadedLora(Path("made-up"), dict.fromkeys(TARGETS, self.factors))))
 
     def evaluate(self, node: Node, *, ask: bool) -> bool:
         callback = native.CALLBACK(self.evaluator.address)
         return bool(callback(node.address, ask, self.evaluator.user))
 
-    def run(self, *nodes: Node, rows: int = 5, outputs: int = 2) -> int:
+    def run(self, *nodes: Node, rows: int = 5, outputs: int = 2, shares: tuple[Share, ...] = ()) -> int:
         """A step whose graph has these nodes; the graph ends where the callback says so, and reports success."""
+        shares = shares or (Share(0, (1, rows), (1, outputs)),)
 
         def decode() -> int:
             for node in nodes:
@@ -125,7 +128,7 @@ class Graph:
                     break
             return 0
 
-        return self.method.run(StepShares((Share(0, (1, rows), (1, outputs)),), rows, outputs), decode)
+        return self.method.run(StepShares(shares, rows, outputs), decode)
 
 
 @pytest.fixture
@@ -151,6 +154,31 @@ def test_output_rows_have_their_own_range(graph: Graph) -> None:
     add_delta(expected, graph.x, [Group(1, 2, graph.factors)])
     graph.run(*graph.nodes)
     assert np.allclose(graph.arrays[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", [5, 2])
+def test_weights_gates_and_overlaps(graph: Graph, rows: int) -> None:
+    """Several adapters on one row, each row with its own weight: among all rows, and among output rows."""
+    rng = np.random.default_rng(4)
+    other = Factors(rng.standard_normal((2, 8)).astype(np.float16), rng.standard_normal((2, 12)).astype(np.float16))
+    graph.method.attach(1, graph.method.bind(LoadedLora(Path("other"), {TARGETS[0]: other})))
+    for node in graph.nodes:
+        node.tensor.ne[1] = node.input.ne[1] = rows
+    shares = (
+        Share(0, (0, 4), (0, 2), 1.0, (0.5, -1.0, 0.25, 2.0), (-1.0, 2.0)),
+        Share(1, (3, 5), (1, 2), 0.75),
+    )
+    gate = np.array(shares[0].gate if rows == 5 else shares[0].output_gate, np.float32)
+    (first, stop), (from_other, to_other) = ((0, 4), (3, 5)) if rows == 5 else ((0, 2), (1, 2))
+    groups = [Group(first, stop, graph.factors, 1.0, gate), Group(from_other, to_other, other, 0.75)]
+    expected = [graph.y.copy(), graph.y.copy()]
+    add_delta(expected[0], graph.x, groups)
+    add_delta(expected[1], graph.x, groups[:1])
+    assert graph.run(*graph.nodes, shares=shares) == 0
+    assert all(np.allclose(*pair, atol=1e-5) for pair in zip(graph.arrays, expected, strict=True))
+    graph.run(*graph.nodes)  # the gates of a step are not those of the next
+    add_delta(expected[0], graph.x, [Group(1, 5 if rows == 5 else 2, graph.factors)])
+    assert np.allclose(graph.arrays[0], expected[0], atol=1e-5)
 
 
 def test_a_module_that_does_not_come_is_an_error(graph: Graph) -> None:
