@@ -22,7 +22,7 @@ from edgelora.core import AdapterRef
 from edgelora.costs import StepCosts
 from edgelora.pieces import Company, choose_piece
 from edgelora.places import Places
-from edgelora.plan import Row, Start
+from edgelora.plan import Cut, Row, Start
 from edgelora.sequence import Sequence
 from edgelora.sharing import waits
 from edgelora.speculation import NO_DRAFTS, Drafting, Drafts, Speculation
@@ -152,6 +152,12 @@ def choose_drafts(
     ]
     room = min(cells, able.max_step_tokens - rows, able.max_outputs - len(chunks))
     return speculation.choose(drafting, costs=costs, rows=rows, answers=len(decoding), room=room)
+
+
+def make_cuts(preempted: Iterable[Sequence], running: Iterable[Sequence]) -> list[Cut]:
+    """All that the preempted hold in the KV goes, and the drafts that were rejected."""
+    cuts = [Cut(s.id, 0) for s in preempted if s.id is not None]
+    return cuts + [Cut(s.id, s.computed) for s in running if s.rejected and s.id is not None]
 
 
 def make_rows(

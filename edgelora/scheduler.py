@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edgelora import leases
+from edgelora import leases, planning
 from edgelora.adapters.pool import Pool
 from edgelora.backends.base import Capabilities
 from edgelora.core import AdapterRef, FinishReason, Request
@@ -18,8 +18,7 @@ from edgelora.errors import ContextTooLong, UsageError
 from edgelora.failures import queue_full
 from edgelora.lines import Lines
 from edgelora.places import Places, Room
-from edgelora.plan import Admission, Choice, Cut, Ended, Load, Plan, Start
-from edgelora.planning import choose_chunks, choose_drafts, choose_group, choose_preempted, choose_starts, make_rows
+from edgelora.plan import Admission, Choice, Ended, Load, Plan, Start
 from edgelora.sequence import Sequence
 from edgelora.speculation import Speculation
 from edgelora.states import RUNNING, Move, State
@@ -169,7 +168,7 @@ class Scheduler:
     def plan(self) -> Plan:
         """What the next step should compute. Changes nothing."""
         running, able = self._in(*RUNNING), self.capabilities
-        preempted = choose_preempted(running, able.kv_cells)
+        preempted = planning.choose_preempted(running, able.kv_cells)
         running = [sequence for sequence in running if sequence not in preempted]
         newcomers = [] if preempted else self._choose_starts(running)
         running += newcomers
@@ -177,21 +176,21 @@ class Scheduler:
         chosen = self._places.choose(newcomers, running=running, cells=left)
         reused = {start.request_id: start.reused for start in chosen.starts}
         now, costs = self._plans + 1, self.costs
-        group = running if able.mixed_adapters else choose_group(running, reused=reused, now=now)
+        group = running if able.mixed_adapters else planning.choose_group(running, reused=reused, now=now)
         prompts = self._lines.for_prompts((s for s in group if s.state is not State.DECODE), now=now)
-        chunks = choose_chunks(group, running=running, prompts=prompts, reused=reused, able=able, costs=costs, now=now)
-        drafts = choose_drafts(self._speculation, chunks, able=able, costs=costs, cells=left)
+        chunks = planning.choose_chunks(
+            group, running=running, prompts=prompts, reused=reused, able=able, costs=costs, now=now
+        )
+        drafts = planning.choose_drafts(self._speculation, chunks, able=able, costs=costs, cells=left)
         if drafts.rows:  # Warm KV makes room for them, too.
             chosen = self._places.choose(newcomers, running=running, cells=left - drafts.rows)
-        cuts = [Cut(s.id, 0) for s in preempted if s.id is not None]
-        cuts += [Cut(s.id, s.computed) for s in running if s.rejected and s.id is not None]
         return Plan(
             number=now,
             preempted=tuple(sequence.request.id for sequence in preempted),
             given_up=chosen.given_up,
-            moves=(*cuts, *chosen.moves),
+            moves=(*planning.make_cuts(preempted, running), *chosen.moves),
             starts=chosen.starts,
-            rows=make_rows(chunks, starts=chosen.starts, drafts=drafts, slot=self.pool.held),
+            rows=planning.make_rows(chunks, starts=chosen.starts, drafts=drafts, slot=self.pool.held),
             stake=drafts.stake,
         )
 
@@ -254,7 +253,7 @@ class Scheduler:
 
     def _choose_starts(self, running: list[Sequence]) -> list[Sequence]:
         line, able = self._lines.for_places(self._in(State.READY)), self.capabilities
-        return choose_starts(line, running=running, places=self._places, able=able, costs=self.costs)
+        return planning.choose_starts(line, running=running, places=self._places, able=able, costs=self.costs)
 
     def _start(self, start: Start, sequence: Sequence, *, now: int) -> None:
         sequence.move(Move.SCHEDULED)
@@ -269,7 +268,7 @@ class Scheduler:
         if sequence.state is State.PREFILL:
             sequence.move(Move.PROMPT_DONE)
         sequence.extend([choice.token for choice in choices], draft)
-        if self._speculation is not None:
+        if self._speculation:
             self._speculation.computed(draft, sequence.rejected)
         if not choices[-1].stop and len(sequence.tokens) < sequence.max_tokens:
             return []

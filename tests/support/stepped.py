@@ -86,6 +86,9 @@ class FreeRows(StepCosts):
     def known(self, rows: int) -> float:
         return 0.05
 
+    def best(self, rows: int) -> float:
+        return 0.05
+
     def at_least(self, rows: int) -> float:
         return 0.05
 
