@@ -186,6 +186,20 @@ def test_a_cancel_after_a_rejected_draft_leaves_known_kv() -> None:
     assert [warm.tokens for warm in engine.scheduler._places.warm] == [held]
 
 
+def test_kv_from_disk_gets_no_cell_of_a_rejected_draft() -> None:
+    """It arrives between two steps, when what was rejected is not cut yet."""
+    engine = SteppedEngine(Chancy(capabilities=ABLE), adapter_budget_bytes=1, max_queue=9, speculate=True)
+    engine.submit(Request("r", tuple(b"abcabcab"), (), SamplingParams(temperature=1.5, seed=1)))
+    while not any(sequence.rejected for sequence in engine.scheduler._live.values()):
+        engine.turn()
+    (sequence,) = engine.scheduler._live.values()
+    left = ABLE.kv_cells - len(sequence.tokens) - len(sequence.rejected)
+    assert engine.scheduler.make_room(left + 1) is None
+    room = engine.scheduler.make_room(left)
+    engine.scheduler.fill_room(room, frozenset(), list(range(left)))
+    engine.scheduler.check_integrity()
+
+
 def test_the_cut_comes_with_the_next_step() -> None:
     """Rejected tokens leave the KV by a move of the plan, before anything else is computed."""
     backend = Chancy(capabilities=ABLE)
