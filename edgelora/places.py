@@ -78,7 +78,8 @@ class Places:
         for sequence_id in chosen.given_up:
             self.give_up(sequence_id)
         self._free.remove(place)
-        return Room(place, tuple(chosen.moves))
+        # What ended since the last turn is still in the KV, and would be in the way.
+        return Room(place, (*(Cut(ended, 0) for ended in self.clears()), *chosen.moves))
 
     def take(self, start: Start) -> None:
         """After everything that is given up."""
