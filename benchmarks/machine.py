@@ -22,6 +22,15 @@ def describe() -> str:
     )
 
 
+def anonymous_bytes(pid: int) -> int:
+    """A process's resident memory that belongs to no file; 0 where the system does not say."""
+    status = Path(f"/proc/{pid}/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) << 10
+    return 0
+
+
 def _processor() -> str:
     info = Path("/proc/cpuinfo")
     if info.exists():

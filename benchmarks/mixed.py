@@ -127,12 +127,12 @@ def print_speed(cases: Sequence[Case], requests: int) -> None:
 
 
 def print_memory(before: dict[str, Memory], after: dict[str, Memory], adapters: int) -> None:
-    columns = ("resident, base alone", f"with {adapters} adapters", "more", "proportional, base alone", "with", "more")
+    columns = ("resident, base alone", f"with {adapters} adapters", "more", "of no file, base alone", "with", "more")
     print(f"\n| server | {' | '.join(columns)} |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     for name, end in after.items():
         start = before[name]
-        row = [name, *_growth(start.resident, end.resident), *_growth(start.proportional, end.proportional)]
+        row = [name, *_growth(start.resident, end.resident), *_growth(start.anonymous, end.anonymous)]
         print(f"| {' | '.join(row)} |")
 
 

@@ -24,6 +24,7 @@ import psutil
 
 from benchmarks.client import Exchange, Post, post_json
 from benchmarks.endless import COUNTS
+from benchmarks.machine import anonymous_bytes
 from benchmarks.workload import Job
 
 START_SECONDS = 600.0
@@ -246,14 +247,12 @@ class LlamaServer(Server):
 class Memory:
     resident: int
     """Bytes, pages shared with others and of mapped files included."""
-    proportional: int
-    """The same, shared pages counted in parts; 0 where the system does not say."""
+    anonymous: int
+    """Of these what belongs to no file. (A proportional set would shrink as soon as another server maps the base.)"""
 
 
 def memory_of(pid: int) -> Memory:
-    process = psutil.Process(pid)
-    full = process.memory_full_info() if sys.platform == "linux" else process.memory_info()
-    return Memory(full.rss, getattr(full, "pss", 0))
+    return Memory(psutil.Process(pid).memory_info().rss, anonymous_bytes(pid))
 
 
 def _values(exchange: Exchange) -> Iterator[tuple[float, dict[str, Any]]]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.machine import anonymous_bytes
 from edgelora import engine
 
 WATCH_FILE = "EDGELORA_BENCHMARK_WATCH"
@@ -76,7 +77,7 @@ class WatchedEngine(engine.Engine):
             idle=idle,
             resident=memory.rss,
             proportional=memory.pss,
-            anonymous=anonymous_bytes(),
+            anonymous=anonymous_bytes(os.getpid()),
             files=self._process.num_fds(),
             threads=threading.active_count(),
             live=len(self._runs),
@@ -97,13 +98,6 @@ class WatchedEngine(engine.Engine):
         except RuntimeError as error:
             return str(error)
         return ""
-
-
-def anonymous_bytes() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) << 10
-    return 0
 
 
 def held_cells(backend: Any) -> int:
