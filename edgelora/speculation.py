@@ -76,7 +76,7 @@ class Speculation:
         self._everyone = Acceptance()
         self._prices: dict[int, Price | None] = {}
         self._steps = 0
-        self._credit = MOST_AT_STAKE
+        self._credit = 1.0
 
     def drafter(self) -> Drafter:
         """For a new sequence."""
