@@ -75,7 +75,7 @@ def test_growing_memory_is_a_problem() -> None:
 
 
 def test_a_few_seconds_of_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A real server under real load: all is answered as it may be, nothing is left. Memory is not judged, and said so."""
+    """Under real load all is answered as it may be, nothing is left. Memory is not judged, which it says."""
     monkeypatch.setattr(soak, "BASELINE_SECONDS", 0.5)
     monkeypatch.setattr(soak, "QUIET_SECONDS", 0.5)
     monkeypatch.setattr(soak, "SPARE_THREADS", 40)  # idle worker threads stay for ten seconds
