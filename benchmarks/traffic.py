@@ -25,6 +25,7 @@ GONE = (404, 400)
 """What a request may get whose adapter was removed under it: not found, or found and then not there to be loaded."""
 HANGS_UP_SECONDS = 30.0
 
+SYSTEM = "You are assistant number {}. " + "Answer in whole sentences, and say so where you do not know. " * 6
 JSON = b"Content-Type: application/json\r\n"
 
 
@@ -76,9 +77,11 @@ class Traffic:
         await self._good("/v1/completions", {"model": self._name(), "prompt": prompt, **self._how()})
 
     async def chat(self) -> None:
-        """A conversation that goes on now and then, with the same adapter or another."""
+        """A conversation that goes on now and then, with the same adapter or another; at times with one of a few long
+        system prompts, whose KV comes to be on disk."""
         if self._random.random() < 0.4 or len(self._said) > 8:
-            self._said = []
+            system = SYSTEM.format(self._random.randrange(6))
+            self._said = [{"role": "system", "content": system}] if self._random.random() < 0.4 else []
         self._said.append({"role": "user", "content": f"What is {self._random.randint(0, 999)}?"})
         answer = await self._good(
             "/v1/chat/completions", {"model": self._name(), "messages": self._said, **self._how()}

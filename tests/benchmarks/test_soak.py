@@ -75,14 +75,13 @@ def test_growing_memory_is_a_problem() -> None:
 
 
 def test_a_few_seconds_of_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Real load on a real server: all is answered as it may be and nothing is left; memory needs minutes to tell."""
+    """Under real load all is answered as it may be, nothing is left. Memory is not judged, which it says."""
     monkeypatch.setattr(soak, "BASELINE_SECONDS", 0.5)
     monkeypatch.setattr(soak, "QUIET_SECONDS", 0.5)
     monkeypatch.setattr(soak, "SPARE_THREADS", 40)  # idle worker threads stay for ten seconds
     arguments = ["--minutes", "0.06", "--adapters", "6", "--clients", "6", "--memory", "1", "--threads", "1"]
-    assert soak.main([*arguments, "--context", "512"]) == 1
-    failed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("FAILED: ")]
-    assert len(failed) == 1 and "samples are too few for memory" in failed[0]
+    assert soak.main([*arguments, "--context", "512"]) == 0
+    assert "memory not judged" in capsys.readouterr().out
 
 
 def test_all_benchmarks_are_listed() -> None:
