@@ -16,13 +16,13 @@ from collections import deque
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-WINDOW = 8
+WINDOW = 32
 """Latest steps of a size that count."""
 ENOUGH = 3
 """Steps after which a size is known; before, one disturbed step might be all there is."""
-FRESH = 16
-"""Steps of any size, for each that counts of one, until that one is no longer known and worth another try: soon where
-it was seen a few times only, which another process may all have disturbed."""
+FRESH = 192
+"""Steps of any size until one that was not among them is no longer known and worth another try: those it is known by
+another process may all have disturbed. With fewer, tries would be one step in a hundred."""
 
 
 @dataclass(slots=True)
@@ -35,6 +35,8 @@ class _Size:
     """How many steps there had been at its last one."""
 
     def add(self, seconds: float, now: int) -> None:
+        if now - self.seen > FRESH:
+            self.latest.clear()
         self.latest.append(seconds)
         self.seconds = sorted(self.latest)[(len(self.latest) - 1) // 4]
         self.seen = now
@@ -42,11 +44,6 @@ class _Size:
     @property
     def enough(self) -> bool:
         return len(self.latest) >= ENOUGH
-
-    @property
-    def fresh(self) -> int:
-        """For how many steps it stays known."""
-        return FRESH * len(self.latest)
 
 
 class StepCosts:
@@ -80,7 +77,7 @@ class StepCosts:
     def known(self, rows: int) -> float | None:
         """Seconds of a size that was measured often enough and not too long ago; else None."""
         own = self._sizes.get(size_of(rows))
-        return own.seconds if own and own.enough and self._steps - own.seen <= own.fresh else None
+        return own.seconds if own and own.enough and self._steps - own.seen <= FRESH else None
 
     def best(self, rows: int) -> float | None:
         """The least that a known size took lately; else None. Where even that is too long the size is to blame."""
@@ -89,7 +86,7 @@ class StepCosts:
 
     def guess(self, rows: int) -> float | None:
         """What the sizes around it tell, whatever it took itself: the line between the nearest that are known."""
-        return self._between(rows, [size for size, measured in self._sizes.items() if measured.enough])
+        return self._between(rows, [size for size in self._sizes if self.known(size) is not None])
 
     def at_least(self, rows: int) -> float:
         """Seconds such a step takes at least, by itself or by larger ones it is a part of; 0.0 where nothing tells."""

@@ -1,7 +1,8 @@
 """How many tokens of prompts a step holds, chosen from what steps cost. Pure; `costs.py` owns the measurements.
 
 Beside decoding sequences the step's time is the gap between their tokens, so the piece is held against their step
-alone: the newcomer waits for its prompt, so it is as large as AIM permits. A size that is not known yet is tried where
+alone, and within that a longer step must be worth it: of two the better is the one that brings prompts on by more than
+it makes the gap longer (tokens by the square of the seconds is the most). A size that nothing tells of is tried where
 the worst it can cost is within what was promised; so the pieces grow to several times from one try to the next.
 
 A step of prompts alone stalls nobody, but nothing can be cancelled and nobody can join while it runs: it is held
@@ -11,6 +12,7 @@ against the clock.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 from edgelora.costs import StepCosts, sizes
 
@@ -19,13 +21,11 @@ BAR = 4.0
 anything is known so many times the rows are tried: n times as many cost at most n times as much."""
 TRY = 3.75
 """The same, for the worst that a size can cost by what was measured of others, which is not exact."""
-AIM = 3.25
-"""The same, for sizes that were measured. Their estimate is of undisturbed steps; the rest of BAR is for the others."""
+AIM = 2.75
+"""The same, for sizes that were measured. Their estimate is of undisturbed steps; the rest of BAR is for the others:
+on a virtual machine whose neighbours worked, one step in fifty took 1.5 to 2 times as long."""
 UNNOTICED = 0.01
 """Seconds that a gap may grow by whatever the ratio: nobody reads a hundred tokens a second."""
-ENOUGH = 0.9
-"""A piece that brings prompts on at this part of the fastest rate is enough: a smaller gap is worth the rest."""
-
 ALONE_SECONDS = 1.0
 """What a step of prompts alone may take."""
 ALONE_TOKENS = 32
@@ -60,20 +60,26 @@ def _beside(costs: StepCosts, company: Company, room: int) -> int:
     unnoticed = here + UNNOTICED / company.groups
     aim, bound = (max(unnoticed, _allowed(ratio, here, everywhere, company)) for ratio in (AIM, TRY))
     blind = _allowed(BAR, company.here, company.everywhere, company)
-    rates: dict[int, float] = {}
-    """Tokens of prompts a second of all groups' steps, by the rows of a step that is known to be short enough."""
-    largest = company.here + 1
+    calm, best, worth = company.here + 1, company.here + 1, 0.0
     for rows in sizes(company.here + room):
-        known, best, most = costs.known(rows), costs.best(rows), costs.at_most(rows)
-        tried = rows <= blind or (_within(most, bound) and (costs.guess(rows) or 0.0) <= aim)
-        if rows > company.here and (_within(best, aim) if known else tried):
-            largest = rows
-            if known:
-                rates[rows] = (rows - company.here) / (known + max(0.0, everywhere - here))
-    if largest not in rates:
-        return largest - company.here
-    fastest = max(rates.values())
-    return next(rows - company.here for rows, rate in rates.items() if rate >= ENOUGH * fastest)
+        if rows <= company.here or not _permitted(costs, rows, aim=aim, bound=bound, blind=blind):
+            continue
+        seconds = costs.known(rows) or costs.guess(rows)
+        if seconds is None:
+            best, worth = rows, inf
+            continue
+        calm = rows if seconds <= unnoticed else calm
+        gap = seconds + max(0.0, everywhere - here)
+        if (rows - company.here) / gap**2 > worth:
+            best, worth = rows, (rows - company.here) / gap**2
+    return max(calm, best) - company.here
+
+
+def _permitted(costs: StepCosts, rows: int, *, aim: float, bound: float, blind: float) -> bool:
+    """Whether such a step is short enough, or may be tried."""
+    if costs.known(rows) is not None:
+        return _within(costs.best(rows), aim)
+    return rows <= blind or (_within(costs.at_most(rows), bound) and (costs.guess(rows) or 0.0) <= aim)
 
 
 def _allowed(ratio: float, here: float, everywhere: float, company: Company) -> float:

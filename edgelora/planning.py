@@ -8,7 +8,7 @@ Policies:
   starts only where the running ones have some room to grow, so that nobody is sent back at once.
 - A newcomer whose prompt begins as one that is being computed waits for that, a bounded while (`sharing.py`).
 - Warm KV stands in nobody's way: it counts as free here, and `places.py` gives it up where it must go.
-- Drafts come last: they are less sure to be of use than prompts, and make no step longer than prompts may.
+- Drafts come last: they are less sure to be of use than prompts, and are held to a longest step, too.
 - Where a backend cannot mix adapters, the group that waited longest is next; a prompt's piece ends where an adapter
   begins to act.
 """

@@ -20,12 +20,14 @@ from itertools import accumulate
 from edgelora.acceptance import Acceptance
 from edgelora.costs import StepCosts
 from edgelora.drafts import Drafter
-from edgelora.pieces import AIM, TRY, UNNOTICED
+from edgelora.pieces import TRY, UNNOTICED
 
 DRAFT_ROWS = 15
 """Drafted tokens in one step at most, over all sequences: with the one that is chosen, 16 rows."""
 GAIN = 1.1
 """Drafts are computed where the step's tokens per second are expected to be at least so many times those without."""
+LONGEST = 3.25
+"""The gap that a step with drafts may make, by the step without: more than prompts may, as it brings several tokens."""
 TRIES = 1 / 128
 """Steps that trying sizes whose cost is not known may lose, at worst and on average, for each step."""
 MOST_AT_STAKE = 2.0
@@ -117,7 +119,7 @@ class Speculation:
         alone, gap = costs.known(rows), costs.at_least(answers)
         if not (alone and gap) or sum(chances) < (GAIN - 1) * rows:
             return 0, 0.0
-        aim, bound = (max(ratio * gap, gap + UNNOTICED) for ratio in (AIM, TRY))
+        aim, bound = (max(ratio * gap, gap + UNNOTICED) for ratio in (LONGEST, TRY))
         sure = tried = (GAIN * rows / alone, 0, 0.0)
         for count, tokens in enumerate(accumulate(chances, initial=float(rows))):
             price = self._price(rows + count, costs)

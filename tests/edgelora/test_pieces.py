@@ -52,15 +52,17 @@ def test_one_token_at_least() -> None:
 
 @pytest.mark.parametrize("machine", MACHINES)
 @pytest.mark.parametrize("decoding", [1, 2, 8])
-def test_where_all_is_known_the_piece_is_as_large_as_the_aim(machine: Machine, decoding: int) -> None:
-    """Within it, and no other within it brings prompts on faster by more than a tenth."""
+def test_where_all_is_known_the_piece_is_the_best_within_the_aim(machine: Machine, decoding: int) -> None:
+    """Any other within it that is faster lengthens the gap by more than it is faster by."""
     costs = learnt(machine, *sizes(decoding + ROOM))
     piece = beside(costs, decoding)
     limit = max(AIM * machine(decoding), machine(decoding) + UNNOTICED)
-    assert machine(decoding + piece) <= limit
-    fitting = [rows for rows in sizes(decoding + ROOM) if rows > decoding and machine(rows) <= limit]
-    fastest = max((rows - decoding) / machine(rows) for rows in fitting)
-    assert piece / machine(decoding + piece) >= 0.9 * fastest * 0.9999
+    gap = machine(decoding + piece)
+    assert gap <= limit
+    for rows in sizes(decoding + ROOM):
+        other = machine(rows)
+        if rows > decoding and other <= limit and gap > machine(decoding) + UNNOTICED:
+            assert (rows - decoding) / other / (piece / gap) <= other / gap * 1.0001
 
 
 def test_a_smaller_piece_is_enough_where_a_larger_gains_nothing() -> None:
@@ -137,7 +139,8 @@ class Scene:
     newcomers: int = 0
 
     def __post_init__(self) -> None:
-        able = replace(FAKE_CAPABILITIES, max_sequences=self.readers + 1, max_step_tokens=512, kv_cells=100_000)
+        able = replace(FAKE_CAPABILITIES, max_sequences=self.readers + 1, max_step_tokens=512)
+        able = replace(able, context_length=100_000, kv_cells=200_000)
         self.scheduler = Scheduler(able, Pool(1, 1), max_queue=9)
         for number in range(self.readers):
             self.submit(f"reader{number}", 20)
@@ -199,17 +202,39 @@ def test_it_does_so_where_others_work_too(machine: Machine, readers: int, share:
         quiet = Scene(machine, machine, readers)
         for _ in range(3):
             quiet.newcomer()
-        assert len(scene.gaps) <= 2 * len(quiet.gaps), "and not far smaller than they could be"
+        assert sum(scene.gaps) <= 2 * sum(quiet.gaps), "and the newcomers do not pay for it"
 
 
 @pytest.mark.parametrize("readers", [1, 8])
 def test_the_pieces_grow_where_they_may(readers: int) -> None:
-    """Where bandwidth is the limit, a thousand tokens take some dozen steps, and most of them are of one size."""
+    """Where bandwidth is the limit, all that it carries for nothing is used: hardly slower than the largest steps."""
     scene = Scene(bandwidth_bound, bandwidth_bound, readers)
     scene.newcomer()
-    assert len(scene.pieces) < 45
+    assert len(scene.pieces) < 60
     scene.newcomer()
-    assert len(scene.pieces) < 30 and len(set(scene.pieces[:-1])) <= 2
+    largest = max(rows for rows in sizes(ROOM) if bandwidth_bound(rows) <= AIM * bandwidth_bound(readers))
+    seconds = sum(bandwidth_bound(readers + piece) for piece in scene.pieces)
+    assert seconds <= 1.45 * 1000 / (largest - readers) * bandwidth_bound(largest)
+
+
+def test_the_gap_holds_with_the_disturbances_in_it() -> None:
+    """A shared machine, as measured: for some steps on end all take 1.6 times as long. The readers see that, too."""
+    count = [0]
+
+    def machine(rows: int) -> float:
+        return 0.06 + 0.095 * rows
+
+    def step(rows: int) -> float:
+        count[0] += 1
+        taken.append(machine(rows) * (1.6 if count[0] % 100 < 6 else 1.0))
+        return taken[-1]
+
+    taken: list[float] = []
+    scene = Scene(machine, step, 1)
+    scene.newcomer()
+    del taken[:]
+    scene.newcomer()
+    assert sorted(taken)[-1 - len(taken) // 100] <= BAR * machine(1)
 
 
 def test_a_machine_that_slowed_down_for_a_while_is_found_out() -> None:
@@ -217,7 +242,7 @@ def test_a_machine_that_slowed_down_for_a_while_is_found_out() -> None:
     slow = [1.0]
     scene = Scene(bandwidth_bound, lambda rows: slow[0] * bandwidth_bound(rows), 1)
     scene.newcomer()
-    before = len(scene.pieces)
+    before = sum(scene.gaps)
     slow[0] = 6.0
     scene.newcomer()
     slow[0] = 1.0
@@ -226,4 +251,4 @@ def test_a_machine_that_slowed_down_for_a_while_is_found_out() -> None:
         for _ in range(150):
             scene.turn()
     scene.newcomer()
-    assert len(scene.pieces) <= 1.2 * before and scene.p99 <= BAR
+    assert sum(scene.gaps) <= 1.3 * before and scene.p99 <= BAR

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edgelora.acceptance import Acceptance
 from edgelora.backends.fake import FakeBackend
 from edgelora.core import Request, SamplingParams
-from edgelora.costs import StepCosts
+from edgelora.costs import FRESH, StepCosts
 from edgelora.drafts import Drafter
 from edgelora.pieces import TRY
 from edgelora.speculation import DRAFT_ROWS, GAIN, NO_DRAFTS, Drafting, Drafts, Speculation
@@ -118,7 +118,7 @@ def test_nothing_is_drafted_before_the_step_without_is_known() -> None:
         assert choose(copying(0.97), costs=costs) == NO_DRAFTS
         costs.observe(1, 0.0)
     assert choose(copying(0.97), costs=costs).rows > 0
-    for _ in range(100):
+    for _ in range(FRESH + 1):
         costs.observe(4, 0.0)
     assert choose(copying(0.97), costs=costs) == NO_DRAFTS
 
