@@ -19,6 +19,7 @@ MAX_DIMS: Final = 4
 MAX_SOURCES: Final = 10
 MAX_NAME: Final = 64
 TYPE_F32: Final = 0
+TYPE_I32: Final = 26
 # Positions in enum ggml_op.
 OP_ADD: Final = 2
 OP_MUL_MAT: Final = 29
@@ -53,7 +54,14 @@ FIRST_SOURCE: Final[int] = GgmlTensor.src.offset
 def native_layout() -> Layout:
     """The same offsets for the native kernel: this file stays the one that knows them."""
     fields = {name: getattr(GgmlTensor, name).offset for name in ("type", "ne", "nb", "op", "src", "data", "name")}
-    return Layout(**fields, type_f32=TYPE_F32, op_mul_mat=OP_MUL_MAT, name_size=MAX_NAME)
+    return Layout(
+        **fields,
+        type_f32=TYPE_F32,
+        type_i32=TYPE_I32,
+        op_mul_mat=OP_MUL_MAT,
+        op_get_rows=OP_GET_ROWS,
+        name_size=MAX_NAME,
+    )
 
 
 def tensor_at(address: int) -> GgmlTensor:
