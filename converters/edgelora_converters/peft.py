@@ -137,7 +137,7 @@ def _pairs(names: Names) -> dict[Target, _Pair]:
         )
     found = {_target(path): _Pair(a[path], b[path]) for path in a}
     order = {module: i for i, module in enumerate(LINEAR_MODULES)}
-    return dict(sorted(found.items(), key=lambda item: (item[0].layer, order[item[0].module])))
+    return dict(sorted(found.items(), key=lambda item: (item[0].depth, order[item[0].module])))
 
 
 def _target(path: str) -> Target:
@@ -147,7 +147,7 @@ def _target(path: str) -> Target:
 
 def _check_shapes(weights: SafetensorsFile, names: Mapping[Target, _Pair], shape: LlamaShape) -> None:
     for target, pair in names.items():
-        if target.layer >= shape.layers:
+        if target.layer is not None and target.layer >= shape.layers:
             raise _incompatible(
                 pair.a,
                 f"it is for layer {target.layer}, but the base has {shape.layers} layers (0 to {shape.layers - 1})",
