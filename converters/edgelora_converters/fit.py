@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,10 @@ from edgelora_models.errors import AdapterCorrupt, AdapterIncompatible, AdapterU
 from edgelora_models.modules import EMBEDDING, LINEAR_MODULES, OUTER_MODULES
 from edgelora_models.shape import LlamaShape
 
-Part = Literal["dora", "lora_bias", "embedding_lora", "head_lora"]
+Part = Literal["dora", "dora_embedding", "lora_bias", "embedding_lora", "head_lora"]
 """What an adapter may have beyond factors of a layer's linear modules."""
+EVERY_PART: frozenset[Part] = frozenset(get_args(Part)) - {"dora_embedding"}
+"""All that any format carries: PEFT's DoRA of an embedding scales its columns, which no runtime does."""
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -46,6 +48,17 @@ def _has_place(target: Target, shape: LlamaShape) -> bool:
     return target.module in LINEAR_MODULES and target.layer in range(shape.layers)
 
 
+def check_untied(adapter: LoraAdapter, shape: LlamaShape, *, to: str) -> None:
+    """Raise AdapterUnsupported where embedding or head change and the base has one matrix for both: in the format `to`
+    a change of either is one of both, or ends the process that loads it."""
+    outer = next((target for target in adapter.pairs if target.layer is None), None)
+    if outer is None or not shape.tied:
+        return
+    what = f"{outer.hf_path} is one matrix with the other end of this base, and {to} cannot change one of them alone."
+    remedy = "Run it with edgelora on a GGUF base, or merge it into its base with PEFT (merge_and_unload)."
+    raise AdapterUnsupported("tied_base", what, remedy, param=outer.hf_path)
+
+
 def check_parts(adapter: LoraAdapter, *, to: str, carried: Collection[Part]) -> None:
     """Raise AdapterUnsupported, with the part as its code, for the first part that the format `to` does not carry."""
     for target, pair in adapter.pairs.items():
@@ -54,11 +67,23 @@ def check_parts(adapter: LoraAdapter, *, to: str, carried: Collection[Part]) -> 
                 raise _not_carried(target, part, to)
 
 
+def check_row_scales(adapter: LoraAdapter) -> None:
+    """Raise AdapterUnsupported where DoRA's norms are not known: they take the base's weights (see `dora`)."""
+    lacking = next(
+        (t for t, p in adapter.pairs.items() if p.magnitude is not None and t not in adapter.row_scales), None
+    )
+    if lacking is not None:
+        what = (
+            f"{lacking.hf_path} is a DoRA adapter's: its row scales take the base's own weights, which were not given."
+        )
+        raise AdapterUnsupported("base_needed", what, "Give the base's weights too (--base).", param=lacking.hf_path)
+
+
 def _parts(target: Target, pair: LoraPair) -> Iterator[Part]:
     if target.layer is None:
         yield "embedding_lora" if target.module == EMBEDDING else "head_lora"
     if pair.magnitude is not None:
-        yield "dora"
+        yield "dora_embedding" if target.module == EMBEDDING else "dora"
     if pair.bias is not None:
         yield "lora_bias"
 
@@ -66,6 +91,7 @@ def _parts(target: Target, pair: LoraPair) -> Iterator[Part]:
 def _not_carried(target: Target, part: Part, to: str) -> AdapterUnsupported:
     what = {
         "dora": "is a DoRA adapter's, whose change is not of low rank",
+        "dora_embedding": "is an embedding with DoRA",
         "lora_bias": "has a bias of lora_B",
         "embedding_lora": "is the embedding",
         "head_lora": "is the output head",
@@ -78,6 +104,17 @@ def folded_b(target: Target, pair: LoraPair) -> NDArray[np.float32]:
     """`pair.folded_b()`, [out_features, rank]; AdapterUnsupported where the scale takes it out of float32's range."""
     with np.errstate(over="ignore", invalid="ignore"):
         folded = pair.folded_b()
+    if np.isfinite(folded).all():
+        return folded
+    raise _overflow(target, pair)
+
+
+def folded_bias(target: Target, pair: LoraPair) -> NDArray[np.float32] | None:
+    """scale * bias, multiplied in float64 and rounded once: [out_features]. Raises as `folded_b`."""
+    if pair.bias is None:
+        return None
+    with np.errstate(over="ignore"):
+        folded = (pair.bias.astype(np.float64) * pair.scale).astype(np.float32)
     if np.isfinite(folded).all():
         return folded
     raise _overflow(target, pair)

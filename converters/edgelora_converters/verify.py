@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from edgelora_converters.dtypes import same_bits, widened
 from edgelora_converters.errors import ConversionFailed
 from edgelora_converters.lora import LoraAdapter, LoraPair, Target
 from edgelora_converters.rows import deinterleave
+from edgelora_models.modules import EMBEDDING
 from edgelora_models.shape import LlamaShape
 
 LIMIT = 1e-6
@@ -32,6 +33,21 @@ _VANISHING = 1e-24
 
 Factors = tuple[NDArray[Any], NDArray[Any]]
 """Floating: a [rank, in] and b [out, rank] in Hugging Face row order, the whole scale in b: delta = b @ a."""
+
+
+class Rebuilt(NamedTuple):
+    """All of one module as a file has it, floating, in Hugging Face row order."""
+
+    a: NDArray[Any]
+    """[rank, in]"""
+    b: NDArray[Any]
+    """[out, rank], the whole scale in it."""
+    bias: NDArray[Any] | None = None
+    """[out], the scale in it."""
+    row_scale: NDArray[Any] | None = None
+    """[out]: DoRA's g."""
+    magnitude: NDArray[Any] | None = None
+    """[out]: DoRA's m, where the runtime takes the norms itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +75,8 @@ def verify_mlx(
     folder: Path, adapter: LoraAdapter, shape: LlamaShape, *, progress: Callable[[int], None] | None = None
 ) -> Verification:
     """Compare a written MLX adapter with its source; see `compare`. Raises AdapterError where it cannot be read."""
-    rebuilt = {target: (a.T, b.T) for target, (a, b) in mlx.read(folder, shape).items()}
+    stored = mlx.read(folder, shape)
+    rebuilt = {target: Rebuilt(found.a.T, found.b.T, magnitude=found.m) for target, found in stored.items()}
     return compare(adapter, rebuilt, progress=progress)
 
 
@@ -68,27 +85,37 @@ def verify_mapped(
 ) -> Verification:
     """Compare a written mapped adapter with its source: every factor bit for bit, then as `compare` does, the scale
     (which is rounded to float32) included. Raises AdapterError where it cannot be read."""
-    rebuilt: dict[Target, Factors] = {}
+    rebuilt: dict[Target, Rebuilt] = {}
     for target, stored in mapped_adapter.read(path, shape).pairs.items():
-        a, b = widened(stored.a), deinterleave(widened(stored.b).T, target.module.rotary_heads(shape))
+        heads = target.module.rotary_heads(shape)
+        a, b = widened(stored.a), deinterleave(widened(stored.b).T, heads)
+        a = a.T if target.module == EMBEDDING else a
         source = adapter.pairs.get(target)
         if source is not None and not (same_bits(a, source.a) and same_bits(b, source.b)):
             raise _mismatch(target, "is not the source's, bit for bit")
-        rebuilt[target] = (a, b.astype(np.float64) * stored.scale)
+        rows = [
+            None if part is None else deinterleave(part[:, None], heads)[:, 0]
+            for part in (stored.bias, stored.row_scale)
+        ]
+        rebuilt[target] = Rebuilt(a, b.astype(np.float64) * stored.scale, *rows)
     return compare(adapter, rebuilt, progress=progress)
 
 
 def compare(
-    adapter: LoraAdapter, rebuilt: Mapping[Target, Factors], *, progress: Callable[[int], None] | None = None
+    adapter: LoraAdapter, rebuilt: Mapping[Target, Rebuilt | Factors], *, progress: Callable[[int], None] | None = None
 ) -> Verification:
-    """Check that `rebuilt` has the adapter's modules and, within LIMIT, their deltas; ConversionFailed otherwise.
+    """Check that `rebuilt` has the adapter's modules and, within LIMIT, their deltas, biases and DoRA's row scales or
+    magnitudes, and no others; ConversionFailed otherwise.
 
     `progress` is called with the number of modules done.
     """
     _check_coverage(adapter, rebuilt)
     worst, worst_target = 0.0, ""
     for done, (target, pair) in enumerate(adapter.pairs.items(), start=1):
-        distance = relative_distance(pair, rebuilt[target])
+        parts = Rebuilt(*rebuilt[target])
+        distance = max(
+            relative_distance(pair, (parts.a, parts.b)), _rows_distance(target, adapter, parts), key=_badness
+        )
         if not distance <= LIMIT:  # NaN included
             raise _mismatch(target, f"differs from the source by {distance:.1e} (relative; {LIMIT:.0e} is allowed)")
         if distance >= worst:
@@ -96,6 +123,33 @@ def compare(
         if progress is not None:
             progress(done)
     return Verification(len(adapter.pairs), worst, worst_target)
+
+
+def _badness(distance: float) -> float:
+    return math.inf if math.isnan(distance) else distance
+
+
+def _rows_distance(target: Target, adapter: LoraAdapter, found: Rebuilt) -> float:
+    """The largest relative distance of what stands by rows: bias, row scales, magnitude."""
+    pair = adapter.pairs[target]
+    if pair.magnitude is not None and found.row_scale is None and found.magnitude is None:
+        raise _mismatch(target, "has lost its magnitude")
+    bias = None if pair.bias is None else pair.bias.astype(np.float64) * pair.scale
+    compared = [(bias, found.bias)]
+    if found.row_scale is not None:
+        compared.append((adapter.row_scales.get(target), found.row_scale))
+    if found.magnitude is not None:
+        compared.append((pair.magnitude, found.magnitude))
+    return max((_vector_distance(target, source, rows) for source, rows in compared), key=_badness)
+
+
+def _vector_distance(target: Target, source: NDArray[Any] | None, found: NDArray[Any] | None) -> float:
+    if source is None and found is None:
+        return 0.0
+    if source is None or found is None or source.shape != found.shape:
+        raise _mismatch(target, "has a bias or a row scale in the source or in the converted file alone")
+    wide = source.astype(np.float64)
+    return float(np.linalg.norm(found.astype(np.float64) - wide)) / max(float(np.linalg.norm(wide)), _VANISHING)
 
 
 def relative_distance(pair: LoraPair, rebuilt: Factors) -> float:
@@ -123,7 +177,7 @@ def _product_norm(left: NDArray[np.float64], right: NDArray[np.float64]) -> floa
     return math.sqrt(max(square, 0.0)) if math.isfinite(square) else math.nan
 
 
-def _check_coverage(adapter: LoraAdapter, rebuilt: Mapping[Target, Factors]) -> None:
+def _check_coverage(adapter: LoraAdapter, rebuilt: Mapping[Target, Any]) -> None:
     if odd := sorted(adapter.pairs.keys() ^ rebuilt.keys(), key=lambda target: target.hf_path):
         where = "source" if odd[0] in adapter.pairs else "converted file"
         raise _mismatch(odd[0], f"is in the {where} alone")
