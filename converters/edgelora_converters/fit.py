@@ -69,14 +69,12 @@ def check_parts(adapter: LoraAdapter, *, to: str, carried: Collection[Part]) -> 
 
 def check_row_scales(adapter: LoraAdapter) -> None:
     """Raise AdapterUnsupported where DoRA's norms are not known: they take the base's weights (see `dora`)."""
-    lacking = next(
-        (t for t, p in adapter.pairs.items() if p.magnitude is not None and t not in adapter.row_scales), None
-    )
-    if lacking is not None:
-        what = (
-            f"{lacking.hf_path} is a DoRA adapter's: its row scales take the base's own weights, which were not given."
-        )
-        raise AdapterUnsupported("base_needed", what, "Give the base's weights too (--base).", param=lacking.hf_path)
+    for target, pair in adapter.pairs.items():
+        if pair.magnitude is not None and target not in adapter.row_scales:
+            what = (
+                f"{target.hf_path} is a DoRA adapter's: its row scales take the base's weights, which were not given."
+            )
+            raise AdapterUnsupported("base_needed", what, "Give the base's weights too (--base).", param=target.hf_path)
 
 
 def _parts(target: Target, pair: LoraPair) -> Iterator[Part]:

@@ -37,7 +37,8 @@ def write(adapter: LoraAdapter, shape: LlamaShape, out: Path, *, provenance: Map
 
     `provenance` becomes string keys `edgelora.<name>` beside the source digest and the fold. The same arguments give
     the same bytes. Raises AdapterIncompatible where a factor does not fit the base, AdapterUnsupported where a scale
-    leaves float32's range, for DoRA and lora_bias, and for embedding and head of a tied base, StorageError where the file cannot be written.
+    leaves float32's range, for DoRA and lora_bias, and for embedding and head of a tied base, StorageError where the
+    file cannot be written.
     """
     check_fits(adapter, shape)
     check_parts(adapter, to="a GGUF adapter", carried=("embedding_lora", "head_lora"))
