@@ -135,13 +135,13 @@ def _agrees_with_gguf_py(path: Path, pairs: Mapping[Target, tuple[NDArray[Any], 
 
     reader = GGUFReader(path)
     found = {tensor.name: dequantize(tensor.data, tensor.tensor_type) for tensor in reader.tensors}
-    names = {f"{t.module.gguf_path(t.layer)}.lora_{half}" for t in pairs for half in "ab"}
+    names = {f"{t.gguf_path}.lora_{half}" for t in pairs for half in "ab"}
     if found.keys() != names:
         raise Wrong(f"gguf-py finds {sorted(found.keys() ^ names)} otherwise")
     field = reader.fields.get("adapter.lora.alpha")
     alpha = float(field.contents()) if field else 0.0
     for target, (a, b) in pairs.items():
-        name = target.module.gguf_path(target.layer)
+        name = target.gguf_path
         scale = alpha / len(a) if alpha else 1.0
         scaled = (found[f"{name}.lora_b"].astype(np.float64) * scale).astype(np.float32)
         if not (np.array_equal(widened(a), found[f"{name}.lora_a"]) and np.array_equal(b, scaled)):
