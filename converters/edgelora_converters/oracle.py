@@ -100,7 +100,8 @@ class NumpyLlama:
         return self._weights[name].astype(self.dtype, copy=False)
 
     def _embedded(self, case: Case) -> Array:
-        return self._weight("model.embed_tokens.weight")[np.asarray(case.tokens)]
+        rows: Array = self._weight("model.embed_tokens.weight")[np.asarray(case.tokens)]
+        return rows
 
     def _layer(self, layer: int, x: Array, parts: Sequence[Part]) -> Array:
         rotation = self._rotation(len(x))
