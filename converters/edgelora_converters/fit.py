@@ -71,9 +71,7 @@ def check_row_scales(adapter: LoraAdapter) -> None:
     """Raise AdapterUnsupported where DoRA's norms are not known: they take the base's weights (see `dora`)."""
     for target, pair in adapter.pairs.items():
         if pair.magnitude is not None and target not in adapter.row_scales:
-            what = (
-                f"{target.hf_path} is a DoRA adapter's: the norms of its rows take the base's weights."
-            )
+            what = f"{target.hf_path} is a DoRA adapter's: the norms of its rows take the base's weights."
             raise AdapterUnsupported("base_needed", what, "Give the base's weights too (--base).", param=target.hf_path)
 
 

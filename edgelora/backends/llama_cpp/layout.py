@@ -72,6 +72,17 @@ def tensor_name(tensor: GgmlTensor) -> str:
     return bytes(tensor.name).decode("utf-8", "replace")
 
 
+def tokens_of(tensor: GgmlTensor) -> NDArray[np.int32]:
+    """The tensor's memory as int32 [rows], not copied: which rows are looked up.
+
+    Raises BackendError where it is anything else: then its memory must not be touched.
+    """
+    rows, *outer = tensor.ne
+    if tensor.type != TYPE_I32 or outer != [1, 1, 1] or tensor.nb[0] != 4 or rows < 0 or not tensor.data:
+        raise _odd(tensor, "list of tokens")
+    return np.ndarray((rows,), np.int32, (ctypes.c_char * (4 * rows)).from_address(tensor.data))
+
+
 def rows_of(tensor: GgmlTensor) -> NDArray[np.float32]:
     """The tensor's memory as [rows, width] float32, writable, not copied.
 
@@ -81,11 +92,15 @@ def rows_of(tensor: GgmlTensor) -> NDArray[np.float32]:
     element, stride, *_ = tensor.nb
     plain = tensor.type == TYPE_F32 and outer == [1, 1] and width > 0 and rows >= 0 and bool(tensor.data)
     if not plain or element != 4 or stride % 4 or stride < 4 * width:
-        raise BackendError(
-            "graph_layout",
-            f"Node {tensor_name(tensor)!r} is no plain float32 matrix (type {tensor.type}, ne {list(tensor.ne)},"
-            f" nb {list(tensor.nb)}).",
-            "Start with llama.cpp's own LoRA instead, and report this.",
-        )
+        raise _odd(tensor, "float32 matrix")
     memory = (ctypes.c_char * (rows * stride)).from_address(tensor.data)
     return np.ndarray((rows, width), np.float32, memory, strides=(stride, 4))
+
+
+def _odd(tensor: GgmlTensor, wanted: str) -> BackendError:
+    return BackendError(
+        "graph_layout",
+        f"Node {tensor_name(tensor)!r} is no plain {wanted} (type {tensor.type}, ne {list(tensor.ne)},"
+        f" nb {list(tensor.nb)}).",
+        "Start with llama.cpp's own LoRA instead, and report this.",
+    )
