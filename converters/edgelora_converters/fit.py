@@ -76,10 +76,10 @@ def check_row_scales(adapter: LoraAdapter) -> None:
 
 
 def _parts(target: Target, pair: LoraPair) -> Iterator[Part]:
-    if target.layer is None:
-        yield "embedding_lora" if target.module == EMBEDDING else "head_lora"
     if pair.magnitude is not None:
         yield "dora_embedding" if target.module == EMBEDDING else "dora"
+    if target.layer is None:
+        yield "embedding_lora" if target.module == EMBEDDING else "head_lora"
     if pair.bias is not None:
         yield "lora_bias"
 

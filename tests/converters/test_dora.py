@@ -35,7 +35,7 @@ def norms(adapter: LoraAdapter, target: Target, shape: LlamaShape) -> np.ndarray
 def test_row_scales_are_magnitude_over_norm(
     shape: LlamaShape, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of every module and the head, by the definition, whatever the base is stored as and however few rows at a time."""
+    """Of every module and the head, by the definition, whatever the base is stored as; read a few rows at a time."""
     monkeypatch.setattr(base_weights, "BLOCK_BYTES", 3000)
     adapter = dora_adapter(shape, seed=3, ranks=(2, 5), targets=[*every_linear(shape), HEAD_TARGET])
     path = tmp_path / "base"

@@ -2,9 +2,10 @@
 
 One small step runs with every node watched. The first node proves the layout before any pointer in it is followed.
 Then every linear module must appear once, the output head among them, with its widths and an expected number of rows;
-its weight's address is kept, which is how the hook knows modules later. So is the embedding's, which is looked up. Each layer's down projection gets a known delta, and the sum computed from it
-must have seen it. Anything unexpected is a BackendError, and the backend falls back to llama.cpp's own LoRA. In the
-same step the native callback is tried, where there is one (`trial`).
+its weight's address is kept, which is how the hook knows modules later. So is that of the embedding, which is looked
+up. Each layer's down projection gets a known delta, and the sum computed from it must have seen it. Anything unexpected
+is a BackendError, and the backend falls back to llama.cpp's own LoRA. In the same step the native callback is tried,
+where there is one (`trial`).
 """
 
 from __future__ import annotations
@@ -154,8 +155,8 @@ class _Probe:
 
 
 def _target(tensor: GgmlTensor) -> Target | None:
-    """The module whose weight this product uses, by the weight's name `blk.N.X.weight`; the head's is `output.weight`, or
-    in a tied base the embedding's."""
+    """The module whose weight this product uses, by the weight's name `blk.N.X.weight`; the head's is `output.weight`,
+    or in a tied base the embedding's."""
     match tensor_name(tensor_at(tensor.src[0])).split("."):
         case ["output" | "token_embd", "weight"]:
             return _HEAD
