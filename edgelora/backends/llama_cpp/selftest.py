@@ -97,9 +97,7 @@ class _Probe:
         expected = {Target(layer, module) for layer in range(self._shape.layers) for module in BY_GGUF.values()}
         expected |= {_HEAD, _EMBEDDING}
         missing = expected - self._weights.keys()
-        _require(
-            not missing, f"{len(missing)} of {len(expected)} linear modules are not in the graph under their names"
-        )
+        _require(not missing, f"{len(missing)} of {len(expected)} modules are not in the graph under their names")
         _require(self._confirmed == self._shape.layers, "a change to a node was not seen by the graph")
         return self._weights
 
