@@ -81,7 +81,9 @@ def _check_plain(part: Part) -> None:
     for target, pair in part.adapter.pairs.items():
         if pair.magnitude is not None:
             what = f"{part.name} uses DoRA ({target.hf_path}): its change is not a sum of factors."
-            remedy = "Let both act in one request instead (--adapter a=0.7 --adapter b=0.3), or merge them into the base."
+            remedy = (
+                "Let both act in one request instead (--adapter a=0.7 --adapter b=0.3), or merge them into the base."
+            )
             raise AdapterUnsupported("combine_dora", what, remedy, param=part.name)
 
 
@@ -101,17 +103,15 @@ def _targets(parts: Iterable[Part]) -> list[Target]:
 
 
 def _sum(target: Target, parts: Sequence[Part]) -> LoraPair:
-    weighted = [
-        _weighted(pair, part.weight) for part in parts if (pair := part.adapter.pairs.get(target)) is not None
-    ]
+    weighted = [_weighted(pair, part.weight) for part in parts if (pair := part.adapter.pairs.get(target)) is not None]
     if len({pair.scale for pair in weighted}) > 1:
         weighted = [_folded(target, pair) for pair in weighted]
-    biases = [pair.bias for pair in weighted if pair.bias is not None]
+    biases = [pair.bias.astype(np.float64) for pair in weighted if pair.bias is not None]
     return LoraPair(
         a=np.concatenate([pair.a for pair in weighted]),
         b=np.concatenate([pair.b for pair in weighted], axis=1),
         scale=weighted[0].scale,
-        bias=np.sum(biases, axis=0, dtype=np.float64).astype(np.float32) if biases else None,
+        bias=np.asarray(sum(biases), np.float32) if biases else None,
     )
 
 
@@ -138,9 +138,7 @@ def _digest(parts: Sequence[Part], rank: int | None) -> str:
     return hashlib.sha256("".join([*lines, f"rank {rank}\n"]).encode()).hexdigest()
 
 
-def _losses(
-    summed: dict[Target, LoraPair], reduced: dict[Target, Reduced]
-) -> tuple[tuple[ModuleLoss, ...], float]:
+def _losses(summed: dict[Target, LoraPair], reduced: dict[Target, Reduced]) -> tuple[tuple[ModuleLoss, ...], float]:
     losses = tuple(ModuleLoss(t.hf_path, summed[t].rank, r.error) for t, r in reduced.items() if r.lost)
     whole, lost = (math.hypot(*(getattr(r, name) for r in reduced.values())) for name in ("norm", "lost"))
     return losses, lost / whole if whole else 0.0

@@ -88,7 +88,7 @@ def _read_config(path: Path) -> _Config:
     last = fields.get("num_layers")
     if type(rank) is not int or rank < 1:
         raise _bad(path, "rank")
-    if type(scale) not in (int, float) or not abs(scale) <= sys.float_info.max:
+    if not isinstance(scale, int | float) or isinstance(scale, bool) or not abs(scale) <= sys.float_info.max:
         raise _bad(path, "scale")
     if keys is not None and (not isinstance(keys, list) or not all(isinstance(key, str) for key in keys)):
         raise _bad(path, "keys")
@@ -114,7 +114,9 @@ def _selected(config: _Config, shape: LlamaShape) -> list[Target]:
     keys = frozenset(module.hf for module in LINEAR_MODULES) if config.keys is None else config.keys
     first = max(shape.layers - config.last, 0) if config.last > 0 else 0
     inner = [Target(layer, module) for layer in range(shape.layers) for module in LINEAR_MODULES]
-    chosen = [t for t in inner if t.hf_path in keys or (t.layer is not None and t.layer >= first and t.module.hf in keys)]
+    chosen = [
+        t for t in inner if t.hf_path in keys or (t.layer is not None and t.layer >= first and t.module.hf in keys)
+    ]
     outer = [Target(None, module) for name, module in _OUTER.items() if name in keys]
     return sorted([*outer, *chosen], key=lambda target: target.depth)
 

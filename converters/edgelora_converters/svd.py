@@ -31,8 +31,8 @@ class Reduced:
 
 
 def reduce_rank(pair: LoraPair, rank: int) -> Reduced:
-    """`pair`, which has no magnitude, cut to `rank`: scale 1.0, the roots of the singular values in both factors. A pair
-    of no higher rank stays as it is.
+    """`pair`, which has no magnitude, cut to `rank`: scale 1.0, the roots of the singular values in both factors. A
+    pair of no higher rank stays as it is.
 
     Computed in float64 and rounded once to float32, which is not counted in `lost` (about 1e-7 of `norm`).
     """
