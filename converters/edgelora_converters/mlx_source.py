@@ -54,8 +54,8 @@ def read(folder: Path, shape: LlamaShape) -> LoraAdapter:
     config = _read_config(folder / CONFIG_NAME)
     wanted = _selected(config, shape)
     with open_safetensors(folder / TENSORS_NAME) as file:
-        found = _targets(file, config, shape)
-        _check_selection(found, wanted)
+        _check_selection(_targets(file, config, shape), wanted)
+        _check_tied(wanted, shape)
         pairs = {target: _pair(file, target, shape, config) for target in wanted}
     return LoraAdapter(pairs, source_digest(folder), config.base_model, _facts(config))
 
@@ -158,6 +158,13 @@ def _check_selection(found: frozenset[Target], wanted: list[Target]) -> None:
         how = "has tensors and is not selected" if odd[0] in found else "is selected and has no tensors"
         what = f"{odd[0].hf_path} {how} by {CONFIG_NAME}, for a base of this many layers."
         raise AdapterCorrupt("adapter_modules", what, _REMEDY_BASE, param=odd[0].hf_path)
+
+
+def _check_tied(wanted: list[Target], shape: LlamaShape) -> None:
+    if shape.tied and (outer := [target for target in wanted if target.layer is None]):
+        what = f"The base's head is its embedding, so mlx-lm applies the factors of {outer[0].hf_path} to both."
+        remedy = "Merge it with mlx-lm (mlx_lm.fuse); PEFT and GGUF have no form for it."
+        raise AdapterUnsupported("mlx_tied_embedding", what, remedy, param=outer[0].hf_path)
 
 
 def _pair(file: SafetensorsFile, target: Target, shape: LlamaShape, config: _Config) -> LoraPair:

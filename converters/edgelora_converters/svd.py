@@ -42,8 +42,9 @@ def reduce_rank(pair: LoraPair, rank: int) -> Reduced:
     norm, lost = _norm(values), _norm(values[rank:])
     if pair.rank <= rank:
         return Reduced(pair, norm, 0.0)
-    roots = np.sqrt(values[:rank])
-    b, a = (left @ u[:, :rank]) * roots, roots[:, None] * (v[:rank] @ right.T)
+    kept = min(rank, len(values))
+    roots = np.sqrt(values[:kept])
+    b, a = (left @ u[:, :kept]) * roots, roots[:, None] * (v[:kept] @ right.T)
     bias = None if pair.bias is None else _single(pair.bias.astype(np.float64) * pair.scale)
     return Reduced(LoraPair(_single(a), _single(b), 1.0, bias=bias), norm, lost)
 
