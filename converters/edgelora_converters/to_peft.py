@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora_converters.dtypes import DTYPES, Kind, kind_of, stored
+from edgelora_converters.dtypes import DTYPES, NARROW, Kind, holds, stored
 from edgelora_converters.fit import check_fits, folded_b
 from edgelora_converters.lora import LoraAdapter, LoraPair, Target
 from edgelora_converters.peft import WEIGHTS_NAME
@@ -115,8 +115,7 @@ def _names(targets: Iterable[Target], shape: LlamaShape) -> Iterator[str]:
 
 def _tensors(pairs: Mapping[Target, LoraPair]) -> Iterator[Planned]:
     arrays = {name: array for target, pair in pairs.items() for name, array in _arrays(target, pair, pairs)}
-    kinds = {kind_of(array) for array in arrays.values()}
-    kind: Kind = kinds.pop() if len(kinds) == 1 else "F32"
+    kind: Kind = next((kind for kind in NARROW if all(holds(array, kind) for array in arrays.values())), "F32")
     for name, array in arrays.items():
         yield Planned(name, kind, array.shape, _narrowed(array, kind))
 
