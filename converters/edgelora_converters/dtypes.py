@@ -21,7 +21,7 @@ def kind_of(values: NDArray[np.float32]) -> Kind:
     """The narrowest type that holds every one of `values` exactly."""
     few = values.reshape(-1)[:_FEW]
     for kind in NARROW:
-        if holds(few, kind) and _exact(values, kind):
+        if holds(few, kind) and holds(values, kind):
             return kind
     return "F32"
 
