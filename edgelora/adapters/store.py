@@ -129,7 +129,7 @@ class Store:
         chosen = default_name(source) if name is None else check_name(name, kind="adapter")
         sweep(make_folder(self._layout.tmp))
         with workspace(self._layout.tmp) as work:
-            staged = stage(source, work, base.identity.fingerprint.shape)
+            staged = stage(source, work)
             version = self._read(chosen, staged, base)
             with self._converting(version.digest):
                 made = None
