@@ -19,7 +19,7 @@ def read(path: Path, shape: LlamaShape) -> LoraAdapter:
     """The adapter in the file at `path`, for a base of `shape`. Raises what `mapped_adapter.read` raises."""
     mapped = mapped_adapter.read(path, shape)
     pairs = {target: _pair(target, pair, shape) for target, pair in mapped.pairs.items()}
-    return LoraAdapter(pairs, hashlib.sha256(memoryview(mapped.data)).hexdigest(), base_model=None)
+    return LoraAdapter(pairs, hashlib.sha256(mapped.data.data).hexdigest(), base_model=None)
 
 
 def _pair(target: Target, pair: MappedPair, shape: LlamaShape) -> LoraPair:

@@ -8,6 +8,7 @@ from typing import Literal
 from edgelora_converters import gguf_source, mapped_source, mlx, mlx_source, peft
 from edgelora_converters.lora import LoraAdapter
 from edgelora_converters.mapped import KIND
+from edgelora_converters.peft_folder import WEIGHTS_NAME
 from edgelora_models.errors import AdapterCorrupt
 from edgelora_models.gguf_header import read_header
 from edgelora_models.shape import LlamaShape
@@ -17,10 +18,10 @@ SourceKind = Literal["peft", "mlx", "gguf", "mapped"]
 _MAGIC = b"GGUF"
 
 
-def source_kind(path: Path) -> SourceKind:
+def adapter_kind(path: Path) -> SourceKind:
     """By what is there: a GGUF container, a folder with MLX's file of tensors, or else PEFT's business to explain."""
     if path.is_dir():
-        return "mlx" if (path / mlx.TENSORS_NAME).exists() and not (path / peft.WEIGHTS_NAME).exists() else "peft"
+        return "mlx" if (path / mlx.TENSORS_NAME).exists() and not (path / WEIGHTS_NAME).exists() else "peft"
     if not _is_gguf(path):
         return "peft"
     kind = read_header(path, error=AdapterCorrupt).metadata.get("general.type")
@@ -29,7 +30,7 @@ def source_kind(path: Path) -> SourceKind:
 
 def read_source(path: Path, shape: LlamaShape) -> LoraAdapter:
     """The adapter at `path`, for a base of `shape`. Raises AdapterError, StorageError."""
-    match source_kind(path):
+    match adapter_kind(path):
         case "mlx":
             return mlx_source.read(path, shape)
         case "gguf":

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from edgelora_converters.dtypes import DTYPES, NARROW, Kind, holds, stored
 from edgelora_converters.fit import check_fits, folded_b
 from edgelora_converters.lora import LoraAdapter, LoraPair, Target
-from edgelora_converters.peft import WEIGHTS_NAME
 from edgelora_converters.peft_config import CONFIG_NAME
+from edgelora_converters.peft_folder import WEIGHTS_NAME
 from edgelora_converters.safetensors_writer import Planned, by_width, write_safetensors
 from edgelora_converters.staging import staged
 from edgelora_models.errors import AdapterUnsupported

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 
 from edgelora_converters import gguf, gguf_source, mapped, mapped_source, mlx, mlx_source, peft, to_peft
 from edgelora_converters.lora import LoraAdapter, LoraPair, Target
+from edgelora_converters.peft_folder import FILES, WEIGHTS_NAME
 from edgelora_converters.safetensors_file import open_safetensors
 from edgelora_models.errors import AdapterIncompatible, AdapterUnsupported
 from edgelora_models.modules import BY_HF
@@ -91,8 +92,8 @@ def test_mapped_and_back_is_the_same_file(tmp_path: Path, dtype: str) -> None:
     mapped.write(adapter, GQA, tmp_path / "a.lora", provenance={})
     to_peft.write(mapped_source.read(tmp_path / "a.lora", GQA), GQA, tmp_path / "back", provenance={})
     with (
-        open_safetensors(source / peft.WEIGHTS_NAME) as one,
-        open_safetensors(tmp_path / "back" / peft.WEIGHTS_NAME) as two,
+        open_safetensors(source / WEIGHTS_NAME) as one,
+        open_safetensors(tmp_path / "back" / WEIGHTS_NAME) as two,
     ):
         sizes = [{name: info.nbytes for name, info in file.tensors.items()} for file in (one, two)]
         assert sizes[0] == sizes[1]
@@ -126,9 +127,9 @@ def test_the_same_bytes(tmp_path: Path) -> None:
     adapter = random_adapter(GQA, ranks=(4, 2), scales=(1.0, 3.0))
     for name in ("one", "two"):
         to_peft.write(adapter, GQA, tmp_path / name, provenance={"base_fingerprint": "f"})
-    for file in peft.FILES:
+    for file in FILES:
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
-    with open_safetensors(tmp_path / "one" / peft.WEIGHTS_NAME) as file:
+    with open_safetensors(tmp_path / "one" / WEIGHTS_NAME) as file:
         assert file.metadata["edgelora.base_fingerprint"] == "f"
         assert file.metadata["edgelora.source_digest"] == adapter.source_digest
 
