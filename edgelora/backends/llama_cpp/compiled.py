@@ -45,7 +45,7 @@ class CompiledHookMethod:
         self._modules = {target: number for number, target in enumerate(weights)}
         self._slots: dict[int, Bound] = {}
         self._threads = threads
-        lookup = self._modules[Target(None, EMBEDDING)]
+        lookup = self._modules.get(Target(None, EMBEDDING), -1)
         evaluator.set_modules(native_layout(), list(weights.values()), threads=threads(1), lookup=lookup)
 
     def load(self, path: Path) -> BoundLora:
