@@ -7,7 +7,7 @@ and each factor is stored in the narrowest of float16, bfloat16 and float32 that
 scales stand apart, in `edgelora.scales`, one float32 for each pair.
 
 Layout 2 is the same with more in it: behind its pair a module may have `.row_scale` [out], DoRA's g, and `.bias` [out],
-lora_bias times the scale, both float32 and in GGUF row order; and the pairs may be `token_embd.a` [vocab, rank], a row
+lora_bias without the scale, both float32 and in GGUF row order; and the pairs may be `token_embd.a` [vocab, rank], a row
 for each token, with `token_embd.b` [rank, hidden], and `output.a` and `.b`. An adapter that has none of these is
 written as layout 1. Reading both back is `mapped_adapter`.
 """
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelora_converters.dtypes import DTYPES, Kind, kind_of, stored
-from edgelora_converters.fit import EVERY_PART, check_fits, check_parts, check_row_scales, check_scale, folded_bias
+from edgelora_converters.fit import EVERY_PART, check_fits, check_parts, check_row_scales, check_scale
 from edgelora_converters.gguf_data import write_tensor
 from edgelora_converters.lora import LoraAdapter, Target
 from edgelora_converters.rows import interleave
@@ -119,8 +119,8 @@ def _values(
     yield stored(np.ascontiguousarray(interleave(pair.b, heads).T), kinds[1])
     if target in adapter.row_scales:
         yield interleave(adapter.row_scales[target][:, None], heads)[:, 0]
-    if (bias := folded_bias(target, pair)) is not None:
-        yield interleave(bias[:, None], heads)[:, 0]
+    if pair.bias is not None:
+        yield interleave(pair.bias[:, None], heads)[:, 0]
 
 
 def _add_header(writer: GGUFWriter, facts: Mapping[str, str], scales: list[float], *, layout: int) -> None:

@@ -49,7 +49,7 @@ class MappedPair:
     row_scale: NDArray[np.float32] | None = None
     """[out], rows in GGUF order: DoRA's g."""
     bias: NDArray[np.float32] | None = None
-    """[out], rows in GGUF order: lora_bias times the scale."""
+    """[out], rows in GGUF order: lora_bias, without the scale."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora_converters import gguf_adapter, mapped_adapter, mlx, peft
+from edgelora_converters import gguf_adapter, mapped_adapter, mapped_source, mlx, peft
 from edgelora_converters.dtypes import same_bits, widened
 from edgelora_converters.errors import ConversionFailed
 from edgelora_converters.lora import LoraAdapter, LoraPair, Target
@@ -86,17 +86,10 @@ def verify_mapped(
     (which is rounded to float32) included. Raises AdapterError where it cannot be read."""
     rebuilt: dict[Target, Rebuilt] = {}
     for target, stored in mapped_adapter.read(path, shape).pairs.items():
-        heads = target.module.rotary_heads(shape)
-        a, b = widened(stored.a), deinterleave(widened(stored.b).T, heads)
-        a = a.T if target.module == EMBEDDING else a
-        source = adapter.pairs.get(target)
-        if source is not None and not (same_bits(a, source.a) and same_bits(b, source.b)):
+        pair = mapped_source.pair_of(target, stored, shape)
+        if target in adapter.pairs and not _same(pair, adapter.pairs[target]):
             raise _mismatch(target, "is not the source's, bit for bit")
-        rows = [
-            None if part is None else deinterleave(part[:, None], heads)[:, 0]
-            for part in (stored.bias, stored.row_scale)
-        ]
-        rebuilt[target] = Rebuilt(a, b.astype(np.float64) * stored.scale, *rows)
+        rebuilt[target] = _of_pair(pair)._replace(row_scale=mapped_source.row_scale_of(target, stored, shape))
     return compare(adapter, rebuilt, progress=progress)
 
 
@@ -108,7 +101,9 @@ def verify_peft(
     written = peft.read(folder, shape)
     _check_invocation(written.invocation, adapter)
     for target, pair in written.pairs.items():
-        if (source := adapter.pairs.get(target)) is not None and not _same(pair, sayable(target, source)):
+        if (source := adapter.pairs.get(target)) is None:
+            continue
+        if not _same(pair, sayable(target, source)) or not np.array_equal(pair.magnitude, source.magnitude):
             raise _mismatch(target, "is not the source's, bit for bit")
     rebuilt = {target: _of_pair(pair) for target, pair in written.pairs.items()}
     return compare(adapter, rebuilt, progress=progress)
@@ -120,14 +115,11 @@ def _of_pair(pair: LoraPair) -> Rebuilt:
 
 
 def _same(one: LoraPair, other: LoraPair) -> bool:
-    """Bit for bit; a bias of zeros is the same as none."""
+    """Factors and bias, bit for bit; a bias of zeros is the same as none."""
     if not (same_bits(one.a, other.a) and same_bits(one.b, other.b)):
         return False
     none = np.zeros(len(one.b), np.float32)
-    return all(
-        np.array_equal(none if mine is None else mine, none if yours is None else yours)
-        for mine, yours in ((one.magnitude, other.magnitude), (one.bias, other.bias))
-    )
+    return np.array_equal(none if one.bias is None else one.bias, none if other.bias is None else other.bias)
 
 
 def _check_invocation(found: tuple[int, ...], adapter: LoraAdapter) -> None:

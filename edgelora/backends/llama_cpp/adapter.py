@@ -64,7 +64,7 @@ def _mapped(path: Path, shape: LlamaShape, *, widen: bool) -> LoadedLora:
                 keep(pair.a),
                 keep(pair.b),
                 scale=pair.row_scale,
-                bias=pair.bias,
+                bias=pair.bias if pair.bias is None else np.float32(pair.scale) * pair.bias,
                 multiplier=pair.scale,
                 lookup=target.module == EMBEDDING,
             )
