@@ -117,7 +117,7 @@ def folded_bias(target: Target, pair: LoraPair) -> NDArray[np.float32] | None:
 
 
 def check_scale(target: Target, pair: LoraPair) -> None:
-    """Raise as `folded_b` and `folded_bias` do, for who keeps the scale apart: the two ways refuse the same adapters."""
+    """Raise as `folded_b` and `folded_bias` do, for who keeps the scale apart: both ways refuse the same adapters."""
     parts = [pair.b] if pair.bias is None else [pair.b, pair.bias]
     largest = max(max(float(part.max()), -float(part.min())) for part in parts)
     if not largest * abs(pair.scale) <= _LARGEST or not abs(pair.scale) <= _LARGEST:

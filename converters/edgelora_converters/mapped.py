@@ -7,8 +7,8 @@ and each factor is stored in the narrowest of float16, bfloat16 and float32 that
 scales stand apart, in `edgelora.scales`, one float32 for each pair.
 
 Layout 2 is the same with more in it: behind its pair a module may have `.row_scale` [out], DoRA's g, and `.bias` [out],
-lora_bias without the scale, both float32 and in GGUF row order; and the pairs may be `token_embd.a` [vocab, rank], a row
-for each token, with `token_embd.b` [rank, hidden], and `output.a` and `.b`. An adapter that has none of these is
+lora_bias without the scale, both float32 and in GGUF row order; and the pairs may be `token_embd.a` [vocab, rank], a
+row for each token, with `token_embd.b` [rank, hidden], and `output.a` and `.b`. An adapter that has none of these is
 written as layout 1. Reading both back is `mapped_adapter`.
 """
 

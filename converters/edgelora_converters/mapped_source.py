@@ -36,7 +36,9 @@ def pair_of(target: Target, pair: MappedPair, shape: LlamaShape) -> LoraPair:
     heads = target.module.rotary_heads(shape)
     a, b = widened(pair.a), deinterleave(widened(pair.b).T, heads)
     bias = None if pair.bias is None else deinterleave(pair.bias[:, None], heads)[:, 0]
-    return LoraPair(np.array(a.T if target.module == EMBEDDING else a), np.ascontiguousarray(b), pair.scale, bias=bias)
+    return LoraPair(
+        np.array(a.T if target.module == EMBEDDING else a, order="C"), np.ascontiguousarray(b), pair.scale, bias=bias
+    )
 
 
 def row_scale_of(target: Target, pair: MappedPair, shape: LlamaShape) -> NDArray[np.float32] | None:

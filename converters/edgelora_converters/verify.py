@@ -16,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelora_converters import gguf_adapter, mapped_adapter, mapped_source, mlx, peft
-from edgelora_converters.dtypes import same_bits, widened
+from edgelora_converters.dtypes import same_bits
 from edgelora_converters.errors import ConversionFailed
 from edgelora_converters.lora import LoraAdapter, LoraPair, Target
 from edgelora_converters.rows import deinterleave
 from edgelora_converters.to_peft import sayable
-from edgelora_models.modules import EMBEDDING
 from edgelora_models.shape import LlamaShape
 
 LIMIT = 1e-6
