@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgelora_converters import gguf, mapped, mlx, to_peft
+from edgelora_converters.dora import NORMS, for_base, is_dora
 from edgelora_converters.lora import LoraAdapter
 from edgelora_converters.source import read_source
 from edgelora_converters.staging import staged
@@ -56,17 +57,23 @@ def convert(
     *,
     to: Format,
     base: BaseFingerprint,
+    base_path: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ConversionReport:
     """Convert the adapter `source` for `base` to `out`: a folder for MLX and PEFT, else a file.
 
     `source` is a PEFT folder, an MLX folder, or a GGUF adapter, ours or another's. `out` appears whole and verified, or
-    not at all; an existing one is never replaced. `progress` is called with steps done and in all. Raises UsageError
-    where `out` exists, AdapterError where the adapter is unsound or cannot be expressed exactly, ConversionFailed where
-    the written file is not the source, StorageError where the disk fails.
+    not at all; an existing one is never replaced. `base_path` is where the base itself is, which DoRA needs: a GGUF file
+    or a Hugging Face folder for the norms in edgelora's own layout, an MLX folder for what mlx-lm can run on it.
+    `progress` is called with steps done and in all, counted anew for the norms. Raises UsageError where `out` exists,
+    AdapterError where the adapter is unsound or cannot be expressed exactly, BaseError for an unsound base,
+    ConversionFailed where the written file is not the source, StorageError where the disk fails.
     """
     refuse_existing(out)
-    return write_verified(read_source(source, base.shape), out, to=to, base=base, progress=progress)
+    adapter = read_source(source, base.shape)
+    if base_path is not None and is_dora(adapter):
+        adapter = for_base(adapter, base_path, to=to, progress=progress)
+    return write_verified(adapter, out, to=to, base=base, progress=progress)
 
 
 def write_verified(
@@ -82,7 +89,7 @@ def write_verified(
     report = _Progress(progress, modules=len(adapter.pairs))
     report.done(1)
     with staged(out) as temporary:
-        _WRITERS[to](adapter, base.shape, temporary, provenance=_provenance(base))
+        _WRITERS[to](adapter, base.shape, temporary, provenance=_provenance(adapter, base))
         report.done(2)
         verification = _GATES[to](temporary, adapter, base.shape, progress=report.verified)
         nbytes, memory = _nbytes(temporary), _memory_bytes(temporary, adapter, to=to)
@@ -108,8 +115,9 @@ class _Progress:
             self._callback(steps, 3 * self._modules)
 
 
-def _provenance(base: BaseFingerprint) -> Mapping[str, str]:
-    return {"base_fingerprint": base.digest, "converter_version": CONVERTER_VERSION}
+def _provenance(adapter: LoraAdapter, base: BaseFingerprint) -> Mapping[str, str]:
+    norms = {NORMS: adapter.metadata[NORMS]} if NORMS in adapter.metadata and adapter.row_scales else {}
+    return {"base_fingerprint": base.digest, "converter_version": CONVERTER_VERSION, **norms}
 
 
 def _report(

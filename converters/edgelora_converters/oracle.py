@@ -171,14 +171,13 @@ class NumpyLlama:
         for part in parts:
             if target not in part.deltas:
                 continue
-            stored = Delta(*part.deltas[target])
-            a, b, bias, row_scale = (f if f is None else f.astype(self.dtype, copy=False) for f in stored)
+            delta = Delta(*(f if f is None else f.astype(self.dtype, copy=False) for f in part.deltas[target]))
             base = y[part.start :]
-            change: Array = products(a, part.start) @ b.T
-            if row_scale is not None:
-                change = row_scale * (base + change) - base
-            if bias is not None:
-                change = change + bias
+            change: Array = products(delta.a, part.start) @ delta.b.T
+            if delta.row_scale is not None:
+                change = delta.row_scale * (base + change) - base
+            if delta.bias is not None:
+                change = change + delta.bias
             result[part.start :] += part.weight * change
         return result
 

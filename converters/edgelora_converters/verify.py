@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +33,9 @@ _VANISHING = 1e-24
 
 Factors = tuple[NDArray[Any], NDArray[Any]]
 """Floating: a [rank, in] and b [out, rank] in Hugging Face row order, the whole scale in b: delta = b @ a."""
+
+
+Vector = NDArray[Any]
 
 
 class Rebuilt(NamedTuple):
@@ -86,7 +89,8 @@ def verify_mapped(
     rebuilt: dict[Target, Rebuilt] = {}
     for target, stored in mapped_adapter.read(path, shape).pairs.items():
         pair = mapped_source.pair_of(target, stored, shape)
-        if target in adapter.pairs and not _same(pair, adapter.pairs[target]):
+        # The magnitude is in the row scales.
+        if (source := adapter.pairs.get(target)) is not None and not _same(pair, replace(source, magnitude=None)):
             raise _mismatch(target, "is not the source's, bit for bit")
         rebuilt[target] = _of_pair(pair)._replace(row_scale=mapped_source.row_scale_of(target, stored, shape))
     return compare(adapter, rebuilt, progress=progress)
@@ -100,9 +104,7 @@ def verify_peft(
     written = peft.read(folder, shape)
     _check_invocation(written.invocation, adapter)
     for target, pair in written.pairs.items():
-        if (source := adapter.pairs.get(target)) is None:
-            continue
-        if not _same(pair, sayable(target, source)) or not np.array_equal(pair.magnitude, source.magnitude):
+        if (source := adapter.pairs.get(target)) is not None and not _same(pair, sayable(target, source)):
             raise _mismatch(target, "is not the source's, bit for bit")
     rebuilt = {target: _of_pair(pair) for target, pair in written.pairs.items()}
     return compare(adapter, rebuilt, progress=progress)
@@ -114,11 +116,14 @@ def _of_pair(pair: LoraPair) -> Rebuilt:
 
 
 def _same(one: LoraPair, other: LoraPair) -> bool:
-    """Factors and bias, bit for bit; a bias of zeros is the same as none."""
+    """Bit for bit; a bias of zeros is the same as none."""
     if not (same_bits(one.a, other.a) and same_bits(one.b, other.b)):
         return False
     none = np.zeros(len(one.b), np.float32)
-    return np.array_equal(none if one.bias is None else one.bias, none if other.bias is None else other.bias)
+    return all(
+        np.array_equal(none if mine is None else mine, none if yours is None else yours)
+        for mine, yours in ((one.magnitude, other.magnitude), (one.bias, other.bias))
+    )
 
 
 def _check_invocation(found: tuple[int, ...], adapter: LoraAdapter) -> None:
@@ -161,7 +166,7 @@ def _rows_distance(target: Target, adapter: LoraAdapter, found: Rebuilt) -> floa
     if pair.magnitude is not None and found.row_scale is None and found.magnitude is None:
         raise _mismatch(target, "has lost its magnitude")
     bias = None if pair.bias is None else pair.bias.astype(np.float64) * pair.scale
-    compared = [(bias, found.bias)]
+    compared: list[tuple[Vector | None, Vector | None]] = [(bias, found.bias)]
     if found.row_scale is not None:
         compared.append((adapter.row_scales.get(target), found.row_scale))
     if found.magnitude is not None:
@@ -169,7 +174,7 @@ def _rows_distance(target: Target, adapter: LoraAdapter, found: Rebuilt) -> floa
     return max((_vector_distance(target, source, rows) for source, rows in compared), key=_badness)
 
 
-def _vector_distance(target: Target, source: NDArray[Any] | None, found: NDArray[Any] | None) -> float:
+def _vector_distance(target: Target, source: Vector | None, found: Vector | None) -> float:
     """None is a vector of zeros."""
     if source is None and found is None:
         return 0.0
