@@ -21,7 +21,6 @@ from edgelora_models.errors import AdapterUnsupported
 from edgelora_models.hf_config import read_mlx_bits
 from edgelora_models.modules import EMBEDDING
 
-
 NORMS = "dora_norms"
 """In an adapter's metadata and a file's provenance: which weights the row scales' norms are of."""
 _MLX_BITS = frozenset({2, 4, 8})

@@ -84,7 +84,7 @@ class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     invocation: tuple[Count, ...] = ()
     """aLoRA: the token ids it acts from on. Empty is plain LoRA."""
     dora: bool = False
-    """Whether it scales rows by norms of the base's own weights: then every file of a base has a conversion of its own."""
+    """Whether it takes norms of the base's own weights: then every file of a base has a conversion of its own."""
 
     @property
     def nbytes(self) -> int:
