@@ -171,13 +171,13 @@ class NumpyLlama:
         for part in parts:
             if target not in part.deltas:
                 continue
-            delta = Delta(*(f if f is None else f.astype(self.dtype, copy=False) for f in part.deltas[target]))
-            base = y[part.start :]
-            change: Array = products(delta.a, part.start) @ delta.b.T
+            delta, base = Delta(*part.deltas[target]), y[part.start :]
+            a, b = (factor.astype(self.dtype, copy=False) for factor in (delta.a, delta.b))
+            change: Array = products(a, part.start) @ b.T
             if delta.row_scale is not None:
-                change = delta.row_scale * (base + change) - base
+                change = delta.row_scale.astype(self.dtype) * (base + change) - base
             if delta.bias is not None:
-                change = change + delta.bias
+                change = change + delta.bias.astype(self.dtype)
             result[part.start :] += part.weight * change
         return result
 

@@ -84,7 +84,7 @@ class Checker:
         self._run(self._hook, path)
 
     def _mlx(self, _: Path, path: Path) -> None:
-        for target, (a, b) in mlx.read(path, SHAPE).items():
+        for target, (a, b, _) in mlx.read(path, SHAPE).items():
             _fits(target, a.T, b)
             _finite(target, a, b)
 
