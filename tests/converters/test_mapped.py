@@ -202,7 +202,8 @@ def test_every_part_comes_back(tmp_path: Path, shape: LlamaShape) -> None:
     """Row scales and biases in llama.cpp's rows, bit for bit; the embedding's a with a row for each token; aligned."""
     adapter = full_adapter(shape)
     found = mapped_adapter.read(written(tmp_path, adapter, shape), shape)
-    assert list(found.pairs)[0].module == EMBEDDING and list(found.pairs)[-1].module == HEAD
+    modules = [target.module for target in found.pairs]
+    assert (modules[0], modules[-1]) == (EMBEDDING, HEAD)
     assert found.pairs.keys() == adapter.pairs.keys()
     for target, have in found.pairs.items():
         pair, heads = adapter.pairs[target], target.module.rotary_heads(shape)
