@@ -145,12 +145,8 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
 def test_row_scales_are_of_what_the_base_computed(isa: str) -> None:
     """Two adapters with row scales on one row give the same in either order: no change is of another's."""
     rng = np.random.default_rng(2)
-    factors = [
-        Factors(
-            *(rng.standard_normal((3, n), np.float32) for n in (40, 90)), rng.uniform(0.5, 2, 90).astype(np.float32)
-        )
-        for _ in range(2)
-    ]
+    scales = rng.uniform(0.5, 2, (2, 90)).astype(np.float32)
+    factors = [Factors(*(rng.standard_normal((3, n), np.float32) for n in (40, 90)), scale) for scale in scales]
     x, before = rng.standard_normal((4, 40), np.float32), rng.standard_normal((4, 90), np.float32)
     groups = [Group(1, 4, factors[0], 0.5), Group(0, 3, factors[1], -1.5)]
     wanted, one, other = before.copy(), before.copy(), before.copy()
