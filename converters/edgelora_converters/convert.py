@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgelora_converters import gguf, mapped, mlx, to_peft
-from edgelora_converters.dora import NORMS, for_base, is_dora
+from edgelora_converters.completion import NOTE, complete, needs_base
 from edgelora_converters.lora import LoraAdapter
 from edgelora_converters.source import read_source
 from edgelora_converters.staging import staged
@@ -63,16 +63,16 @@ def convert(
     """Convert the adapter `source` for `base` to `out`: a folder for MLX and PEFT, else a file.
 
     `source` is a PEFT folder, an MLX folder, or a GGUF adapter, ours or another's. `out` appears whole and verified, or
-    not at all; an existing one is never replaced. `base_path` is where the base itself is, which DoRA needs: a GGUF
-    file or a Hugging Face folder for the norms in edgelora's own layout, an MLX folder for what mlx-lm can run on it.
-    `progress` is called with steps done and in all, counted anew for the norms. Raises UsageError where `out` exists,
+    not at all; an existing one is never replaced. `base_path` is where the base itself is, a
+    GGUF file or a folder: some adapters take something of its weights (see `completion`). `progress` is called with
+    steps done and in all, counted anew for that. Raises UsageError where `out` exists,
     AdapterError where the adapter is unsound or cannot be expressed exactly, BaseError for an unsound base,
     ConversionFailed where the written file is not the source, StorageError where the disk fails.
     """
     refuse_existing(out)
     adapter = read_source(source, base.shape)
-    if base_path is not None and is_dora(adapter):
-        adapter = for_base(adapter, base_path, to=to, progress=progress)
+    if base_path is not None and needs_base(adapter):
+        adapter = complete(adapter, base_path, to=to, progress=progress)
     return write_verified(adapter, out, to=to, base=base, progress=progress)
 
 
@@ -116,8 +116,8 @@ class _Progress:
 
 
 def _provenance(adapter: LoraAdapter, base: BaseFingerprint) -> Mapping[str, str]:
-    norms = {NORMS: adapter.metadata[NORMS]} if NORMS in adapter.metadata and adapter.row_scales else {}
-    return {"base_fingerprint": base.digest, "converter_version": CONVERTER_VERSION, **norms}
+    completed = {NOTE: adapter.metadata[NOTE]} if NOTE in adapter.metadata else {}
+    return {"base_fingerprint": base.digest, "converter_version": CONVERTER_VERSION, **completed}
 
 
 def _report(

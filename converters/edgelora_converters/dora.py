@@ -10,40 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora_converters.base_weights import BaseWeights, open_base_weights, row_blocks
+from edgelora_converters.base_weights import BaseWeights, row_blocks
 from edgelora_converters.lora import LoraAdapter, LoraPair, Target
 from edgelora_models.errors import AdapterUnsupported
-from edgelora_models.hf_config import read_mlx_bits
 from edgelora_models.modules import EMBEDDING
-
-NORMS = "dora_norms"
-"""In an adapter's metadata and a file's provenance: which weights the row scales' norms are of."""
-_MLX_BITS = frozenset({2, 4, 8})
-"""mlx-lm 0.32.2 takes a packed row to hold 32 // bits values a word, which for 3, 5 and 6 bits is not its width."""
 
 
 def is_dora(adapter: LoraAdapter) -> bool:
     """Whether any of its modules has a magnitude."""
     return any(pair.magnitude is not None for pair in adapter.pairs.values())
-
-
-def for_base(
-    adapter: LoraAdapter, base: Path, *, to: str, progress: Callable[[int, int], None] | None = None
-) -> LoraAdapter:
-    """What the format `to` needs of a DoRA adapter beside the base at `base`: row scales for edgelora's own layout; for
-    MLX, which takes the norms itself, that mlx-lm can. Raises AdapterUnsupported, BaseError, StorageError."""
-    if to == "mlx" and not (bits := read_mlx_bits(base)) <= _MLX_BITS:
-        what = f"mlx-lm cannot run DoRA on a base of {sorted(bits - _MLX_BITS)[0]} bits."
-        raise AdapterUnsupported("dora_mlx_bits", what, "Use a base of 4 or 8 bits, or an unquantized one.")
-    if to != "mapped" or adapter.row_scales:
-        return adapter
-    with open_base_weights(base) as weights:
-        return with_row_scales(adapter, weights, progress=progress)
 
 
 def with_row_scales(
@@ -60,10 +39,7 @@ def with_row_scales(
         row_scales[target] = _row_scale(target, adapter.pairs[target], weights)
         if progress is not None:
             progress(done, len(scaled))
-    if not scaled:
-        return adapter
-    norms = f"{weights.precision}, {'as trained' if weights.exact else 'dequantized'}"
-    return replace(adapter, row_scales=row_scales, metadata={**adapter.metadata, NORMS: norms})
+    return replace(adapter, row_scales=row_scales) if scaled else adapter
 
 
 def _row_scale(target: Target, pair: LoraPair, weights: BaseWeights) -> NDArray[np.float32]:

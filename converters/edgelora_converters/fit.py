@@ -26,7 +26,7 @@ def check_fits(adapter: LoraAdapter, shape: LlamaShape) -> None:
 
     AdapterCorrupt for an adapter without pairs, AdapterIncompatible for a layer or width the base does not have.
     """
-    if not adapter.pairs:
+    if not adapter.pairs and not adapter.token_rows:
         raise AdapterCorrupt("empty_adapter", "The adapter changes no module.", "Train it with target_modules set.")
     for target, pair in adapter.pairs.items():
         _check_pair(target, pair, shape)
@@ -60,7 +60,11 @@ def check_untied(adapter: LoraAdapter, shape: LlamaShape, *, to: str) -> None:
 
 
 def check_parts(adapter: LoraAdapter, *, to: str, carried: Collection[Part]) -> None:
-    """Raise AdapterUnsupported, with the part as its code, for the first part that the format `to` does not carry."""
+    """Raise AdapterUnsupported for the first part that the format `to` does not carry, with the part as its code; and for
+    token rows, which no format carries before `completion` made pairs of them."""
+    for target in adapter.token_rows:
+        what = f"{target.hf_path} has trained tokens: what they replace are the base's own rows."
+        raise AdapterUnsupported("base_needed", what, "Give the base itself (--base).", param=target.hf_path)
     for target, pair in adapter.pairs.items():
         for part in _parts(target, pair):
             if part not in carried:
@@ -68,11 +72,11 @@ def check_parts(adapter: LoraAdapter, *, to: str, carried: Collection[Part]) -> 
 
 
 def check_row_scales(adapter: LoraAdapter) -> None:
-    """Raise AdapterUnsupported where DoRA's norms are not known: they take the base's weights (see `dora`)."""
+    """Raise AdapterUnsupported where DoRA's norms are not known: they take the base's weights (see `completion`)."""
     for target, pair in adapter.pairs.items():
         if pair.magnitude is not None and target not in adapter.row_scales:
             what = f"{target.hf_path} is a DoRA adapter's: the norms of its rows take the base's weights."
-            raise AdapterUnsupported("base_needed", what, "Give the base's weights too (--base).", param=target.hf_path)
+            raise AdapterUnsupported("base_needed", what, "Give the base itself (--base).", param=target.hf_path)
 
 
 def _parts(target: Target, pair: LoraPair) -> Iterator[Part]:

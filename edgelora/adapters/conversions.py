@@ -58,8 +58,8 @@ class Goal:
 
     @classmethod
     def of(cls, version: Version, to: AdapterFormat, base: BaseRecord) -> Self:
-        depends = version.dora and to == "mapped"
-        return cls(to, base.identity.fingerprint, base.path, base.weights_key if depends else "")
+        weights = base.weights_key if version.needs_base else ""
+        return cls(to, base.identity.fingerprint, base.path, weights)
 
 
 def find(layout: Layout, digest: str, goal: Goal) -> Converted | None:

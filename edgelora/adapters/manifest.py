@@ -83,8 +83,9 @@ class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parameters: Count
     invocation: tuple[Count, ...] = ()
     """aLoRA: the token ids it acts from on. Empty is plain LoRA."""
-    dora: bool = False
-    """Whether it takes norms of the base's own weights: then every file of a base has a conversion of its own."""
+    needs_base: bool = False
+    """Whether it takes something of the base's own weights (DoRA's norms, the rows that trainable tokens replace): then
+    every file of a base has a conversion of its own."""
 
     @property
     def nbytes(self) -> int:

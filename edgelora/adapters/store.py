@@ -269,6 +269,8 @@ def _naming(name: str, made_for: str | None, base: BaseRecord) -> Iterator[None]
 
 
 def _describe(adapter: LoraAdapter, staged: Staged, base: BaseRecord, *, created: float) -> Version:
+    from edgelora_converters.completion import needs_base
+
     scales = [pair.scale for pair in adapter.pairs.values()]
     return Version(
         number=1,
@@ -285,5 +287,5 @@ def _describe(adapter: LoraAdapter, staged: Staged, base: BaseRecord, *, created
         use_rslora=adapter.metadata.get("use_rslora", "").lower() == "true",
         parameters=adapter.parameters,
         invocation=adapter.invocation,
-        dora=any(pair.magnitude is not None for pair in adapter.pairs.values()),
+        needs_base=needs_base(adapter),
     )
