@@ -60,8 +60,8 @@ def check_untied(adapter: LoraAdapter, shape: LlamaShape, *, to: str) -> None:
 
 
 def check_parts(adapter: LoraAdapter, *, to: str, carried: Collection[Part]) -> None:
-    """Raise AdapterUnsupported for the first part that the format `to` does not carry, with the part as its code; and for
-    token rows, which no format carries before `completion` made pairs of them."""
+    """Raise AdapterUnsupported for the first part that the format `to` does not carry, with the part as its code; and
+    for token rows, which no format carries before `completion` made pairs of them."""
     for target in adapter.token_rows:
         what = f"{target.hf_path} has trained tokens: what they replace are the base's own rows."
         raise AdapterUnsupported("base_needed", what, "Give the base itself (--base).", param=target.hf_path)
