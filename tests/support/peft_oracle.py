@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,11 @@ from tests.support.oracles import TOKENS
 SEED = 11
 
 
-def peft_model(shape: LlamaShape, config: dict[str, Any], folder: Path) -> Any:
-    """Put a random adapter on the tiny base with PEFT, and save it to `folder`; the model, in float32."""
+def peft_model(
+    shape: LlamaShape, config: dict[str, Any], folder: Path, *, trained: Callable[[Any], None] | None = None
+) -> Any:
+    """Put a random adapter on the tiny base with PEFT, and save it to `folder`; the model, in float32. `trained` changes
+    it before that."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -29,8 +32,23 @@ def peft_model(shape: LlamaShape, config: dict[str, Any], folder: Path) -> Any:
     assert absent.unexpected_keys == [] and set(absent.missing_keys) <= {"lm_head.weight"}
     model.tie_weights()
     tuned = get_peft_model(model, LoraConfig(**config, init_lora_weights=False, task_type="CAUSAL_LM")).eval()
+    if trained is not None:
+        trained(tuned)
     tuned.save_pretrained(str(folder), save_embedding_layers=False)
     return tuned
+
+
+def moved(model: Any) -> None:
+    """Move what starts where the base is, as training would: DoRA's magnitudes and the rows of trainable tokens."""
+    import torch
+
+    generator = torch.Generator().manual_seed(SEED)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_magnitude_vector" in name:
+                parameter.mul_(1 + 0.4 * (torch.rand(parameter.shape, generator=generator) - 0.5))
+            elif "trainable_tokens_delta" in name:
+                parameter.add_(torch.randn(parameter.shape, generator=generator))
 
 
 def peft_logits(model: Any, tokens: Sequence[int] = TOKENS) -> NDArray[np.float32]:
