@@ -19,8 +19,8 @@ SEED = 11
 def peft_model(
     shape: LlamaShape, config: dict[str, Any], folder: Path, *, trained: Callable[[Any], None] | None = None
 ) -> Any:
-    """Put a random adapter on the tiny base with PEFT, and save it to `folder`; the model, in float32. `trained` changes
-    it before that."""
+    """Put a random adapter on the tiny base with PEFT, and save it to `folder`; the model, in float32. `trained` may
+    change it before that."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
