@@ -14,6 +14,7 @@ from typing import Literal
 from edgelora_converters import gguf, mapped, mlx, to_peft
 from edgelora_converters.completion import NOTE, complete, needs_base
 from edgelora_converters.lora import LoraAdapter
+from edgelora_converters.reading import PLAIN, Reading
 from edgelora_converters.source import read_source
 from edgelora_converters.staging import staged
 from edgelora_converters.verify import Verification, verify_gguf, verify_mapped, verify_mlx, verify_peft
@@ -49,6 +50,8 @@ class ConversionReport:
     """What the factors take in memory at run time: as stored where they are mapped, else in float32; MLX pads every
     pair to the largest rank."""
     source_digest: str
+    treatment: str = ""
+    """What was done to the source's factors before they were plain ones, in words; mostly nothing."""
 
 
 def convert(
@@ -58,21 +61,23 @@ def convert(
     to: Format,
     base: BaseFingerprint,
     base_path: Path | None = None,
+    reading: Reading = PLAIN,
     progress: Callable[[int, int], None] | None = None,
 ) -> ConversionReport:
     """Convert the adapter `source` for `base` to `out`: a folder for MLX and PEFT, else a file.
 
     `source` is a PEFT folder, an MLX folder, or a GGUF adapter, ours or another's. `out` appears whole and verified, or
-    not at all; an existing one is never replaced. `base_path` is where the base itself is, a
-    GGUF file or a folder: some adapters take something of its weights (see `completion`). `progress` is called with
-    steps done and in all, counted anew for that. Raises UsageError where `out` exists,
-    AdapterError where the adapter is unsound or cannot be expressed exactly, BaseError for an unsound base,
-    ConversionFailed where the written file is not the source, StorageError where the disk fails.
+    not at all; an existing one is never replaced. `base_path` is where the base itself is, a GGUF file or a folder: some
+    adapters take something of the base they run on (see `completion`). `reading` is what may be used beside `source`;
+    its weights are those that DoRA's norms are of. `progress` is called with steps done and in all, counted anew for
+    the norms. Raises UsageError where `out` exists, AdapterError where the adapter is unsound or cannot be expressed
+    exactly, BaseError for an unsound base, ConversionFailed where the written file is not the source, StorageError
+    where the disk fails.
     """
     refuse_existing(out)
-    adapter = read_source(source, base.shape)
+    adapter = read_source(source, base.shape, reading=reading)
     if base_path is not None and needs_base(adapter):
-        adapter = complete(adapter, base_path, to=to, progress=progress)
+        adapter = complete(adapter, base_path, to=to, norms=reading.weights, progress=progress)
     return write_verified(adapter, out, to=to, base=base, progress=progress)
 
 
@@ -133,6 +138,7 @@ def _report(
         nbytes=nbytes,
         memory_bytes=memory_bytes,
         source_digest=adapter.source_digest,
+        treatment=adapter.metadata.get("treatment", ""),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,39 +16,65 @@ from tests.support.oracles import TOKENS
 SEED = 11
 
 
-def peft_model(
-    shape: LlamaShape, config: dict[str, Any], folder: Path, *, trained: Callable[[Any], None] | None = None
-) -> Any:
-    """Put a random adapter on the tiny base with PEFT, and save it to `folder`; the model, in float32. `trained` may
-    change it before that."""
-    import torch
+def peft_model(shape: LlamaShape, config: dict[str, Any], folder: Path) -> Any:
+    """Put a random adapter on the tiny base with PEFT, and save it to `folder`; the model, in float32."""
     from peft import LoraConfig, get_peft_model
-    from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.manual_seed(SEED)
-    model = LlamaForCausalLM(LlamaConfig(**tiny_config(shape), attn_implementation="eager"))
-    weights = {name: torch.from_numpy(array) for name, array in tiny_weights(shape, seed=SEED).items()}
-    absent = model.load_state_dict(weights, strict=False)
-    assert absent.unexpected_keys == [] and set(absent.missing_keys) <= {"lm_head.weight"}
-    model.tie_weights()
+    model = torch_base(shape)
     tuned = get_peft_model(model, LoraConfig(**config, init_lora_weights=False, task_type="CAUSAL_LM")).eval()
-    if trained is not None:
-        trained(tuned)
     tuned.save_pretrained(str(folder), save_embedding_layers=False)
     return tuned
 
 
-def moved(model: Any) -> None:
-    """Move what starts where the base is, as training would: DoRA's magnitudes and the rows of trainable tokens."""
+def torch_base(shape: LlamaShape) -> Any:
+    """The tiny base as a transformers model, in float32; torch's generator is seeded."""
     import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
 
+    torch.manual_seed(SEED)
+    model = LlamaForCausalLM(LlamaConfig(**tiny_config(shape), attn_implementation="eager"))
+    weights = {name: torch.from_numpy(array.copy()) for name, array in tiny_weights(shape, seed=SEED).items()}
+    absent = model.load_state_dict(weights, strict=False)
+    assert absent.unexpected_keys == [] and set(absent.missing_keys) <= {"lm_head.weight"}
+    model.tie_weights()
+    return model
+
+
+def trained(model: Any, config: Any, folder: Path, *, initial: Path | None = None) -> Any:
+    """`model` with an adapter by `config`, saved to `initial` as it starts and, after its factors were moved at random,
+    to `folder`."""
+    import torch
+    from peft import get_peft_model
+
+    tuned = get_peft_model(model, config).eval()
+    if initial is not None:
+        tuned.save_pretrained(str(initial), save_embedding_layers=False)
     generator = torch.Generator().manual_seed(SEED)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
+        for name, parameter in tuned.named_parameters():
+            if ".lora_" in name and "monteclora" not in name:
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    tuned.save_pretrained(str(folder), save_embedding_layers=False)
+    return tuned
+
+
+def moved_peft_model(shape: LlamaShape, config: dict[str, Any], folder: Path) -> Any:
+    """As `peft_model`, with what starts where the base is moved, as training would: DoRA's magnitudes and the rows of
+    trainable tokens."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    settings = LoraConfig(**config, init_lora_weights=False, task_type="CAUSAL_LM")
+    tuned = get_peft_model(torch_base(shape), settings).eval()
+    generator = torch.Generator().manual_seed(SEED)
+    with torch.no_grad():
+        for name, parameter in tuned.named_parameters():
             if "lora_magnitude_vector" in name:
                 parameter.mul_(1 + 0.4 * (torch.rand(parameter.shape, generator=generator) - 0.5))
             elif "trainable_tokens_delta" in name:
                 parameter.add_(torch.randn(parameter.shape, generator=generator))
+    tuned.save_pretrained(str(folder), save_embedding_layers=False)
+    return tuned
 
 
 def peft_logits(model: Any, tokens: Sequence[int] = TOKENS) -> NDArray[np.float32]:

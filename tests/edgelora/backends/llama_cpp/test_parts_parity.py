@@ -22,7 +22,7 @@ from tests.support.adapters import ALL_MODULES
 from tests.support.bases import write_tiny_gguf
 from tests.support.lora import GQA, WIDE_HEADS
 from tests.support.oracles import TOKENS, deltas, distance, tiny_oracle, write_tiny_hf
-from tests.support.peft_oracle import SEED, moved, peft_logits, peft_model
+from tests.support.peft_oracle import SEED, moved_peft_model, peft_logits
 
 # PEFT and transformers deprecate each other's calls; that is theirs to settle.
 pytestmark = [
@@ -67,7 +67,7 @@ def _libraries() -> None:
 def test_peft_is_the_oracle_is_the_runtime(tmp_path: Path, shape: LlamaShape, name: str) -> None:
     """PEFT in float32, the oracle on the adapter as read and completed, and the backend with each kernel on the
     converted file give the same logits; the base gives others."""
-    wanted = peft_logits(peft_model(shape, CONFIGS[name], tmp_path / "peft", trained=moved))
+    wanted = peft_logits(moved_peft_model(shape, CONFIGS[name], tmp_path / "peft"))
     base = write_tiny_gguf(tmp_path / "base.gguf", shape, seed=SEED)
     oracle = tiny_oracle(shape, seed=SEED)
     adapter = complete(peft_reader.read(tmp_path / "peft", shape), base, to="mapped")
@@ -101,7 +101,7 @@ def test_peft_is_mlx(tmp_path: Path, name: str) -> None:
     from mlx import core
     from mlx_lm.tuner.utils import load_adapters
 
-    wanted = peft_logits(peft_model(GQA, CONFIGS[name], tmp_path / "peft", trained=moved))
+    wanted = peft_logits(moved_peft_model(GQA, CONFIGS[name], tmp_path / "peft"))
     base = write_tiny_hf(tmp_path / "base", GQA, seed=SEED)
     fingerprint = BaseFingerprint("llama", GQA, vocabulary="", template="")
     convert(tmp_path / "peft", tmp_path / "mlx", to="mlx", base=fingerprint, base_path=base)
