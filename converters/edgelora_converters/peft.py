@@ -12,12 +12,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from edgelora_converters.forms import Form, scaled_rows
-from edgelora_converters.lora import LoraAdapter, LoraPair, Target
+from edgelora_converters.lora import LoraAdapter, LoraPair, Target, TokenRows
 from edgelora_converters.peft_config import CONFIG_NAME, PeftConfig, parse_config, read_fields
 from edgelora_converters.peft_folder import WEIGHTS_NAME, find_adapter, source_digest
 from edgelora_converters.peft_names import Names, sort_names
 from edgelora_converters.peft_rules import scales, selected
 from edgelora_converters.peft_tensors import Stored, check_filled, check_shapes, sort_tensors
+from edgelora_converters.peft_token_rows import read_token_rows
 from edgelora_converters.problems import Problems
 from edgelora_converters.reading import PLAIN, Reading
 from edgelora_converters.replaced import check_replaced
@@ -37,10 +38,10 @@ def read(folder: Path, shape: LlamaShape, *, reading: Reading = PLAIN) -> LoraAd
     """
     folder = find_adapter(folder)
     _check_weights(reading, shape)
-    config, pairs, dropped = _read_pairs(folder, shape, reading)
+    config, pairs, rows, dropped = _read_pairs(folder, shape, reading)
     initial = None
     if config.initialisation is not None and reading.initial is not None:
-        _, initial, _ = _read_pairs(find_adapter(reading.initial), shape, reading)
+        _, initial, *_ = _read_pairs(find_adapter(reading.initial), shape, reading)
     treated, doubt = treat(config, pairs, initial, reading)
     return LoraAdapter(
         pairs=treated,
@@ -48,13 +49,14 @@ def read(folder: Path, shape: LlamaShape, *, reading: Reading = PLAIN) -> LoraAd
         base_model=config.base_model,
         metadata=_facts(config) | _notes(config, dropped=dropped, doubt=doubt),
         invocation=config.invocation,
+        token_rows=rows,
     )
 
 
 def _read_pairs(
     folder: Path, shape: LlamaShape, reading: Reading
-) -> tuple[PeftConfig, dict[Target, LoraPair], list[str]]:
-    """The factors as trained, made plain; and the tensors that were found to be the base's own."""
+) -> tuple[PeftConfig, dict[Target, LoraPair], dict[Target, TokenRows], list[str]]:
+    """The factors as trained, made plain; rows that were replaced; and the tensors that are the base's own."""
     problems = Problems()
     config = parse_config(read_fields(folder), problems)
     with open_safetensors(folder / WEIGHTS_NAME) as weights:
@@ -75,7 +77,8 @@ def _read_pairs(
             for target, tensors in stored.items()
             if weights.tensors[tensors.a].shape[0]
         }
-    return config, pairs, dropped
+        rows = read_token_rows(config, weights, names, shape)
+    return config, pairs, rows, dropped
 
 
 def _pair(weights: SafetensorsFile, stored: Stored, form: Form, scale: float, width: int) -> LoraPair:

@@ -37,7 +37,7 @@ def with_token_pairs(adapter: LoraAdapter, weights: BaseWeights) -> LoraAdapter:
     for target, rows in adapter.token_rows.items():
         change = _change(target, rows, weights)
         _add(pairs, target, rows, change, vocab=weights.llama.vocab)
-        if weights.llama.tied:
+        if weights.llama.tied and _HEAD not in adapter.token_rows:
             _add(pairs, _HEAD, rows, change, vocab=weights.llama.vocab)
     return replace(adapter, pairs=pairs, token_rows={})
 
@@ -47,7 +47,7 @@ def _change(target: Target, rows: TokenRows, weights: BaseWeights) -> NDArray[np
     if len(rows.tokens) > MAX_TOKENS:
         what = f"{target.hf_path} has {len(rows.tokens)} trained tokens; {MAX_TOKENS} at most can be carried."
         raise AdapterUnsupported("token_rows_many", what, "Merge the adapter into its base.", param=target.hf_path)
-    name = f"{target.hf_path}.weight"
+    name = f"{_EMBEDDING.hf_path if weights.llama.tied else target.hf_path}.weight"
     old = np.concatenate([weights.rows(name, token, token + 1) for token in rows.tokens])
     return (rows.rows.astype(np.float64) - old).astype(np.float32)
 
