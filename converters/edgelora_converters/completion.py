@@ -39,13 +39,13 @@ def complete(
     """`adapter` with all that the format `to` takes of the base at `base`, a GGUF file or a folder.
 
     `norms`: other weights that DoRA's norms are to be of, such as the trained ones behind a quantized base. MLX takes
-    the norms itself. `progress` is called with modules done and in all. Raises AdapterUnsupported for what cannot be,
+    the norms itself, and PEFT all of it. `progress` is called with modules done and in all. Raises AdapterUnsupported for what cannot be,
     BaseError and StorageError.
     """
     if to == "mlx" and is_dora(adapter):
         _check_mlx(base)
     scales = to == "mapped" and is_dora(adapter) and not adapter.row_scales
-    if not scales and not adapter.token_rows:
+    if to == "peft" or not (scales or adapter.token_rows):
         return adapter
     with open_base_weights(base) as weights:
         adapter = with_token_pairs(adapter, weights)

@@ -68,8 +68,8 @@ def convert(
 
     `source` is a PEFT folder, an MLX folder, or a GGUF adapter, ours or another's. `out` appears whole and verified, or
     not at all; an existing one is never replaced. `base_path` is where the base itself is, a GGUF file or a folder:
-    some adapters take something of the base they run on (see `completion`). `reading` is what may be used beside `source`;
-    its weights are those that DoRA's norms are of. `progress` is called with steps done and in all, counted anew for
+    some adapters take something of the base they run on (see `completion`). `reading` is what may be used beside
+    `source`; its weights are those that DoRA's norms are of. `progress` is called with steps done and in all, anew for
     the norms. Raises UsageError where `out` exists, AdapterError where the adapter is unsound or cannot be expressed
     exactly, BaseError for an unsound base, ConversionFailed where the written file is not the source, StorageError
     where the disk fails.

@@ -1,4 +1,4 @@
-"""Reads the rows that PEFT's trainable_token_indices replace: which tokens, and what stands there. Owns their checks."""
+"""Reads the rows that PEFT's trainable_token_indices replace: of which tokens, and what stands there instead."""
 
 from __future__ import annotations
 

@@ -106,6 +106,10 @@ def verify_peft(
     for target, pair in written.pairs.items():
         if (source := adapter.pairs.get(target)) is not None and not _same(pair, sayable(target, source)):
             raise _mismatch(target, "is not the source's, bit for bit")
+    for target in adapter.token_rows.keys() | written.token_rows.keys():
+        ours, theirs = adapter.token_rows.get(target), written.token_rows.get(target)
+        if ours is None or theirs is None or ours.tokens != theirs.tokens or not same_bits(ours.rows, theirs.rows):
+            raise _mismatch(target, "has other trained tokens than the source's, bit for bit")
     rebuilt = {target: _of_pair(pair) for target, pair in written.pairs.items()}
     return compare(adapter, rebuilt, progress=progress)
 
