@@ -39,8 +39,8 @@ def complete(
     """`adapter` with all that the format `to` takes of the base at `base`, a GGUF file or a folder.
 
     `norms`: other weights that DoRA's norms are to be of, such as the trained ones behind a quantized base. MLX takes
-    the norms itself, and PEFT all of it. `progress` is called with modules done and in all. Raises AdapterUnsupported for what cannot be,
-    BaseError and StorageError.
+    the norms itself, and PEFT all of it. `progress` is called with modules done and in all. Raises AdapterUnsupported
+    for what cannot be, BaseError and StorageError.
     """
     if to == "mlx" and is_dora(adapter):
         _check_mlx(base)

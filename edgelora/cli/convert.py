@@ -52,21 +52,20 @@ def convert(
     from edgelora_converters.convert import convert as convert_adapter
 
     with progress_bars() as bars:
-        fingerprint = _fingerprint(app.open_library(bars), base)
+        fingerprint, path = _base(app.open_library(bars), base)
         progress = None if bars is None else lambda done, total: bars(f"Converting {source.name}", done, total)
-        report = convert_adapter(source, out, to=to, base=fingerprint, progress=progress)
+        report = convert_adapter(source, out, to=to, base=fingerprint, base_path=path, progress=progress)
     if as_json:
         emit_json({"out": str(out), **asdict(report)})
     else:
         note(f"Wrote {out}: {report.modules} modules, rank {report.rank}, at most {report.worst:.0e} off (relative).")
 
 
-def _fingerprint(library: Library, base: str | None) -> BaseFingerprint:
-    """The base's identity: the chosen base's, an installed one's, or that of a file or folder."""
+def _base(library: Library, base: str | None) -> tuple[BaseFingerprint, Path]:
+    """What the base is and where: the chosen one, an installed one, or a file or folder."""
     from edgelora.bases.registry import identify
 
-    if base is None:
-        return library.bases.current().identity.fingerprint
-    if base not in library.bases.names() and Path(base).exists():
-        return identify(Path(base)).fingerprint
-    return library.bases.get(base).identity.fingerprint
+    if base is not None and base not in library.bases.names() and Path(base).exists():
+        return identify(Path(base)).fingerprint, Path(base)
+    record = library.bases.current() if base is None else library.bases.get(base)
+    return record.identity.fingerprint, record.path
