@@ -49,7 +49,8 @@ def _change(target: Target, rows: TokenRows, weights: BaseWeights) -> NDArray[np
         raise AdapterUnsupported("token_rows_many", what, "Merge the adapter into its base.", param=target.hf_path)
     name = f"{_EMBEDDING.hf_path if weights.llama.tied else target.hf_path}.weight"
     old = np.concatenate([weights.rows(name, token, token + 1) for token in rows.tokens])
-    return (rows.rows.astype(np.float64) - old).astype(np.float32)
+    change: NDArray[np.float64] = rows.rows.astype(np.float64) - old
+    return change.astype(np.float32)
 
 
 def _add(
