@@ -67,7 +67,8 @@ def convert(
     `source` is a PEFT folder, an MLX folder, or a GGUF adapter, ours or another's. `out` appears whole and verified, or
     not at all; an existing one is never replaced. `reading` is what may be used beside `source`. `progress` is called
     with steps done and in all. Raises UsageError where `out` exists, AdapterError where the adapter is unsound or
-    cannot be expressed exactly, ConversionFailed where the written file is not the source, StorageError where the disk fails.
+    cannot be expressed exactly, ConversionFailed where the written file is not the source, StorageError where the disk
+    fails.
     """
     refuse_existing(out)
     return write_verified(read_source(source, base.shape, reading=reading), out, to=to, base=base, progress=progress)
