@@ -13,7 +13,7 @@ from gguf import GGMLQuantizationType, GGUFReader
 from gguf.quants import dequantize
 from numpy.typing import NDArray
 
-from edgelora_converters.base_gguf import rope_factors, write_base_gguf
+from edgelora_converters.base_gguf import write_base_gguf
 from edgelora_models import builtin
 from edgelora_models.errors import BaseError
 
@@ -130,16 +130,3 @@ def test_another_split_pattern_is_refused(source: Path) -> None:
     path.write_text(json.dumps(tokenizer))
     with pytest.raises(BaseError, match="Llama 3"):
         write_base_gguf(source, source / "base.gguf", quantization="F32")
-
-
-def test_rope_factors_are_read_from_old_and_new_keys() -> None:
-    """transformers 4 and 5 write the same scaling under different keys."""
-    config = json.loads((builtin.base_hf() / "config.json").read_text())
-    new = {"rope_parameters": config["rope_parameters"]}
-    old = {"rope_theta": config["rope_theta"], "rope_scaling": config["rope_scaling"]}
-    factors = rope_factors(new, 32)
-    assert factors is not None
-    assert np.array_equal(factors, np.array(rope_factors(old, 32)))
-    assert factors[0] == 1.0
-    assert factors[-1] == 8.0
-    assert rope_factors({"rope_theta": 10000.0}, 32) is None
