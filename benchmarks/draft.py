@@ -30,7 +30,7 @@ from edgelora.backends.llama_cpp import BackendOptions
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 from edgelora.core import Failed, Finished, Request, SamplingParams
 from edgelora.engine import Engine
-from edgelora.service import open_library
+from edgelora.library import open_library
 from edgelora.speculation import DRAFT_ROWS
 from edgelora_models.gguf_base import read_shape
 from edgelora_models.gguf_header import read_header

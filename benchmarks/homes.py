@@ -20,7 +20,7 @@ from edgelora.adapters.manifest import Conversion, StoredFile, Version, encode, 
 from edgelora.bases.record import BaseRecord
 from edgelora.config import Settings, read_settings
 from edgelora.files import file_digest, write_atomic
-from edgelora.service import Library, open_library
+from edgelora.library import Library, open_library
 from edgelora_converters import gguf_adapter, mapped
 from edgelora_converters.convert import CONVERTER_VERSION
 from edgelora_converters.lora import LoraAdapter, LoraPair

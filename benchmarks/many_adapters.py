@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.machine import describe
 from edgelora.config import read_settings
-from edgelora.service import open_library
+from edgelora.library import open_library
 
 CASES = {
     "`edgelora run`, one token": ("run", "--adapter", "medical-faq", "--max-tokens", "1", "What is hypertension?"),

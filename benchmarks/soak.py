@@ -28,7 +28,7 @@ from benchmarks.targets import EdgeloraServer, Limits
 from benchmarks.traffic import NOBODY, Counts, Traffic
 from benchmarks.trend import BLOCKS, trend
 from benchmarks.watched import INTERVAL, WATCH_FILE, Sample
-from edgelora.service import open_library
+from edgelora.library import open_library
 
 BASELINE_SECONDS = 3.0
 QUIET_SECONDS = 15.0

@@ -11,12 +11,12 @@ _HOMES = {
     "AdapterRef": "edgelora.core",
     "AdapterUse": "edgelora.core",
     "EdgeloraError": "edgelora.errors",
-    "Library": "edgelora.service",
+    "Library": "edgelora.library",
     "Message": "edgelora.prompt",
     "SamplingParams": "edgelora.core",
     "Service": "edgelora.service",
     "Settings": "edgelora.config",
-    "open_library": "edgelora.service",
+    "open_library": "edgelora.library",
     "read_settings": "edgelora.config",
 }
 

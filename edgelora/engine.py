@@ -10,10 +10,9 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Literal
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +23,12 @@ from edgelora.backends.base import Backend, Capabilities, Vocabulary
 from edgelora.commands import Cancel, Close, Command, Fetch, Submit
 from edgelora.core import AdapterRef, Request
 from edgelora.errors import Cancelled, EdgeloraError, UsageError
-from edgelora.failures import as_backend_error, engine_stopped, queue_full
+from edgelora.failures import as_backend_error, engine_stopped
 from edgelora.fetches import Fetches
 from edgelora.plan import Choice, Ended, Plan
 from edgelora.prefixes.cache import Keep, PrefixCache
 from edgelora.prefixes.traffic import PrefixRead, Traffic
+from edgelora.register import Register
 from edgelora.run import Clock, Run
 from edgelora.sampling import Sampler
 from edgelora.scheduler import Scheduler
@@ -66,11 +66,7 @@ class Engine:
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._loader = Loader(backend.load, self._commands.put)
         self._traffic = Traffic(prefixes, self._scheduler, backend, self._loader)
-        self._lock = threading.Lock()
-        """Guards `_runs` and `_stopped` together: nothing is accepted that nobody will answer."""
-        self._runs: dict[str, Run] = {}
-        self._stopped: str | None = None
-        """Why nothing is accepted any more."""
+        self._runs = Register()
         self._closing: Close | None = None
         self._steps = self._tokens = 0
         self._service_seconds = 1.0
@@ -89,7 +85,7 @@ class Engine:
     @property
     def alive(self) -> bool:
         """Whether a request sent now would be worked on."""
-        return self._stopped is None and self._thread.is_alive()
+        return self._runs.stopped is None and self._thread.is_alive()
 
     def submit(self, request: Request, *, keep: Keep | None = None) -> Stream:
         """`keep`: what of its prompt is written to disk, seen before or not.
@@ -103,15 +99,9 @@ class Engine:
         look = self._traffic.look(request, keep)
         stream = Stream(request.id, self.cancel)
         run = Run(request, stream, sampler, Clock(time.monotonic()))
-        with self._lock:
-            if self._stopped is not None:
-                raise engine_stopped(self._stopped)
-            if request.id in self._runs:
-                raise UsageError("duplicate_id", f"A request with the id {request.id!r} is running.", param="id")
-            if len(self._runs) >= self._scheduler.capacity:
-                raise queue_full(len(self._runs), retry_after=self._service_seconds)
-            self._runs[request.id] = run
-            self._commands.put(Submit(run, look))
+        capacity, patience = self._scheduler.capacity, self._service_seconds
+        send = partial(self._commands.put, Submit(run, look))
+        self._runs.take(run, capacity=capacity, retry_after=patience, send=send)
         return stream
 
     def cancel(self, request_id: str) -> None:
@@ -125,10 +115,7 @@ class Engine:
         result. Raises BackendError(code engine_stopped).
         """
         fetch = Fetch(ref, pin, instead_of)
-        with self._lock:
-            if self._stopped is not None:
-                raise engine_stopped(self._stopped)
-            self._commands.put(fetch)
+        self._runs.pass_on(partial(self._commands.put, fetch))
         return fetch.done
 
     def stats(self) -> EngineStats:
@@ -141,12 +128,11 @@ class Engine:
         What is not done after `timeout` seconds (None: no limit) fails with BackendError(code engine_stopped).
         """
         wait = timeout if drain else 0.0
-        with self._lock:
-            self._stopped = self._stopped or _STOPPED
+        self._runs.stop(_STOPPED)
         self._commands.put(Close(None if wait is None else time.monotonic() + wait))
         self._thread.join(None if timeout is None else timeout + _GRACE_SECONDS)
         # A step that never returns must not leave a reader waiting.
-        self._fail_all(_CUT)
+        self._runs.fail_all(_CUT)
 
     def _main(self) -> None:
         why = _STOPPED
@@ -157,9 +143,8 @@ class Engine:
             _log.exception("the engine's thread died")
             why = f"The engine died ({type(cause).__name__}: {cause})."
         finally:
-            with self._lock:
-                self._stopped = why
-            self._fail_all(why)
+            self._runs.stop(why)
+            self._runs.fail_all(why)
             self._fetches.stop(self._commands, engine_stopped(why))
             self._runs.clear()
             self._published = EngineStats(0, 0, (), self._steps, self._tokens, *self._scheduler.drafts)
@@ -172,7 +157,7 @@ class Engine:
             self._backend.clear(sequence)
         for slot in admission.detach:
             self._backend.detach(slot)
-        self._mark(admission.loading, "loading")
+        self._runs.mark(admission.loading, "loading")
         for load in admission.loads:
             self._loader.request(load.ref)
         plan = self._scheduler.plan()
@@ -184,7 +169,7 @@ class Engine:
 
     def _compute(self, plan: Plan) -> None:
         self._scheduler.begin(plan)
-        self._mark((start.request_id for start in plan.starts), "scheduled")
+        self._runs.mark((start.request_id for start in plan.starts), "scheduled")
         self._publish()
         self._steps += 1
         try:
@@ -240,14 +225,14 @@ class Engine:
                 except EdgeloraError as error:  # A pin came between the first check and this one.
                     self._report(run.request.id, error)
             case Fetch():
-                self._fetches.begin(command, [run.request for run in list(self._runs.values())])
+                self._fetches.begin(command, self._runs.requests())
             case Cancel(request_id):
                 if self._scheduler.cancel(request_id):
                     self._report(request_id, Cancelled())
             case LoadResult():
                 self._take_load(command)
             case PrefixRead():
-                self._mark(self._traffic.take(command), "loaded")
+                self._runs.mark(self._traffic.take(command), "loaded")
             case Close():
                 self._closing = command.sooner(self._closing)
 
@@ -262,7 +247,7 @@ class Engine:
             for request_id in self._scheduler.load_failed(result.ref):
                 self._report(request_id, outcome)
         else:
-            self._mark(self._scheduler.loaded(result.ref), "loaded")
+            self._runs.mark(self._scheduler.loaded(result.ref), "loaded")
         self._fetches.settle(result.ref, outcome if isinstance(outcome, EdgeloraError) else None)
 
     def _fail(self, request_id: str, error: EdgeloraError) -> None:
@@ -280,18 +265,9 @@ class Engine:
     def _forget(self, request_id: str) -> Run:
         """Before its last event, so that who reads that event finds the statistics without it."""
         self._traffic.forget(request_id)
-        with self._lock:
-            run = self._runs.pop(request_id)
+        run = self._runs.forget(request_id)
         self._publish()
         return run
-
-    def _mark(self, request_ids: Iterable[str], change: Literal["loading", "loaded", "scheduled"]) -> None:
-        now = time.monotonic()
-        for request_id in request_ids:
-            clock = self._runs[request_id].clock
-            # What a preempted request waits for again is part of its decoding time.
-            if clock.first_token is None:
-                setattr(clock, change, now)
 
     def _publish(self) -> None:
         scheduler = self._scheduler
@@ -309,10 +285,6 @@ class Engine:
         if min(request.prompt) < 0 or max(request.prompt) >= size:
             what = f"The prompt has a token outside 0 to {size - 1}."
             raise UsageError("bad_token", what, "Use this base's tokenizer.", param="prompt")
-
-    def _fail_all(self, why: str) -> None:
-        for run in list(self._runs.values()):  # A copy: a close that ran out of time looks from another thread.
-            run.fail(engine_stopped(why))
 
     def _give_back(self) -> None:
         self._traffic.close(_GRACE_SECONDS)

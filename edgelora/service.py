@@ -1,6 +1,6 @@
 """One resident base with its adapters: what the CLI and the server share. Owns the wiring and no logic of its own.
 
-`Library` is what is on disk (bases and adapters, nothing loaded); `Service` is a library with one base in memory.
+A `Service` is a library (`library.py`: what is installed) with one base in memory.
 """
 
 from __future__ import annotations
@@ -16,69 +16,20 @@ from edgelora.activation import activated
 from edgelora.composition import compose
 from edgelora.core import AdapterRef, AdapterUse, Progress, Request, SamplingParams
 from edgelora.errors import BackendError, NotFound, UsageError
+from edgelora.library import Library, open_library
 from edgelora.names import split_model_id
 
 if TYPE_CHECKING:
-    from edgelora.adapters.manifest import Version
     from edgelora.adapters.pool import PoolEntry
-    from edgelora.adapters.store import Store
     from edgelora.backends.base import Backend
     from edgelora.bases.record import BaseRecord
-    from edgelora.bases.registry import Bases
     from edgelora.config import Settings
     from edgelora.engine import Engine
     from edgelora.opening import Setup
     from edgelora.prefixes.layout import Stored
-    from edgelora.prefixes.store import PrefixStore
     from edgelora.prompt import Message
     from edgelora.stats import EngineStats
     from edgelora.stream import Stream
-
-
-@dataclass(frozen=True, slots=True)
-class Library:
-    """What is installed. The built-in base and its adapters are there after `open_library`."""
-
-    settings: Settings
-    bases: Bases
-    store: Store
-
-    def prefixes(self) -> PrefixStore:
-        """KV on disk, of all bases."""
-        from edgelora.prefixes.store import PrefixStore
-
-        return PrefixStore(self.settings.directories.cache / "prefixes", budget_bytes=self.settings.prefix_disk_bytes)
-
-    def remove_adapter(self, spec: str) -> tuple[Version, ...]:
-        """`Store.remove`, and the prefixes that no version left could use any more."""
-        gone = self.store.remove(spec)
-        left = {version.digest for manifest in self.store.list() for version in manifest.versions}
-        self.prefixes().drop(versions={version.digest for version in gone} - left)
-        return gone
-
-    def remove_base(self, name: str) -> BaseRecord:
-        """`Bases.remove`, and the base's prefixes, unless another installed base has the same file."""
-        from edgelora.prefixes.content import Contents
-
-        record = self.bases.remove(name)
-        prefixes = self.prefixes()
-        contents = Contents(prefixes.layout.bases)
-        others = [other.path for other in self.bases.list()]
-        digest = None if record.path in others else contents.forget(record.path)
-        if digest is not None and digest not in {contents.known(other) for other in others}:
-            prefixes.drop(bases={digest})
-        return record
-
-
-def open_library(settings: Settings, *, progress: Progress | None = None) -> Library:
-    """The installed bases and adapters; installs the built-in ones on first use. Raises StorageError."""
-    from edgelora.adapters.store import Store
-    from edgelora.bases.builtin import ensure_builtin
-    from edgelora.bases.registry import Bases
-
-    bases, store = Bases(settings.directories), Store(settings.directories.data)
-    ensure_builtin(bases, store, progress)
-    return Library(settings, bases, store)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora_converters.fit import check_fits, folded_b
+from edgelora_converters.fit import check_fits, check_parts, folded_b
 from edgelora_converters.gguf_data import write_tensor
 from edgelora_converters.lora import LoraAdapter, LoraPair, Target
 from edgelora_converters.rows import interleave
@@ -38,6 +38,7 @@ def write(adapter: LoraAdapter, shape: LlamaShape, out: Path, *, provenance: Map
     leaves float32's range, StorageError where the file cannot be written.
     """
     check_fits(adapter, shape)
+    check_parts(adapter, to="a GGUF adapter", carried=())
     facts = {**provenance, "source_digest": adapter.source_digest, "fold": "scale into lora_b"}
     with staged(out) as temporary:
         _write_file(temporary, adapter, shape, facts)
@@ -77,9 +78,9 @@ def _add_header(writer: GGUFWriter, facts: Mapping[str, str], invocation: tuple[
 
 
 def _tensor_order(adapter: LoraAdapter) -> Iterator[tuple[str, Target, str]]:
-    for target in sorted(adapter.pairs, key=lambda t: (t.layer, t.module.gguf)):
+    for target in sorted(adapter.pairs, key=lambda t: (t.depth, t.module.gguf)):
         for half in ("lora_a", "lora_b"):
-            yield f"{target.module.gguf_path(target.layer)}.{half}", target, half
+            yield f"{target.gguf_path}.{half}", target, half
 
 
 def _values(target: Target, pair: LoraPair, half: str, shape: LlamaShape) -> NDArray[np.float32]:

@@ -120,7 +120,7 @@ def _check_type(name: str, tensor: GgufTensor) -> None:
 
 
 def _checked_pair(target: Target, pair: Mapping[str, GgufTensor], shape: LlamaShape) -> tuple[GgufTensor, GgufTensor]:
-    name = target.module.gguf_path(target.layer)
+    name = target.gguf_path
     if len(pair) != 2:
         missing = "lora_a" if "lora_b" in pair else "lora_b"
         what = f"The tensor {name}.{missing} is missing."
@@ -138,7 +138,7 @@ def _checked_pair(target: Target, pair: Mapping[str, GgufTensor], shape: LlamaSh
 
 
 def _read_pair(file: BinaryIO, target: Target, halves: tuple[GgufTensor, GgufTensor], alpha: float) -> Factors:
-    name = target.module.gguf_path(target.layer)
+    name = target.gguf_path
     a = _read_tensor(file, f"{name}.lora_a", halves[0])
     b = _read_tensor(file, f"{name}.lora_b", halves[1])
     if alpha == 0.0:

@@ -8,35 +8,61 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora_models.modules import LinearModule
+from edgelora_models.modules import EMBEDDING, LinearModule
+
+_BEHIND = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One linear module of one layer."""
+    """One linear module of one layer; or the embedding or the head, which have no layer."""
 
-    layer: int
+    layer: int | None
+    """None for EMBEDDING and HEAD of edgelora_models.modules."""
     module: LinearModule
 
     @property
     def hf_path(self) -> str:
         return self.module.hf_path(self.layer)
 
+    @property
+    def gguf_path(self) -> str:
+        return self.module.gguf_path(self.layer)
+
+    @property
+    def depth(self) -> int:
+        """Its place in a forward pass: the embedding's is -1, a layer's its number, the head's behind all layers."""
+        if self.layer is not None:
+            return self.layer
+        return -1 if self.module == EMBEDDING else _BEHIND
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoraPair:
-    """The two factors of one module's delta, in Hugging Face row order: delta = scale * b @ a."""
+    """One module's delta, in Hugging Face row order: y gains scale * (b @ a @ x + bias); with DoRA's magnitude all of
+    y is scaled by rows, see LoraAdapter.row_scales.
+
+    The embedding's x is one-hot: what it looks up for token t gains scale * b @ a[:, t].
+    """
 
     a: NDArray[np.float32]
-    """[rank, in_features]"""
+    """[rank, in_features]; of the embedding [rank, vocab]"""
     b: NDArray[np.float32]
-    """[out_features, rank]"""
+    """[out_features, rank]; of the embedding [hidden, rank]"""
     scale: float
     """The whole multiplier: alpha/rank, or alpha/sqrt(rank) with rsLoRA, patterns applied."""
+    magnitude: NDArray[np.float32] | None = None
+    """[out_features]: DoRA's m as PEFT stores it; None without DoRA."""
+    bias: NDArray[np.float32] | None = None
+    """[out_features]: PEFT's lora_B.bias, without the scale; None without lora_bias."""
 
     @property
     def rank(self) -> int:
         return int(self.a.shape[0])
+
+    @property
+    def parameters(self) -> int:
+        return sum(part.size for part in (self.a, self.b, self.magnitude, self.bias) if part is not None)
 
     def folded_b(self) -> NDArray[np.float32]:
         """scale * b, multiplied in float64 and rounded once: [out_features, rank]."""
@@ -55,6 +81,9 @@ class LoraAdapter:
     """Facts worth showing: rank, alpha, target_modules, use_rslora, peft_version."""
     invocation: tuple[int, ...] = ()
     """aLoRA: the token ids it acts from on, in a prompt that holds them. Empty is plain LoRA."""
+    row_scales: Mapping[Target, NDArray[np.float32]] = field(default_factory=dict)
+    """DoRA: for every pair with a magnitude, g = magnitude / ||W + scale * b @ a|| by row, [out_features], Hugging Face
+    row order: the module's output is g * (W x + scale * b @ a @ x). Empty as long as the base's W is not known."""
 
     @property
     def max_rank(self) -> int:
@@ -62,4 +91,4 @@ class LoraAdapter:
 
     @property
     def parameters(self) -> int:
-        return sum(pair.a.size + pair.b.size for pair in self.pairs.values())
+        return sum(pair.parameters for pair in self.pairs.values())

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgelora_converters.dtypes import DTYPES, kind_of, stored
-from edgelora_converters.fit import check_fits, check_scale
+from edgelora_converters.fit import check_fits, check_parts, check_scale
 from edgelora_converters.gguf_data import write_tensor
 from edgelora_converters.lora import LoraAdapter, Target
 from edgelora_converters.rows import interleave
 from edgelora_converters.staging import staged
-from edgelora_models.modules import LINEAR_MODULES
+from edgelora_models.modules import LINEAR_MODULES, OUTER_MODULES
 from edgelora_models.shape import LlamaShape
 
 if TYPE_CHECKING:
@@ -36,12 +36,12 @@ LAYOUT = 1
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector."""
 
-_ORDER = {module: number for number, module in enumerate(LINEAR_MODULES)}
+_ORDER = {module: number for number, module in enumerate((*LINEAR_MODULES, *OUTER_MODULES))}
 
 
 def tensor_path(target: Target) -> str:
     """What a pair's tensors are called, without `.a` and `.b`."""
-    return f"blk.{target.layer}.{target.module.gguf}"
+    return target.gguf_path.removesuffix(".weight")
 
 
 def write(adapter: LoraAdapter, shape: LlamaShape, out: Path, *, provenance: Mapping[str, str]) -> None:
@@ -52,6 +52,7 @@ def write(adapter: LoraAdapter, shape: LlamaShape, out: Path, *, provenance: Map
     range, StorageError where the file cannot be written.
     """
     check_fits(adapter, shape)
+    check_parts(adapter, to="edgelora's own layout", carried=())
     for target, pair in adapter.pairs.items():
         check_scale(target, pair)
     with staged(out) as temporary:
@@ -61,7 +62,7 @@ def write(adapter: LoraAdapter, shape: LlamaShape, out: Path, *, provenance: Map
 def _write_file(path: Path, adapter: LoraAdapter, shape: LlamaShape, facts: Mapping[str, str]) -> None:
     from gguf import GGMLQuantizationType, GGUFWriter
 
-    order = sorted(adapter.pairs, key=lambda target: (target.layer, _ORDER[target.module]))
+    order = sorted(adapter.pairs, key=lambda target: (target.depth, _ORDER[target.module]))
     kinds = {target: (kind_of(pair.a), kind_of(pair.b)) for target, pair in adapter.pairs.items()}
     writer = GGUFWriter(path, ARCHITECTURE)
     try:

@@ -114,11 +114,12 @@ def _target(first: str, second: str, shape: LlamaShape) -> Target:
     match = re.fullmatch(r"blk\.(0|[1-9]\d{0,5})\.(\w+)\.a", first, flags=re.ASCII)
     if match is None or match[2] not in BY_GGUF:
         raise _corrupt("unknown_tensor", f"the tensor {quoted(first)} is no factor of a Llama's module", first)
-    target = Target(int(match[1]), BY_GGUF[match[2]])
+    layer = int(match[1])
+    target = Target(layer, BY_GGUF[match[2]])
     if second != f"{tensor_path(target)}.b":
         raise _corrupt("incomplete_pair", f"{first} is followed by {quoted(second)}", first)
-    if target.layer >= shape.layers:
-        what = f"The tensor {first} is for layer {target.layer}; the base has {shape.layers} layers."
+    if layer >= shape.layers:
+        what = f"The tensor {first} is for layer {layer}; the base has {shape.layers} layers."
         raise AdapterIncompatible("layer_mismatch", what, _REMEDY_BASE, param=first)
     return target
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora_converters.fit import check_fits, folded_b
+from edgelora_converters.fit import check_fits, check_parts, folded_b
 from edgelora_converters.lora import LoraAdapter, LoraPair, Target
 from edgelora_converters.safetensors_file import SafetensorsFile, open_safetensors
 from edgelora_converters.staging import staged
@@ -46,6 +46,7 @@ def write(adapter: LoraAdapter, shape: LlamaShape, out: Path, *, provenance: Map
     from safetensors.numpy import save
 
     check_fits(adapter, shape)
+    check_parts(adapter, to="an MLX adapter", carried=())
     if adapter.invocation:
         what = "The adapter is an aLoRA: it acts from its invocation on, and mlx-lm would apply it to every token."
         raise AdapterUnsupported("alora", what, "Convert it to GGUF, for a GGUF base.", param="alora_invocation_tokens")

@@ -163,7 +163,7 @@ def _pairs(weights: SafetensorsFile) -> dict[Target, _Names]:
         raise AdapterCorrupt("adapter_empty", f"{WEIGHTS_NAME} holds no tensors.", "Save the adapter again.")
     _check_halves(found)
     order = {module: i for i, module in enumerate(LINEAR_MODULES)}
-    return dict(sorted(found.items(), key=lambda item: (item[0].layer, order[item[0].module])))
+    return dict(sorted(found.items(), key=lambda item: (item[0].depth, order[item[0].module])))
 
 
 def _claim(pair: _Names, side: Side, name: str) -> None:
@@ -207,7 +207,7 @@ def _reason(name: str) -> str:
 
 def _check_shapes(weights: SafetensorsFile, names: Mapping[Target, _Names], shape: LlamaShape) -> None:
     for target, pair in names.items():
-        if target.layer >= shape.layers:
+        if target.layer is not None and target.layer >= shape.layers:
             raise _incompatible(
                 pair.a,
                 f"it is for layer {target.layer}, but the base has {shape.layers} layers (0 to {shape.layers - 1})",

@@ -87,7 +87,16 @@ class SafetensorsFile(AbstractContextManager["SafetensorsFile"]):
         Raises the `unsupported` error for other dtypes and the `corrupt` error for NaN and infinity, naming the tensor;
         KeyError for a name that is not in `names`.
         """
+        return self._floats(name, self.tensors[name])
+
+    def rows_f32(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        """As `read_f32`, of the rows from `start` to before `stop` alone; both lie within the first dimension."""
         info = self.tensors[name]
+        stride, rows = info.nbytes // max(info.shape[0], 1), stop - start
+        part = TensorInfo(info.dtype, (rows, *info.shape[1:]), info.offset + start * stride, rows * stride)
+        return self._floats(name, part)
+
+    def _floats(self, name: str, info: TensorInfo) -> NDArray[np.float32]:
         if info.dtype not in READABLE:
             raise self._unsupported(
                 "tensor_dtype",

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from edgelora.cli.options import MachineOptions
     from edgelora.config import Settings
     from edgelora.core import Progress
-    from edgelora.service import Library, Service
+    from edgelora.library import Library
+    from edgelora.service import Service
 
 
 class OpenLibrary(Protocol):
@@ -22,7 +23,7 @@ class OpenService(Protocol):
 
 
 def _open_library(settings: Settings, *, progress: Progress | None) -> Library:
-    from edgelora.service import open_library
+    from edgelora.library import open_library
 
     return open_library(settings, progress=progress)
 

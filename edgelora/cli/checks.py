@@ -22,7 +22,7 @@ from edgelora.files import free_bytes, size_text
 if TYPE_CHECKING:
     from edgelora.bases.record import BaseRecord
     from edgelora.config import Settings
-    from edgelora.service import Library
+    from edgelora.library import Library
 
 SHOWN_FEATURES = (
     "avx2",

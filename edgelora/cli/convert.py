@@ -13,7 +13,7 @@ from edgelora.cli.options import base_names, json_option
 from edgelora.cli.output import emit_json, note
 
 if TYPE_CHECKING:
-    from edgelora.service import Library
+    from edgelora.library import Library
     from edgelora_models.fingerprint import BaseFingerprint
 
 

@@ -14,7 +14,7 @@ from edgelora.cli.options import json_option
 if TYPE_CHECKING:
     from edgelora.cli.checks import Check
     from edgelora.config import Settings
-    from edgelora.service import Library
+    from edgelora.library import Library
 
 COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 

@@ -23,9 +23,9 @@ from edgelora.cli.options import (
 from edgelora.cli.output import emit_json, emit_table, hint, human_age, note
 
 if TYPE_CHECKING:
+    from edgelora.library import Library
     from edgelora.prefixes.origin import Origin
     from edgelora.prefixes.store import Entry
-    from edgelora.service import Library
 
 
 @click.group(cls=Verbs, short_help="Keep system prompts computed on disk.")

@@ -27,8 +27,9 @@ PIPED_BYTES = 64 << 20
 if TYPE_CHECKING:
     from edgelora.config import Settings
     from edgelora.core import AdapterUse, Finished
+    from edgelora.library import Library
     from edgelora.prompt import Message
-    from edgelora.service import Library, Service
+    from edgelora.service import Service
 
 
 @click.command(short_help="Ask once, or chat.")

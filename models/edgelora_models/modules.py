@@ -1,4 +1,6 @@
-"""The seven linear modules of a Llama layer: their names in Hugging Face, GGUF and MLX, widths and row orders.
+"""The modules of a Llama that an adapter may change: their names in Hugging Face, GGUF and MLX, widths and row orders.
+
+Seven linear modules in every layer, and outside the layers the embedding and the output head.
 
 One table, read by the converters (names, permutation) and by the runtime (which graph node is which module).
 Hugging Face and MLX share one naming and row order. llama.cpp interleaves the two halves of every rotary head, so the
@@ -12,17 +14,18 @@ from typing import Literal
 
 from edgelora_models.shape import LlamaShape
 
-Width = Literal["hidden", "q", "kv", "ffn"]
+Width = Literal["hidden", "q", "kv", "ffn", "vocab"]
 
 
 @dataclass(frozen=True, slots=True)
 class LinearModule:
-    """One kind of linear module, in every layer. Weight shape is [out_width, in_width]."""
+    """One kind of module, in every layer or (EMBEDDING, HEAD) once. Weight shape is [out_width, in_width], but for the
+    embedding, whose weight is [vocab, hidden]: it maps a token, which is one of `vocab`, to `hidden` values."""
 
     hf: str
-    """Path below `model.layers.N.`"""
+    """Path below `model.layers.N.`; the whole path where there is one of it."""
     gguf: str
-    """Name between `blk.N.` and `.weight`"""
+    """Name between `blk.N.`, where it is in a layer, and `.weight`"""
     out_width: Width
     in_width: Width
     rotary: Literal["q", "kv"] | None = None
@@ -31,13 +34,14 @@ class LinearModule:
     @property
     def short(self) -> str:
         """The name PEFT's target_modules uses, such as `q_proj`."""
-        return self.hf.rsplit(".", 1)[1]
+        return self.hf.rpartition(".")[2]
 
-    def hf_path(self, layer: int) -> str:
-        return f"model.layers.{layer}.{self.hf}"
+    def hf_path(self, layer: int | None) -> str:
+        """`layer` is None for EMBEDDING and HEAD."""
+        return self.hf if layer is None else f"model.layers.{layer}.{self.hf}"
 
-    def gguf_path(self, layer: int) -> str:
-        return f"blk.{layer}.{self.gguf}.weight"
+    def gguf_path(self, layer: int | None) -> str:
+        return f"{self.gguf}.weight" if layer is None else f"blk.{layer}.{self.gguf}.weight"
 
     def out_features(self, shape: LlamaShape) -> int:
         return _width(self.out_width, shape)
@@ -52,7 +56,13 @@ class LinearModule:
 
 
 def _width(width: Width, shape: LlamaShape) -> int:
-    return {"hidden": shape.hidden, "q": shape.q_width, "kv": shape.kv_width, "ffn": shape.ffn}[width]
+    return {
+        "hidden": shape.hidden,
+        "q": shape.q_width,
+        "kv": shape.kv_width,
+        "ffn": shape.ffn,
+        "vocab": shape.vocab,
+    }[width]
 
 
 LINEAR_MODULES: tuple[LinearModule, ...] = (
@@ -65,5 +75,13 @@ LINEAR_MODULES: tuple[LinearModule, ...] = (
     LinearModule("mlp.down_proj", "ffn_down", "hidden", "ffn"),
 )
 
+"""In every layer."""
+
+EMBEDDING = LinearModule("model.embed_tokens", "token_embd", "hidden", "vocab")
+HEAD = LinearModule("lm_head", "output", "vocab", "hidden")
+OUTER_MODULES: tuple[LinearModule, ...] = (EMBEDDING, HEAD)
+"""Outside the layers."""
+
 BY_HF: dict[str, LinearModule] = {m.hf: m for m in LINEAR_MODULES}
 BY_GGUF: dict[str, LinearModule] = {m.gguf: m for m in LINEAR_MODULES}
+"""These two know the modules of a layer."""

@@ -19,8 +19,9 @@ from transformers import LlamaForCausalLM
 
 from edgelora.config import read_settings
 from edgelora.core import SamplingParams
+from edgelora.library import open_library
 from edgelora.prompt import Message
-from edgelora.service import Service, open_library
+from edgelora.service import Service
 from edgelora_converters.convert import convert
 from edgelora_models.identity import identify_folder
 

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import mixed, serve
 from benchmarks.homes import BASE_NAME, Home, adopted_home, builtin_home, settings_of
-from edgelora.service import open_library
+from edgelora.library import open_library
 from edgelora_converters import mapped_adapter
 from edgelora_converters.lora import Target
 from edgelora_converters.mapped_adapter import MappedPair

@@ -12,9 +12,9 @@ from edgelora.backends.llama_cpp import BackendOptions
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 from edgelora.config import Settings
 from edgelora.core import AdapterUse, Finished, Request, SamplingParams
+from edgelora.library import open_library
 from edgelora.opening import open_backend, plan_setup
 from edgelora.prompt import Message, encode_chat
-from edgelora.service import open_library
 from edgelora.speculation import DRAFT_ROWS
 from edgelora_converters.base_gguf import write_base_gguf
 from edgelora_models import builtin

@@ -25,7 +25,7 @@ from edgelora.backends.llama_cpp import BackendOptions
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 from edgelora.core import AdapterRef, AdapterUse, Request, SamplingParams
 from edgelora.errors import AdapterError
-from edgelora.service import open_library
+from edgelora.library import open_library
 from edgelora_converters.base_gguf import write_base_gguf
 from edgelora_models.builtin import base_hf
 from tests.support.alone import Alone, Bound, Tally

@@ -15,7 +15,8 @@ from edgelora.bases.registry import Bases
 from edgelora.cli.app import App
 from edgelora.cli.root import cli
 from edgelora.config import read_settings
-from edgelora.service import Library, Service
+from edgelora.library import Library
+from edgelora.service import Service
 from tests.support.adapters import TINY, write_peft
 from tests.support.bases import MIN_VOCAB, write_tiny_gguf
 from tests.support.service import FakeService

@@ -137,7 +137,7 @@ class SteppedEngine(Engine):
     @property
     def live(self) -> frozenset[str]:
         """Accepted and not ended, commands on their way included."""
-        return frozenset(self._runs)
+        return frozenset(request.id for request in self._runs.requests())
 
     def submit(self, request: Request, *, keep: Keep | None = None) -> Stream:
         stream = super().submit(request, keep=keep)
@@ -162,8 +162,7 @@ class SteppedEngine(Engine):
     def end(self, *, drain: bool) -> None:
         """Close: finish what is live (`drain`) or fail it, and give the backend back."""
         self.loads.arrive_all()
-        with self._lock:
-            self._stopped = "closed by the test"
+        self._runs.stop("The engine was stopped by the test.")
         self._commands.put(Close(None if drain else time.monotonic()))
         super()._main()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgelora.service import Library
+from edgelora.library import Library
 from tests.support.cli import make_library
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgelora.service import Library
+from edgelora.library import Library
 from tests.support.adapters import TINY, write_peft
 from tests.support.cli import SHAPE, make_app, run
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from edgelora.bases import pull as pull_module
-from edgelora.service import Library
+from edgelora.library import Library
 from tests.support.bases import write_tiny_gguf
 from tests.support.cli import SHAPE, make_app, run
 

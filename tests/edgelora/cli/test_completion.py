@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from edgelora.service import Library
+from edgelora.library import Library
 
 
 def complete(line: str, **environ: str) -> subprocess.CompletedProcess[str]:

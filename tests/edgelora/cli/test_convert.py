@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgelora.service import Library
+from edgelora.library import Library
 from tests.support.adapters import write_peft
 from tests.support.bases import write_tiny_gguf
 from tests.support.cli import SHAPE, make_app, run

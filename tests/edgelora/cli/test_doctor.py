@@ -13,9 +13,9 @@ from edgelora.cli import checks
 from edgelora.cli.checks import Level
 from edgelora.config import read_settings
 from edgelora.errors import BaseError
+from edgelora.library import Library
 from edgelora.server import binding
 from edgelora.server.options import ServerOptions
-from edgelora.service import Library
 from tests.support.cli import ANSWERS, make_app, run
 from tests.support.service import FakeService
 

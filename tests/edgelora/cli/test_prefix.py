@@ -10,9 +10,9 @@ import pytest
 
 from edgelora.cli.options import prefix_names
 from edgelora.cli.prefix import rm
+from edgelora.library import Library
 from edgelora.prefixes.content import Contents
 from edgelora.prefixes.origin import Acting, Origin
-from edgelora.service import Library
 from tests.support.cli import make_app, make_library, run
 from tests.support.prefixes import HERE, saved, tokens
 

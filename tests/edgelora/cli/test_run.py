@@ -17,7 +17,8 @@ from edgelora.cli.answer import follow
 from edgelora.config import Settings
 from edgelora.core import Event, Failed, Finished, FinishReason, Progress, TextDelta, Timings, Usage
 from edgelora.errors import BackendError
-from edgelora.service import Library, Service
+from edgelora.library import Library
+from edgelora.service import Service
 from edgelora.stream import Stream
 from tests.support.cli import ANSWERS, make_app, run, script
 from tests.support.service import FakeService

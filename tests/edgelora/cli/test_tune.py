@@ -11,7 +11,7 @@ from edgelora.cli import checks
 from edgelora.cli.checks import Level
 from edgelora.config import Settings
 from edgelora.core import Progress
-from edgelora.service import Library
+from edgelora.library import Library
 from edgelora.tuning import measure as measuring
 from edgelora.tuning.record import Conditions, Finding, Tuning, Tunings, conditions
 from edgelora.tuning.search import Work

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from edgelora.service import Library
+from edgelora.library import Library
 from tests.support.cli import make_app, run
 
 

@@ -1,0 +1,24 @@
+"""What a reader may use beside an adapter's own files, and what it may do. A value; owns no file and reads none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgelora_converters.base_weights import BaseWeights
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The default uses nothing and approximates nothing."""
+
+    weights: BaseWeights | None = None
+    """The base's weights, open. Whether they are as trained (`exact`) is for each use to ask."""
+    initial: Path | None = None
+    """The folder of the adapter as it was initialised, before the first step of training."""
+    allow_approximate: bool = False
+    """Whether what cannot be exact may be approximated, its error reported."""
+
+
+PLAIN = Reading()
+"""The adapter's own files, exactly."""

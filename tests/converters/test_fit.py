@@ -1,0 +1,76 @@
+"""fit: what every writer asks before it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgelora_converters import gguf, mapped, mlx
+from edgelora_converters.fit import Part, check_fits, check_parts
+from edgelora_converters.lora import LoraAdapter, LoraPair, Target
+from edgelora_models.errors import AdapterIncompatible, AdapterUnsupported
+from edgelora_models.modules import BY_HF, EMBEDDING, HEAD, LinearModule
+from tests.support.lora import GQA, random_adapter
+
+Q = Target(0, BY_HF["self_attn.q_proj"])
+ONES = np.ones(GQA.q_width, np.float32)
+
+
+def with_part(part: Part) -> LoraAdapter:
+    """An adapter on one module that has this part and no other."""
+    outer = {"embedding_lora": EMBEDDING, "head_lora": HEAD}
+    target = Target(None, outer[part]) if part in outer else Q
+    plain = random_adapter(GQA, targets=[target])
+    pair = plain.pairs[target]
+    pair = replace(pair, magnitude=ONES) if part == "dora" else pair
+    pair = replace(pair, bias=ONES) if part == "lora_bias" else pair
+    return replace(plain, pairs={target: pair})
+
+
+@pytest.mark.parametrize("part", ["dora", "lora_bias", "embedding_lora", "head_lora"])
+def test_a_part_that_a_format_does_not_carry_is_refused_by_its_own_code(part: Part) -> None:
+    """And is no trouble for a format that does."""
+    check_parts(with_part(part), to="a test", carried={part})
+    with pytest.raises(AdapterUnsupported) as caught:
+        check_parts(with_part(part), to="a test", carried=set())
+    assert caught.value.code == part
+
+
+@pytest.mark.parametrize("module", [EMBEDDING, HEAD])
+def test_the_embedding_and_the_head_fit_with_the_vocabulary_for_a_width(module: LinearModule) -> None:
+    """The embedding maps vocab to hidden, the head hidden to vocab."""
+    adapter = random_adapter(GQA, targets=[Target(None, module)])
+    check_fits(adapter, GQA)
+    with pytest.raises(AdapterIncompatible):
+        check_fits(adapter, replace(GQA, vocab=GQA.vocab + 1))
+
+
+@pytest.mark.parametrize("target", [Target(0, EMBEDDING), Target(0, HEAD), Target(None, Q.module), Target(2, Q.module)])
+def test_a_module_has_a_layer_or_none_as_its_kind_demands(target: Target) -> None:
+    """A layer's module outside the layers, and the other way round, have no place in any base."""
+    pair = LoraPair(
+        np.zeros((1, target.module.in_features(GQA)), np.float32),
+        np.zeros((target.module.out_features(GQA), 1), np.float32),
+        1.0,
+    )
+    with pytest.raises(AdapterIncompatible):
+        check_fits(LoraAdapter({target: pair}, "0" * 64, None), GQA)
+
+
+@pytest.mark.parametrize("write", [gguf.write, mapped.write, mlx.write])
+def test_writers_refuse_what_they_do_not_carry(write: Callable[..., None], tmp_path: Path) -> None:
+    """And leave nothing behind."""
+    with pytest.raises(AdapterUnsupported) as caught:
+        write(with_part("dora"), GQA, tmp_path / "out", provenance={})
+    assert caught.value.code == "dora"
+    assert not list(tmp_path.iterdir())
+
+
+def test_targets_are_ordered_as_a_forward_pass_meets_them() -> None:
+    """The embedding first, the layers by number, the head last."""
+    targets = [Target(None, HEAD), Target(1, Q.module), Target(0, Q.module), Target(None, EMBEDDING)]
+    assert sorted(targets, key=lambda target: target.depth) == targets[::-1]
