@@ -1,4 +1,4 @@
-"""A Hugging Face Llama checkpoint to be converted: configuration, weights, what they are stored in. Owns its completeness.
+"""A Hugging Face Llama checkpoint to be converted: configuration, weights, dtypes. Owns that it is complete.
 
 Everything is checked before anything is written: every shard there, every tensor in the shard the index names and in no
 other, none missing, none that a Llama has not. The weights are `base_weights_hf`'s, read row by row.

@@ -55,7 +55,7 @@ def _empty(value: Any) -> bool:
 _PLAIN: Mapping[str, Callable[[Any], bool]] = {
     "architectures": lambda value: _empty(value) or value == ["LlamaForCausalLM"],
     "hidden_act": lambda value: value in (None, "silu"),
-    "layer_types": lambda value: _empty(value) or (isinstance(value, list) and set(map(str, value)) == {"full_attention"}),
+    "layer_types": lambda value: _empty(value) or (type(value) is list and all(v == "full_attention" for v in value)),
     "partial_rotary_factor": lambda value: value in (None, 1),
 }
 """Keys with one value (or a few) that asks for nothing but a plain Llama. Every other key must be empty."""
@@ -88,13 +88,13 @@ def read_base_config(folder: Path) -> BaseConfig:
 
 
 def _refuse_odd(fields: Mapping[str, Any]) -> None:
-    odd = [f"{quoted(key, 60)}: {str(value)[:60]}" for key, value in sorted(fields.items()) if not _honoured(key, value)]
+    odd = [f"{quoted(key, 60)}: {str(value)[:60]}" for key, value in sorted(fields.items()) if not _plain(key, value)]
     if odd:
         what = f"{CONFIG_NAME} asks for what a plain Llama has not, or edgelora does not know: {'; '.join(odd)}."
         raise BaseError("base_unsupported", what, "Use a Llama base in its original Hugging Face form.")
 
 
-def _honoured(key: str, value: Any) -> bool:
+def _plain(key: str, value: Any) -> bool:
     if key in _READ or key in _NO_EFFECT:
         return True
     return _PLAIN.get(key, _empty)(value)

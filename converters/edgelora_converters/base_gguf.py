@@ -6,11 +6,9 @@ Needs gguf and numpy only. What is written is `base_plan`, the tokenizer's part 
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -18,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelora_converters.base_checkpoint import Checkpoint, open_checkpoint
+from edgelora_converters.base_digest import WeightDigest, content_digest, narrow
 from edgelora_converters.base_plan import FILE_TYPES, PlannedTensor, Quantization, Stored, plan_tensors
 from edgelora_converters.base_tokenizer import read_vocabulary
 from edgelora_converters.base_vocab import add_vocabulary
 from edgelora_converters.base_weights import BLOCK_BYTES
-from edgelora_converters.dtypes import stored
 from edgelora_converters.rows import interleave
 from edgelora_converters.staging import staged
 from edgelora_models.errors import BaseError
@@ -63,7 +61,7 @@ def write_checkpoint(
     provenance: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> str:
-    """Write an open checkpoint to `path` and return its digest (see `content_digest`).
+    """Write an open checkpoint to `path` and return its digest (`content_digest`).
 
     With `provenance` those keys go into the file under `edgelora.`, and the digest as `edgelora.source_digest`.
     Raises BaseError, and OSError for the disk.
@@ -71,10 +69,10 @@ def write_checkpoint(
     from gguf import GGUFWriter
 
     tensors = plan_tensors(checkpoint, quantization)
+    vocabulary = read_vocabulary(checkpoint.folder, checkpoint.config.shape.vocab, checkpoint.config.fields)
     writer = GGUFWriter(path, "llama")
     try:
         _add_header(writer, checkpoint, tensors)
-        vocabulary = read_vocabulary(checkpoint.folder, checkpoint.config.shape.vocab, checkpoint.config.fields)
         add_vocabulary(writer, vocabulary)
         for key, value in sorted((provenance or {}).items()):
             writer.add_string(f"edgelora.{key}", value)
@@ -144,40 +142,29 @@ def _write_data(
                 progress(done, total)
         writer.write_padding(file, tensor.nbytes)
         if tensor.source is not None:
-            digests[tensor.source] = read.digest
+            digests[tensor.source] = read.digest.hex
     return content_digest(digests)
 
 
-def content_digest(digests: Mapping[str, str]) -> str:
-    """sha256 hex over the weights' names and the digests of their values: the same for one file and for shards."""
-    lines = "".join(f"{name} {digest}\n" for name, digest in sorted(digests.items()))
-    return hashlib.sha256(lines.encode()).hexdigest()
-
-
 class _Reading:
-    """One tensor on its way: read in blocks of rows, digested as stored, put in order, encoded."""
+    """One tensor on its way: read in blocks of rows, digested, put in order, encoded."""
 
     def __init__(self, checkpoint: Checkpoint, tensor: PlannedTensor) -> None:
         self._checkpoint = checkpoint
         self._tensor = tensor
-        self._hash = hashlib.sha256()
-
-    @property
-    def digest(self) -> str:
-        """sha256 hex over dtype and the values read, little endian, in the source's order."""
-        return self._hash.hexdigest()
+        self._dtype = "F32" if tensor.source is None else checkpoint.dtypes[tensor.source]
+        self.digest = WeightDigest(self._dtype, tensor.shape)
+        """Of what has been read so far."""
 
     def encoded(self) -> Iterator[NDArray[np.uint8]]:
         """The tensor's bytes in the file, in order."""
         tensor = self._tensor
         if tensor.source is None:
-            yield self._bytes(self._rope_factors(), "F32")
+            yield self._bytes(self._rope_factors())
             return
-        dtype = self._checkpoint.dtypes[tensor.source]
-        self._hash.update(f"{dtype} {list(tensor.shape)}\n".encode())
         for rows, heads in self._blocks(tensor.source):
-            self._hash.update(_narrow(rows, dtype).data)
-            yield self._bytes(interleave(rows, heads), dtype)
+            self.digest.update(rows)
+            yield self._bytes(interleave(rows, heads))
 
     def _rope_factors(self) -> NDArray[np.float32]:
         config = self._checkpoint.config
@@ -197,13 +184,13 @@ class _Reading:
             stop = min(start + step, rows)
             yield weights.rows(source, start, stop), None if tensor.heads is None else (stop - start) // unit
 
-    def _bytes(self, values: NDArray[np.float32], dtype: str) -> NDArray[np.uint8]:
+    def _bytes(self, values: NDArray[np.float32]) -> NDArray[np.uint8]:
         from gguf import GGMLQuantizationType
         from gguf.quants import quantize
 
         kind = self._tensor.kind
-        if kind == dtype:
-            encoded: NDArray[Any] = _narrow(values, dtype)
+        if kind == self._dtype:
+            encoded: NDArray[Any] = narrow(values, kind)
         else:
             self._check_range(values)
             encoded = quantize(np.ascontiguousarray(values), GGMLQuantizationType[kind])
@@ -214,11 +201,6 @@ class _Reading:
         if float(np.abs(values).max(initial=0.0)) > _LARGEST[tensor.kind]:
             what = f"The base's tensor {tensor.source} has a weight that {tensor.kind} cannot hold."
             raise BaseError("base_overflow", what, "Convert it to another type: BF16 or F32.", param=tensor.source)
-
-
-def _narrow(values: NDArray[np.float32], dtype: str) -> NDArray[Any]:
-    """The values as the source stores them, where that is a type of 16 bits; else as they are."""
-    return np.ascontiguousarray(stored(values, dtype) if dtype in ("F16", "BF16") else values)
 
 
 def _set_digest(path: Path, digest: str) -> None:

@@ -1,4 +1,4 @@
-"""The stages of a tokenizer.json: what each may be for llama.cpp to do the same. Pure; reads no files, raises nothing."""
+"""The stages of a tokenizer.json: what each may be for llama.cpp to do the same. Pure; raises nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a Llama's rotary frequencies are scaled: from config.json (transformers 4 or 5) to divisors, or to the older keys.
+"""How a Llama's rotary frequencies are scaled: from config.json (transformers 4 or 5) to divisors or the older keys.
 
 Pure. llama.cpp takes the divisors as the tensor `rope_freqs.weight`; mlx-lm reads the two keys of transformers 4 only.
 """
@@ -55,8 +55,11 @@ class Rope:
 
 
 def read_rope(fields: Mapping[str, Any]) -> Rope:
-    """The rope of a config.json. Raises BaseError (`base_rope`) for a kind, a key or a number it cannot honour, and where
-    the keys of transformers 4 and 5 are both there and differ."""
+    """The rope of a config.json.
+
+    Raises BaseError (`base_rope`) for a kind, a key or a number that cannot be honoured, and where the keys of
+    transformers 4 and 5 are both there and differ.
+    """
     found = [rope for rope in (_new(fields), _old(fields)) if rope is not None]
     if len(found) == 2 and found[0] != found[1]:
         raise _error("rope_parameters and rope_theta with rope_scaling contradict each other")

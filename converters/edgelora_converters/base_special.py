@@ -1,4 +1,4 @@
-"""Which tokens of a base begin a text, end it, end a turn, or pad: from the folder's four places to GGUF's few keys. Pure."""
+"""Which tokens of a base begin a text, end it or a turn, or pad: from several files to GGUF's few keys. Pure."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ Owns the order of these steps and the version of their outcome; each step is a m
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,8 @@ from typing import Literal
 
 from edgelora_converters import gguf, mapped, mlx, peft
 from edgelora_converters.lora import LoraAdapter
-from edgelora_converters.staging import staged
+from edgelora_converters.staging import refuse_existing, staged
 from edgelora_converters.verify import Verification, verify_gguf, verify_mapped, verify_mlx
-from edgelora_models.errors import UsageError
 from edgelora_models.fingerprint import BaseFingerprint
 from edgelora_models.gguf_header import read_header
 
@@ -63,7 +61,7 @@ def convert(
     done and in all. Raises UsageError where `out` exists, AdapterError where the adapter is unsound or cannot be
     expressed exactly, ConversionFailed where the written file is not the source, StorageError where the disk fails.
     """
-    _refuse_existing(out)
+    refuse_existing(out)
     adapter = peft.read(source, base.shape)
     report = _Progress(progress, modules=len(adapter.pairs))
     report.done(1)
@@ -72,7 +70,7 @@ def convert(
         report.done(2)
         verification = _GATES[to](temporary, adapter, base.shape, progress=report.verified)
         nbytes, memory = _nbytes(temporary), _memory_bytes(temporary, adapter, to=to)
-        _refuse_existing(out)
+        refuse_existing(out)
     return _report(adapter, verification, to=to, nbytes=nbytes, memory_bytes=memory)
 
 
@@ -121,11 +119,6 @@ def _memory_bytes(path: Path, adapter: LoraAdapter, *, to: Format) -> int:
         return 4 * adapter.parameters
     widths: int = sum(pair.a.shape[1] + pair.b.shape[0] for pair in adapter.pairs.values())
     return 4 * adapter.max_rank * widths
-
-
-def _refuse_existing(out: Path) -> None:
-    if os.path.lexists(out):
-        raise UsageError("exists", f"{out} exists already.", "Remove it, or choose another name.", param="out")
 
 
 def _nbytes(path: Path) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgelora_models.errors import StorageError
+from edgelora_models.errors import StorageError, UsageError
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
@@ -33,6 +33,30 @@ def staged(out: Path) -> Iterator[Path]:
         raise _storage_error(out, error) from error
     finally:
         _remove(temporary)
+
+
+@contextmanager
+def scratch(out: Path) -> Iterator[Path]:
+    """Yield another free path beside `out`, for what is only needed on the way; it is removed, whatever happens."""
+    temporary = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+    finally:
+        _remove(temporary)
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise UsageError where there is something at `out`, a dangling link too."""
+    if os.path.lexists(out):
+        raise UsageError("exists", f"{out} exists already.", "Remove it, or choose another name.", param="out")
+
+
+def check_space(out: Path, nbytes: int) -> None:
+    """Raise StorageError unless the disk of `out` has room for so many bytes; OSError where the folder is not there."""
+    free = shutil.disk_usage(out.parent).free
+    if free < nbytes:
+        what = f"Writing {out} takes {nbytes / 1e9:.1f} GB; {free / 1e9:.1f} GB are free."
+        raise StorageError("no_space", what, "Free some space, or choose another disk. Nothing was written.")
 
 
 def _remove(path: Path) -> None:
