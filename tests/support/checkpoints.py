@@ -60,9 +60,7 @@ def _trained(model: models.BPE, before: Any) -> Tokenizer:
     tokenizer.train_from_iterator([TEXT], trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in CONTROL_TOKENS])
     tokenizer.add_tokens([AddedToken("<tool>", special=False, normalized=False)])
-    adding = processors.TemplateProcessing(
-        single=f"{BEGIN} $A", special_tokens=[(BEGIN, tokenizer.token_to_id(BEGIN))]
-    )
+    adding = processors.TemplateProcessing(single=f"{BEGIN} $A", special_tokens=[(BEGIN, tokenizer.token_to_id(BEGIN))])
     tokenizer.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=False), adding])
     return tokenizer
 
