@@ -6,6 +6,7 @@ other, none missing, none that a Llama has not. The weights are `base_weights_hf
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -42,7 +43,7 @@ class Checkpoint:
 
     @property
     def parameters(self) -> int:
-        return sum(int(np.prod(self.weights.shape(name))) for name in self.weights.names)
+        return sum(math.prod(self.weights.shape(name)) for name in self.weights.names)
 
 
 @contextmanager

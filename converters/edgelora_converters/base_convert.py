@@ -79,6 +79,7 @@ def convert_base(
                 checkpoint, temporary, kind=kind, provenance=provenance, progress=progress
             )
         else:
+            check_space(out, _gguf_bytes(checkpoint, kind))
             digest = _write_gguf(checkpoint, temporary, kind, provenance, threads=threads, progress=progress)
             proof = verify_gguf(temporary, checkpoint, progress=_labelled(progress, "Checking"))
         nbytes = _size(temporary)
@@ -107,10 +108,8 @@ def _write_gguf(
 ) -> str:
     """Write the file and return the source's digest."""
     if kind in _DIRECT:
-        check_space(path, _planned_bytes(checkpoint, _DIRECT[kind]))
         writing = _labelled(progress, "Writing weights")
         return write_checkpoint(checkpoint, path, quantization=_DIRECT[kind], provenance=provenance, progress=writing)
-    check_space(path, _planned_bytes(checkpoint, "source") + _mix_bytes(checkpoint, kind))
     with scratch(path) as whole:
         writing = _labelled(progress, "Preparing weights")
         digest = write_checkpoint(checkpoint, whole, quantization="source", provenance=provenance, progress=writing)
@@ -119,11 +118,15 @@ def _write_gguf(
     return digest
 
 
-def _planned_bytes(checkpoint: Checkpoint, quantization: Quantization) -> int:
-    return _HEADER_BYTES + sum(tensor.nbytes for tensor in plan_tensors(checkpoint, quantization))
+def _gguf_bytes(checkpoint: Checkpoint, kind: str) -> int:
+    """Of all that is on the disk at once, headers estimated."""
+    planned = plan_tensors(checkpoint, _DIRECT.get(kind, "source"))
+    nbytes = _HEADER_BYTES + sum(tensor.nbytes for tensor in planned)
+    return nbytes if kind in _DIRECT else nbytes + _mix_bytes(checkpoint, kind)
 
 
 def _mix_bytes(checkpoint: Checkpoint, kind: str) -> int:
+    """An estimate: what the quantizer makes of each tensor is its own choice."""
     outer = sum(_elements(checkpoint, name) for name in (EMBEDDING, HEAD) if name in checkpoint.dtypes)
     bits = _BITS[kind] * (checkpoint.parameters - outer) + _BITS["q6_k"] * outer
     return _HEADER_BYTES + int(bits / 8)

@@ -84,19 +84,18 @@ def write_checkpoint(
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
+        header = _opened(writer).tell()
         digest = _write_data(writer, checkpoint, tensors, progress)
     finally:
         writer.close()
     if provenance is not None:
-        _set_digest(path, digest)
+        _set_digest(path, header, digest)
     return digest
 
 
 def _add_header(writer: GGUFWriter, checkpoint: Checkpoint, tensors: list[PlannedTensor]) -> None:
     config, shape = checkpoint.config, checkpoint.config.shape
-    kinds = Counter[Stored]()
-    for tensor in tensors:
-        kinds[tensor.kind] += math.prod(tensor.shape) * (len(tensor.shape) == 2)
+    kinds = Counter(tensor.kind for tensor in tensors if len(tensor.shape) == 2)
     writer.add_type("model")
     writer.add_file_type(FILE_TYPES[kinds.most_common(1)[0][0]])
     if kinds["Q8_0"] or kinds["Q4_0"]:
@@ -123,13 +122,18 @@ def _add_info(writer: GGUFWriter, tensor: PlannedTensor) -> None:
     writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.nbytes, raw_dtype=kind)
 
 
+def _opened(writer: GGUFWriter) -> BinaryIO:
+    if not writer.fout:
+        raise ValueError("the writer's header has not been written")
+    file: BinaryIO = writer.fout[0]
+    return file
+
+
 def _write_data(
     writer: GGUFWriter, checkpoint: Checkpoint, tensors: list[PlannedTensor], progress: Progress | None
 ) -> str:
     """The data of every tensor. GGUFWriter's own way ends in ndarray.tofile, which drops a full disk's error."""
-    if not writer.fout:
-        raise ValueError("the writer's header has not been written")
-    file: BinaryIO = writer.fout[0]
+    file = _opened(writer)
     done, total = 0, sum(tensor.nbytes for tensor in tensors)
     digests: dict[str, str] = {}
     for tensor in tensors:
@@ -203,10 +207,10 @@ class _Reading:
             raise BaseError("base_overflow", what, "Convert it to another type: BF16 or F32.", param=tensor.source)
 
 
-def _set_digest(path: Path, digest: str) -> None:
-    """Put the digest where its 64 zeros stand."""
+def _set_digest(path: Path, header: int, digest: str) -> None:
+    """Put the digest where its 64 zeros stand, in the first `header` bytes."""
     key = len(DIGEST_KEY).to_bytes(8, "little") + DIGEST_KEY.encode() + (8).to_bytes(4, "little")
     with path.open("r+b") as file:
-        position = file.read(256 << 20).index(key + (64).to_bytes(8, "little") + b"0" * 64)
+        position = file.read(header).index(key + (64).to_bytes(8, "little") + b"0" * 64)
         file.seek(position + len(key) + 8)
         file.write(digest.encode())

@@ -113,6 +113,10 @@ class Comparison:
     _worst: tuple[float, str] = (0.0, "")
     _squares: tuple[float, float] = (0.0, 0.0)
     _done: int = 0
+    _total: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._total = self.checkpoint.parameters
 
     def add(self, name: str, kind: str, blocks: Blocks) -> None:
         """Compare one tensor, stored as `kind`. Raises BaseError."""
@@ -147,7 +151,7 @@ class Comparison:
     def _report(self, elements: int) -> None:
         self._done += elements
         if self.progress is not None:
-            self.progress(self._done, self.checkpoint.parameters)
+            self.progress(self._done, self._total)
 
 
 def _square(values: NDArray[np.float64]) -> float:
