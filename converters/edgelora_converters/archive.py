@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
 
-from edgelora_converters.peft import WEIGHTS_NAME, refuse_pickle
 from edgelora_converters.peft_config import CONFIG_NAME, MAX_CONFIG_BYTES
+from edgelora_converters.peft_folder import WEIGHTS_NAME, refuse_pickle
 from edgelora_models.errors import AdapterCorrupt, AdapterUnsupported, StorageError, UsageError
 from edgelora_models.files import quoted, regular_size, unreadable
 

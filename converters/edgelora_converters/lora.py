@@ -71,7 +71,7 @@ class LoraPair:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoraAdapter:
-    """A whole adapter. `source_digest` is the sha256 hex of its PEFT files (see peft.source_digest)."""
+    """A whole adapter. `source_digest` is the sha256 hex of its PEFT files (see peft_folder.source_digest)."""
 
     pairs: Mapping[Target, LoraPair]
     source_digest: str

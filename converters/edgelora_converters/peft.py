@@ -1,80 +1,76 @@
 """Reads a PEFT adapter folder into a LoraAdapter, checked against the shape of the base it is for.
 
-Owns the tensor names. The tensors are the truth and the configuration must agree with them; every tensor is claimed or
-the adapter is refused, so that nothing a user trained is dropped in silence. Never unpickles.
+Owns what is read of it; `peft_names` owns the tensors' names, `peft_folder` where the files are. The tensors are the
+truth and the configuration must agree with them; every tensor is claimed or the adapter is refused, so that nothing a
+user trained is dropped in silence. Never unpickles.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from edgelora_converters.lora import LoraAdapter, LoraPair, Target
 from edgelora_converters.peft_config import CONFIG_NAME, PeftConfig, read_config
+from edgelora_converters.peft_folder import WEIGHTS_NAME, find_adapter, source_digest
+from edgelora_converters.peft_names import Kind, Leaf, Names, kind_of, listed, sort_names
 from edgelora_converters.peft_rules import scales, selected
 from edgelora_converters.safetensors_file import SafetensorsFile, open_safetensors
 from edgelora_models.errors import AdapterCorrupt, AdapterIncompatible, AdapterUnsupported
-from edgelora_models.files import quoted, regular_size, unreadable
+from edgelora_models.files import quoted
 from edgelora_models.modules import BY_HF, LINEAR_MODULES
 from edgelora_models.shape import LlamaShape
 
-WEIGHTS_NAME = "adapter_model.safetensors"
-FILES = (CONFIG_NAME, WEIGHTS_NAME)
-"""All of an adapter: nothing else in the folder is read."""
+CLAIMED: Mapping[Kind, frozenset[Leaf]] = {"linear": frozenset({"lora_A", "lora_B"})}
+"""What is read, by kind of module. A tensor outside it refuses the adapter."""
 
-Side = Literal["A", "B"]
-_KEY = re.compile(
-    r"base_model\.model\.model\.layers\.(0|[1-9][0-9]{0,4})\.((?:self_attn|mlp)\.\w+)\.lora_([AB])(?:\.default)?\.weight"
-)
-_REASONS: tuple[tuple[str, str], ...] = (
-    (".lora_magnitude_vector", "it belongs to DoRA"),
-    (".lora_embedding_", "it adapts the embedding"),
-    (".token_adapter.", "it replaces rows of the embedding"),
-    (".base_layer.", "it is a copy of the base's own weight"),
-    ("lora_B.bias", "it is a bias of lora_B"),
-    (".lora_diag", "it belongs to KaSA"),
-    (".lora_E", "it belongs to AdaLoRA"),
-    (".modules_to_save", "it replaces a module of the base"),
-    ("_orig_mod.", "it was saved from a compiled model: save it from the model before torch.compile"),
-    ("_fsdp_wrapped_module.", "it was saved from within FSDP: save it with the trainer's own save_model"),
-    ("_checkpoint_wrapped_module.", "it was saved from within a checkpoint wrapper: save it with save_pretrained"),
-    (".lora_a", "it is an MLX adapter's"),
-    (".bias", "it is a bias"),
-    ("norm.weight", "it replaces a norm of the base"),
-    ("lm_head", "it belongs to the output head"),
-    ("embed_tokens", "it belongs to the embedding"),
-)
-_MAX_NAMED = 5
+_LEAF_REASONS: Mapping[Leaf, str] = {
+    "lora_magnitude_vector": "it belongs to DoRA",
+    "lora_embedding_A": "it adapts the embedding",
+    "lora_embedding_B": "it adapts the embedding",
+    "token_adapter.trainable_tokens_delta": "it replaces rows of the embedding",
+    "base_layer.weight": "it is a copy of the base's own weight",
+    "base_layer.bias": "it is a copy of the base's own bias",
+    "lora_B.bias": "it is a bias of lora_B",
+    "lora_diag": "it belongs to KaSA",
+    "lora_E": "it belongs to AdaLoRA",
+    "ranknum": "it belongs to AdaLoRA",
+    "lora_velora_embed": "it belongs to VeLoRA",
+    "bias": "it is a bias",
+}
+_KIND_REASONS: Mapping[Kind, str] = {
+    "norm": "it replaces a norm of the base",
+    "head": "it belongs to the output head",
+    "embedding": "it belongs to the embedding",
+    "linear": "it replaces a module of the base",
+}
 
 
 def read(folder: Path, shape: LlamaShape) -> LoraAdapter:
-    """The adapter in `folder`, for a base of `shape`. Only the two files in FILES are read.
+    """The adapter in `folder`, for a base of `shape`. Only the two files of `peft_folder.FILES` are read.
 
     Raises AdapterUnsupported (a feature that cannot be honoured exactly, or a pickle), AdapterCorrupt (missing, cut,
     inconsistent or non-finite data), AdapterIncompatible (shapes or layers of another base), StorageError (the disk).
     """
-    try:
-        _check_folder(folder)
-    except OSError as e:
-        raise unreadable(folder, e) from e
+    folder = find_adapter(folder)
     config = read_config(folder)
     _check_invocation(config, shape)
     with open_safetensors(folder / WEIGHTS_NAME) as weights:
-        names = _pairs(weights)
-        _check_shapes(weights, names, shape)
-        _check_selection(config, names, shape)
-        ranks = {target.hf_path: weights.tensors[pair.a].shape[0] for target, pair in names.items()}
-        factors = scales(config, ranks)
-        pairs = {
-            target: LoraPair(a=weights.read_f32(pair.a), b=weights.read_f32(pair.b), scale=factors[target.hf_path])
-            for target, pair in names.items()
+        names = sort_names(weights.names)
+        _check_claimed(names)
+        _check_filled(weights)
+        pairs = _pairs(names)
+        _check_shapes(weights, pairs, shape)
+        _check_selection(config, pairs, shape, names)
+        paths = {target: names.spelled(target.hf_path) for target in pairs}
+        factors = scales(config, {paths[target]: weights.tensors[pair.a].shape[0] for target, pair in pairs.items()})
+        read = {
+            target: LoraPair(a=weights.read_f32(pair.a), b=weights.read_f32(pair.b), scale=factors[paths[target]])
+            for target, pair in pairs.items()
         }
     return LoraAdapter(
-        pairs=pairs,
+        pairs=read,
         source_digest=source_digest(folder),
         base_model=config.base_model,
         metadata=_facts(config),
@@ -82,130 +78,74 @@ def read(folder: Path, shape: LlamaShape) -> LoraAdapter:
     )
 
 
-def source_digest(folder: Path) -> str:
-    """sha256 hex over the two files in FILES, each as name, zero byte, length (u64 little endian), bytes.
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """The tensor names of one pair."""
 
-    What else the folder holds (a README, a tokenizer) does not matter: it does not change what the adapter computes.
-    """
-    digest = hashlib.sha256()
-    for name in FILES:
-        path = folder / name
-        digest.update(name.encode() + b"\0" + regular_size(path, error=AdapterCorrupt).to_bytes(8, "little"))
-        try:
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-        except OSError as e:
-            raise unreadable(path, e) from e
-    return digest.hexdigest()
+    a: str
+    b: str
 
 
-@dataclass(slots=True)
-class _Names:
-    """The tensor names of one pair, as far as found."""
-
-    a: str = ""
-    b: str = ""
-
-
-def _check_folder(folder: Path) -> None:
-    """Say plainly what a folder holds instead of an adapter."""
-    if not folder.is_dir():
-        raise AdapterCorrupt(
-            "adapter_missing", f"{folder} is not a folder.", "Give the folder PEFT saved the adapter in."
-        )
-    missing = [name for name in FILES if not (folder / name).exists()]
-    if not missing:
-        return
-    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
-    if missing == [WEIGHTS_NAME] and pickles:
-        raise refuse_pickle(pickles[0])
-    if (folder / "adapters.safetensors").exists():
+def _check_claimed(names: Names) -> None:
+    """Refuse what is not read, all of it in one error."""
+    refused = [(name, _unknown_reason(name)) for name in names.unknown]
+    for path, leaves in names.modules.items():
+        kind = kind_of(path)
+        refused += [(name, _reason(kind, leaf)) for leaf, name in leaves.items() if leaf not in CLAIMED.get(kind, ())]
+    if refused:
         raise AdapterUnsupported(
-            "adapter_is_mlx", f"{folder} holds an MLX adapter.", "Give the PEFT adapter it was made from."
+            "adapter_tensor",
+            f"{WEIGHTS_NAME} holds what cannot be honoured exactly: {listed(refused)}.",
+            "Train plain LoRA on the linear modules only and save it with PEFT, or merge the adapter into its base.",
+            param=refused[0][0],
         )
-    raise AdapterCorrupt(
-        "adapter_missing",
-        f"{folder} does not hold {' or '.join(missing)}.",
-        "Give the folder PEFT saved the adapter in" + _inner_hint(folder) + ".",
-    )
-
-
-def _inner_hint(folder: Path) -> str:
-    inner = sorted(p.parent.name for p in folder.glob(f"*/{CONFIG_NAME}"))
-    return f"; it may be {inner[0]!r} within it" if inner else ""
-
-
-def refuse_pickle(name: str) -> AdapterUnsupported:
-    """The error for weights in Python's pickle form, which can run any code when it is read."""
-    return AdapterUnsupported(
-        "adapter_is_pickle",
-        f"{quoted(name)} is a Python pickle, which can run any code when it is read, so it is never opened.",
-        "Load the adapter with PEFT where it was trained and save it again with save_pretrained(folder), "
-        f"which writes {WEIGHTS_NAME}.",
-    )
-
-
-def _pairs(weights: SafetensorsFile) -> dict[Target, _Names]:
-    """The names of every pair, layer by layer. Every tensor must belong to one."""
-    found: dict[Target, _Names] = {}
-    foreign: list[str] = []
-    for name in weights.names:
-        key = _KEY.fullmatch(name)
-        if key is None or key[2] not in BY_HF:
-            foreign.append(name)
-            continue
-        pair = found.setdefault(Target(int(key[1]), BY_HF[key[2]]), _Names())
-        _claim(pair, "A" if key[3] == "A" else "B", name)
-    if foreign:
-        raise _foreign(foreign)
-    if not found:
+    if not names.modules:
         raise AdapterCorrupt("adapter_empty", f"{WEIGHTS_NAME} holds no tensors.", "Save the adapter again.")
-    _check_halves(found)
+
+
+def _reason(kind: Kind, leaf: Leaf) -> str:
+    if leaf in ("weight", "lora_A", "lora_B"):
+        return _KIND_REASONS[kind]
+    return _LEAF_REASONS.get(leaf, "it belongs to MonteCLoRA")
+
+
+def _unknown_reason(name: str) -> str:
+    return "it is an MLX adapter's" if name.endswith((".lora_a", ".lora_b")) else "it is no tensor of a Llama's adapter"
+
+
+def _check_filled(weights: SafetensorsFile) -> None:
+    for name, info in weights.tensors.items():
+        if 0 in info.shape:
+            raise AdapterCorrupt(
+                "adapter_tensor_empty",
+                f"The tensor {quoted(name)} has the shape {list(info.shape)}: it is empty.",
+                "It was saved from within DeepSpeed ZeRO-3: gather the weights and save again.",
+                param=name,
+            )
+
+
+def _pairs(names: Names) -> dict[Target, _Pair]:
+    """The names of every pair, layer by layer."""
+    a, b = names.having("lora_A"), names.having("lora_B")
+    for path in sorted(a.keys() ^ b.keys()):
+        alone, wanted = (a[path], "lora_B") if path in a else (b[path], "lora_A")
+        raise AdapterCorrupt(
+            "adapter_half_pair",
+            f"The tensor {alone} stands alone: its {wanted} is missing.",
+            "The file is incomplete: save the adapter again.",
+            param=alone,
+        )
+    found = {_target(path): _Pair(a[path], b[path]) for path in a}
     order = {module: i for i, module in enumerate(LINEAR_MODULES)}
     return dict(sorted(found.items(), key=lambda item: (item[0].depth, order[item[0].module])))
 
 
-def _claim(pair: _Names, side: Side, name: str) -> None:
-    other = pair.a if side == "A" else pair.b
-    if other:
-        raise AdapterCorrupt(
-            "adapter_tensor_twice", f"{other} and {name} are the same factor.", "Save the adapter again.", param=name
-        )
-    if side == "A":
-        pair.a = name
-    else:
-        pair.b = name
+def _target(path: str) -> Target:
+    _, _, layer, module = path.split(".", 3)
+    return Target(int(layer), BY_HF[module])
 
 
-def _check_halves(found: Mapping[Target, _Names]) -> None:
-    for pair in found.values():
-        if not pair.a or not pair.b:
-            alone, wanted = (pair.a, "lora_B") if pair.a else (pair.b, "lora_A")
-            raise AdapterCorrupt(
-                "adapter_half_pair",
-                f"The tensor {alone} stands alone: its {wanted} is missing.",
-                "The file is incomplete: save the adapter again.",
-                param=alone,
-            )
-
-
-def _foreign(names: list[str]) -> AdapterUnsupported:
-    listed = "; ".join(f"{quoted(name)} ({_reason(name)})" for name in names[:_MAX_NAMED])
-    more = f"; and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-    return AdapterUnsupported(
-        "adapter_tensor",
-        f"{WEIGHTS_NAME} holds what cannot be honoured exactly: {listed}{more}.",
-        "Train plain LoRA on the linear modules only and save it with PEFT, or merge the adapter into its base.",
-        param=names[0],
-    )
-
-
-def _reason(name: str) -> str:
-    return next((reason for part, reason in _REASONS if part in name), "it is not a LoRA factor of a Llama's module")
-
-
-def _check_shapes(weights: SafetensorsFile, names: Mapping[Target, _Names], shape: LlamaShape) -> None:
+def _check_shapes(weights: SafetensorsFile, names: Mapping[Target, _Pair], shape: LlamaShape) -> None:
     for target, pair in names.items():
         if target.layer is not None and target.layer >= shape.layers:
             raise _incompatible(
@@ -214,7 +154,7 @@ def _check_shapes(weights: SafetensorsFile, names: Mapping[Target, _Names], shap
             )
         a, b = weights.tensors[pair.a].shape, weights.tensors[pair.b].shape
         for name, found in ((pair.a, a), (pair.b, b)):
-            if len(found) != 2 or 0 in found:
+            if len(found) != 2:
                 raise _no_matrix(name, found)
         wanted_in, wanted_out = target.module.in_features(shape), target.module.out_features(shape)
         if a[1] != wanted_in:
@@ -231,15 +171,8 @@ def _check_shapes(weights: SafetensorsFile, names: Mapping[Target, _Names], shap
 
 
 def _no_matrix(name: str, found: tuple[int, ...]) -> AdapterCorrupt:
-    empty = 0 in found
-    return AdapterCorrupt(
-        "adapter_tensor_empty" if empty else "adapter_tensor_shape",
-        f"The tensor {name} has the shape {list(found)}, not that of a matrix.",
-        "It was saved from within DeepSpeed ZeRO-3: gather the weights and save again."
-        if empty
-        else "Save the adapter again with PEFT.",
-        param=name,
-    )
+    what = f"The tensor {name} has the shape {list(found)}, not that of a matrix."
+    return AdapterCorrupt("adapter_tensor_shape", what, "Save the adapter again with PEFT.", param=name)
 
 
 def _incompatible(name: str, what: str) -> AdapterIncompatible:
@@ -258,10 +191,10 @@ def _check_invocation(config: PeftConfig, shape: LlamaShape) -> None:
         raise AdapterIncompatible("adapter_invocation", what, remedy, param="alora_invocation_tokens")
 
 
-def _check_selection(config: PeftConfig, found: Iterable[Target], shape: LlamaShape) -> None:
+def _check_selection(config: PeftConfig, found: Iterable[Target], shape: LlamaShape, names: Names) -> None:
     """PEFT drops tensors its configuration does not select, and leaves selected modules without tensors untrained."""
     everything = [Target(layer, module) for layer in range(shape.layers) for module in LINEAR_MODULES]
-    wanted = selected(config, everything)
+    wanted = selected(config, everything, spelled=names.spelled)
     if wanted is None:
         return
     extra = [target.hf_path for target in found if target not in wanted]

@@ -26,19 +26,22 @@ _Rule = Callable[[PeftConfig, str, Budget], tuple[int, float]]
 """Rank and alpha of the module at a path."""
 
 
-def selected(config: PeftConfig, targets: Iterable[Target]) -> frozenset[Target] | None:
+def selected(
+    config: PeftConfig, targets: Iterable[Target], *, spelled: Callable[[str], str] = str
+) -> frozenset[Target] | None:
     """Those of `targets` that PEFT would adapt by this configuration; None where it does not say.
 
-    Raises AdapterUnsupported where an expression is too costly to match.
+    `spelled` gives a module's path as the training had it, from its path in a plain Llama. Raises AdapterUnsupported
+    where an expression is too costly to match.
     """
     if config.target_modules is None:
         return None
     with _bounded() as budget:
-        return frozenset(target for target in targets if _selects(config, target, budget))
+        return frozenset(target for target in targets if _selects(config, target, spelled(target.hf_path), budget))
 
 
 def scales(config: PeftConfig, ranks: Mapping[str, int]) -> dict[str, float]:
-    """The scale of each module by its Hugging Face path, given the ranks of its tensors by the same path.
+    """The scale of each module by its path as the training had it, given the ranks of its tensors by the same path.
 
     Raises AdapterCorrupt where a rank disagrees with the configuration, AdapterUnsupported where the meaning of the
     patterns is uncertain or an expression is too costly to match.
@@ -70,9 +73,9 @@ def _bounded() -> Iterator[Budget]:
         ) from None
 
 
-def _selects(config: PeftConfig, target: Target, budget: Budget) -> bool:
+def _selects(config: PeftConfig, target: Target, path: str, budget: Budget) -> bool:
     """PEFT's check_target_module_exists, for a linear module of a layer."""
-    path, wanted = target.hf_path, config.target_modules
+    wanted = config.target_modules
     if _listed(config.exclude_modules, path, budget):
         return False
     if wanted == "all-linear" or wanted is None:

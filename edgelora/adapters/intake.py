@@ -7,13 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edgelora.adapters.manifest import StoredFile
 from edgelora.files import check_space, copy_hashed, make_folder, storing, suggest_name
-
-if TYPE_CHECKING:
-    from edgelora_models.shape import LlamaShape
 
 # The copy, and a conversion to float32 of 16-bit factors.
 _SPACE_FACTOR = 3
@@ -33,28 +29,27 @@ def default_name(source: Path) -> str:
     return suggest_name(path.name if path.is_dir() else path.stem, kind="adapter")
 
 
-def stage(source: Path, work: Path, shape: LlamaShape) -> Staged:
+def stage(source: Path, work: Path) -> Staged:
     """Copy the PEFT files of a folder or .zip into the workspace `work`.
 
     Raises UsageError where there is nothing, AdapterError for what it may not be or hold, StorageError.
     """
-    from edgelora_converters import peft
+    from edgelora_converters.peft_folder import FILES
 
     folder = _folder(source, work)
-    if not all((folder / name).is_file() for name in peft.FILES):
-        peft.read(folder, shape)  # says what is missing, or what is there in its place, such as a pickle
     with storing(folder):
-        nbytes = sum((folder / name).stat().st_size for name in peft.FILES)
+        nbytes = sum((folder / name).stat().st_size for name in FILES)
     check_space(work, nbytes * _SPACE_FACTOR, what=f"Adding {source.name}")
     copy = make_folder(work / "source")
     with storing(copy):
-        return Staged(copy, tuple(StoredFile(name, *copy_hashed(folder / name, copy / name)) for name in peft.FILES))
+        return Staged(copy, tuple(StoredFile(name, *copy_hashed(folder / name, copy / name)) for name in FILES))
 
 
 def _folder(source: Path, work: Path) -> Path:
     from edgelora_converters.archive import source_kind, unpack_zip
+    from edgelora_converters.peft_folder import find_adapter
 
     if source_kind(source) == "folder":
-        return source
+        return find_adapter(source)
     check_space(work, source.stat().st_size, what=f"Unpacking {source.name}")
     return unpack_zip(source, make_folder(work / "unpacked"))

@@ -106,9 +106,9 @@ def _install_base(bases: Bases, source: Source, marker: _Marker) -> tuple[BaseRe
 
 
 def _install_adapter(store: Store, base: BaseRecord, marker: _Marker, *, name: str, folder: Path) -> _Marker:
-    from edgelora_converters import peft
+    from edgelora_converters.peft_folder import source_digest
 
-    digest = peft.source_digest(folder)
+    digest = source_digest(folder)
     if digest in marker.adapters:
         return marker
     if name in store.names() and store.get(name).latest.digest not in marker.adapters | {digest}:

@@ -13,11 +13,12 @@ import pytest
 
 from edgelora_converters import archive, peft
 from edgelora_converters.archive import source_kind, unpack_zip
+from edgelora_converters.peft_folder import FILES
 from edgelora_models.errors import AdapterCorrupt, AdapterError, AdapterUnsupported, EdgeloraError, UsageError
 from tests.support.adapters import TINY, write_peft
 from tests.support.fuzz import mutations
 
-CONFIG, WEIGHTS = peft.FILES
+CONFIG, WEIGHTS = FILES
 Members = Mapping[str | zipfile.ZipInfo, bytes]
 
 
@@ -25,7 +26,7 @@ Members = Mapping[str | zipfile.ZipInfo, bytes]
 def adapter(tmp_path: Path) -> dict[str, bytes]:
     """The two files of a small adapter."""
     folder = write_peft(tmp_path / "adapter", TINY, targets=["q_proj"])
-    return {name: (folder / name).read_bytes() for name in peft.FILES}
+    return {name: (folder / name).read_bytes() for name in FILES}
 
 
 def zipped(members: Members, method: int = zipfile.ZIP_DEFLATED) -> bytes:
@@ -215,7 +216,7 @@ def test_mutated_zips_never_escape_the_error_tree(tmp_path: Path, adapter: dict[
             refusals += 1
             assert list(into.iterdir()) == []
             continue
-        for name in peft.FILES:
+        for name in FILES:
             assert (into / name).read_bytes() == members[name]
             (into / name).unlink()
     assert 300 < refusals < 600

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgelora_converters import convert as convert_module
-from edgelora_converters import gguf_adapter, mapped_adapter, mlx, peft
+from edgelora_converters import gguf_adapter, mapped_adapter, mlx
 from edgelora_converters.convert import CONVERTER_VERSION, ConversionReport, convert
 from edgelora_converters.dtypes import widened
 from edgelora_converters.errors import ConversionFailed
 from edgelora_converters.lora import Target
+from edgelora_converters.peft_folder import source_digest
 from edgelora_converters.rows import deinterleave
 from edgelora_models.errors import AdapterCorrupt, AdapterIncompatible, StorageError, UsageError
 from edgelora_models.fingerprint import BaseFingerprint
@@ -123,7 +124,7 @@ def test_the_report(tmp_path: Path, to: Format) -> None:
         worst_target=report.worst_target,
         nbytes=nbytes,
         memory_bytes=4 * 2 * (q + (v if to != "mlx" else padded_v)),
-        source_digest=peft.source_digest(source),
+        source_digest=source_digest(source),
     )
     assert (0 < report.worst < 1e-7) or (to == "mapped" and report.worst == 0)
     assert report.worst_target in file_deltas(out, GQA, to=to)

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from edgelora_converters import peft
 from edgelora_converters.lora import LoraAdapter
+from edgelora_converters.peft_config import CONFIG_NAME
+from edgelora_converters.peft_folder import WEIGHTS_NAME, source_digest
 from edgelora_models.errors import (
     AdapterCorrupt,
     AdapterError,
@@ -37,7 +39,7 @@ def rewrite(folder: Path, change: Callable[[Tensors], Any]) -> Path:
     write_peft(folder, TINY, targets=["q_proj", "v_proj"])
     tensors = peft_tensors(TINY, rank=4, targets=["q_proj", "v_proj"])
     change(tensors)
-    write_safetensors(folder / peft.WEIGHTS_NAME, tensors)
+    write_safetensors(folder / WEIGHTS_NAME, tensors)
     return folder
 
 
@@ -65,7 +67,7 @@ def test_reads_every_pair(tmp_path: Path, dtype: str) -> None:
     assert adapter.base_model == "tests/tiny-llama"
     assert adapter.max_rank == 4
     assert adapter.metadata["use_rslora"] == "false"
-    assert adapter.source_digest == peft.source_digest(tmp_path)
+    assert adapter.source_digest == source_digest(tmp_path)
 
 
 def test_scales_follow_rslora_and_patterns(tmp_path: Path) -> None:
@@ -86,14 +88,55 @@ def test_only_selected_layers_and_modules(tmp_path: Path) -> None:
     assert list(by_path(adapter)) == ["model.layers.1.self_attn.k_proj", "model.layers.1.mlp.down_proj"]
 
 
-def test_keys_with_the_adapters_name_are_read(tmp_path: Path) -> None:
-    """Raw state dicts carry `.default.` in every key."""
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (".weight", ".default.weight"),
+        (".weight", ".medical-faq.weight"),
+        (PREFIX, ""),
+        (PREFIX, f"_orig_mod.{PREFIX}"),
+        ("self_attn.", "_fsdp_wrapped_module.self_attn._checkpoint_wrapped_module."),
+        ("model.layers", "language_model.model.layers"),
+        ("model.layers", "model.language_model.layers"),
+    ],
+)
+def test_every_producers_names_are_read(tmp_path: Path, old: str, new: str) -> None:
+    """Raw state dicts, torch.compile, FSDP, checkpointing, multimodal models: the same pairs as from PEFT's names."""
 
     def rename(tensors: Tensors) -> None:
         for name in list(tensors):
-            tensors[name.replace(".weight", ".default.weight")] = tensors.pop(name)
+            head, _, tail = name.rpartition(old)
+            tensors[f"{head}{new}{tail}"] = tensors.pop(name)
 
-    assert len(peft.read(rewrite(tmp_path, rename), TINY).pairs) == 4
+    plain, other = peft.read(rewrite(tmp_path / "a", len), TINY), peft.read(rewrite(tmp_path / "b", rename), TINY)
+    assert list(by_path(plain)) == list(by_path(other))
+    for path, pair in by_path(other).items():
+        np.testing.assert_array_equal(pair.a, by_path(plain)[path].a)
+
+
+def test_expressions_see_the_paths_of_the_training(tmp_path: Path) -> None:
+    """A multimodal model's target_modules name language_model; the plain path would not match."""
+    write_peft(tmp_path, TINY, targets=["q_proj"], alpha_pattern={r"language_model\..*\.0\.self_attn\.q_proj": 2})
+    tensors = peft_tensors(TINY, rank=4, targets=["q_proj"])
+    renamed = {name.replace("model.layers", "model.language_model.layers"): data for name, data in tensors.items()}
+    write_safetensors(tmp_path / WEIGHTS_NAME, renamed)
+    config = json.loads((tmp_path / CONFIG_NAME).read_text())
+    config["target_modules"] = r".*language_model.*\.q_proj"
+    (tmp_path / CONFIG_NAME).write_text(json.dumps(config))
+    assert [pair.scale for pair in peft.read(tmp_path, TINY).pairs.values()] == [0.5, 2.0]
+
+
+def test_what_is_not_read_is_listed_at_once(tmp_path: Path) -> None:
+    """Unknown names and unsupported leaves in one error, each with its reason."""
+    odd = {
+        f"{Q0}.lora_C.weight": "no tensor of a Llama",
+        f"{Q0}.lora_diag": "KaSA",
+        f"{PREFIX}model.norm.weight": "norm",
+    }
+    error = refused(
+        rewrite(tmp_path, lambda t: t.update(dict.fromkeys(odd, np.ones((2,), np.float32)))), AdapterUnsupported
+    )
+    assert all(repr(name) in error.what and reason in error.what for name, reason in odd.items())
 
 
 def test_both_key_forms_of_one_factor_are_refused(tmp_path: Path) -> None:
@@ -112,13 +155,14 @@ def test_both_key_forms_of_one_factor_are_refused(tmp_path: Path) -> None:
         (f"{PREFIX}model.embed_tokens.lora_embedding_A", "embedding"),
         (f"{PREFIX}model.embed_tokens.token_adapter.trainable_tokens_delta", "rows"),
         (f"{PREFIX}lm_head.weight", "output head"),
+        (f"{Q0}.lora_monteclora_sampler.std_prior", "MonteCLoRA"),
+        (f"{Q0}.weight", "replaces a module"),
         (f"{PREFIX}model.norm.weight", "norm"),
-        (f"{PREFIX}_orig_mod.model.layers.0.self_attn.q_proj.lora_A.weight", "compiled"),
         ("model.layers.0.self_attn.q_proj.lora_a", "MLX"),
-        (f"{PREFIX}model.layers.00.self_attn.q_proj.lora_A.weight", "not a LoRA factor"),
-        (f"{PREFIX}model.layers.0.self_attn.z_proj.lora_A.weight", "not a LoRA factor"),
-        (f"{PREFIX}model.layers.0.self_attn.q_proj.lora_A.other.weight", "not a LoRA factor"),
-        ("\x1b[2J", "not a LoRA factor"),
+        (f"{PREFIX}model.layers.00.self_attn.q_proj.lora_A.weight", "no tensor of a Llama"),
+        (f"{PREFIX}model.layers.0.self_attn.z_proj.lora_A.weight", "no tensor of a Llama"),
+        (f"{PREFIX}model.layers.0.self_attn.q_proj.lora_A.an.other.weight", "no tensor of a Llama"),
+        ("\x1b[2J", "no tensor of a Llama"),
     ],
 )
 def test_every_other_tensor_is_refused_by_name(tmp_path: Path, name: str, reason: str) -> None:
@@ -151,7 +195,7 @@ def test_ranks_must_agree(tmp_path: Path) -> None:
     mixed = rewrite(tmp_path / "a", lambda t: t.update({f"{Q0}.lora_A.weight": np.ones((3, 64), np.float32)}))
     assert "rank 3" in refused(mixed, AdapterCorrupt).what
     other = write_peft(tmp_path / "b", TINY)
-    write_safetensors(other / peft.WEIGHTS_NAME, peft_tensors(TINY, rank=6))
+    write_safetensors(other / WEIGHTS_NAME, peft_tensors(TINY, rank=6))
     assert "have rank 6, but adapter_config.json gives it rank 4" in refused(other, AdapterCorrupt).what
 
 
@@ -187,7 +231,7 @@ def test_a_layer_number_beyond_all_reason_is_refused(tmp_path: Path) -> None:
 def test_tensors_the_configuration_does_not_select_are_refused(tmp_path: Path) -> None:
     """PEFT would drop them with a warning."""
     folder = write_peft(tmp_path, TINY, targets=["q_proj", "v_proj"])
-    write_safetensors(folder / peft.WEIGHTS_NAME, peft_tensors(TINY, rank=4, targets=["q_proj", "v_proj", "o_proj"]))
+    write_safetensors(folder / WEIGHTS_NAME, peft_tensors(TINY, rank=4, targets=["q_proj", "v_proj", "o_proj"]))
     error = refused(folder, AdapterCorrupt)
     assert "o_proj (and 1 more), which adapter_config.json does not select" in error.what
 
@@ -203,7 +247,7 @@ def test_nan_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_truncated_weights_are_corrupt(tmp_path: Path) -> None:
     """A download that stopped."""
-    path = write_peft(tmp_path, TINY) / peft.WEIGHTS_NAME
+    path = write_peft(tmp_path, TINY) / WEIGHTS_NAME
     path.write_bytes(path.read_bytes()[:-100])
     refused(tmp_path, AdapterCorrupt)
 
@@ -212,7 +256,7 @@ def test_truncated_weights_are_corrupt(tmp_path: Path) -> None:
 def test_pickles_are_never_opened(tmp_path: Path, name: str) -> None:
     """The remedy says how to save safetensors."""
     write_peft(tmp_path, TINY)
-    (tmp_path / peft.WEIGHTS_NAME).rename(tmp_path / name)
+    (tmp_path / WEIGHTS_NAME).rename(tmp_path / name)
     error = refused(tmp_path, AdapterUnsupported)
     assert error.code == "adapter_is_pickle"
     assert "save_pretrained" in error.remedy
@@ -229,20 +273,10 @@ def test_folders_that_hold_something_else_are_explained(tmp_path: Path) -> None:
     assert refused(mlx, AdapterUnsupported).code == "adapter_is_mlx"
 
 
-def test_source_digest_is_over_the_two_files_alone(tmp_path: Path) -> None:
-    """Other files do not matter; every byte and which file it stands in do."""
-    one, two = write_peft(tmp_path / "1", TINY, seed=1), write_peft(tmp_path / "2", TINY, seed=1)
-    (two / "README.md").write_text("hello")
-    assert peft.source_digest(one) == peft.source_digest(two)
-    config = two / peft.CONFIG_NAME
-    config.write_text(config.read_text() + "\n")
-    assert peft.source_digest(one) != peft.source_digest(two)
-
-
 def test_mutated_adapters_never_escape_the_error_tree(tmp_path: Path) -> None:
     """Damaged weights either read or raise an EdgeloraError, nothing else."""
     folder = write_peft(tmp_path, TINY, rank=1, alpha=1, targets=["k_proj"])
-    path = folder / peft.WEIGHTS_NAME
+    path = folder / WEIGHTS_NAME
     refusals = 0
     for mutant in mutations(path.read_bytes(), seed=3, count=300, within=900):
         path.write_bytes(mutant)
@@ -344,6 +378,6 @@ def test_what_peft_writes_beyond_plain_lora_is_refused(tmp_path: Path, settings:
 def test_dora_tensors_without_the_flag_are_refused(tmp_path: Path) -> None:
     """torchtune writes DoRA's magnitudes and no flag: the tensors are the truth."""
     _, folder = torch_adapter(tmp_path, target_modules=["q_proj"], r=4, use_dora=True)
-    path = folder / peft.CONFIG_NAME
+    path = folder / CONFIG_NAME
     path.write_text(json.dumps(json.loads(path.read_text()) | {"use_dora": False}))
     assert "DoRA" in refused(folder, AdapterUnsupported).what

@@ -1,0 +1,139 @@
+"""Where an adapter's two files are, and what a folder holds instead. Owns no format of theirs.
+
+PEFT saves the adapter called `default` into the folder itself, and any other into a folder below it that has the
+adapter's name. Trainers write checkpoints below it too, which are never taken in place of the adapter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Collection, Iterable
+from pathlib import Path, PurePosixPath
+
+from edgelora_converters.peft_config import CONFIG_NAME
+from edgelora_models.errors import AdapterCorrupt, AdapterUnsupported
+from edgelora_models.files import quoted, regular_size, unreadable
+
+WEIGHTS_NAME = "adapter_model.safetensors"
+FILES = (CONFIG_NAME, WEIGHTS_NAME)
+"""All of an adapter: nothing else in the folder is read."""
+PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt"})
+
+_CHECKPOINT = re.compile(r"checkpoint-\d+")
+
+
+def adapter_folder(names: Collection[str], *, where: str, depth: int = 1) -> str:
+    """Where among a folder's, archive's or repository's files the adapter lies: "" for the root, else `some/folder/`.
+
+    `names` are paths with `/`; `where` names their place in messages. The highest folder with a configuration is taken,
+    at most `depth` below the root, if it is the only one of its height. Raises AdapterUnsupported where there are
+    several or a pickle, AdapterCorrupt where there is none or half of one.
+    """
+    folders = sorted({name.removesuffix(CONFIG_NAME) for name in names if PurePosixPath(name).name == CONFIG_NAME})
+    near = [f for f in folders if f.count("/") <= depth and not f.startswith("__MACOSX/")]
+    trained = [f for f in near if not _CHECKPOINT.fullmatch(PurePosixPath(f).name)]
+    highest = [f for f in trained if f.count("/") == min(f.count("/") for f in trained)]
+    if len(highest) > 1:
+        raise _many(highest, where)
+    if not highest:
+        raise _missing(names, folders, where)
+    if f"{highest[0]}{WEIGHTS_NAME}" not in names:
+        raise _half(names, highest[0], where)
+    return highest[0]
+
+
+def find_adapter(folder: Path) -> Path:
+    """The folder that holds the adapter's two files: `folder` itself, or the one below it.
+
+    Raises AdapterCorrupt, AdapterUnsupported (a pickle, an MLX adapter, several adapters), StorageError.
+    """
+    try:
+        if not folder.is_dir():
+            raise AdapterCorrupt(
+                "adapter_missing", f"{folder} is not a folder.", "Give the folder PEFT saved the adapter in."
+            )
+        found = folder / adapter_folder(_names(folder), where=str(folder))
+    except OSError as e:
+        raise unreadable(folder, e) from e
+    for name in FILES:
+        regular_size(found / name, error=AdapterCorrupt)
+    return found
+
+
+def source_digest(folder: Path) -> str:
+    """sha256 hex over the two files in FILES, each as name, zero byte, length (u64 little endian), bytes.
+
+    What else the folder holds (a README, a tokenizer) does not matter: it does not change what the adapter computes.
+    """
+    digest = hashlib.sha256()
+    for name in FILES:
+        path = folder / name
+        digest.update(name.encode() + b"\0" + regular_size(path, error=AdapterCorrupt).to_bytes(8, "little"))
+        try:
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except OSError as e:
+            raise unreadable(path, e) from e
+    return digest.hexdigest()
+
+
+def refuse_pickle(name: str) -> AdapterUnsupported:
+    """The error for weights in Python's pickle form, which can run any code when it is read."""
+    return AdapterUnsupported(
+        "adapter_is_pickle",
+        f"{quoted(name)} is a Python pickle, which can run any code when it is read, so it is never opened.",
+        "Load the adapter with PEFT where it was trained and save it again with save_pretrained(folder), "
+        f"which writes {WEIGHTS_NAME}.",
+    )
+
+
+def _names(folder: Path) -> set[str]:
+    """What lies in a folder and one below it, as far as it matters here."""
+    found = {path.name for path in folder.iterdir()}
+    return found | {f"{path.parent.name}/{path.name}" for path in folder.glob("*/adapter_*")}
+
+
+def _many(folders: Iterable[str], where: str) -> AdapterUnsupported:
+    names = sorted(folders)
+    return AdapterUnsupported(
+        "adapter_many",
+        f"{where} holds {len(names)} adapters: {', '.join(quoted(name.rstrip('/')) for name in names[:20])}.",
+        "Give one of them.",
+    )
+
+
+def _half(names: Collection[str], folder: str, where: str) -> AdapterCorrupt | AdapterUnsupported:
+    """A configuration without weights beside it."""
+    beside = sorted(name for name in names if name.startswith(folder) and "/" not in name[len(folder) :])
+    pickle = next((name for name in beside if PurePosixPath(name).suffix in PICKLES), None)
+    if pickle is not None:
+        return refuse_pickle(pickle)
+    if f"{folder}adapters.safetensors" in names:
+        return _mlx(where)
+    return _lacking(WEIGHTS_NAME, where)
+
+
+def _missing(names: Collection[str], folders: list[str], where: str) -> AdapterCorrupt | AdapterUnsupported:
+    """No configuration where one is looked for."""
+    if "adapters.safetensors" in names:
+        return _mlx(where)
+    inner = quoted(folders[0].rstrip("/")) if folders else ""
+    return _lacking(CONFIG_NAME, where, f"; it may be {inner} within it" if folders else "")
+
+
+def _mlx(where: str) -> AdapterUnsupported:
+    return AdapterUnsupported(
+        "adapter_is_mlx",
+        f"{where} holds an MLX adapter.",
+        "Convert it first (edgelora convert FOLDER --to peft -o OUT), or give the PEFT adapter it was made from.",
+    )
+
+
+def _lacking(name: str, where: str, hint: str = "") -> AdapterCorrupt:
+    return AdapterCorrupt(
+        "adapter_missing",
+        f"{where} does not hold {name} where an adapter has it.",
+        f"Give the folder PEFT saved the adapter in{hint}.",
+    )
