@@ -15,7 +15,8 @@ from edgelora_converters.base_checkpoint import EMBEDDING, HEAD, Checkpoint, ope
 from edgelora_converters.base_gguf import write_checkpoint
 from edgelora_converters.base_plan import Quantization, plan_tensors
 from edgelora_converters.base_proof import BaseProof, verify_gguf
-from edgelora_converters.staging import check_space, refuse_existing, scratch, staged
+from edgelora_converters.convert import refuse_existing
+from edgelora_converters.staging import check_space, scratch, staged
 from edgelora_models.errors import UsageError
 
 BASE_CONVERTER_VERSION = "1"

@@ -5,6 +5,7 @@ Owns the order of these steps and the version of their outcome; each step is a m
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Literal
 from edgelora_converters import gguf, mapped, mlx, to_peft
 from edgelora_converters.lora import LoraAdapter
 from edgelora_converters.source import read_source
-from edgelora_converters.staging import refuse_existing, staged
+from edgelora_converters.staging import staged
 from edgelora_converters.verify import Verification, verify_gguf, verify_mapped, verify_mlx, verify_peft
+from edgelora_models.errors import UsageError
 from edgelora_models.fingerprint import BaseFingerprint
 from edgelora_models.gguf_header import read_header
 
@@ -133,6 +135,12 @@ def _memory_bytes(path: Path, adapter: LoraAdapter, *, to: Format) -> int:
         return 4 * adapter.parameters
     widths: int = sum(pair.a.shape[1] + pair.b.shape[0] for pair in adapter.pairs.values())
     return 4 * adapter.max_rank * widths
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise UsageError where there is anything at `out`, a dangling link included."""
+    if os.path.lexists(out):
+        raise UsageError("exists", f"{out} exists already.", "Remove it, or choose another name.", param="out")
 
 
 def _nbytes(path: Path) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgelora_models.errors import StorageError, UsageError
+from edgelora_models.errors import StorageError
 
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
@@ -43,12 +43,6 @@ def scratch(out: Path) -> Iterator[Path]:
         yield temporary
     finally:
         _remove(temporary)
-
-
-def refuse_existing(out: Path) -> None:
-    """Raise UsageError where there is something at `out`, a dangling link too."""
-    if os.path.lexists(out):
-        raise UsageError("exists", f"{out} exists already.", "Remove it, or choose another name.", param="out")
 
 
 def check_space(out: Path, nbytes: int) -> None:
