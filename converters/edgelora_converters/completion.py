@@ -47,6 +47,9 @@ def complete(
     scales = to == "mapped" and is_dora(adapter) and not adapter.row_scales
     if to == "peft" or not (scales or adapter.token_rows):
         return adapter
+    if to == "mlx" and not base.is_dir():
+        what = "The adapter replaces rows (trained tokens) of the very base it runs on, and this one is no MLX base."
+        raise AdapterUnsupported("base_needed", what, "Give the MLX folder it is for (--base).")
     with open_base_weights(base) as weights:
         adapter = with_token_pairs(adapter, weights)
         if not scales:

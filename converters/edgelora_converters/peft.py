@@ -47,7 +47,7 @@ def read(folder: Path, shape: LlamaShape, *, reading: Reading = PLAIN) -> LoraAd
         pairs=treated,
         source_digest=source_digest(folder),
         base_model=config.base_model,
-        metadata=_facts(config) | _notes(config, dropped=dropped, doubt=doubt),
+        metadata=_facts(config) | _notes(config, dropped, doubt),
         invocation=config.invocation,
         token_rows=rows,
     )
@@ -135,7 +135,7 @@ def _more(names: list[str]) -> str:
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
-def _notes(config: PeftConfig, *, dropped: list[str], doubt: float) -> dict[str, str]:
+def _notes(config: PeftConfig, dropped: list[str], doubt: float) -> dict[str, str]:
     """What was done beyond reading plain factors, for people."""
     taken = "KaSA" if config.kasa else config.initialisation
     own = {

@@ -87,6 +87,8 @@ def sort_tensors(config: PeftConfig, names: Names, problems: Problems) -> dict[T
         if not have:
             continue
         if len(have) < len(wanted):
+            if problems.found:  # which may be why
+                continue
             raise _incomplete(path, leaves[have[0]], next(leaf for leaf in wanted if leaf not in leaves))
         found[_target(path)] = _stored(leaves)
     if not found and not problems.found:

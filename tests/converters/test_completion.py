@@ -63,6 +63,15 @@ def test_tokens_without_their_base_are_refused(tmp_path: Path, format: object) -
     assert caught.value.code == "base_needed" and not list(tmp_path.iterdir())
 
 
+def test_tokens_for_mlx_take_the_mlx_base(tmp_path: Path) -> None:
+    """Rows of a GGUF file, quantized perhaps, are not those of the folder that mlx-lm will run."""
+    base = write_tiny_gguf(tmp_path / "base.gguf", GQA, seed=7)
+    with pytest.raises(AdapterUnsupported) as caught:
+        complete(token_adapter(GQA), base, to="mlx")
+    assert caught.value.code == "base_needed"
+    assert not complete(token_adapter(GQA), write_tiny_hf(tmp_path / "hf", GQA, seed=7), to="mlx").token_rows
+
+
 @pytest.mark.parametrize(
     ("quantization", "fine"),
     [

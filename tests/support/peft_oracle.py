@@ -26,8 +26,19 @@ def peft_model(shape: LlamaShape, config: dict[str, Any], folder: Path) -> Any:
     return tuned
 
 
+def loaded_model(shape: LlamaShape, folder: Path) -> Any:
+    """The tiny base with the adapter in `folder`, loaded by PEFT itself; every tensor of the file finds its place."""
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(torch_base(shape), str(folder)).eval()
+    absent = model.load_adapter(str(folder), "again")
+    assert not absent.unexpected_keys and not [key for key in absent.missing_keys if "lora_" in key]
+    model.set_adapter("default")
+    return model
+
+
 def torch_base(shape: LlamaShape) -> Any:
-    """The tiny base as a transformers model, in float32; torch's generator is seeded."""
+    """Transformers' Llama with the tiny base's weights, in float32; torch's generator is seeded."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
