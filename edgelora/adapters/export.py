@@ -36,8 +36,9 @@ def export(
 ) -> Exported:
     """Write a version to `out`: for `peft` the very files it was added from, else converted for `base` and verified.
 
-    `base_path` is where that base is: some adapters take something of its weights. `out` is a folder, for `gguf` a file; it appears whole or not at all, and an existing one is never replaced. Raises
-    UsageError where it is there, AdapterError, StorageError.
+    `base_path` is where that base is: some adapters take something of its weights. `out` is a folder, for `gguf` a
+    file; it appears whole or not at all, and an existing one is never replaced. Raises UsageError where it is there,
+    AdapterError, StorageError.
     """
     from edgelora_converters.convert import convert
 
