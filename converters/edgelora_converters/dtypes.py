@@ -21,7 +21,7 @@ def kind_of(values: NDArray[np.float32]) -> Kind:
     """The narrowest type that holds every one of `values` exactly."""
     few = values.reshape(-1)[:_FEW]
     for kind in NARROW:
-        if _exact(few, kind) and _exact(values, kind):
+        if holds(few, kind) and holds(values, kind):
             return kind
     return "F32"
 
@@ -46,7 +46,8 @@ def same_bits(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
     return np.array_equal(np.ascontiguousarray(one).view(np.uint32), np.ascontiguousarray(other).view(np.uint32))
 
 
-def _exact(values: NDArray[np.float32], kind: Kind) -> bool:
+def holds(values: NDArray[np.float32], kind: Kind) -> bool:
+    """Whether every one of `values` is exact in `kind`."""
     if kind == "BF16":
         return not (values.view(np.uint32) & 0xFFFF).any()
     return same_bits(widened(stored(values, kind)), values)

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from edgelora_converters import mlx
 from edgelora_converters.errors import ConversionFailed
 from edgelora_converters.gguf import PROVENANCE_PREFIX
 from edgelora_converters.lora import LoraAdapter
+from edgelora_converters.peft_folder import WEIGHTS_NAME
+from edgelora_converters.safetensors_file import open_safetensors
+from edgelora_converters.source import adapter_kind
 from edgelora_models.errors import AdapterCorrupt
 from edgelora_models.files import read_json
 from edgelora_models.fingerprint import BaseFingerprint
@@ -31,16 +35,24 @@ def facts(adapter: LoraAdapter, base: BaseFingerprint, *, converter: str) -> dic
 
 
 def read_provenance(path: Path) -> dict[str, str]:
-    """What a converted file (GGUF, edgelora's own) or folder (MLX) says; empty where something else made it.
+    """What a converted file (GGUF, edgelora's own) or folder (MLX, PEFT) says; empty where something else made it.
 
-    Raises AdapterCorrupt where it cannot be read at all, StorageError where the disk fails.
+    Raises AdapterError where it cannot be read at all, StorageError where the disk fails.
     """
-    if path.is_dir():
-        said = read_json(path / mlx.CONFIG_NAME, limit=mlx.CONFIG_LIMIT, error=AdapterCorrupt).get("edgelora")
-        return {str(k): v for k, v in said.items() if isinstance(v, str)} if isinstance(said, dict) else {}
-    metadata = read_header(path, error=AdapterCorrupt).metadata
-    named = ((key.removeprefix(PROVENANCE_PREFIX), v) for key, v in metadata.items() if key.startswith(PROVENANCE_PREFIX))
-    return {key: value for key, value in named if isinstance(value, str)}
+    match adapter_kind(path):
+        case "mlx":
+            said = read_json(path / mlx.CONFIG_NAME, limit=mlx.CONFIG_LIMIT, error=AdapterCorrupt).get("edgelora")
+            found = said if isinstance(said, dict) else {}
+        case "peft" if path.is_dir():
+            with open_safetensors(path / WEIGHTS_NAME) as file:
+                found = _ours(file.metadata)
+        case _:
+            found = _ours(read_header(path, error=AdapterCorrupt).metadata)
+    return {str(key): value for key, value in found.items() if isinstance(value, str)}
+
+
+def _ours(said: Mapping[str, Any]) -> dict[str, Any]:
+    return {k.removeprefix(PROVENANCE_PREFIX): v for k, v in said.items() if k.startswith(PROVENANCE_PREFIX)}
 
 
 def check_provenance(path: Path, adapter: LoraAdapter, base: BaseFingerprint) -> None:

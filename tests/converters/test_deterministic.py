@@ -16,7 +16,7 @@ from tests.support.adapters import peft_tensors, write_peft, write_safetensors
 from tests.support.lora import GQA
 
 BASE = BaseFingerprint("llama", GQA, vocabulary="a" * 64, template="b" * 64)
-FORMATS = pytest.mark.parametrize("to", ["mapped", "gguf", "mlx"])
+FORMATS = pytest.mark.parametrize("to", ["mapped", "gguf", "mlx", "peft"])
 MIXED = {"rank_pattern": {"q_proj": 7, "down_proj": 1}, "alpha_pattern": {"v_proj": 3}, "use_rslora": True}
 
 IN_ANOTHER_PROCESS = """

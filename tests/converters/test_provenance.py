@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edgelora_converters import gguf, mapped, mlx, peft
+from edgelora_converters import gguf, mapped, mlx, peft, to_peft
 from edgelora_converters.convert import CONVERTER_VERSION, Format, convert, prove
 from edgelora_converters.errors import ConversionFailed
 from edgelora_converters.provenance import KEYS, check_provenance, read_provenance
@@ -20,8 +20,8 @@ from tests.support.lora import GQA, random_adapter
 
 BASE = BaseFingerprint("llama", GQA, vocabulary="a" * 64, template="b" * 64)
 OTHER = replace(BASE, vocabulary="c" * 64)
-WRITERS: dict[Format, Callable[..., None]] = {"mapped": mapped.write, "gguf": gguf.write, "mlx": mlx.write}
-FORMATS = pytest.mark.parametrize("to", ["mapped", "gguf", "mlx"])
+WRITERS: dict[Format, Callable[..., None]] = {"mapped": mapped.write, "gguf": gguf.write, "mlx": mlx.write, "peft": to_peft.write}
+FORMATS = pytest.mark.parametrize("to", ["mapped", "gguf", "mlx", "peft"])
 
 
 @FORMATS
@@ -32,7 +32,7 @@ def test_every_format_says_all_of_it(tmp_path: Path, to: Format) -> None:
     assert read_provenance(tmp_path / "out") == {
         "base_fingerprint": BASE.digest,
         "converter_version": CONVERTER_VERSION,
-        "fold": "none" if to == "mapped" else "scale into lora_b",
+        "fold": "none" if to in ("mapped", "peft") else "scale into lora_b",
         "source_digest": peft.source_digest(source),
         "trained_on": "org/Llamá-\U0001f999",
     }
