@@ -31,6 +31,7 @@ VERBS = {
     "rm": "edgelora.cli.adapters:rm",
     "warm": "edgelora.cli.warm:warm",
     "convert": "edgelora.cli.convert:convert",
+    "verify": "edgelora.cli.verify:verify",
     "base": "edgelora.cli.base:base",
     "prefix": "edgelora.cli.prefix:prefix",
     "serve": "edgelora.cli.serve:serve",

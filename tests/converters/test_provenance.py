@@ -20,7 +20,12 @@ from tests.support.lora import GQA, random_adapter
 
 BASE = BaseFingerprint("llama", GQA, vocabulary="a" * 64, template="b" * 64)
 OTHER = replace(BASE, vocabulary="c" * 64)
-WRITERS: dict[Format, Callable[..., None]] = {"mapped": mapped.write, "gguf": gguf.write, "mlx": mlx.write, "peft": to_peft.write}
+WRITERS: dict[Format, Callable[..., None]] = {
+    "mapped": mapped.write,
+    "gguf": gguf.write,
+    "mlx": mlx.write,
+    "peft": to_peft.write,
+}
 FORMATS = pytest.mark.parametrize("to", ["mapped", "gguf", "mlx", "peft"])
 
 
