@@ -9,60 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora_converters.lora import LoraAdapter, Target
-from edgelora_models.modules import BY_HF, EMBEDDING, HEAD
+from edgelora_converters.lora import Target
+from edgelora_models.modules import BY_HF
 from edgelora_models.shape import LlamaShape
 
 Array = NDArray[Any]
 """float32 or float64"""
+Deltas = Mapping[Target, tuple[Array, Array]]
+"""For each module a [rank, in] and b [out, rank] with its whole scale folded in: delta = b @ a."""
 
-_EMBEDDING, _HEAD = Target(None, EMBEDDING), Target(None, HEAD)
+
 Precision = Literal["float32", "float64"]
-
-
-class Delta(NamedTuple):
-    """What an adapter does to one module: y = W x becomes row_scale * (y + b @ a @ x + bias).
-
-    Of the embedding x is one-hot.
-    """
-
-    a: Array
-    """[rank, in]; of the embedding [rank, vocab]"""
-    b: Array
-    """[out, rank], with the whole scale folded in; of the embedding [hidden, rank]"""
-    bias: Array | None = None
-    """[out], with the scale folded in"""
-    row_scale: Array | None = None
-    """[out]: DoRA's magnitude by the norm of each row of the adapted weight"""
-
-    def of(self, x: Array) -> Array:
-        """What y gains for x [tokens, in], before the row scale: [tokens, out]."""
-        return self.plus_bias((x @ self.a.T) @ self.b.T)
-
-    def plus_bias(self, y: Array) -> Array:
-        return y if self.bias is None else y + self.bias
-
-
-Deltas = Mapping[Target, Delta | tuple[Array, Array]]
-"""For each module what acts on it; where that is a and b alone, those two."""
-
-
-def deltas_of(adapter: LoraAdapter) -> Mapping[Target, Delta]:
-    """What the adapter does, scales multiplied in here in float64. For DoRA its row scales must be known."""
-    return {
-        target: Delta(
-            pair.a,
-            pair.b.astype(np.float64) * pair.scale,
-            None if pair.bias is None else pair.bias.astype(np.float64) * pair.scale,
-            None if pair.magnitude is None else adapter.row_scales[target],
-        )
-        for target, pair in adapter.pairs.items()
-    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,25 +94,14 @@ class NumpyLlama:
             states = [self._layer(layer, x, case.parts) for x, case in zip(states, cases, strict=True)]
             if progress is not None:
                 progress(layer + 1)
-        normed = [self._norm(x, "model.norm") for x in states]
-        logits = self._heads_of(normed)
-        return [self._adapted(_HEAD, y, x, case.parts) for y, x, case in zip(logits, normed, cases, strict=True)]
+        return self._heads_of([self._norm(x, "model.norm") for x in states])
 
     def _weight(self, name: str) -> Array:
         return self._weights[name].astype(self.dtype, copy=False)
 
     def _embedded(self, case: Case) -> Array:
-        return self._looked_up(self._weight("model.embed_tokens.weight")[np.asarray(case.tokens)], case)
-
-    def _looked_up(self, x: Array, case: Case) -> Array:
-        """The embedding's rows of the tokens, with what acts on the embedding."""
-        result = x.copy()
-        for part in case.parts:
-            if (found := part.deltas.get(_EMBEDDING)) is not None:
-                delta, rows = self._cast(found), slice(part.start, None)
-                gained = delta.plus_bias(delta.a.T[np.asarray(case.tokens)[rows]] @ delta.b.T)
-                result[rows] += part.weight * _change(delta, x[rows], gained)
-        return result
+        rows: Array = self._weight("model.embed_tokens.weight")[np.asarray(case.tokens)]
+        return rows
 
     def _layer(self, layer: int, x: Array, parts: Sequence[Part]) -> Array:
         rotation = self._rotation(len(x))
@@ -163,7 +114,7 @@ class NumpyLlama:
         return "model.embed_tokens.weight" if self.config.shape.tied else "lm_head.weight"
 
     def _heads_of(self, states: Sequence[Array]) -> list[Array]:
-        """Each case's logits from its last normed state, the adapters on the head left out."""
+        """Each case's logits from its last normed state."""
         return [x @ self._weight(self.head).T for x in states]
 
     def _norm(self, x: Array, name: str) -> Array:
@@ -174,21 +125,12 @@ class NumpyLlama:
 
     def _linear(self, layer: int, name: str, x: Array, parts: Sequence[Part]) -> Array:
         target = Target(layer, BY_HF[name])
-        return self._adapted(target, x @ self._weight(f"{target.hf_path}.weight").T, x, parts)
-
-    def _adapted(self, target: Target, y: Array, x: Array, parts: Sequence[Part]) -> Array:
-        """A module's output y [tokens, out] with each part's change to it added, times the part's weight."""
-        result = y.copy()
+        y: Array = x @ self._weight(f"{target.hf_path}.weight").T
         for part in parts:
-            if (found := part.deltas.get(target)) is not None:
-                delta = self._cast(found)
-                rows = slice(part.start, None)
-                result[rows] += part.weight * _change(delta, y[rows], delta.of(x[rows]))
-        return result
-
-    def _cast(self, delta: Delta | tuple[Array, Array]) -> Delta:
-        parts = (None if part is None else part.astype(self.dtype, copy=False) for part in delta)
-        return Delta(*parts)  # type: ignore[arg-type] # a and b are never None
+            if target in part.deltas:
+                a, b = (factor.astype(self.dtype, copy=False) for factor in part.deltas[target])
+                y[part.start :] += part.weight * ((x[part.start :] @ a.T) @ b.T)
+        return y
 
     def _attention(self, layer: int, x: Array, rotation: tuple[Array, Array], parts: Sequence[Part]) -> Array:
         shape = self.config.shape
@@ -215,11 +157,6 @@ class NumpyLlama:
             frequencies = frequencies / np.asarray(self.config.rope_factors)
         angles = np.outer(np.arange(length), frequencies)
         return np.cos(angles).astype(self.dtype), np.sin(angles).astype(self.dtype)
-
-
-def _change(delta: Delta, y: Array, gained: Array) -> Array:
-    """row_scale * (y + gained) - y."""
-    return gained if delta.row_scale is None else (delta.row_scale - 1) * y + delta.row_scale * gained
 
 
 def _heads(x: Array, count: int) -> Array:

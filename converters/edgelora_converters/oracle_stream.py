@@ -27,7 +27,7 @@ class StreamedLlama(NumpyLlama):
 
     def _embedded(self, case: Case) -> Array:
         name = "model.embed_tokens.weight"
-        return self._looked_up(np.concatenate([self._base.rows(name, n, n + 1) for n in case.tokens]), case)
+        return np.concatenate([self._base.rows(name, token, token + 1) for token in case.tokens])
 
     def _heads_of(self, states: Sequence[Array]) -> list[Array]:
         """In blocks of rows: the head of a large vocabulary takes more memory than a layer."""

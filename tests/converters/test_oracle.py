@@ -10,15 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgelora_converters.lora import Target
-from edgelora_converters.oracle import Delta, NumpyLlama, Part, llama3_factors
+from edgelora_converters.oracle import NumpyLlama, llama3_factors
 from edgelora_converters.oracle_base import hf_config, load_gguf, load_hf
 from edgelora_models.errors import BaseError
-from edgelora_models.modules import BY_HF, EMBEDDING, HEAD
 from edgelora_models.shape import LlamaShape
 from tests.support.adapters import write_safetensors
 from tests.support.bases import ROPE_SCALING, tiny_config, tiny_weights, write_tiny_gguf
-from tests.support.lora import GQA, WIDE_HEADS, delta, random_adapter, random_pair
+from tests.support.lora import GQA, WIDE_HEADS, delta, random_adapter
 from tests.support.native import native_logits, native_model
 from tests.support.oracles import TOKENS, deltas, distance, tiny_oracle, write_tiny_hf
 
@@ -152,31 +150,3 @@ def test_an_index_that_leaves_the_folder(tmp_path: Path, names: Any) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(BaseError, match="weight_map"):
         load_hf(folder)
-
-
-def test_every_kind_of_delta_is_a_merged_weight() -> None:
-    """DoRA's rows, a bias, the embedding and the head act as a base would that has them in its weights."""
-    rng = np.random.default_rng(3)
-    whole = random_adapter(GQA, targets=[Target(0, BY_HF["self_attn.q_proj"]), Target(1, BY_HF["mlp.down_proj"])])
-    outer = [Target(None, EMBEDDING), Target(None, HEAD)]
-    pairs = dict(whole.pairs) | {t: random_pair(rng, t, GQA, rank=2, scale=0.5) for t in outer}
-    base, merged = tiny_oracle(GQA, seed=2), {n: w.astype(np.float64) for n, w in tiny_weights(GQA, seed=2).items()}
-    found: dict[Target, Delta] = {}
-    for target, pair in pairs.items():
-        name = f"{target.hf_path}.weight"
-        change = delta(pair).T if target == outer[0] else delta(pair)
-        scale = 1 + 0.1 * rng.standard_normal(len(pair.b))
-        merged[name] = (merged[name] + change) * (1 if target == outer[0] else scale[:, None])
-        found[target] = Delta(pair.a, pair.b * pair.scale, None, None if target == outer[0] else scale)
-    wanted = NumpyLlama(merged, base.config, dtype="float64").logits(TOKENS)
-    assert distance(base.logits(TOKENS, found), wanted) < 1e-6
-    for target in found:
-        assert distance(base.logits(TOKENS, {t: d for t, d in found.items() if t != target}), wanted) > 1e-3
-
-
-def test_a_bias_is_added_with_its_weight() -> None:
-    """Half of a bias on the head moves every logit of every token by half of it."""
-    oracle, bias = tiny_oracle(GQA, seed=2), np.arange(GQA.vocab, dtype=np.float64)
-    nothing = (np.zeros((1, GQA.hidden)), np.zeros((GQA.vocab, 1)))
-    part = Part({Target(None, HEAD): Delta(*nothing, bias)}, weight=0.5)
-    np.testing.assert_allclose(oracle.logits(TOKENS, [part]) - oracle.logits(TOKENS), np.tile(bias / 2, (40, 1)))
