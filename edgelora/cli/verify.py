@@ -137,6 +137,9 @@ def _judge(proofs: Sequence[Proof], parity: Parity | None) -> None:
     failed = [proof.error for proof in proofs if proof.error is not None]
     if failed:
         raise failed[0]
+    if not any(proof.modules for proof in proofs):
+        what = "There was nothing that could be looked at."
+        raise AdapterError("nothing_proven", what, "Install the base it was made for, or convert it for this one.")
     if parity is not None and not parity.passed:
         far = f"{parity.adapter.kl:.1e} nats from the oracle; {parity.limit:.1e} is allowed"
         what = f"With the adapter the runtime is {far}."
@@ -144,7 +147,8 @@ def _judge(proofs: Sequence[Proof], parity: Parity | None) -> None:
 
 
 def _as_json(adapter: str, proofs: Sequence[Proof], parity: Parity | None) -> dict[str, Any]:
-    ok = all(proof.error is None for proof in proofs) and (parity is None or parity.passed)
+    proven = any(proof.modules for proof in proofs) and all(proof.error is None for proof in proofs)
+    ok = proven and (parity is None or parity.passed)
     figures = None
     if parity is not None:
         figures = asdict(parity) | {"limit": parity.limit, "passed": parity.passed, "visible": parity.visible}
