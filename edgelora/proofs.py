@@ -18,11 +18,11 @@ from edgelora.files import file_digest, workspace
 
 if TYPE_CHECKING:
     from edgelora.adapters.conversions import Converted
-    from edgelora.adapters.manifest import AdapterManifest, Version
     from edgelora.bases.run_base import RunBase
     from edgelora.core import Progress
     from edgelora.library import Library
     from edgelora.subjects import Subject
+    from edgelora_converters.reading import Reading
     from edgelora_models.fingerprint import BaseFingerprint
 
 FORMATS: tuple[Literal["mapped", "gguf", "mlx", "peft"], ...] = ("mapped", "gguf", "mlx", "peft")
@@ -47,33 +47,31 @@ class Proof:
     """Why it could not be looked at, or is none of this format; no failure."""
 
 
-def prove(library: Library, subject: Subject, base: BaseFingerprint, progress: Progress | None) -> Iterator[Proof]:
-    """All that there is to prove of `subject`; what is not installed is taken for an adapter of `base`."""
-    if subject.installed is not None:
-        yield from prove_installed(library, *subject.installed, subject.source, progress)
-    elif subject.converted is not None:
-        yield prove_file(subject.converted, subject.source, base, progress)
-    else:
-        yield from prove_source(subject.source, base, library.store.root / "tmp", progress)
-
-
-def prove_installed(
-    library: Library, manifest: AdapterManifest, version: Version, source: Path, progress: Progress | None
+def prove(
+    library: Library, subject: Subject, base: BaseFingerprint, reading: Reading, progress: Progress | None
 ) -> Iterator[Proof]:
-    """One for every conversion that there is of an installed version, whose source is in the folder `source`."""
-    store = library.store
-    if not store.conversions(version):
-        store.ref(f"{manifest.name}@{version.number}", library.bases.current(), progress=progress)
-    for converted in store.conversions(version):
-        yield _proven(library, converted, source, progress)
+    """All that there is to prove of `subject`; what is not installed is taken for an adapter of `base`. `reading` is
+    what its source may be read with."""
+    if subject.installed is not None:
+        manifest, version = subject.installed
+        if not library.store.conversions(version):
+            library.store.ref(f"{manifest.name}@{version.number}", library.bases.current(), progress=progress)
+        for converted in library.store.conversions(version):
+            yield _proven(library, converted, subject.source, reading, progress)
+    elif subject.converted is not None:
+        yield prove_file(subject.converted, subject.source, base, reading, progress)
+    else:
+        yield from prove_source(subject.source, base, reading, library.store.root / "tmp", progress)
 
 
-def prove_source(source: Path, base: BaseFingerprint, scratch: Path, progress: Progress | None) -> Iterator[Proof]:
+def prove_source(
+    source: Path, base: BaseFingerprint, reading: Reading, scratch: Path, progress: Progress | None
+) -> Iterator[Proof]:
     """One for every format, made in the folder `scratch` and thrown away. Raises AdapterError where none is there."""
     from edgelora_converters.convert import write_verified
     from edgelora_converters.source import read_source
 
-    adapter = read_source(source, base.shape)
+    adapter = read_source(source, base.shape, reading=reading)
     for to in FORMATS:
         with workspace(scratch) as work:
             try:
@@ -86,21 +84,23 @@ def prove_source(source: Path, base: BaseFingerprint, scratch: Path, progress: P
                 yield Proof(to, base.digest[:12], None, report.modules, report.worst, report.worst_target)
 
 
-def prove_file(path: Path, source: Path, base: BaseFingerprint, progress: Progress | None) -> Proof:
+def prove_file(path: Path, source: Path, base: BaseFingerprint, reading: Reading, progress: Progress | None) -> Proof:
     """Of a converted file or folder, against the adapter it was made of."""
     from edgelora_converters import convert
     from edgelora_converters.source import adapter_kind
 
     to = adapter_kind(path)
     try:
-        found = convert.prove(source, path, to=to, base=base, progress=_told(progress, to))
+        found = convert.prove(source, path, to=to, base=base, reading=reading, progress=_told(progress, to))
     except EdgeloraError as error:
         return Proof(to, base.digest[:12], path, error=error)
     return Proof(to, base.digest[:12], path, found.modules, found.worst, found.worst_target)
 
 
 @contextmanager
-def for_base(library: Library, subject: Subject, base: RunBase, progress: Progress | None) -> Iterator[Path]:
+def for_base(
+    library: Library, subject: Subject, base: RunBase, reading: Reading, progress: Progress | None
+) -> Iterator[Path]:
     """The subject as a file that is loaded on `base`: the one that is named or installed, or one made for a while."""
     from edgelora_converters.convert import convert
     from edgelora_converters.source import adapter_kind
@@ -113,11 +113,12 @@ def for_base(library: Library, subject: Subject, base: RunBase, progress: Progre
     else:
         with workspace(library.store.root / "tmp") as work:
             out = work / MAIN["mapped"]
-            convert(subject.source, out, to="mapped", base=base.fingerprint, progress=_told(progress, "mapped"))
+            told = _told(progress, "mapped")
+            convert(subject.source, out, to="mapped", base=base.fingerprint, reading=reading, progress=told)
             yield out
 
 
-def _proven(library: Library, converted: Converted, source: Path, progress: Progress | None) -> Proof:
+def _proven(library: Library, converted: Converted, source: Path, reading: Reading, progress: Progress | None) -> Proof:
     from edgelora_converters.convert import CONVERTER_VERSION
 
     conversion = converted.conversion
@@ -132,7 +133,7 @@ def _proven(library: Library, converted: Converted, source: Path, progress: Prog
         _check_files(converted)
     except EdgeloraError as error:
         return Proof(conversion.format, record.name, converted.path, error=error)
-    proof = prove_file(converted.path, source, record.identity.fingerprint, progress)
+    proof = prove_file(converted.path, source, record.identity.fingerprint, reading, progress)
     return replace(proof, base=record.name)
 
 

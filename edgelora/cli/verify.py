@@ -74,12 +74,13 @@ def verify(
     from edgelora.cli.progress import progress_bars
     from edgelora.proofs import prove
     from edgelora.subjects import open_subject
+    from edgelora_converters.reading import PLAIN
 
     with progress_bars() as bars:
         library = app.open_library(bars)
         with open_subject(library, adapter, source) as subject:
             if base is None:
-                proofs, parity = list(prove(library, subject, _chosen(library), bars)), None
+                proofs, parity = list(prove(library, subject, _chosen(library), PLAIN, bars)), None
             else:
                 wanted = Wanted(prompts, tokens, threads)
                 proofs, parity = _run(library, subject, base, wanted, bars)
@@ -110,17 +111,20 @@ def _run(
     from edgelora.bases.run_base import open_base
     from edgelora.parity import PROMPTS, measure
     from edgelora.proofs import for_base, prove
+    from edgelora_converters.base_weights import open_base_weights
+    from edgelora_converters.reading import Reading
     from edgelora_converters.source import read_source
 
-    with open_base(library, base) as on:
-        proofs = list(prove(library, subject, on.fingerprint, bars))
+    with open_base(library, base) as on, open_base_weights(on.weights) as weights:
+        reading = Reading(weights=weights)
+        proofs = list(prove(library, subject, on.fingerprint, reading, bars))
         if any(proof.error is not None for proof in proofs):
             return proofs, None
-        with for_base(library, subject, on, bars) as converted:
+        with for_base(library, subject, on, reading, bars) as converted:
             return proofs, measure(
                 on.gguf,
                 on.weights,
-                read_source(subject.source, on.fingerprint.shape),
+                read_source(subject.source, on.fingerprint.shape, reading=reading),
                 converted,
                 shape=on.fingerprint.shape,
                 prompts=wanted.prompts or PROMPTS,
