@@ -70,18 +70,22 @@ def _written(kind: Kind, root: Path) -> list[Path]:
 def _adapters(kind: Kind) -> list[LoraAdapter]:
     plain = random_adapter(SHAPE, targets=_TARGETS, ranks=(2,))
     several = random_adapter(SHAPE, targets=_TARGETS, ranks=(1, 3), scales=(0.5, -1.0), seed=1)
-    ends = random_adapter(SHAPE, targets=_ENDS, ranks=(1, 3), seed=2)
+    ends = random_adapter(SHAPE, targets=_ENDS, ranks=(1, 8), seed=2)
     if kind == "mlx":
         return [plain, several, ends, _DORA]
     return [plain, several, replace(plain, invocation=(3, 5, 8)), ends if kind == "gguf" else _every_part()]
 
 
 def _every_part() -> LoraAdapter:
-    """Row scales, biases, the embedding and the head, of a few modules."""
+    """Row scales, biases, the embedding and the head, of a few modules. What stands last fills its place: a cut in the
+    padding behind it would lose nothing."""
     whole = full_adapter(SHAPE)
     targets = {*_TARGETS, *_ENDS}
     pairs = {target: pair for target, pair in whole.pairs.items() if target in targets}
-    return replace(whole, pairs=pairs, row_scales={t: g for t, g in whole.row_scales.items() if t in targets})
+    pairs[_ENDS[1]] = replace(pairs[_ENDS[1]], magnitude=None)
+    return replace(
+        whole, pairs=pairs, row_scales={t: g for t, g in whole.row_scales.items() if t in targets - {_ENDS[1]}}
+    )
 
 
 def _adapter(kind: Kind, folder: Path, adapter: LoraAdapter) -> Path:
