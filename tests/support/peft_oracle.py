@@ -20,17 +20,37 @@ def peft_model(shape: LlamaShape, config: dict[str, Any], folder: Path) -> Any:
     """Put a random adapter on the tiny base with PEFT, and save it to `folder`; the model, in float32."""
     import torch
     from peft import LoraConfig, get_peft_model
-    from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(SEED)
+    tuned = get_peft_model(
+        _base_model(shape), LoraConfig(**config, init_lora_weights=False, task_type="CAUSAL_LM")
+    ).eval()
+    tuned.save_pretrained(str(folder), save_embedding_layers=False)
+    return tuned
+
+
+def loaded_model(shape: LlamaShape, folder: Path) -> Any:
+    """The tiny base with the adapter in `folder`, loaded by PEFT itself; every tensor of the file finds its place."""
+    from peft import PeftModel
+
+    model = PeftModel.from_pretrained(_base_model(shape), str(folder)).eval()
+    absent = model.load_adapter(str(folder), "again")
+    assert not absent.unexpected_keys and not [key for key in absent.missing_keys if "lora_" in key]
+    model.set_adapter("default")
+    return model
+
+
+def _base_model(shape: LlamaShape) -> Any:
+    """Transformers' Llama with the tiny base's weights, in float32."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     model = LlamaForCausalLM(LlamaConfig(**tiny_config(shape), attn_implementation="eager"))
     weights = {name: torch.from_numpy(array) for name, array in tiny_weights(shape, seed=SEED).items()}
     absent = model.load_state_dict(weights, strict=False)
     assert absent.unexpected_keys == [] and set(absent.missing_keys) <= {"lm_head.weight"}
     model.tie_weights()
-    tuned = get_peft_model(model, LoraConfig(**config, init_lora_weights=False, task_type="CAUSAL_LM")).eval()
-    tuned.save_pretrained(str(folder), save_embedding_layers=False)
-    return tuned
+    return model
 
 
 def peft_logits(model: Any, tokens: Sequence[int] = TOKENS) -> NDArray[np.float32]:
