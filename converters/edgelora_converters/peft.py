@@ -16,7 +16,7 @@ from edgelora_converters.peft_config import CONFIG_NAME, PeftConfig, read_config
 from edgelora_converters.peft_folder import WEIGHTS_NAME, find_adapter, source_digest
 from edgelora_converters.peft_names import Kind, Leaf, Names, kind_of, listed, sort_names
 from edgelora_converters.peft_rules import scales, selected
-from edgelora_converters.safetensors_file import SafetensorsFile, open_safetensors
+from edgelora_converters.safetensors_file import FACTORS, SafetensorsFile, open_safetensors
 from edgelora_models.errors import AdapterCorrupt, AdapterIncompatible, AdapterUnsupported
 from edgelora_models.files import quoted
 from edgelora_models.modules import BY_HF, LINEAR_MODULES
@@ -56,7 +56,7 @@ def read(folder: Path, shape: LlamaShape) -> LoraAdapter:
     folder = find_adapter(folder)
     config = read_config(folder)
     _check_invocation(config, shape)
-    with open_safetensors(folder / WEIGHTS_NAME) as weights:
+    with open_safetensors(folder / WEIGHTS_NAME, readable=FACTORS) as weights:
         names = sort_names(weights.names)
         _check_claimed(names)
         _check_filled(weights)
