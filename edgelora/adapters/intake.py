@@ -1,4 +1,4 @@
-"""From a folder or zip of the user's to a private copy that cannot change any more. Owns no format.
+"""From a folder, zip or tar.gz of the user's to a private copy that cannot change any more. Owns no format.
 
 Everything after this reads the copy: what was checked is what is kept and converted.
 """
@@ -24,13 +24,19 @@ class Staged:
 
 
 def default_name(source: Path) -> str:
-    """The name an adapter gets from its folder or zip. Raises UsageError where that is no usable name."""
+    """The name an adapter gets from its folder (the one it is in, where that is below `source`) or its archive.
+
+    Raises UsageError where that is no usable name, AdapterError for a folder without one adapter.
+    """
+    from edgelora_converters.archive import bare_name
+    from edgelora_converters.peft_folder import find_adapter
+
     path = source.resolve()
-    return suggest_name(path.name if path.is_dir() else path.stem, kind="adapter")
+    return suggest_name(find_adapter(path).name if path.is_dir() else bare_name(path), kind="adapter")
 
 
 def stage(source: Path, work: Path) -> Staged:
-    """Copy the PEFT files of a folder or .zip into the workspace `work`.
+    """Copy the PEFT files of a folder, zip or tar.gz into the workspace `work`.
 
     Raises UsageError where there is nothing, AdapterError for what it may not be or hold, StorageError.
     """
@@ -46,10 +52,10 @@ def stage(source: Path, work: Path) -> Staged:
 
 
 def _folder(source: Path, work: Path) -> Path:
-    from edgelora_converters.archive import source_kind, unpack_zip
+    from edgelora_converters.archive import source_kind, unpack
     from edgelora_converters.peft_folder import find_adapter
 
     if source_kind(source) == "folder":
         return find_adapter(source)
     check_space(work, source.stat().st_size, what=f"Unpacking {source.name}")
-    return unpack_zip(source, make_folder(work / "unpacked"))
+    return unpack(source, make_folder(work / "unpacked"))

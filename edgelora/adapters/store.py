@@ -121,7 +121,7 @@ class Store:
     def add(
         self, source: Path, *, name: str | None = None, base: BaseRecord, progress: Progress | None = None
     ) -> tuple[AdapterManifest, Version]:
-        """Install a PEFT folder or .zip as the latest version of `name` (default: its own name), converted for `base`.
+        """Install a PEFT folder, zip or tar.gz as the latest version of `name` (default: its own), converted for `base`.
 
         The same content under the same name is the version it was. Raises UsageError, AdapterError, StorageError; then
         nothing has changed.
