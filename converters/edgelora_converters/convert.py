@@ -1,4 +1,4 @@
-"""One conversion from end to end: read a PEFT folder, write GGUF or MLX beside the goal, reopen, compare, publish.
+"""One conversion from end to end: read an adapter, write another form of it beside the goal, reopen, compare, publish.
 
 Owns the order of these steps and the version of their outcome; each step is a module of its own.
 """
@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgelora_converters import gguf, mapped, mlx, peft
+from edgelora_converters import gguf, mapped, mlx, to_peft
 from edgelora_converters.lora import LoraAdapter
+from edgelora_converters.source import read_source
 from edgelora_converters.staging import staged
-from edgelora_converters.verify import Verification, verify_gguf, verify_mapped, verify_mlx
+from edgelora_converters.verify import Verification, verify_gguf, verify_mapped, verify_mlx, verify_peft
 from edgelora_models.errors import UsageError
 from edgelora_models.fingerprint import BaseFingerprint
 from edgelora_models.gguf_header import read_header
@@ -22,11 +23,11 @@ from edgelora_models.gguf_header import read_header
 CONVERTER_VERSION = "1"
 """Part of every key under which a conversion is kept: raise it whenever the same source would give other bytes."""
 
-Format = Literal["mapped", "gguf", "mlx"]
-"""mapped is what edgelora's own kernel streams; gguf and mlx are for others too."""
+Format = Literal["mapped", "gguf", "mlx", "peft"]
+"""mapped is what edgelora's own kernel streams; the others are for others too."""
 
-_WRITERS = {"mapped": mapped.write, "gguf": gguf.write, "mlx": mlx.write}
-_GATES = {"mapped": verify_mapped, "gguf": verify_gguf, "mlx": verify_mlx}
+_WRITERS = {"mapped": mapped.write, "gguf": gguf.write, "mlx": mlx.write, "peft": to_peft.write}
+_GATES = {"mapped": verify_mapped, "gguf": verify_gguf, "mlx": verify_mlx, "peft": verify_peft}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +58,27 @@ def convert(
     base: BaseFingerprint,
     progress: Callable[[int, int], None] | None = None,
 ) -> ConversionReport:
-    """Convert the PEFT folder `source` for `base` to `out`: a folder for MLX, else a file.
+    """Convert the adapter `source` for `base` to `out`: a folder for MLX and PEFT, else a file.
 
-    `out` appears whole and verified, or not at all; an existing one is never replaced. `progress` is called with steps
-    done and in all. Raises UsageError where `out` exists, AdapterError where the adapter is unsound or cannot be
-    expressed exactly, ConversionFailed where the written file is not the source, StorageError where the disk fails.
+    `source` is a PEFT folder, an MLX folder, or a GGUF adapter, ours or another's. `out` appears whole and verified, or
+    not at all; an existing one is never replaced. `progress` is called with steps done and in all. Raises UsageError
+    where `out` exists, AdapterError where the adapter is unsound or cannot be expressed exactly, ConversionFailed where
+    the written file is not the source, StorageError where the disk fails.
     """
-    _refuse_existing(out)
-    adapter = peft.read(source, base.shape)
+    refuse_existing(out)
+    return write_verified(read_source(source, base.shape), out, to=to, base=base, progress=progress)
+
+
+def write_verified(
+    adapter: LoraAdapter,
+    out: Path,
+    *,
+    to: Format,
+    base: BaseFingerprint,
+    progress: Callable[[int, int], None] | None = None,
+) -> ConversionReport:
+    """The second half of `convert`, for an adapter that is in memory. Raises as `convert` does."""
+    refuse_existing(out)
     report = _Progress(progress, modules=len(adapter.pairs))
     report.done(1)
     with staged(out) as temporary:
@@ -72,7 +86,7 @@ def convert(
         report.done(2)
         verification = _GATES[to](temporary, adapter, base.shape, progress=report.verified)
         nbytes, memory = _nbytes(temporary), _memory_bytes(temporary, adapter, to=to)
-        _refuse_existing(out)
+        refuse_existing(out)
     return _report(adapter, verification, to=to, nbytes=nbytes, memory_bytes=memory)
 
 
@@ -117,13 +131,14 @@ def _report(
 def _memory_bytes(path: Path, adapter: LoraAdapter, *, to: Format) -> int:
     if to == "mapped":
         return sum(tensor.nbytes for tensor in read_header(path).tensors.values())
-    if to == "gguf":
+    if to in ("gguf", "peft"):
         return 4 * adapter.parameters
     widths: int = sum(pair.a.shape[1] + pair.b.shape[0] for pair in adapter.pairs.values())
     return 4 * adapter.max_rank * widths
 
 
-def _refuse_existing(out: Path) -> None:
+def refuse_existing(out: Path) -> None:
+    """Raise UsageError where there is anything at `out`, a dangling link included."""
     if os.path.lexists(out):
         raise UsageError("exists", f"{out} exists already.", "Remove it, or choose another name.", param="out")
 

@@ -25,7 +25,7 @@ def kind_of(values: NDArray[np.float32]) -> Kind:
     """The narrowest type that holds every one of `values` exactly."""
     few = values.reshape(-1)[:_FEW]
     for kind in NARROW:
-        if _exact(few, kind) and _exact(values, kind):
+        if holds(few, kind) and holds(values, kind):
             return kind
     return "F32"
 
@@ -83,7 +83,8 @@ def _fp8(dtype: str) -> NDArray[np.float32]:
     return values.astype(np.float32)
 
 
-def _exact(values: NDArray[np.float32], kind: Kind) -> bool:
+def holds(values: NDArray[np.float32], kind: Kind) -> bool:
+    """Whether every one of `values` is exact in `kind`."""
     if kind == "BF16":
         return not (values.view(np.uint32) & 0xFFFF).any()
     return same_bits(widened(stored(values, kind)), values)

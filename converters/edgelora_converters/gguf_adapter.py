@@ -45,9 +45,9 @@ def read(path: Path, shape: LlamaShape, *, widen: bool = True) -> dict[Target, F
     AdapterUnsupported for what a Llama's linear modules have no place for, StorageError where the disk fails.
     """
     header = read_header(path, error=AdapterCorrupt)
-    _check_kind(header)
+    check_kind(header)
     _invocation(header)
-    alpha = _alpha(header)
+    alpha = read_alpha(header)
     halves = _halves(header.tensors, shape)
     try:
         with path.open("rb") as file:
@@ -62,7 +62,8 @@ def read_invocation(path: Path) -> tuple[int, ...]:
     return _invocation(read_header(path, error=AdapterCorrupt))
 
 
-def _check_kind(header: GgufHeader) -> None:
+def check_kind(header: GgufHeader) -> None:
+    """Raise AdapterUnsupported unless the file says it is a LoRA adapter, AdapterIncompatible unless for a Llama."""
     for key, wanted in (("general.type", "adapter"), ("adapter.type", "lora")):
         if (found := header.metadata.get(key)) != wanted:
             what = f"The file's {key} is {quoted(str(found))}, not {wanted!r}."
@@ -80,7 +81,8 @@ def _invocation(header: GgufHeader) -> tuple[int, ...]:
     return tuple(int(token) for token in tokens)
 
 
-def _alpha(header: GgufHeader) -> float:
+def read_alpha(header: GgufHeader) -> float:
+    """0.0 where it is absent, which to llama.cpp is the same. Raises AdapterCorrupt for what is no finite f32."""
     key = "adapter.lora.alpha"
     value, kind = header.metadata.get(key, 0.0), header.types.get(key, "f32")
     if kind != "f32" or not isinstance(value, float) or not np.isfinite(value):

@@ -7,7 +7,7 @@ Weights are in Hugging Face names and row order. No KV cache, no sampling, no qu
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -63,35 +63,69 @@ def llama3_factors(
     return tuple(factors)
 
 
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A sequence to compute, and what acts on it."""
+
+    tokens: Sequence[int]
+    parts: Sequence[Part] = ()
+
+
 class NumpyLlama:
-    """A Llama held as arrays. `dtype` is that of every product."""
+    """A Llama whose weights are asked for by name, one at a time. `dtype` is that of every product."""
 
     def __init__(self, weights: Mapping[str, Array], config: LlamaConfig, *, dtype: Precision = "float32") -> None:
         self.config = config
         self.dtype: np.dtype[np.floating[Any]] = np.dtype(dtype)
-        self._weights = {name: array.astype(self.dtype, copy=False) for name, array in weights.items()}
+        self._weights = weights
 
     def logits(self, tokens: Sequence[int], deltas: Deltas | Sequence[Part] | None = None) -> Array:
         """Logits after every token, [len(tokens), vocab], with the deltas added to their modules' outputs."""
         parts = [Part(deltas)] if isinstance(deltas, Mapping) else deltas or ()
-        x = self._weights["model.embed_tokens.weight"][np.asarray(tokens)]
-        rotation = self._rotation(len(tokens))
+        return self.logits_of([Case(tokens, parts)])[0]
+
+    def logits_of(self, cases: Sequence[Case], *, progress: Callable[[int], None] | None = None) -> list[Array]:
+        """`logits` of several cases side by side, layer by layer, so that each weight is asked for by one layer only.
+
+        `progress` is called with the number of layers done.
+        """
+        states = [self._embedded(case) for case in cases]
         for layer in range(self.config.shape.layers):
-            x = x + self._attention(layer, self._norm(x, f"model.layers.{layer}.input_layernorm"), rotation, parts)
-            x = x + self._mlp(layer, self._norm(x, f"model.layers.{layer}.post_attention_layernorm"), parts)
-        head = "model.embed_tokens.weight" if self.config.shape.tied else "lm_head.weight"
-        logits: Array = self._norm(x, "model.norm") @ self._weights[head].T
-        return logits
+            states = [self._layer(layer, x, case.parts) for x, case in zip(states, cases, strict=True)]
+            if progress is not None:
+                progress(layer + 1)
+        return self._heads_of([self._norm(x, "model.norm") for x in states])
+
+    def _weight(self, name: str) -> Array:
+        return self._weights[name].astype(self.dtype, copy=False)
+
+    def _embedded(self, case: Case) -> Array:
+        rows: Array = self._weight("model.embed_tokens.weight")[np.asarray(case.tokens)]
+        return rows
+
+    def _layer(self, layer: int, x: Array, parts: Sequence[Part]) -> Array:
+        rotation = self._rotation(len(x))
+        x = x + self._attention(layer, self._norm(x, f"model.layers.{layer}.input_layernorm"), rotation, parts)
+        return x + self._mlp(layer, self._norm(x, f"model.layers.{layer}.post_attention_layernorm"), parts)
+
+    @property
+    def head(self) -> str:
+        """The weight that logits are made with."""
+        return "model.embed_tokens.weight" if self.config.shape.tied else "lm_head.weight"
+
+    def _heads_of(self, states: Sequence[Array]) -> list[Array]:
+        """Each case's logits from its last normed state."""
+        return [x @ self._weight(self.head).T for x in states]
 
     def _norm(self, x: Array, name: str) -> Array:
         mean_square = np.mean(x * x, axis=-1, keepdims=True)
         normed: Array = x / np.sqrt(mean_square + self.config.norm_epsilon)
-        normed *= self._weights[f"{name}.weight"]
+        normed *= self._weight(f"{name}.weight")
         return normed
 
     def _linear(self, layer: int, name: str, x: Array, parts: Sequence[Part]) -> Array:
         target = Target(layer, BY_HF[name])
-        y: Array = x @ self._weights[f"{target.hf_path}.weight"].T
+        y: Array = x @ self._weight(f"{target.hf_path}.weight").T
         for part in parts:
             if target in part.deltas:
                 a, b = (factor.astype(self.dtype, copy=False) for factor in part.deltas[target])

@@ -1,17 +1,19 @@
 """Bases for the oracle: a Hugging Face folder, or a GGUF file with its weights dequantized. Owns no arithmetic.
 
-Everything is widened to float in memory, so this is for small bases and for checks, not for serving.
+`load_*` widen everything to float in memory, which is for small bases; `open_streamed` keeps a layer at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from edgelora_converters.base_weights import open_base_weights
 from edgelora_converters.base_weights_gguf import GgufWeights
 from edgelora_converters.oracle import LlamaConfig, NumpyLlama, Precision, llama3_factors
+from edgelora_converters.oracle_stream import StreamedLlama
 from edgelora_models.errors import BaseError
 from edgelora_models.files import read_json
 from edgelora_models.shape import LlamaShape
@@ -31,6 +33,17 @@ def load_gguf(path: Path, *, dtype: Precision = "float32") -> NumpyLlama:
     """The Llama in a GGUF file, dequantized to float32, q and k back in Hugging Face row order. Raises BaseError."""
     with GgufWeights(path) as base:
         return NumpyLlama({name: base.read(name) for name in base.names}, _gguf_config(base), dtype=dtype)
+
+
+@contextmanager
+def open_streamed(path: Path) -> Iterator[StreamedLlama]:
+    """The Llama in a Hugging Face folder or a GGUF file, its weights read as they are needed. Raises BaseError."""
+    with open_base_weights(path) as weights:
+        if isinstance(weights, GgufWeights):
+            config = _gguf_config(weights)
+        else:
+            config = hf_config(read_json(path / "config.json", limit=JSON_LIMIT, error=BaseError))
+        yield StreamedLlama(weights, config)
 
 
 def hf_config(config: Mapping[str, Any]) -> LlamaConfig:

@@ -125,7 +125,9 @@ def _missing(names: Collection[str], folders: list[str], where: str) -> AdapterC
 
 def _mlx(where: str) -> AdapterUnsupported:
     return AdapterUnsupported(
-        "adapter_is_mlx", f"{where} holds an MLX adapter.", "Give the PEFT adapter it was made from."
+        "adapter_is_mlx",
+        f"{where} holds an MLX adapter.",
+        "Convert it first (edgelora convert FOLDER --to peft -o OUT), or give the PEFT adapter it was made from.",
     )
 
 

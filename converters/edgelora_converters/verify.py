@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora_converters import gguf_adapter, mapped_adapter, mlx
+from edgelora_converters import gguf_adapter, mapped_adapter, mlx, peft
 from edgelora_converters.dtypes import same_bits, widened
 from edgelora_converters.errors import ConversionFailed
 from edgelora_converters.lora import LoraAdapter, LoraPair, Target
 from edgelora_converters.rows import deinterleave
+from edgelora_converters.to_peft import sayable
 from edgelora_models.shape import LlamaShape
 
 LIMIT = 1e-6
@@ -47,9 +48,7 @@ def verify_gguf(
     path: Path, adapter: LoraAdapter, shape: LlamaShape, *, progress: Callable[[int], None] | None = None
 ) -> Verification:
     """Compare a written GGUF adapter with its source; see `compare`. Raises AdapterError where it cannot be read."""
-    if (found := gguf_adapter.read_invocation(path)) != adapter.invocation:
-        what = f"The converted file has the invocation {list(found)}; the source's is {list(adapter.invocation)}."
-        raise ConversionFailed("conversion_mismatch", what, _REMEDY)
+    _check_invocation(gguf_adapter.read_invocation(path), adapter)
     stored = gguf_adapter.read(path, shape)
     rebuilt = {t: (a, deinterleave(b, t.module.rotary_heads(shape))) for t, (a, b) in stored.items()}
     return compare(adapter, rebuilt, progress=progress)
@@ -76,6 +75,37 @@ def verify_mapped(
             raise _mismatch(target, "is not the source's, bit for bit")
         rebuilt[target] = (a, b.astype(np.float64) * stored.scale)
     return compare(adapter, rebuilt, progress=progress)
+
+
+def verify_peft(
+    folder: Path, adapter: LoraAdapter, shape: LlamaShape, *, progress: Callable[[int], None] | None = None
+) -> Verification:
+    """Compare a written PEFT folder with its source: factors, magnitudes and biases bit for bit, then as `compare`
+    does. Raises AdapterError where it cannot be read."""
+    written = peft.read(folder, shape)
+    _check_invocation(written.invocation, adapter)
+    for target, pair in written.pairs.items():
+        if (source := adapter.pairs.get(target)) is not None and not _same(pair, sayable(target, source)):
+            raise _mismatch(target, "is not the source's, bit for bit")
+    rebuilt = {t: (pair.a, pair.b.astype(np.float64) * pair.scale) for t, pair in written.pairs.items()}
+    return compare(adapter, rebuilt, progress=progress)
+
+
+def _same(one: LoraPair, other: LoraPair) -> bool:
+    """Bit for bit; a bias of zeros is the same as none."""
+    if not (same_bits(one.a, other.a) and same_bits(one.b, other.b)):
+        return False
+    none = np.zeros(len(one.b), np.float32)
+    return all(
+        np.array_equal(none if mine is None else mine, none if yours is None else yours)
+        for mine, yours in ((one.magnitude, other.magnitude), (one.bias, other.bias))
+    )
+
+
+def _check_invocation(found: tuple[int, ...], adapter: LoraAdapter) -> None:
+    if found != adapter.invocation:
+        what = f"The converted file has the invocation {list(found)}; the source's is {list(adapter.invocation)}."
+        raise ConversionFailed("conversion_mismatch", what, _REMEDY)
 
 
 def compare(

@@ -8,7 +8,6 @@ it was, and at most some garbage that `gc` collects. Owns files only; what is in
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -21,13 +20,13 @@ from edgelora.adapters import conversions, housekeeping
 from edgelora.adapters.conversions import Converted
 from edgelora.adapters.housekeeping import Problem
 from edgelora.adapters.intake import Staged, default_name, stage
+from edgelora.adapters.kept import assemble
 from edgelora.adapters.layout import Layout
 from edgelora.adapters.manifest import LATEST, AdapterManifest, Conversion, Version, encode, first_manifest
 from edgelora.core import AdapterRef
 from edgelora.errors import AdapterIncompatible, NotFound, StorageError
 from edgelora.files import (
     check_name,
-    inside,
     locked,
     make_folder,
     move,
@@ -114,6 +113,14 @@ class Store:
         nbytes = 4 * version.parameters if widened else found.conversion.memory_bytes
         return AdapterRef(manifest.name, version.digest, found.path, nbytes, version.invocation)
 
+    @contextmanager
+    def source(self, name: str, version: Version) -> Iterator[Path]:
+        """The PEFT folder a version was added from, put together again for the block. Raises StorageError."""
+        with workspace(self._layout.tmp) as work:
+            with self._committing():
+                folder = assemble(self._layout, name, version, work)
+            yield folder
+
     def conversions(self, version: Version) -> tuple[Converted, ...]:
         """What a version has been converted to so far."""
         return conversions.every(self._layout, version.digest)
@@ -121,7 +128,7 @@ class Store:
     def add(
         self, source: Path, *, name: str | None = None, base: BaseRecord, progress: Progress | None = None
     ) -> tuple[AdapterManifest, Version]:
-        """Install a PEFT folder, zip or tar.gz as the latest version of `name` (default: its own), converted for `base`.
+        """Install a PEFT folder or archive as the latest version of `name` (default: its own), converted for `base`.
 
         The same content under the same name is the version it was. Raises UsageError, AdapterError, StorageError; then
         nothing has changed.
@@ -184,22 +191,10 @@ class Store:
             if found is not None:
                 return found
             with self._committing():
-                source = self._kept_source(name, version, work)
+                source = assemble(self._layout, name, version, work)
             made = _convert(name, version, source, work, base, to, progress)
             with self._committing():
                 return conversions.publish(self._layout, work / CONVERTED, made, base.identity.fingerprint)
-
-    def _kept_source(self, name: str, version: Version, work: Path) -> Path:
-        """A PEFT folder made of a version's blobs: links where the disk has them, else copies."""
-        folder = make_folder(work / "source")
-        for file in version.files:
-            blob = self._layout.blob(file.digest)
-            if not blob.is_file():
-                what = f"A file of {name} is missing from the store: {blob}."
-                raise StorageError("store_damaged", what, "Add the adapter again from where it came.")
-            with storing(folder):
-                _link_or_copy(blob, inside(folder, file.name))
-        return folder
 
     def _commit(
         self, name: str, version: Version, staged: Staged, made: Conversion | None, base: BaseRecord, work: Path
@@ -289,10 +284,3 @@ def _describe(adapter: LoraAdapter, staged: Staged, base: BaseRecord, *, created
         parameters=adapter.parameters,
         invocation=adapter.invocation,
     )
-
-
-def _link_or_copy(blob: Path, path: Path) -> None:
-    try:
-        path.hardlink_to(blob)
-    except OSError:
-        shutil.copyfile(blob, path)

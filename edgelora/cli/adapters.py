@@ -34,7 +34,7 @@ def ls(app: App, as_json: bool) -> None:
 
 
 @click.command(short_help="Install a PEFT adapter.")
-@click.argument("source", metavar="DIR|ZIP", type=click.Path(path_type=Path))
+@click.argument("source", metavar="DIR|ARCHIVE", type=click.Path(path_type=Path))
 @click.option("-n", "--name", metavar="NAME", help="What to call it.  [default: the folder's own name]")
 @click.option(
     "--base", metavar="NAME", shell_complete=base_names, help="The base it was trained on.  [default: the chosen base]"
@@ -42,7 +42,7 @@ def ls(app: App, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def add(app: App, source: Path, name: str | None, base: str | None, as_json: bool) -> None:
-    """Install the PEFT adapter in DIR or ZIP: check it, convert it, and keep it in the store.
+    """Install the PEFT adapter in DIR or ARCHIVE (zip or tar.gz): check it, convert it, and keep it in the store.
 
     DIR is what `save_pretrained` wrote: adapter_config.json and adapter_model.safetensors. Adding other content under
     a name that is taken makes a new version; the old one stays as NAME@1.

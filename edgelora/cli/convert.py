@@ -1,4 +1,4 @@
-"""`edgelora convert`: a PEFT folder as a GGUF or MLX adapter of its own, outside the store."""
+"""`edgelora convert`: an adapter in another form, outside the store."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from edgelora_models.fingerprint import BaseFingerprint
 
 
-@click.command(short_help="Convert a PEFT adapter to GGUF or MLX.")
-@click.argument("source", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--to", type=click.Choice(["gguf", "mlx"]), required=True, help="What to make of it.")
+@click.command(short_help="Convert an adapter to GGUF, MLX or PEFT.")
+@click.argument("source", metavar="ADAPTER", type=click.Path(path_type=Path))
+@click.option("--to", type=click.Choice(["gguf", "mlx", "peft"]), required=True, help="What to make of it.")
 @click.option(
     "-o",
     "--out",
     metavar="OUT",
     type=click.Path(path_type=Path),
     required=True,
-    help="Where to: a file for gguf, a folder for mlx. Never replaced.",
+    help="Where to: a file for gguf, a folder for mlx and peft. Never replaced.",
 )
 @click.option(
     "--base",
@@ -36,13 +36,17 @@ if TYPE_CHECKING:
 )
 @json_option
 @click.pass_obj
-def convert(app: App, source: Path, to: Literal["gguf", "mlx"], out: Path, base: str | None, as_json: bool) -> None:
-    """Convert the PEFT adapter in DIR for llama.cpp or MLX, and check the result against it.
+def convert(
+    app: App, source: Path, to: Literal["gguf", "mlx", "peft"], out: Path, base: str | None, as_json: bool
+) -> None:
+    """Convert ADAPTER for llama.cpp, MLX or PEFT, and check the result against it.
 
-    This is for other programs: `edgelora add` converts by itself.
+    ADAPTER is a PEFT folder, an MLX folder (also one that mlx-lm trained) or a GGUF adapter (also one of llama.cpp's
+    converter). This is for other programs: `edgelora add` converts PEFT by itself.
 
     \b
     edgelora convert ./my-adapter --to gguf -o my-adapter.gguf
+    edgelora convert trained-with-mlx --to peft -o ./my-adapter
     """
     from edgelora.cli.progress import progress_bars
     from edgelora_converters.convert import convert as convert_adapter

@@ -295,6 +295,20 @@ def test_a_lost_source_says_what_to_do(store: Store, tmp_path: Path) -> None:
     assert store.verify() == ()
 
 
+def test_the_source_for_a_while(store: Store, tmp_path: Path) -> None:
+    """A version's PEFT folder is there as it was added, for the block only; a lost file is said."""
+    folder = peft(tmp_path / "peft")
+    manifest, version = store.add(folder, name="a", base=BASE)
+    with store.source("a", version) as source:
+        assert {path.name: path.read_bytes() for path in source.iterdir()} == {
+            path.name: path.read_bytes() for path in folder.iterdir()
+        }
+    assert not source.exists()
+    (store.root / "blobs" / "sha256" / version.files[0].digest[:2] / version.files[0].digest).unlink()
+    with pytest.raises(StorageError, match="missing"), store.source(manifest.name, version):
+        pass
+
+
 def test_an_adapter_for_another_base(store: Store, tmp_path: Path) -> None:
     """Shapes that do not fit are refused with both names, when adding and when asking."""
     wider = base_record(WIDER, name="wider")

@@ -1,0 +1,49 @@
+"""What kind of adapter a path holds, and reading it whatever it is. Owns the choice; each format has its own module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from edgelora_converters import gguf_source, mapped_source, mlx, mlx_source, peft
+from edgelora_converters.lora import LoraAdapter
+from edgelora_converters.mapped import KIND
+from edgelora_converters.peft_folder import WEIGHTS_NAME
+from edgelora_models.errors import AdapterCorrupt
+from edgelora_models.gguf_header import read_header
+from edgelora_models.shape import LlamaShape
+
+SourceKind = Literal["peft", "mlx", "gguf", "mapped"]
+
+_MAGIC = b"GGUF"
+
+
+def adapter_kind(path: Path) -> SourceKind:
+    """By what is there: a GGUF container, a folder with MLX's file of tensors, or else PEFT's business to explain."""
+    if path.is_dir():
+        return "mlx" if (path / mlx.TENSORS_NAME).exists() and not (path / WEIGHTS_NAME).exists() else "peft"
+    if not _is_gguf(path):
+        return "peft"
+    kind = read_header(path, error=AdapterCorrupt).metadata.get("general.type")
+    return "mapped" if kind == KIND else "gguf"
+
+
+def read_source(path: Path, shape: LlamaShape) -> LoraAdapter:
+    """The adapter at `path`, for a base of `shape`. Raises AdapterError, StorageError."""
+    match adapter_kind(path):
+        case "mlx":
+            return mlx_source.read(path, shape)
+        case "gguf":
+            return gguf_source.read(path, shape)
+        case "mapped":
+            return mapped_source.read(path, shape)
+        case _:
+            return peft.read(path, shape)
+
+
+def _is_gguf(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False  # whoever reads it says what is wrong
