@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgelora.adapters.manifest import StoredFile
-from edgelora.files import check_space, copy_hashed, make_folder, storing, suggest_name
+from edgelora.files import check_space, copy_hashed, file_digest, make_folder, storing, suggest_name, sync_path
 
 # The copy, and a conversion to float32 of 16-bit factors.
 _SPACE_FACTOR = 3
@@ -35,8 +35,8 @@ def default_name(source: Path) -> str:
     return suggest_name(find_adapter(path).name if path.is_dir() else bare_name(path), kind="adapter")
 
 
-def stage(source: Path, work: Path) -> Staged:
-    """Copy the PEFT files of a folder, zip or tar.gz into the workspace `work`.
+def stage(source: Path, work: Path, *, immutable: bool = False) -> Staged:
+    """Copy the PEFT files of a folder, zip or tar.gz into the workspace `work`; link them where they are `immutable`.
 
     Raises UsageError where there is nothing, AdapterError for what it may not be or hold, StorageError.
     """
@@ -48,7 +48,18 @@ def stage(source: Path, work: Path) -> Staged:
     check_space(work, nbytes * _SPACE_FACTOR, what=f"Adding {source.name}")
     copy = make_folder(work / "source")
     with storing(copy):
-        return Staged(copy, tuple(StoredFile(name, *copy_hashed(folder / name, copy / name)) for name in FILES))
+        return Staged(copy, tuple(_kept(folder / name, copy / name, link=immutable) for name in FILES))
+
+
+def _kept(source: Path, target: Path, *, link: bool) -> StoredFile:
+    if link:
+        try:
+            target.hardlink_to(source)
+        except OSError:
+            return _kept(source, target, link=False)  # another disk, or one without links
+        sync_path(target)
+        return StoredFile(target.name, file_digest(target), target.stat().st_size)
+    return StoredFile(target.name, *copy_hashed(source, target))
 
 
 def _folder(source: Path, work: Path) -> Path:
