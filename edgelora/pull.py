@@ -72,7 +72,7 @@ def pull(
 def _ask(wanted: Wanted, library: Library, *, endpoint: str | None, token: str | None) -> tuple[Hub, Listing]:
     if library.settings.offline:
         what = "The network is forbidden (--offline, EDGELORA_OFFLINE or HF_HUB_OFFLINE)."
-        raise Offline("offline", what, "Allow it.")
+        raise Offline("offline", what, "Allow it, or copy the adapter's files here: edgelora add DIR.")
     from edgelora.bases.hub import Hub
 
     hub = Hub(endpoint=endpoint, token=token)

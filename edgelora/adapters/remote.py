@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edgelora.bases.download import Checksum, OpenRange, RemoteFile, download_all
-from edgelora.errors import UsageError
+from edgelora.errors import AdapterUnsupported, UsageError
 from edgelora.files import discard, inside, locked, storing, write_atomic
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ class Wanted:
 
     repository: str
     """organization/name"""
-    revision: str | None = None
-    """A branch, tag or commit; None is the main branch."""
+    revision: str = "main"
+    """A branch, tag or commit."""
     subfolder: str | None = None
     """Where in the repository it lies; None: at its root, or in the only folder with one."""
 
@@ -48,7 +48,7 @@ class Wanted:
     def parse(cls, text: str, subfolder: str | None = None) -> Wanted | None:
         """From `organization/name[@revision]`; None where that is something else."""
         match = _NAME.fullmatch(text)
-        return None if match is None else cls(match[1], match[2], subfolder and subfolder.strip("/"))
+        return None if match is None else cls(match[1], match[2] or "main", subfolder and subfolder.strip("/"))
 
     def of(self, names: Collection[str]) -> list[str]:
         """Of a repository's file names those to look at, without the subfolder."""
@@ -66,7 +66,7 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What was pulled last for one `Wanted`."""
 
     repository: str
-    revision: str | None
+    revision: str
     subfolder: str | None
     commit: str
     content: str
@@ -136,8 +136,8 @@ class RemoteCache:
     def find(self, wanted: Wanted) -> Fetched | None:
         """What an earlier `fetch` brought, every byte checked; None where it did not or something is amiss."""
         for record in self._records(self._place(wanted.repository)):
-            asked = record.revision == wanted.revision or record.commit == wanted.revision
-            if record.subfolder == wanted.subfolder and asked:
+            same = (record.repository, record.subfolder) == (wanted.repository, wanted.subfolder)
+            if same and wanted.revision in (record.revision, record.commit):
                 found = self._fetched(record)
                 if all(_sound(found.folder / file.name, file.checksum, file.nbytes) for file in record.files):
                     return found
@@ -152,7 +152,7 @@ class RemoteCache:
 
     def _record_path(self, wanted: Wanted) -> Path:
         # A revision may hold what no file's name may.
-        key = hashlib.sha256(f"{wanted.revision or ''}\0{wanted.subfolder or ''}".encode()).hexdigest()
+        key = hashlib.sha256(f"{wanted.revision}\0{wanted.subfolder or ''}".encode()).hexdigest()
         return self._place(wanted.repository) / f"{key[:16]}.json"
 
     def _records(self, place: Path) -> Iterator[_Record]:
@@ -188,7 +188,11 @@ def _choose(wanted: Wanted, listing: Listing) -> dict[str, RemoteFile]:
         folders = ", ".join(sorted({name.partition("/")[0] for name in listing.files if "/" in name})[:20])
         what = f"{wanted.repository} has no folder {wanted.subfolder}."
         raise UsageError("no_subfolder", what, f"Its folders are: {folders}." if folders else "")
-    folder = adapter_folder(wanted.of(listing.files), where=wanted.repository, depth=1)
+    try:
+        folder = adapter_folder(wanted.of(listing.files), where=wanted.repository, depth=1)
+    except AdapterUnsupported as error:
+        remedy = "Say which one: --subfolder NAME." if error.code == "adapter_many" else error.remedy
+        raise AdapterUnsupported(error.code, error.what, remedy) from error
     start = folder if wanted.subfolder is None else f"{wanted.subfolder}/{folder}"
     return {name: listing.files[f"{start}{name}"] for name in FILES}
 
