@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgelora.core import Progress
+from edgelora.errors import UsageError
 
 if TYPE_CHECKING:
     from edgelora.adapters.manifest import Version
@@ -14,6 +16,23 @@ if TYPE_CHECKING:
     from edgelora.bases.registry import Bases
     from edgelora.config import Settings
     from edgelora.prefixes.store import PrefixStore
+    from edgelora_models.fingerprint import BaseFingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class KnownBase:
+    """A base that was named: an installed one, or a model of the user's."""
+
+    path: Path
+    fingerprint: BaseFingerprint
+    record: BaseRecord | None
+
+    def installed(self) -> BaseRecord:
+        """Its record. Raises UsageError for a path that was never added."""
+        if self.record is None:
+            what = f"{self.path} is not an installed base."
+            raise UsageError("base_not_installed", what, f"Add it first: edgelora base add {self.path}", param="base")
+        return self.record
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +48,19 @@ class Library:
         from edgelora.prefixes.store import PrefixStore
 
         return PrefixStore(self.settings.directories.cache / "prefixes", budget_bytes=self.settings.prefix_disk_bytes)
+
+    def find_base(self, name: str | None) -> KnownBase:
+        """The chosen base (None), an installed one, or that of a GGUF file, an MLX or a Hugging Face folder.
+
+        Raises NotFound with near names, BaseError where its file is gone, changed, or no Llama.
+        """
+        from edgelora.bases.registry import identify
+
+        if name is not None and name not in self.bases.names() and Path(name).exists():
+            path = Path(name)
+            return KnownBase(path, identify(path).fingerprint, None)
+        record = self.bases.current() if name is None else self.bases.get(name).check()
+        return KnownBase(record.path, record.identity.fingerprint, record)
 
     def remove_adapter(self, spec: str) -> tuple[Version, ...]:
         """`Store.remove`, and the prefixes that no version left could use any more."""

@@ -13,6 +13,7 @@ from typing import Literal
 
 from edgelora_converters import gguf, mapped, mlx, to_peft
 from edgelora_converters.lora import LoraAdapter
+from edgelora_converters.reading import PLAIN, Reading
 from edgelora_converters.source import read_source
 from edgelora_converters.staging import staged
 from edgelora_converters.verify import Verification, verify_gguf, verify_mapped, verify_mlx, verify_peft
@@ -48,6 +49,8 @@ class ConversionReport:
     """What the factors take in memory at run time: as stored where they are mapped, else in float32; MLX pads every
     pair to the largest rank."""
     source_digest: str
+    treatment: str = ""
+    """What was done to the source's factors before they were plain ones, in words; mostly nothing."""
 
 
 def convert(
@@ -56,17 +59,19 @@ def convert(
     *,
     to: Format,
     base: BaseFingerprint,
+    reading: Reading = PLAIN,
     progress: Callable[[int, int], None] | None = None,
 ) -> ConversionReport:
     """Convert the adapter `source` for `base` to `out`: a folder for MLX and PEFT, else a file.
 
     `source` is a PEFT folder, an MLX folder, or a GGUF adapter, ours or another's. `out` appears whole and verified, or
-    not at all; an existing one is never replaced. `progress` is called with steps done and in all. Raises UsageError
-    where `out` exists, AdapterError where the adapter is unsound or cannot be expressed exactly, ConversionFailed where
-    the written file is not the source, StorageError where the disk fails.
+    not at all; an existing one is never replaced. `reading` is what may be used beside `source`. `progress` is called
+    with steps done and in all. Raises UsageError where `out` exists, AdapterError where the adapter is unsound or
+    cannot be expressed exactly, ConversionFailed where the written file is not the source, StorageError where the disk
+    fails.
     """
     refuse_existing(out)
-    return write_verified(read_source(source, base.shape), out, to=to, base=base, progress=progress)
+    return write_verified(read_source(source, base.shape, reading=reading), out, to=to, base=base, progress=progress)
 
 
 def write_verified(
@@ -125,6 +130,7 @@ def _report(
         nbytes=nbytes,
         memory_bytes=memory_bytes,
         source_digest=adapter.source_digest,
+        treatment=adapter.metadata.get("treatment", ""),
     )
 
 

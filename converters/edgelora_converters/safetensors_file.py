@@ -39,9 +39,9 @@ ITEMSIZE: Mapping[str, int] = {
 }
 """Bytes per element of the dtypes a header may name."""
 
-EXACT = frozenset({"F32", "F16", "BF16"})
+READABLE = frozenset({"F32", "F16", "BF16"})
 """What is read as float32 unless more is asked for: no more, because a base in 8 bits has scales beside its weights."""
-FACTORS = EXACT | {"F64", "F8_E4M3", "F8_E5M2"}
+FACTORS = READABLE | {"F64", "F8_E4M3", "F8_E5M2"}
 """What an adapter's factors may be stored in: FP8 is widened exactly, F64 rounded once (dtypes.rounded)."""
 
 MAX_DIMENSIONS = 8
@@ -169,7 +169,7 @@ def open_safetensors(
     path: Path,
     *,
     max_header_bytes: int = ADAPTER_HEADER_BYTES,
-    readable: frozenset[str] = EXACT,
+    readable: frozenset[str] = READABLE,
     corrupt: ErrorClass = AdapterCorrupt,
     unsupported: ErrorClass = AdapterUnsupported,
 ) -> SafetensorsFile:

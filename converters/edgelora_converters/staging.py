@@ -35,6 +35,24 @@ def staged(out: Path) -> Iterator[Path]:
         _remove(temporary)
 
 
+@contextmanager
+def scratch(out: Path) -> Iterator[Path]:
+    """Yield another free path beside `out`, for what is only needed on the way; it is removed, whatever happens."""
+    temporary = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+    finally:
+        _remove(temporary)
+
+
+def check_space(out: Path, nbytes: int) -> None:
+    """Raise StorageError unless the disk of `out` has room for so many bytes; OSError where the folder is not there."""
+    free = shutil.disk_usage(out.parent).free
+    if free < nbytes:
+        what = f"Writing {out} takes {nbytes / 1e9:.1f} GB; {free / 1e9:.1f} GB are free."
+        raise StorageError("no_space", what, "Free some space, or choose another disk. Nothing was written.")
+
+
 def _remove(path: Path) -> None:
     """Delete a file or a folder; no error where there is none."""
     if path.is_dir() and not path.is_symlink():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from edgelora.cli.app import App
+from edgelora.cli.base_convert import convert
 from edgelora.cli.group import Verbs
 from edgelora.cli.options import base_names, catalogue_names, json_option
 from edgelora.cli.output import emit_json, emit_table, hint, note
@@ -53,6 +54,9 @@ def add(app: App, path: Path, name: str | None, as_json: bool) -> None:
         return
     note(f"Added {record.name} ({record.format}, {record.quantization}, context {record.context_length}).")
     hint(f"Choose it: edgelora base use {record.name}")
+
+
+base.add_command(convert)
 
 
 @base.command(short_help="Download a base.")

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import click
 
 from edgelora.cli.app import App
 from edgelora.cli.options import base_names, json_option
 from edgelora.cli.output import emit_json, note
-
-if TYPE_CHECKING:
-    from edgelora.library import Library
-    from edgelora_models.fingerprint import BaseFingerprint
 
 
 @click.command(short_help="Convert an adapter to GGUF, MLX or PEFT.")
@@ -52,21 +48,10 @@ def convert(
     from edgelora_converters.convert import convert as convert_adapter
 
     with progress_bars() as bars:
-        fingerprint = _fingerprint(app.open_library(bars), base)
+        fingerprint = app.open_library(bars).find_base(base).fingerprint
         progress = None if bars is None else lambda done, total: bars(f"Converting {source.name}", done, total)
         report = convert_adapter(source, out, to=to, base=fingerprint, progress=progress)
     if as_json:
         emit_json({"out": str(out), **asdict(report)})
     else:
         note(f"Wrote {out}: {report.modules} modules, rank {report.rank}, at most {report.worst:.0e} off (relative).")
-
-
-def _fingerprint(library: Library, base: str | None) -> BaseFingerprint:
-    """The base's identity: the chosen base's, an installed one's, or that of a file or folder."""
-    from edgelora.bases.registry import identify
-
-    if base is None:
-        return library.bases.current().identity.fingerprint
-    if base not in library.bases.names() and Path(base).exists():
-        return identify(Path(base)).fingerprint
-    return library.bases.get(base).identity.fingerprint

@@ -1,0 +1,129 @@
+"""`edgelora combine`: several adapters as one, by weight."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgelora.cli.app import App
+from edgelora.cli.options import adapter_names, base_names, json_option
+from edgelora.cli.output import emit_json, emit_table, hint, note
+from edgelora.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgelora.core import Progress
+    from edgelora.library import KnownBase, Library
+    from edgelora_converters.combine import Combination
+
+
+@click.command(short_help="Combine adapters into one.")
+@click.argument("adapters", metavar="ADAPTER[:WEIGHT]...", nargs=-1, required=True, shell_complete=adapter_names)
+@click.option("-n", "--name", metavar="NAME", help="Install the result under this name.")
+@click.option(
+    "-o",
+    "--out",
+    metavar="OUT",
+    type=click.Path(path_type=Path),
+    help="Write the result to this folder, as PEFT would. Never replaced.",
+)
+@click.option(
+    "--rank",
+    type=click.IntRange(min=1),
+    metavar="R",
+    help="Approximate the result with rank R, and tell the error.  [default: exact, with the ranks added up]",
+)
+@click.option(
+    "--base",
+    metavar="NAME|PATH",
+    shell_complete=base_names,
+    help="The base they are for.  [default: the one the first was added for]",
+)
+@click.option("--modules", is_flag=True, help="Tell of every module what a lower rank cost.")
+@json_option
+@click.pass_obj
+def combine(
+    app: App,
+    adapters: tuple[str, ...],
+    name: str | None,
+    out: Path | None,
+    rank: int | None,
+    base: str | None,
+    modules: bool,
+    as_json: bool,
+) -> None:
+    """Make one adapter of several: their changes added up, each times its weight (1 where none is given).
+
+    Each ADAPTER is installed, or the path of a PEFT, MLX or GGUF adapter. The result acts as all of them do at once,
+    and goes where one adapter goes: to PEFT, mlx-lm, llama.cpp.
+
+    \b
+    edgelora combine medical-faq:0.7 pirate:0.3 --name doctor-pirate
+    edgelora combine medical-faq:0.7 pirate:0.3 --rank 16 -o ./doctor-pirate
+    """
+    from edgelora.adapters.parts import read_parts, split_part
+    from edgelora.cli.progress import progress_bars
+    from edgelora_converters.combine import combine as combine_parts
+
+    if (name is None) == (out is None):
+        raise UsageError("combine_where", "Give one of --name and -o.", "--name installs the result, -o writes it.")
+    wanted = [split_part(text) for text in adapters]
+    with progress_bars() as bars:
+        library = app.open_library(bars)
+        known = _base(library, [spec for spec, _ in wanted], base)
+        combination = combine_parts(read_parts(library.store, wanted, known.fingerprint), rank=rank)
+        kept = _keep(library, combination, known, name=name, out=out, progress=bars)
+    if as_json:
+        adapter = combination.adapter
+        told = {"rank": adapter.max_rank, "modules": len(adapter.pairs), "error": combination.error}
+        emit_json(kept | told | {"losses": [asdict(loss) for loss in combination.losses]})
+        return
+    _tell(combination, kept, modules=modules)
+
+
+def _base(library: Library, specs: list[str], base: str | None) -> KnownBase:
+    """What the adapters are for. Raises AdapterIncompatible where that is not one base."""
+    from edgelora.adapters.parts import check_one_base, installed_version
+
+    found = [version for spec in specs if (version := installed_version(library.store, spec)) is not None]
+    check_one_base(found)
+    return library.find_base(found[0][1].base_name if base is None and found else base)
+
+
+def _keep(
+    library: Library,
+    combination: Combination,
+    base: KnownBase,
+    *,
+    name: str | None,
+    out: Path | None,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """Write or install the result; what became of it, for programs."""
+    from edgelora_converters.convert import write_verified
+
+    if out is not None:
+        write_verified(combination.adapter, out, to="peft", base=base.fingerprint)
+        return {"out": str(out)}
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "combined"
+        write_verified(combination.adapter, source, to="peft", base=base.fingerprint)
+        manifest, version = library.store.add(source, name=name, base=base.installed(), progress=progress)
+    return {"name": manifest.name, "version": version.number, "digest": version.digest}
+
+
+def _tell(combination: Combination, kept: dict[str, Any], *, modules: bool) -> None:
+    adapter = combination.adapter
+    what = f"Installed {kept['name']}, version {kept['version']}" if "name" in kept else f"Wrote {kept['out']}"
+    exact = "exact" if not combination.losses else f"{combination.error:.1e} off (relative)"
+    note(f"{what}: {len(adapter.pairs)} modules, rank {adapter.max_rank}, {exact}.")
+    if modules and combination.losses:
+        rows = [(loss.path, str(loss.rank), f"{loss.error:.1e}") for loss in combination.losses]
+        emit_table(("MODULE", "RANK", "ERROR"), rows, right=frozenset({1, 2}))
+    if "name" in kept:
+        hint(f'Try it: edgelora run --adapter {kept["name"]} "..."')
+    else:
+        hint(f"Install it: edgelora add {kept['out']}")

@@ -1,0 +1,59 @@
+"""`edgelora export`: an installed adapter as files for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgelora.adapters.export import ExportFormat
+from edgelora.cli.app import App
+from edgelora.cli.options import adapter_names, base_names, json_option
+from edgelora.cli.output import emit_json, note
+
+
+@click.command(short_help="Write an installed adapter to files.")
+@click.argument("name", metavar="ADAPTER", shell_complete=adapter_names)
+@click.option("--to", type=click.Choice(["peft", "gguf", "mlx"]), required=True, help="In which form.")
+@click.option(
+    "-o",
+    "--out",
+    metavar="OUT",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Where to: a file for gguf, a folder for peft and mlx. Never replaced.",
+)
+@click.option(
+    "--base",
+    metavar="NAME|PATH",
+    shell_complete=base_names,
+    help="The base to convert for.  [default: the one it was added for]",
+)
+@json_option
+@click.pass_obj
+def export(app: App, name: str, to: ExportFormat, out: Path, base: str | None, as_json: bool) -> None:
+    """Write the installed ADAPTER to OUT: the PEFT files it was added from, or a GGUF or MLX adapter.
+
+    The GGUF file is one for llama.cpp's own tools, the MLX folder one for mlx-lm.
+
+    \b
+    edgelora export medical-faq --to gguf -o medical-faq.gguf
+    llama-cli -m base.gguf --lora medical-faq.gguf
+    """
+    from edgelora.adapters.export import export as export_version
+    from edgelora.cli.progress import progress_bars
+    from edgelora.files import size_text
+
+    with progress_bars() as bars:
+        library = app.open_library(bars)
+        manifest, version = library.store.resolve(name)
+        found = library.find_base(base if base is not None else version.base_name)
+        progress = None if bars is None else lambda done, total: bars(f"Converting {name}", done, total)
+        done = export_version(
+            library.store, manifest.name, version, out, to=to, base=found.fingerprint, progress=progress
+        )
+    if as_json:
+        told = {"name": manifest.name, "version": version.number, "digest": version.digest}
+        emit_json(told | {"to": to, "out": str(out), "bytes": done.nbytes, "worst": done.worst})
+    else:
+        note(f"Wrote {manifest.name}, version {version.number}, to {out} ({size_text(done.nbytes)}).")
