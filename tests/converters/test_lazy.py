@@ -16,8 +16,10 @@ def test_values_are_made_when_they_are_asked_for() -> None:
         return key.upper()
 
     lazily = Lazily(["b", "a"], make)
-    assert (list(lazily), len(lazily), "a" in lazily.keys(), made) == (["b", "a"], 2, True, [])
+    assert (list(lazily), len(lazily), "a" in lazily, made) == (["b", "a"], 2, True, [])
     assert (lazily["a"], lazily["a"], made) == ("A", "A", ["a", "a"])
     assert dict(lazily) == {"a": "A", "b": "B"}
+    made.clear()
+    assert lazily.keys() ^ {"a", "c"} == {"b", "c"} and made == []
     with pytest.raises(KeyError):
         lazily["c"]
