@@ -11,8 +11,10 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,8 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelora_converters.fit import check_fits, check_parts, check_untied, folded_b
+from edgelora_converters.lazy import Lazily
 from edgelora_converters.lora import LoraAdapter, LoraPair, Target
 from edgelora_converters.safetensors_file import SafetensorsFile, open_safetensors
+from edgelora_converters.safetensors_writer import Planned, write_safetensors
 from edgelora_converters.staging import staged
 from edgelora_models.errors import AdapterCorrupt, AdapterIncompatible, AdapterUnsupported
 from edgelora_models.files import read_json
@@ -65,8 +69,6 @@ def write(adapter: LoraAdapter, shape: LlamaShape, out: Path, *, provenance: Map
     embedding and head of a tied base, DoRA of some modules alone, or where a scale leaves float32's range, StorageError
     where the folder cannot be written.
     """
-    from safetensors.numpy import save
-
     check_fits(adapter, shape)
     check_parts(adapter, to="an MLX adapter", carried=("dora", "embedding_lora", "head_lora"))
     check_untied(adapter, shape, to="an MLX adapter")
@@ -79,7 +81,7 @@ def write(adapter: LoraAdapter, shape: LlamaShape, out: Path, *, provenance: Map
         temporary.mkdir()
         config = json.dumps(_config(adapter, shape, facts), indent=2, sort_keys=True)
         (temporary / CONFIG_NAME).write_text(config + "\n", encoding="utf-8")
-        (temporary / TENSORS_NAME).write_bytes(save(_tensors(adapter), metadata={"format": "mlx"}))
+        write_safetensors(temporary / TENSORS_NAME, list(_tensors(adapter)), metadata={"format": "mlx"})
 
 
 def _check_one_kind(adapter: LoraAdapter) -> None:
@@ -105,24 +107,30 @@ def _is_dora(adapter: LoraAdapter) -> bool:
     return all(pair.magnitude is not None for pair in adapter.pairs.values())
 
 
-def _tensors(adapter: LoraAdapter) -> dict[str, NDArray[np.float32]]:
-    tensors: dict[str, NDArray[np.float32]] = {}
-    for target, pair in adapter.pairs.items():
-        a, b = _padded(target, pair, adapter.max_rank)
-        tensors[f"{target.hf_path}.lora_a"] = a
-        tensors[f"{target.hf_path}.lora_b"] = b
+def _tensors(adapter: LoraAdapter) -> Iterator[Planned]:
+    """In the order of their names; each padded, turned and folded when it is written."""
+    rank = adapter.max_rank
+    for target in sorted(adapter.pairs, key=lambda target: target.hf_path):
+        pair = adapter.pairs[target]
+        width, out = pair.a.shape[1], pair.b.shape[0]
+        yield Planned(f"{target.hf_path}.lora_a", "F32", (width, rank), partial(_padded_a, pair, rank))
+        yield Planned(f"{target.hf_path}.lora_b", "F32", (rank, out), partial(_padded_b, target, pair, rank))
         if pair.magnitude is not None:
-            tensors[f"{target.hf_path}.m"] = pair.magnitude
-    return dict(sorted(tensors.items()))
+            yield Planned(f"{target.hf_path}.m", "F32", (out,), partial(list, [pair.magnitude]))
 
 
-def _padded(target: Target, pair: LoraPair, rank: int) -> Pair:
-    """The pair as [in, rank] and [rank, out], contiguous."""
+def _padded_a(pair: LoraPair, rank: int) -> list[NDArray[np.float32]]:
+    """[in, rank]"""
     a = np.zeros((pair.a.shape[1], rank), np.float32)
-    b = np.zeros((rank, pair.b.shape[0]), np.float32)
     a[:, : pair.rank] = pair.a.T
+    return [a]
+
+
+def _padded_b(target: Target, pair: LoraPair, rank: int) -> list[NDArray[np.float32]]:
+    """[rank, out]"""
+    b = np.zeros((rank, pair.b.shape[0]), np.float32)
     b[: pair.rank] = folded_b(target, pair).T
-    return a, b
+    return [b]
 
 
 def read(folder: Path, shape: LlamaShape) -> dict[Target, Stored]:
@@ -132,10 +140,17 @@ def read(folder: Path, shape: LlamaShape) -> dict[Target, Stored]:
     other widths or layers, AdapterUnsupported for other kinds of MLX adapters, StorageError where a file cannot be
     read.
     """
+    with opened(folder, shape) as modules:
+        return dict(modules)
+
+
+@contextmanager
+def opened(folder: Path, shape: LlamaShape) -> Iterator[Mapping[Target, Stored]]:
+    """`read`, but each module is read, and checked, when it is asked for. Raises as `read` does."""
     config = _read_config(folder / CONFIG_NAME, shape)
     with open_safetensors(folder / TENSORS_NAME) as file:
         _check_names(file.names, config)
-        return {target: _read_module(file, target, shape, config) for target in config.targets}
+        yield Lazily(config.targets, lambda target: _read_module(file, target, shape, config))
 
 
 def _read_config(path: Path, shape: LlamaShape) -> _Config:
