@@ -37,6 +37,9 @@ class BaseWeights(Protocol):
         """Whether every weight is as trained (F32, F16, BF16). False: some are dequantized, so near the trained ones
         only, and what is computed from them is right for this quantized base and for no other."""
 
+    def is_exact(self, name: str) -> bool:
+        """Whether this one weight is as trained: norms are, in quantized files too."""
+
     @property
     def precision(self) -> str:
         """What the matrices are stored in, for people: such as `BF16` or `Q4_K, Q6_K`."""

@@ -88,6 +88,9 @@ class GgufWeights(AbstractContextManager["GgufWeights"]):
     def names(self) -> tuple[str, ...]:
         return tuple(self._shapes)
 
+    def is_exact(self, name: str) -> bool:
+        return GGML_TYPES[self._tensors[self._at(name).name].type].name in _TRAINED
+
     def shape(self, name: str) -> tuple[int, ...]:
         self._at(name)
         return self._shapes[name]

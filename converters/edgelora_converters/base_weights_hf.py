@@ -46,6 +46,9 @@ class HfWeights(AbstractContextManager["HfWeights"]):
     def names(self) -> tuple[str, ...]:
         return tuple(self._expected)
 
+    def is_exact(self, name: str) -> bool:
+        return self._file(name).tensors[name].dtype in _TRAINED
+
     def shape(self, name: str) -> tuple[int, ...]:
         self._file(name)
         return self._expected[name]

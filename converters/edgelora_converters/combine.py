@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgelora_converters.config_fields import MAX_RANK
 from edgelora_converters.fit import folded_b
 from edgelora_converters.lora import LoraAdapter, LoraPair, Target
-from edgelora_converters.peft_config import MAX_RANK
 from edgelora_converters.svd import Reduced, reduce_rank
 from edgelora_models.errors import AdapterIncompatible, AdapterUnsupported, UsageError
 

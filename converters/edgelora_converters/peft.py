@@ -1,187 +1,98 @@
 """Reads a PEFT adapter folder into a LoraAdapter, checked against the shape of the base it is for.
 
-Owns what is read of it; `peft_names` owns the tensors' names, `peft_folder` where the files are. The tensors are the
-truth and the configuration must agree with them; every tensor is claimed or the adapter is refused, so that nothing a
-user trained is dropped in silence. Never unpickles.
+Owns the order of what is checked and read; `peft_names` owns the tensors' names, `peft_tensors` which make up a module,
+`peft_folder` where the files are, `treatment` how factors become plain. The tensors are the truth and the configuration
+must agree with them; every tensor is accounted for or the adapter is refused, so that nothing a user trained is dropped
+in silence. Never unpickles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
+from edgelora_converters.forms import Form, scaled_rows
 from edgelora_converters.lora import LoraAdapter, LoraPair, Target
-from edgelora_converters.peft_config import CONFIG_NAME, PeftConfig, read_config
+from edgelora_converters.peft_config import CONFIG_NAME, PeftConfig, parse_config, read_fields
 from edgelora_converters.peft_folder import WEIGHTS_NAME, find_adapter, source_digest
-from edgelora_converters.peft_names import Kind, Leaf, Names, kind_of, listed, sort_names
+from edgelora_converters.peft_names import Names, sort_names
 from edgelora_converters.peft_rules import scales, selected
+from edgelora_converters.peft_tensors import Stored, check_filled, check_shapes, sort_tensors
+from edgelora_converters.problems import Problems
+from edgelora_converters.reading import PLAIN, Reading
+from edgelora_converters.replaced import check_replaced
 from edgelora_converters.safetensors_file import SafetensorsFile, open_safetensors
-from edgelora_models.errors import AdapterCorrupt, AdapterIncompatible, AdapterUnsupported
-from edgelora_models.files import quoted
-from edgelora_models.modules import BY_HF, LINEAR_MODULES
+from edgelora_converters.treatment import check_treatable, form_of, treat
+from edgelora_models.errors import AdapterCorrupt, AdapterIncompatible
+from edgelora_models.modules import LINEAR_MODULES, OUTER_MODULES
 from edgelora_models.shape import LlamaShape
 
-CLAIMED: Mapping[Kind, frozenset[Leaf]] = {"linear": frozenset({"lora_A", "lora_B"})}
-"""What is read, by kind of module. A tensor outside it refuses the adapter."""
 
-_LEAF_REASONS: Mapping[Leaf, str] = {
-    "lora_magnitude_vector": "it belongs to DoRA",
-    "lora_embedding_A": "it adapts the embedding",
-    "lora_embedding_B": "it adapts the embedding",
-    "token_adapter.trainable_tokens_delta": "it replaces rows of the embedding",
-    "base_layer.weight": "it is a copy of the base's own weight",
-    "base_layer.bias": "it is a copy of the base's own bias",
-    "lora_B.bias": "it is a bias of lora_B",
-    "lora_diag": "it belongs to KaSA",
-    "lora_E": "it belongs to AdaLoRA",
-    "ranknum": "it belongs to AdaLoRA",
-    "lora_velora_embed": "it belongs to VeLoRA",
-    "bias": "it is a bias",
-}
-_KIND_REASONS: Mapping[Kind, str] = {
-    "norm": "it replaces a norm of the base",
-    "head": "it belongs to the output head",
-    "embedding": "it belongs to the embedding",
-    "linear": "it replaces a module of the base",
-}
+def read(folder: Path, shape: LlamaShape, *, reading: Reading = PLAIN) -> LoraAdapter:
+    """The adapter in `folder`, for a base of `shape`. Of the folder only the files of `peft_folder.FILES` are read.
 
-
-def read(folder: Path, shape: LlamaShape) -> LoraAdapter:
-    """The adapter in `folder`, for a base of `shape`. Only the two files of `peft_folder.FILES` are read.
-
-    Raises AdapterUnsupported (a feature that cannot be honoured exactly, or a pickle), AdapterCorrupt (missing, cut,
-    inconsistent or non-finite data), AdapterIncompatible (shapes or layers of another base), StorageError (the disk).
+    Raises AdapterUnsupported (features that cannot be honoured exactly, all of them at once; a pickle), AdapterCorrupt
+    (missing, cut, inconsistent or non-finite data), AdapterIncompatible (shapes or layers of another base; `reading`'s
+    weights are of another base), BaseError and StorageError.
     """
     folder = find_adapter(folder)
-    config = read_config(folder)
-    _check_invocation(config, shape)
-    with open_safetensors(folder / WEIGHTS_NAME) as weights:
-        names = sort_names(weights.names)
-        _check_claimed(names)
-        _check_filled(weights)
-        pairs = _pairs(names)
-        _check_shapes(weights, pairs, shape)
-        _check_selection(config, pairs, shape, names)
-        paths = {target: names.spelled(target.hf_path) for target in pairs}
-        factors = scales(config, {paths[target]: weights.tensors[pair.a].shape[0] for target, pair in pairs.items()})
-        read = {
-            target: LoraPair(a=weights.read_f32(pair.a), b=weights.read_f32(pair.b), scale=factors[paths[target]])
-            for target, pair in pairs.items()
-        }
+    _check_weights(reading, shape)
+    config, pairs, dropped = _read_pairs(folder, shape, reading)
+    initial = None
+    if config.initialisation is not None and reading.initial is not None:
+        _, initial, _ = _read_pairs(find_adapter(reading.initial), shape, reading)
+    treated, doubt = treat(config, pairs, initial, reading)
     return LoraAdapter(
-        pairs=read,
+        pairs=treated,
         source_digest=source_digest(folder),
         base_model=config.base_model,
-        metadata=_facts(config),
+        metadata=_facts(config) | _notes(config, dropped, doubt),
         invocation=config.invocation,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """The tensor names of one pair."""
-
-    a: str
-    b: str
-
-
-def _check_claimed(names: Names) -> None:
-    """Refuse what is not read, all of it in one error."""
-    refused = [(name, _unknown_reason(name)) for name in names.unknown]
-    for path, leaves in names.modules.items():
-        kind = kind_of(path)
-        refused += [(name, _reason(kind, leaf)) for leaf, name in leaves.items() if leaf not in CLAIMED.get(kind, ())]
-    if refused:
-        raise AdapterUnsupported(
-            "adapter_tensor",
-            f"{WEIGHTS_NAME} holds what cannot be honoured exactly: {listed(refused)}.",
-            "Train plain LoRA on the linear modules only and save it with PEFT, or merge the adapter into its base.",
-            param=refused[0][0],
-        )
-    if not names.modules:
-        raise AdapterCorrupt("adapter_empty", f"{WEIGHTS_NAME} holds no tensors.", "Save the adapter again.")
-
-
-def _reason(kind: Kind, leaf: Leaf) -> str:
-    if leaf in ("weight", "lora_A", "lora_B"):
-        return _KIND_REASONS[kind]
-    return _LEAF_REASONS.get(leaf, "it belongs to MonteCLoRA")
+def _read_pairs(
+    folder: Path, shape: LlamaShape, reading: Reading
+) -> tuple[PeftConfig, dict[Target, LoraPair], list[str]]:
+    """The factors as trained, made plain; and the tensors that were found to be the base's own."""
+    problems = Problems()
+    config = parse_config(read_fields(folder), problems)
+    with open_safetensors(folder / WEIGHTS_NAME) as weights:
+        names = sort_names(weights.names)
+        check_filled(config, weights)
+        stored = sort_tensors(config, names, problems)
+        check_treatable(config, reading, problems)
+        dropped = check_replaced(weights, names, config, reading.weights, problems, shape=shape)
+        problems.refuse_any("The adapter")
+        _check_invocation(config, shape)
+        forms = {target: form_of(config, names.spelled(target.hf_path)) for target in stored}
+        check_shapes(weights, stored, forms, shape)
+        _check_selection(config, stored, shape, names)
+        paths = {target: names.spelled(target.hf_path) for target in stored}
+        factors = scales(config, {paths[t]: weights.tensors[s.a].shape[0] for t, s in stored.items()})
+        pairs = {
+            target: _pair(weights, tensors, forms[target], factors[paths[target]], target.module.in_features(shape))
+            for target, tensors in stored.items()
+            if weights.tensors[tensors.a].shape[0]
+        }
+    return config, pairs, dropped
 
 
-def _unknown_reason(name: str) -> str:
-    return "it is an MLX adapter's" if name.endswith((".lora_a", ".lora_b")) else "it is no tensor of a Llama's adapter"
-
-
-def _check_filled(weights: SafetensorsFile) -> None:
-    for name, info in weights.tensors.items():
-        if 0 in info.shape:
-            raise AdapterCorrupt(
-                "adapter_tensor_empty",
-                f"The tensor {quoted(name)} has the shape {list(info.shape)}: it is empty.",
-                "It was saved from within DeepSpeed ZeRO-3: gather the weights and save again.",
-                param=name,
-            )
-
-
-def _pairs(names: Names) -> dict[Target, _Pair]:
-    """The names of every pair, layer by layer."""
-    a, b = names.having("lora_A"), names.having("lora_B")
-    for path in sorted(a.keys() ^ b.keys()):
-        alone, wanted = (a[path], "lora_B") if path in a else (b[path], "lora_A")
-        raise AdapterCorrupt(
-            "adapter_half_pair",
-            f"The tensor {alone} stands alone: its {wanted} is missing.",
-            "The file is incomplete: save the adapter again.",
-            param=alone,
-        )
-    found = {_target(path): _Pair(a[path], b[path]) for path in a}
-    order = {module: i for i, module in enumerate(LINEAR_MODULES)}
-    return dict(sorted(found.items(), key=lambda item: (item[0].depth, order[item[0].module])))
-
-
-def _target(path: str) -> Target:
-    _, _, layer, module = path.split(".", 3)
-    return Target(int(layer), BY_HF[module])
-
-
-def _check_shapes(weights: SafetensorsFile, names: Mapping[Target, _Pair], shape: LlamaShape) -> None:
-    for target, pair in names.items():
-        if target.layer is not None and target.layer >= shape.layers:
-            raise _incompatible(
-                pair.a,
-                f"it is for layer {target.layer}, but the base has {shape.layers} layers (0 to {shape.layers - 1})",
-            )
-        a, b = weights.tensors[pair.a].shape, weights.tensors[pair.b].shape
-        for name, found in ((pair.a, a), (pair.b, b)):
-            if len(found) != 2:
-                raise _no_matrix(name, found)
-        wanted_in, wanted_out = target.module.in_features(shape), target.module.out_features(shape)
-        if a[1] != wanted_in:
-            raise _incompatible(pair.a, f"its rows have {a[1]} elements; the base needs {wanted_in}")
-        if b[0] != wanted_out:
-            raise _incompatible(pair.b, f"it has {b[0]} rows; the base needs {wanted_out}")
-        if a[0] != b[1]:
-            raise AdapterCorrupt(
-                "adapter_rank",
-                f"{pair.a} has rank {a[0]}, but its lora_B has rank {b[1]}.",
-                "The file mixes two adapters: save the adapter again.",
-                param=pair.a,
-            )
-
-
-def _no_matrix(name: str, found: tuple[int, ...]) -> AdapterCorrupt:
-    what = f"The tensor {name} has the shape {list(found)}, not that of a matrix."
-    return AdapterCorrupt("adapter_tensor_shape", what, "Save the adapter again with PEFT.", param=name)
-
-
-def _incompatible(name: str, what: str) -> AdapterIncompatible:
-    return AdapterIncompatible(
-        "adapter_shape",
-        f"The adapter does not fit this base: of the tensor {name}, {what}.",
-        "It was made for another base: choose that base (edgelora base ls), or train the adapter on this one.",
-        param=name,
+def _pair(weights: SafetensorsFile, stored: Stored, form: Form, scale: float, width: int) -> LoraPair:
+    a, b = form.plain_a(weights.read_f32(stored.a)), form.plain_b(weights.read_f32(stored.b))
+    return LoraPair(
+        a=a if stored.factors is None else scaled_rows(a, weights.read_f32(stored.factors)),
+        b=b,
+        scale=scale * form.gain(width),
+        magnitude=None if stored.magnitude is None else weights.read_f32(stored.magnitude).reshape(-1),
+        bias=None if stored.bias is None else weights.read_f32(stored.bias),
     )
+
+
+def _check_weights(reading: Reading, shape: LlamaShape) -> None:
+    if reading.weights is not None and reading.weights.llama != shape:
+        what = f"The weights given are of another base: {reading.weights.llama}, where {shape} is asked for."
+        raise AdapterIncompatible("base_mismatch", what, "Give the weights of the base the adapter is added for.")
 
 
 def _check_invocation(config: PeftConfig, shape: LlamaShape) -> None:
@@ -194,6 +105,7 @@ def _check_invocation(config: PeftConfig, shape: LlamaShape) -> None:
 def _check_selection(config: PeftConfig, found: Iterable[Target], shape: LlamaShape, names: Names) -> None:
     """PEFT drops tensors its configuration does not select, and leaves selected modules without tensors untrained."""
     everything = [Target(layer, module) for layer in range(shape.layers) for module in LINEAR_MODULES]
+    everything += [Target(None, module) for module in OUTER_MODULES]
     wanted = selected(config, everything, spelled=names.spelled)
     if wanted is None:
         return
@@ -218,6 +130,20 @@ def _check_selection(config: PeftConfig, found: Iterable[Target], shape: LlamaSh
 
 def _more(names: list[str]) -> str:
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
+def _notes(config: PeftConfig, dropped: list[str], doubt: float) -> dict[str, str]:
+    """What was done beyond reading plain factors, for people."""
+    taken = "KaSA" if config.kasa else config.initialisation
+    own = {
+        "AdaLoRA's singular values multiplied in": config.adalora is not None,
+        "block-diagonal factors filled up with zeros": config.blocks is not None,
+        "QALoRA's groups of inputs spread out; it was trained on a GPTQ base": config.pool > 1,
+        f"what {taken} took out of the base is in the factors": taken is not None,
+        f"computed anew from the base's weights, uncertain by {doubt:.0e} of the weight": doubt > 0,
+        f"left out, for they are the base's own: {', '.join(dropped)}": bool(dropped),
+    }
+    return {"treatment": "; ".join(note for note, done in own.items() if done)} if any(own.values()) else {}
 
 
 def _facts(config: PeftConfig) -> dict[str, str]:

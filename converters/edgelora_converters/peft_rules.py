@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 
+from edgelora_converters.config_fields import PLAIN_KEY
 from edgelora_converters.lora import Target
 from edgelora_converters.pattern import compile_pattern
 from edgelora_converters.pattern_nodes import Budget, PatternError
-from edgelora_converters.peft_config import CONFIG_NAME, PLAIN_KEY, PeftConfig
+from edgelora_converters.peft_config import CONFIG_NAME, PeftConfig
+from edgelora_converters.peft_variants import AdaLora
 from edgelora_models.errors import AdapterCorrupt, AdapterUnsupported
 
 MAX_STEPS = 3_000_000
@@ -34,7 +36,7 @@ def selected(
     `spelled` gives a module's path as the training had it, from its path in a plain Llama. Raises AdapterUnsupported
     where an expression is too costly to match.
     """
-    if config.target_modules is None:
+    if config.target_modules is None and not config.target_parameters:
         return None
     with _bounded() as budget:
         return frozenset(target for target in targets if _selects(config, target, spelled(target.hf_path), budget))
@@ -46,8 +48,10 @@ def scales(config: PeftConfig, ranks: Mapping[str, int]) -> dict[str, float]:
     Raises AdapterCorrupt where a rank disagrees with the configuration, AdapterUnsupported where the meaning of the
     patterns is uncertain or an expression is too costly to match.
     """
+    if config.adalora is not None:
+        return {path: _adalora_scale(config, config.adalora, path, rank) for path, rank in ranks.items()}
     with _bounded() as budget:
-        answers = [{path: rule(config, path, budget) for path in ranks} for rule in _rules(config)]
+        answers = [{path: rule(config, _matched(config, path), budget) for path in ranks} for rule in _rules(config)]
     fitting = [a for a in answers if all(a[path][0] == rank for path, rank in ranks.items())]
     if not fitting:
         raise _wrong_rank(ranks, answers[0])
@@ -59,6 +63,27 @@ def scales(config: PeftConfig, ranks: Mapping[str, int]) -> dict[str, float]:
 
 def _scale(config: PeftConfig, rank: int, alpha: float) -> float:
     return alpha / math.sqrt(rank) if config.use_rslora else alpha / rank
+
+
+def _adalora_scale(config: PeftConfig, own: AdaLora, path: str, rank: int) -> float:
+    """PEFT divides by the rank training began with. Where alpha is not above 0 it multiplies by the rank, in training
+    by that one, and after loading by the one that was left."""
+    wanted = own.ranks.get(path, own.init_rank)
+    if rank != wanted:
+        raise _wrong_rank({path: rank}, {path: (wanted, 0.0)})
+    if config.alpha <= 0 and rank not in (0, own.init_rank):
+        raise _uncertain(path, [float(own.init_rank), float(rank)])
+    return (config.alpha if config.alpha > 0 else float(rank)) / (own.init_rank + 1e-5)
+
+
+def _matched(config: PeftConfig, path: str) -> str:
+    """What PEFT matches patterns against: the parameter's path where a parameter was targeted."""
+    return f"{path}.weight" if _is_parameter(config, path) else path
+
+
+def _is_parameter(config: PeftConfig, path: str) -> bool:
+    weight = f"{path}.weight"
+    return any(weight == name or weight.endswith(f".{name}") for name in config.target_parameters)
 
 
 @contextmanager
@@ -74,12 +99,14 @@ def _bounded() -> Iterator[Budget]:
 
 
 def _selects(config: PeftConfig, target: Target, path: str, budget: Budget) -> bool:
-    """PEFT's check_target_module_exists, for a linear module of a layer."""
+    """PEFT's check_target_module_exists, and its choice of target_parameters."""
     wanted = config.target_modules
-    if _listed(config.exclude_modules, path, budget):
-        return False
-    if wanted == "all-linear" or wanted is None:
+    if _is_parameter(config, path):
         return True
+    if wanted is None or _listed(config.exclude_modules, path, budget):
+        return False
+    if wanted == "all-linear":
+        return target.layer is not None  # neither embedding nor head
     if not _listed(wanted, path, budget):
         return False
     # The layer numbers limit only names matched by their end, as in PEFT.

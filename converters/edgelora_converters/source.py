@@ -9,6 +9,7 @@ from edgelora_converters import gguf_source, mapped_source, mlx, mlx_source, pef
 from edgelora_converters.lora import LoraAdapter
 from edgelora_converters.mapped import KIND
 from edgelora_converters.peft_folder import WEIGHTS_NAME
+from edgelora_converters.reading import PLAIN, Reading
 from edgelora_models.errors import AdapterCorrupt
 from edgelora_models.gguf_header import read_header
 from edgelora_models.shape import LlamaShape
@@ -28,8 +29,11 @@ def adapter_kind(path: Path) -> SourceKind:
     return "mapped" if kind == KIND else "gguf"
 
 
-def read_source(path: Path, shape: LlamaShape) -> LoraAdapter:
-    """The adapter at `path`, for a base of `shape`. Raises AdapterError, StorageError."""
+def read_source(path: Path, shape: LlamaShape, *, reading: Reading = PLAIN) -> LoraAdapter:
+    """The adapter at `path`, for a base of `shape`. `reading` is for PEFT alone: the others' factors are plain.
+
+    Raises AdapterError, BaseError, StorageError.
+    """
     match adapter_kind(path):
         case "mlx":
             return mlx_source.read(path, shape)
@@ -38,7 +42,7 @@ def read_source(path: Path, shape: LlamaShape) -> LoraAdapter:
         case "mapped":
             return mapped_source.read(path, shape)
         case _:
-            return peft.read(path, shape)
+            return peft.read(path, shape, reading=reading)
 
 
 def _is_gguf(path: Path) -> bool:

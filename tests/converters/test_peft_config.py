@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from edgelora_converters import peft_rules
+from edgelora_converters.forms import BlockDiagonal
 from edgelora_converters.lora import Target
 from edgelora_converters.peft_config import HARMLESS, MUST_BE_OFF, PeftConfig, parse_config, read_config
 from edgelora_converters.peft_rules import scales, selected
@@ -32,7 +33,8 @@ READ = {
         "exclude_modules",
     ),
     *("layers_to_transform", "layers_pattern", "peft_type", "bias", "init_lora_weights"),
-    "alora_invocation_tokens",
+    *("target_parameters", "modules_to_save", "use_dora", "lora_bias", "kasa_config", "use_bdlora", "use_qalora"),
+    "qalora_group_size",
 }
 EVERY_FIELD = READ | HARMLESS | MUST_BE_OFF.keys()
 
@@ -62,17 +64,19 @@ def test_no_field_of_peft_is_forgotten() -> None:
 
 def test_all_offending_fields_stand_in_one_error() -> None:
     """A user sees everything that is wrong at once, each with its field, value and remedy."""
-    error = refused(use_dora=True, modules_to_save=["lm_head"], r=0, shiny_new_thing=3, bias="all")
-    for name in ("use_dora", "modules_to_save", "r", "shiny_new_thing", "bias"):
+    error = refused(use_rslora=3, arrow_config={"top_k": 3}, r=0, shiny_new_thing=3, bias="some")
+    for name in ("use_rslora", "arrow_config", "r", "shiny_new_thing", "bias"):
         assert f"{name}: " in error.what
         assert f"{name}: " in error.remedy
-    assert error.param == "r, bias, modules_to_save, shiny_new_thing, use_dora"
+    assert error.param == "r, use_rslora, bias, arrow_config, shiny_new_thing"
+    assert error.code == "adapter_unsupported"
 
 
 @pytest.mark.parametrize("name", MUST_BE_OFF)
 def test_unsupported_features_are_refused_by_name(name: str) -> None:
     """Every field that must be off is refused when it is on, and accepted in all its empty forms."""
-    assert refused(**{name: {"some": "value"}}).param == name
+    error = refused(**{name: {"some": "value"}})
+    assert (error.param, error.code) == (name, MUST_BE_OFF[name][0])
     for empty in (None, False, "", [], {}):
         config(**{name: empty})
 
@@ -96,11 +100,18 @@ def test_ranks_are_whole_numbers_above_zero(value: Any) -> None:
     assert refused(rank_pattern={"q_proj": value}).param == "rank_pattern"
 
 
-@pytest.mark.parametrize("value", [0, 0.0, -16, "16", True, None, 10**400, 1e300, math.nan, math.inf])
-def test_alphas_are_finite_and_above_zero(value: Any) -> None:
-    """alpha 0 would switch the adapter off here and mean `no scaling` to llama.cpp: refused like other nonsense."""
+@pytest.mark.parametrize("value", ["16", True, None, 10**400, 1e300, -(10**400), math.nan, math.inf])
+def test_alphas_are_finite(value: Any) -> None:
+    """An alpha is a number within reason."""
     assert refused(lora_alpha=value).param == "lora_alpha"
     assert refused(alpha_pattern={"q_proj": value}).param == "alpha_pattern"
+
+
+@pytest.mark.parametrize("alpha", [0, 0.0, -16])
+def test_any_finite_alpha_is_the_scale(alpha: float) -> None:
+    """PEFT takes 0, which switches an adapter off, and negative ones; llama.cpp's own converter makes 1 of 0."""
+    assert scales(config(lora_alpha=alpha), {Q0: 8}) == {Q0: alpha / 8}
+    assert scales(config(alpha_pattern={"q_proj": alpha}), {Q0: 8}) == {Q0: alpha / 8}
 
 
 def test_missing_rank_and_alpha_are_refused() -> None:
@@ -110,29 +121,82 @@ def test_missing_rank_and_alpha_are_refused() -> None:
     assert caught.value.param == "r, lora_alpha"
 
 
-@pytest.mark.parametrize("kind", ["LOHA", "ADALORA", "lora", None, 7, ["LORA"]])
+@pytest.mark.parametrize("kind", ["LOHA", "lora", None, 7, ["LORA"]])
 def test_other_kinds_are_refused(kind: Any) -> None:
-    """Only peft_type LORA."""
+    """Only peft_type LORA and ADALORA."""
     assert refused(peft_type=kind).param == "peft_type"
 
 
-@pytest.mark.parametrize("value", ["pissa", "pissa_niter_4", "olora", "corda", "lora_ga", "loftq", "unheard_of", 3])
-def test_initialisations_that_change_the_base_are_refused(value: Any) -> None:
-    """The remedy names the way to save such an adapter for the original base."""
+@pytest.mark.parametrize(
+    ("value", "known"),
+    [
+        *((name, name) for name in ("pissa", "olora", "corda", "lora_ga")),
+        *(("PiSSA", "pissa"), ("pissa_niter_4", "pissa_niter")),
+    ],
+)
+def test_initialisations_that_change_the_base_are_kept(value: str, known: str) -> None:
+    """What they took out of the base is for the treatment to know."""
+    assert config(init_lora_weights=value).initialisation == known
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        ("loftq", "adapter_loftq"),
+        ("unheard_of", "adapter_init"),
+        ("pissa_niter_x", "adapter_init"),
+        (3, "adapter_init"),
+    ],
+)
+def test_initialisations_nobody_can_undo_are_refused(value: Any, code: str) -> None:
+    """LoftQ replaced the base; an unknown one may have."""
     error = refused(init_lora_weights=value)
-    assert error.param == "init_lora_weights"
-    assert "path_initial_model_for_weight_conversion" in error.remedy
+    assert (error.param, error.code) == ("init_lora_weights", code)
 
 
 @pytest.mark.parametrize("value", [True, False, None, "gaussian", "Gaussian", "orthogonal", "eva", "mica"])
 def test_initialisations_that_leave_the_base_alone_are_accepted(value: Any) -> None:
     """They only set where training began."""
-    config(init_lora_weights=value)
+    assert config(init_lora_weights=value).initialisation is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"use_dora": True, "velora_config": {"num_groups": 64}},
+        {"kasa_config": {"beta": 0.1}, "use_bdlora": {"nblocks": 2}},
+        {"init_lora_weights": "mica", "use_dora": True},
+        {"use_qalora": True, "alora_invocation_tokens": [1]},
+    ],
+)
+def test_variants_do_not_come_together(fields: dict[str, Any]) -> None:
+    """PEFT makes no adapter with two variants: such a configuration was edited."""
+    assert refused(**fields).code == "adapter_variants"
+
+
+@pytest.mark.parametrize("bias", ["none", "all", "lora_only", None])
+def test_training_biases_is_nothing_on_a_llama(bias: Any) -> None:
+    """A Llama has no biases; tensors of any would be refused by name."""
+    config(bias=bias)
+
+
+def test_variants_are_read() -> None:
+    """Each setting that changes how factors are stored has a value of its own."""
+    blocks = config(use_bdlora={"target_modules_bd_a": ["o_proj"], "target_modules_bd_b": None, "nblocks": 4})
+    assert blocks.blocks == BlockDiagonal(a_in=("o_proj",), b_in=(), blocks=4, strict=True)
+    assert config(use_qalora=True, qalora_group_size=32).pool == 32
+    assert config(use_qalora=False, qalora_group_size=None).pool == 1
+    assert config(kasa_config={"beta": 1e-4, "gamma": 1e-3}).kasa
+    assert config(target_parameters=["q_proj.weight"]).target_parameters == ("q_proj.weight",)
+    assert config(use_dora=True).use_dora and config(lora_bias=True).lora_bias
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        *(("use_bdlora", True), ("use_bdlora", {"nblocks": 0}), ("use_bdlora", {"nblock": 2})),
+        *(("use_bdlora", {"target_modules_bd_a": "o_proj"}), ("use_bdlora", {"match_strict": "no"})),
+        *(("kasa_config", True), ("target_parameters", "q_proj.weight"), ("modules_to_save", "lm_head")),
         *(
             ("use_rslora", 1),
             ("rank_pattern", []),
@@ -281,6 +345,53 @@ def test_all_linear_and_unsaid_selections() -> None:
     """`all-linear` is all seven; null says nothing."""
     assert selected(config(target_modules="all-linear"), TARGETS) == frozenset(TARGETS)
     assert selected(config(target_modules=None), TARGETS) is None
+
+
+def adalora(**fields: Any) -> PeftConfig:
+    own = {"init_r": 4, "target_r": 2, "tinit": 0, "tfinal": 2, "deltaT": 1, "beta1": 0.85, "beta2": 0.85}
+    more = {"orth_reg_weight": 0.5, "total_step": 10, "rank_pattern": None, "peft_type": "ADALORA"}
+    return config(**(own | more | fields))
+
+
+def test_adalora_divides_by_the_rank_it_began_with() -> None:
+    """The masks say which ranks are left; r, rsLoRA and alpha patterns mean nothing to it."""
+    masks = {f"{Q0}.lora_E": [True, False, True, False]}
+    assert scales(adalora(), {Q0: 4}) == {Q0: 16 / (4 + 1e-5)}
+    found = adalora(rank_pattern=masks, use_rslora=True, r=0, alpha_pattern={"q_proj": 3})
+    assert scales(found, {Q0: 2}) == {Q0: 16 / (4 + 1e-5)}
+    with pytest.raises(AdapterCorrupt, match=r"rank 4.*gives it rank 2"):
+        scales(found, {Q0: 4})
+
+
+def test_adalora_without_alpha_multiplies_by_its_rank() -> None:
+    """By which, PEFT's training and loading disagree once ranks were given up: refused then."""
+    assert scales(adalora(lora_alpha=-1), {Q0: 4}) == {Q0: 4 / (4 + 1e-5)}
+    masks = {f"{Q0}.lora_E": [True, False, True, False]}
+    with pytest.raises(AdapterUnsupported, match="2 or 4"):
+        scales(adalora(lora_alpha=0, rank_pattern=masks), {Q0: 2})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("init_r", 0), ("init_r", None), ("rank_pattern", {"q_proj": [True]}), ("rank_pattern", {"q.lora_E": 3})),
+        *(("use_dora", True), ("kasa_config", {"beta": 1}), ("target_parameters", ["x"]), ("lora_bias", True)),
+    ],
+)
+def test_what_adalora_has_not_is_refused(name: str, value: Any) -> None:
+    """Its own fields are checked, and LoRA's variants are none of it."""
+    with pytest.raises(AdapterUnsupported) as caught:
+        adalora(**{name: value})
+    assert caught.value.param == name
+
+
+def test_parameters_are_selected_and_matched_by_their_own_path() -> None:
+    """target_parameters names weights: patterns see the weight's path, and modules none is selected by."""
+    chosen = config(target_modules=[], target_parameters=["layers.0.self_attn.q_proj.weight"])
+    assert selected(chosen, TARGETS) == {TARGETS[0]}
+    assert selected(config(target_modules=None, target_parameters=["q_proj.bias"]), TARGETS) == frozenset()
+    both = config(target_parameters=["q_proj.weight"], alpha_pattern={"q_proj": 4, "q_proj.weight": 8})
+    assert scales(both, {Q0: 8}) == {Q0: 1.0}
 
 
 def test_mutated_configurations_never_escape_the_error_tree(tmp_path: Path) -> None:

@@ -18,13 +18,10 @@ SEED = 11
 
 def peft_model(shape: LlamaShape, config: dict[str, Any], folder: Path) -> Any:
     """Put a random adapter on the tiny base with PEFT, and save it to `folder`; the model, in float32."""
-    import torch
     from peft import LoraConfig, get_peft_model
 
-    torch.manual_seed(SEED)
-    tuned = get_peft_model(
-        _base_model(shape), LoraConfig(**config, init_lora_weights=False, task_type="CAUSAL_LM")
-    ).eval()
+    model = torch_base(shape)
+    tuned = get_peft_model(model, LoraConfig(**config, init_lora_weights=False, task_type="CAUSAL_LM")).eval()
     tuned.save_pretrained(str(folder), save_embedding_layers=False)
     return tuned
 
@@ -33,24 +30,43 @@ def loaded_model(shape: LlamaShape, folder: Path) -> Any:
     """The tiny base with the adapter in `folder`, loaded by PEFT itself; every tensor of the file finds its place."""
     from peft import PeftModel
 
-    model = PeftModel.from_pretrained(_base_model(shape), str(folder)).eval()
+    model = PeftModel.from_pretrained(torch_base(shape), str(folder)).eval()
     absent = model.load_adapter(str(folder), "again")
     assert not absent.unexpected_keys and not [key for key in absent.missing_keys if "lora_" in key]
     model.set_adapter("default")
     return model
 
 
-def _base_model(shape: LlamaShape) -> Any:
-    """Transformers' Llama with the tiny base's weights, in float32."""
+def torch_base(shape: LlamaShape) -> Any:
+    """Transformers' Llama with the tiny base's weights, in float32; torch's generator is seeded."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    torch.manual_seed(SEED)
     model = LlamaForCausalLM(LlamaConfig(**tiny_config(shape), attn_implementation="eager"))
-    weights = {name: torch.from_numpy(array) for name, array in tiny_weights(shape, seed=SEED).items()}
+    weights = {name: torch.from_numpy(array.copy()) for name, array in tiny_weights(shape, seed=SEED).items()}
     absent = model.load_state_dict(weights, strict=False)
     assert absent.unexpected_keys == [] and set(absent.missing_keys) <= {"lm_head.weight"}
     model.tie_weights()
     return model
+
+
+def trained(model: Any, config: Any, folder: Path, *, initial: Path | None = None) -> Any:
+    """`model` with an adapter by `config`, saved to `initial` as it starts and, after its factors were moved at random,
+    to `folder`."""
+    import torch
+    from peft import get_peft_model
+
+    tuned = get_peft_model(model, config).eval()
+    if initial is not None:
+        tuned.save_pretrained(str(initial), save_embedding_layers=False)
+    generator = torch.Generator().manual_seed(SEED)
+    with torch.no_grad():
+        for name, parameter in tuned.named_parameters():
+            if ".lora_" in name and "monteclora" not in name:
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    tuned.save_pretrained(str(folder), save_embedding_layers=False)
+    return tuned
 
 
 def peft_logits(model: Any, tokens: Sequence[int] = TOKENS) -> NDArray[np.float32]:

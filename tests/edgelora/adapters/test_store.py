@@ -333,8 +333,8 @@ def pickled(folder: Path) -> Path:
     return folder
 
 
-def dora(folder: Path) -> Path:
-    return peft(folder, use_dora=True)
+def arrow(folder: Path) -> Path:
+    return peft(folder, arrow_config={"top_k": 3})
 
 
 def cut_zip(folder: Path) -> Path:
@@ -359,12 +359,12 @@ def climbing_zip(folder: Path) -> Path:
     [
         (truncated, AdapterCorrupt),
         (pickled, AdapterUnsupported),
-        (dora, AdapterUnsupported),
+        (arrow, AdapterUnsupported),
         (cut_zip, AdapterCorrupt),
         (climbing_zip, AdapterCorrupt),
         (lambda folder: folder, UsageError),
     ],
-    ids=["truncated", "pickle", "dora", "cut-zip", "climbing-zip", "absent"],
+    ids=["truncated", "pickle", "arrow", "cut-zip", "climbing-zip", "absent"],
 )
 def test_what_is_refused_leaves_nothing(store: Store, tmp_path: Path, make: Any, kind: type[Exception]) -> None:
     """A refused adapter leaves no file, no name and no temporary."""
