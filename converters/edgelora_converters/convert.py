@@ -87,7 +87,7 @@ def write_verified(
     report = _Progress(progress, modules=len(adapter.pairs))
     report.done(1)
     with staged(out) as temporary:
-        _WRITERS[to](adapter, base.shape, temporary, provenance=_provenance(base))
+        _WRITERS[to](adapter, base.shape, temporary, provenance=_provenance(adapter, base))
         report.done(2)
         verification = _GATES[to](temporary, adapter, base.shape, progress=report.verified)
         nbytes, memory = _nbytes(temporary), _memory_bytes(temporary, adapter, to=to)
@@ -113,8 +113,9 @@ class _Progress:
             self._callback(steps, 3 * self._modules)
 
 
-def _provenance(base: BaseFingerprint) -> Mapping[str, str]:
-    return {"base_fingerprint": base.digest, "converter_version": CONVERTER_VERSION}
+def _provenance(adapter: LoraAdapter, base: BaseFingerprint) -> Mapping[str, str]:
+    done = {"treatment": adapter.metadata["treatment"]} if "treatment" in adapter.metadata else {}
+    return {"base_fingerprint": base.digest, "converter_version": CONVERTER_VERSION, **done}
 
 
 def _report(

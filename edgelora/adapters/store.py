@@ -23,6 +23,7 @@ from edgelora.adapters.intake import Staged, default_name, stage
 from edgelora.adapters.kept import assemble
 from edgelora.adapters.layout import Layout
 from edgelora.adapters.manifest import LATEST, AdapterManifest, Conversion, Version, encode, first_manifest
+from edgelora.adapters.resolve import resolve
 from edgelora.core import AdapterRef
 from edgelora.errors import AdapterIncompatible, NotFound, StorageError
 from edgelora.files import (
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from edgelora.bases.record import BaseRecord
     from edgelora.core import Progress
     from edgelora_converters.lora import LoraAdapter
+    from edgelora_converters.reading import Reading
 
 logger = logging.getLogger(__name__)
 
@@ -126,17 +128,27 @@ class Store:
         return conversions.every(self._layout, version.digest)
 
     def add(
-        self, source: Path, *, name: str | None = None, base: BaseRecord, progress: Progress | None = None
+        self,
+        source: Path,
+        *,
+        name: str | None = None,
+        base: BaseRecord,
+        reading: Reading | None = None,
+        progress: Progress | None = None,
     ) -> tuple[AdapterManifest, Version]:
         """Install a PEFT folder or .zip as the latest version of `name` (default: its own name), converted for `base`.
 
-        The same content under the same name is the version it was. Raises UsageError, AdapterError, StorageError; then
+        `reading` is what may be used beside it; what takes that is kept as plain factors (see `resolve`). The same
+        content under the same name is the version it was. Raises UsageError, AdapterError, StorageError; then
         nothing has changed.
         """
         chosen = default_name(source) if name is None else check_name(name, kind="adapter")
         sweep(make_folder(self._layout.tmp))
         with workspace(self._layout.tmp) as work:
             staged = stage(source, work)
+            if reading is not None:
+                with _naming(chosen, None, base):
+                    staged = resolve(staged, work, base.identity.fingerprint, reading)
             version = self._read(chosen, staged, base)
             with self._converting(version.digest):
                 made = None
@@ -283,4 +295,5 @@ def _describe(adapter: LoraAdapter, staged: Staged, base: BaseRecord, *, created
         use_rslora=adapter.metadata.get("use_rslora", "").lower() == "true",
         parameters=adapter.parameters,
         invocation=adapter.invocation,
+        treatment=adapter.metadata.get("treatment", ""),
     )

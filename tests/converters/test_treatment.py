@@ -117,7 +117,9 @@ def test_qalora_is_spread_out(tmp_path: Path) -> None:
 
 def test_plain_adapters_have_no_treatment() -> None:
     """Nothing is reported where nothing was done."""
-    assert "treatment" not in peft._notes(peft.parse_config({"peft_type": "LORA", "r": 1, "lora_alpha": 1}), [], 0.0)
+    assert "treatment" not in peft._notes(
+        peft.parse_config({"peft_type": "LORA", "r": 1, "lora_alpha": 1}), "", [], 0.0
+    )
 
 
 def test_training_only_tensors_are_dropped(tmp_path: Path) -> None:
