@@ -6,13 +6,14 @@ Owns the order of these steps and the version of their outcome; each step is a m
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from edgelora_converters import gguf, mapped, mlx, to_peft
 from edgelora_converters.lora import LoraAdapter
+from edgelora_converters.provenance import check_provenance, facts
 from edgelora_converters.reading import PLAIN, Reading
 from edgelora_converters.source import read_source
 from edgelora_converters.staging import staged
@@ -21,7 +22,7 @@ from edgelora_models.errors import UsageError
 from edgelora_models.fingerprint import BaseFingerprint
 from edgelora_models.gguf_header import read_header
 
-CONVERTER_VERSION = "1"
+CONVERTER_VERSION = "2"
 """Part of every key under which a conversion is kept: raise it whenever the same source would give other bytes."""
 
 Format = Literal["mapped", "gguf", "mlx", "peft"]
@@ -87,12 +88,37 @@ def write_verified(
     report = _Progress(progress, modules=len(adapter.pairs))
     report.done(1)
     with staged(out) as temporary:
-        _WRITERS[to](adapter, base.shape, temporary, provenance=_provenance(adapter, base))
+        _WRITERS[to](adapter, base.shape, temporary, provenance=facts(adapter, base, converter=CONVERTER_VERSION))
         report.done(2)
-        verification = _GATES[to](temporary, adapter, base.shape, progress=report.verified)
+        verification = _gate(temporary, adapter, to=to, base=base, progress=report.verified)
         nbytes, memory = _nbytes(temporary), _memory_bytes(temporary, adapter, to=to)
         refuse_existing(out)
     return _report(adapter, verification, to=to, nbytes=nbytes, memory_bytes=memory)
+
+
+def prove(
+    source: Path,
+    converted: Path,
+    *,
+    to: Format,
+    base: BaseFingerprint,
+    reading: Reading = PLAIN,
+    progress: Callable[[int, int], None] | None = None,
+) -> Verification:
+    """Repeat the proof that `convert` made: `converted` says that it is of `source` and for `base`, and holds every
+    module of it, exactly. Changes nothing. Raises what `convert` does.
+    """
+    adapter = read_source(source, base.shape, reading=reading)
+    report = _Progress(progress, modules=len(adapter.pairs))
+    report.done(2)
+    return _gate(converted, adapter, to=to, base=base, progress=report.verified)
+
+
+def _gate(
+    path: Path, adapter: LoraAdapter, *, to: Format, base: BaseFingerprint, progress: Callable[[int], None]
+) -> Verification:
+    check_provenance(path, adapter, base)
+    return _GATES[to](path, adapter, base.shape, progress=progress)
 
 
 class _Progress:
@@ -111,11 +137,6 @@ class _Progress:
     def _call(self, steps: int) -> None:
         if self._callback is not None:
             self._callback(steps, 3 * self._modules)
-
-
-def _provenance(adapter: LoraAdapter, base: BaseFingerprint) -> Mapping[str, str]:
-    done = {"treatment": adapter.metadata["treatment"]} if "treatment" in adapter.metadata else {}
-    return {"base_fingerprint": base.digest, "converter_version": CONVERTER_VERSION, **done}
 
 
 def _report(

@@ -56,7 +56,7 @@ def write(adapter: LoraAdapter, shape: LlamaShape, out: Path, *, provenance: Map
     for target, pair in adapter.pairs.items():
         check_scale(target, pair)
     with staged(out) as temporary:
-        _write_file(temporary, adapter, shape, {**provenance, "source_digest": adapter.source_digest})
+        _write_file(temporary, adapter, shape, {**provenance, "source_digest": adapter.source_digest, "fold": "none"})
 
 
 def _write_file(path: Path, adapter: LoraAdapter, shape: LlamaShape, facts: Mapping[str, str]) -> None:

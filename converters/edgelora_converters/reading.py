@@ -1,13 +1,11 @@
-"""What a reader may use beside an adapter's own files, and what it may do: a value, and opening what it holds."""
+"""What a reader may use beside an adapter's own files, and what it may do. A value; owns no file and reads none."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgelora_converters.base_weights import BaseWeights, open_base_weights
+from edgelora_converters.base_weights import BaseWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +22,3 @@ class Reading:
 
 PLAIN = Reading()
 """The adapter's own files, exactly."""
-
-
-@contextmanager
-def open_reading(
-    *, weights: Path | None = None, initial: Path | None = None, allow_approximate: bool = False
-) -> Iterator[Reading]:
-    """A Reading with the base's weights at `weights` open for the block; see open_base_weights for what it raises."""
-    if weights is None:
-        yield Reading(initial=initial, allow_approximate=allow_approximate)
-        return
-    with open_base_weights(weights) as opened:
-        yield Reading(weights=opened, initial=initial, allow_approximate=allow_approximate)

@@ -45,7 +45,7 @@ def write(adapter: LoraAdapter, shape: LlamaShape, out: Path, *, provenance: Map
     check_fits(adapter, shape)
     pairs = {target: sayable(target, pair) for target, pair in adapter.pairs.items()}
     _check_dora(pairs)
-    facts = {**provenance, "source_digest": adapter.source_digest}
+    facts = {**provenance, "source_digest": adapter.source_digest, "fold": "none"}
     with staged(out) as temporary:
         temporary.mkdir()
         config = json.dumps(_config(adapter, pairs, shape), indent=2, sort_keys=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgelora.cli.options import gather
+from edgelora.errors import BaseError
 
 if TYPE_CHECKING:
     from edgelora_converters.reading import Reading
@@ -23,10 +24,6 @@ class ReadingOptions:
     base_weights: Path | None = None
     initial: Path | None = None
     allow_approximate: bool = False
-
-    @property
-    def anything(self) -> bool:
-        return self != ReadingOptions()
 
 
 _READING = (
@@ -50,17 +47,23 @@ _READING = (
 
 
 @contextmanager
-def opened(given: ReadingOptions) -> Iterator[Reading | None]:
-    """What was given, open for the block; None where nothing was."""
-    from edgelora_converters.reading import open_reading
+def opened(given: ReadingOptions, *, usual: Path | None = None) -> Iterator[Reading | None]:
+    """What was given, open for the block; None where nothing was. `usual` is the base itself, whose weights serve where
+    no others were given and they can be read."""
+    from edgelora_converters.base_weights import open_base_weights
+    from edgelora_converters.reading import Reading
 
-    if not given.anything:
+    if given == ReadingOptions() and usual is None:
         yield None
         return
-    with open_reading(
-        weights=given.base_weights, initial=given.initial, allow_approximate=given.allow_approximate
-    ) as reading:
-        yield reading
+    with ExitStack() as stack:
+        weights = None
+        if given.base_weights is not None:
+            weights = stack.enter_context(open_base_weights(given.base_weights))
+        elif usual is not None:
+            with suppress(BaseError):  # packed as MLX packs it: what needs the weights asks for them by name
+                weights = stack.enter_context(open_base_weights(usual))
+        yield Reading(weights=weights, initial=given.initial, allow_approximate=given.allow_approximate)
 
 
 def reading_options(verb: Callable[..., Any]) -> Callable[..., Any]:

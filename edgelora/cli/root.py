@@ -31,6 +31,7 @@ VERBS = {
     "rm": "edgelora.cli.adapters:rm",
     "warm": "edgelora.cli.warm:warm",
     "convert": "edgelora.cli.convert:convert",
+    "verify": "edgelora.cli.verify:verify",
     "export": "edgelora.cli.export:export",
     "combine": "edgelora.cli.combine:combine",
     "merge": "edgelora.cli.merge:merge",

@@ -1,0 +1,150 @@
+"""Proofs of conversions, repeated: of what is installed, of a converted file, of an adapter nobody has converted yet.
+
+Owns which files are held against which source; the proof itself is `edgelora_converters.convert.prove`. Changes
+nothing but that an installed adapter without any conversion is converted for the chosen base, as its first use would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from edgelora.adapters.conversions import MAIN, stored_path
+from edgelora.errors import AdapterCorrupt, AdapterUnsupported, EdgeloraError
+from edgelora.files import file_digest, workspace
+
+if TYPE_CHECKING:
+    from edgelora.adapters.conversions import Converted
+    from edgelora.bases.run_base import RunBase
+    from edgelora.core import Progress
+    from edgelora.library import Library
+    from edgelora.subjects import Subject
+    from edgelora_converters.reading import Reading
+    from edgelora_models.fingerprint import BaseFingerprint
+
+FORMATS: tuple[Literal["mapped", "gguf", "mlx", "peft"], ...] = ("mapped", "gguf", "mlx", "peft")
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What became of one conversion."""
+
+    format: str
+    base: str
+    """The installed base's name, or the beginning of a fingerprint."""
+    path: Path | None = None
+    """None where the conversion was made for the proof alone."""
+    modules: int = 0
+    worst: float = 0.0
+    """Largest relative distance of a module's delta from the source's."""
+    worst_module: str = ""
+    error: EdgeloraError | None = None
+    """Why it is no good."""
+    skipped: str = ""
+    """Why it could not be looked at, or is none of this format; no failure."""
+
+
+def prove(
+    library: Library, subject: Subject, base: BaseFingerprint, reading: Reading, progress: Progress | None
+) -> Iterator[Proof]:
+    """All that there is to prove of `subject`; what is not installed is taken for an adapter of `base`. `reading` is
+    what its source may be read with."""
+    if subject.installed is not None:
+        manifest, version = subject.installed
+        if not library.store.conversions(version):
+            library.store.ref(f"{manifest.name}@{version.number}", library.bases.current(), progress=progress)
+        for converted in library.store.conversions(version):
+            yield _proven(library, converted, subject.source, reading, progress)
+    elif subject.converted is not None:
+        yield prove_file(subject.converted, subject.source, base, reading, progress)
+    else:
+        yield from prove_source(subject.source, base, reading, library.store.root / "tmp", progress)
+
+
+def prove_source(
+    source: Path, base: BaseFingerprint, reading: Reading, scratch: Path, progress: Progress | None
+) -> Iterator[Proof]:
+    """One for every format, made in the folder `scratch` and thrown away. Raises AdapterError where none is there."""
+    from edgelora_converters.convert import write_verified
+    from edgelora_converters.source import read_source
+
+    adapter = read_source(source, base.shape, reading=reading)
+    for to in FORMATS:
+        with workspace(scratch) as work:
+            try:
+                report = write_verified(adapter, work / "out", to=to, base=base, progress=_told(progress, to))
+            except AdapterUnsupported as error:
+                yield Proof(to, base.digest[:12], skipped=error.what)
+            except EdgeloraError as error:
+                yield Proof(to, base.digest[:12], error=error)
+            else:
+                yield Proof(to, base.digest[:12], None, report.modules, report.worst, report.worst_target)
+
+
+def prove_file(path: Path, source: Path, base: BaseFingerprint, reading: Reading, progress: Progress | None) -> Proof:
+    """Of a converted file or folder, against the adapter it was made of."""
+    from edgelora_converters import convert
+    from edgelora_converters.source import adapter_kind
+
+    to = adapter_kind(path)
+    try:
+        found = convert.prove(source, path, to=to, base=base, reading=reading, progress=_told(progress, to))
+    except EdgeloraError as error:
+        return Proof(to, base.digest[:12], path, error=error)
+    return Proof(to, base.digest[:12], path, found.modules, found.worst, found.worst_target)
+
+
+@contextmanager
+def for_base(
+    library: Library, subject: Subject, base: RunBase, reading: Reading, progress: Progress | None
+) -> Iterator[Path]:
+    """The subject as a file that is loaded on `base`: the one that is named or installed, or one made for a while."""
+    from edgelora_converters.convert import convert
+    from edgelora_converters.source import adapter_kind
+
+    if subject.converted is not None and adapter_kind(subject.converted) in ("gguf", "mapped"):
+        yield subject.converted
+    elif subject.installed is not None and base.record is not None:
+        manifest, version = subject.installed
+        yield library.store.ref(f"{manifest.name}@{version.number}", base.record, progress=progress).path
+    else:
+        with workspace(library.store.root / "tmp") as work:
+            out = work / MAIN["mapped"]
+            told = _told(progress, "mapped")
+            convert(subject.source, out, to="mapped", base=base.fingerprint, reading=reading, progress=told)
+            yield out
+
+
+def _proven(library: Library, converted: Converted, source: Path, reading: Reading, progress: Progress | None) -> Proof:
+    from edgelora_converters.convert import CONVERTER_VERSION
+
+    conversion = converted.conversion
+    records = {record.identity.fingerprint.digest: record for record in reversed(library.bases.list())}
+    record = records.get(conversion.base_fingerprint)
+    if record is None:
+        short = conversion.base_fingerprint[:12]
+        return Proof(conversion.format, short, converted.path, skipped="its base is not installed any more")
+    if conversion.converter != CONVERTER_VERSION:
+        return Proof(conversion.format, record.name, converted.path, skipped="an older edgelora made it: not used")
+    try:
+        _check_files(converted)
+    except EdgeloraError as error:
+        return Proof(conversion.format, record.name, converted.path, error=error)
+    proof = prove_file(converted.path, source, record.identity.fingerprint, reading, progress)
+    return replace(proof, base=record.name)
+
+
+def _check_files(converted: Converted) -> None:
+    """Every file is the one that was written."""
+    for file in converted.conversion.files:
+        path = stored_path(converted.folder, file)
+        if file_digest(path) != file.digest:
+            what = f"{path} is not what was written: its bytes have changed."
+            raise AdapterCorrupt("conversion_changed", what, "Delete the file: it is made again when it is next used.")
+
+
+def _told(progress: Progress | None, to: str) -> Callable[[int, int], None] | None:
+    return None if progress is None else lambda done, total: progress(f"Proving {to}", done, total)
