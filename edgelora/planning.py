@@ -3,6 +3,8 @@
 Policies:
 - A decoding sequence gets one token in every step. What is left of the step goes to prompts, by turns between clients
   and between a client's adapters (`turns.py`), as far as their piece goes (`pieces.py`).
+- A gap is kept for whoever was answered before the newcomer came. Of requests that arrived together the one that is
+  done with its prompt first has no claim on the others: theirs are computed as if nobody decoded, in far fewer steps.
 - Places in the batch are given by the same kind of turns: nobody passes the one whose turn it is, however large it is.
 - When the KV is full, the sequence that got its place last gives way, and is the first to get one again. A newcomer
   starts only where the running ones have some room to grow, so that nobody is sent back at once.
@@ -20,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from edgelora.backends.base import Applied, Capabilities, Chunk
 from edgelora.core import AdapterRef
 from edgelora.costs import StepCosts
-from edgelora.pieces import Company, choose_piece
+from edgelora.pieces import ALONE, Company, choose_piece
 from edgelora.places import Places
 from edgelora.plan import Cut, Row, Start
 from edgelora.sequence import Sequence
@@ -120,8 +122,10 @@ def choose_chunks(
     chunks = [(sequence, 1) for sequence in decoding[: beside.here]]
     if len(decoding) == len(group) or (0 < beside.here == beside.everywhere and now % ALONE_AGAIN == 0):
         return chunks
-    piece = choose_piece(costs, beside, room=able.max_step_tokens - beside.here)
-    for sequence in prompts:
+    waiting = list(prompts)
+    together = _as_old(waiting, running)
+    piece = choose_piece(costs, ALONE if together else beside, room=able.max_step_tokens - beside.here)
+    for sequence in together or waiting:
         position = reused.get(sequence.request.id, sequence.computed)
         size = min(piece, len(sequence.tokens) - position)
         if not able.mixed_adapters:
@@ -130,6 +134,12 @@ def choose_chunks(
             chunks.append((sequence, size))
         piece -= size
     return chunks
+
+
+def _as_old(prompts: Iterable[Sequence], running: Iterable[Sequence]) -> list[Sequence]:
+    """Those that arrived before any answer that runs had its first token."""
+    oldest = min((s.begun for s in running if s.state is State.DECODE), default=None)
+    return [s for s in prompts if oldest is not None and s.arrival < oldest]
 
 
 def choose_drafts(

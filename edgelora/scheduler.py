@@ -267,6 +267,7 @@ class Scheduler:
         """The only place a sequence gains tokens."""
         if sequence.state is State.PREFILL:
             sequence.move(Move.PROMPT_DONE)
+            sequence.begun = sequence.begun or self._lines.ticket()
         sequence.extend([choice.token for choice in choices], draft)
         if self._speculation:
             self._speculation.computed(draft, sequence.rejected)

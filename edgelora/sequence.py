@@ -25,7 +25,9 @@ class Sequence:
     cached: int = 0
     """Tokens of the prompt that were never computed for it: they were warm at its start, and at each restart."""
     granted: int = 0
-    """When it first got a place, among arrivals and such grants; 0 before. Sent back, it keeps its turn."""
+    """When it first got a place, in the order of arrivals and such events; 0 before. Sent back, it keeps its turn."""
+    begun: int = 0
+    """When its first token was chosen, in the same order; 0 before. Who arrived earlier has waited as long."""
     id: int | None = None
     """The backend's sequence id; only while running."""
     last_plan: int = -1

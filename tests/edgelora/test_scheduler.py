@@ -590,6 +590,21 @@ def test_newcomers_do_not_pass_a_waiting_group() -> None:
     assert turns >= 6
 
 
+def test_requests_that_arrived_together_do_not_hold_each_other_back() -> None:
+    """The one that is done with its prompt first has no claim on the others; on one that comes later it has."""
+    s = scheduler(replace(ABLE, kv_cells=1024), step=in_proportion)
+    s.submit(request("a", prompt=3))
+    s.submit(request("b", prompt=150, begins=50))
+    turn(s)
+    assert s.state("a") is State.DECODE
+    together = sizes(turn(s)[0])
+    assert together["a"] == 1 and together["b"] > 20
+    s.submit(request("c", prompt=30, begins=400))
+    while s.state("b") is State.PREFILL:
+        assert "c" not in sizes(turn(s)[0])
+    assert sizes(turn(s)[0])["c"] <= 4
+
+
 def test_prompts_hold_back_for_decoding_of_another_group_too() -> None:
     """Without mixing, a prompt's step is added to the others' gap: all of them together keep to what one step may."""
     s = scheduler(replace(ABLE, mixed_adapters=False, max_sequences=4, kv_cells=1024), step=in_proportion)
