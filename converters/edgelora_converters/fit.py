@@ -70,7 +70,7 @@ def _not_carried(target: Target, part: Part, to: str) -> AdapterUnsupported:
         "embedding_lora": "is the embedding",
         "head_lora": "is the output head",
     }[part]
-    remedy = "Run it with edgelora, or merge it into its base with PEFT (merge_and_unload)."
+    remedy = "Run it with edgelora, or merge it into its base (edgelora merge)."
     return AdapterUnsupported(part, f"{target.hf_path} {what}, which {to} cannot carry.", remedy, param=target.hf_path)
 
 

@@ -16,6 +16,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from edgelora_converters.gguf import PROVENANCE_PREFIX
 from edgelora_converters.gguf_adapter import check_kind, read_alpha, read_invocation
 from edgelora_converters.lora import LoraAdapter, LoraPair, Target
 from edgelora_converters.rows import deinterleave
@@ -128,9 +129,9 @@ def _values(file: BinaryIO, name: str, tensor: GgufTensor) -> NDArray[np.float32
 
 
 def _base_model(header: GgufHeader) -> str | None:
-    """What llama.cpp's converter notes of the base, for people."""
-    name = header.metadata.get("general.base_model.0.name")
-    return name if isinstance(name, str) and name else None
+    """What we, or llama.cpp's converter, noted of the base; for people."""
+    said = (header.metadata.get(f"{PROVENANCE_PREFIX}trained_on"), header.metadata.get("general.base_model.0.name"))
+    return next((name for name in said if isinstance(name, str) and name), None)
 
 
 def _facts(header: GgufHeader, alpha: float) -> Mapping[str, str]:

@@ -7,6 +7,7 @@ stored weights are from the exact ones is measured on the finished file, reopene
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from edgelora_converters.fit import check_fits
 from edgelora_converters.lora import LoraPair, Target
 from edgelora_converters.merge_rows import Changes, Tally, changes, merged_blocks, weight_name
 from edgelora_converters.staging import staged
-from edgelora_models.errors import AdapterUnsupported, UsageError
+from edgelora_models.errors import AdapterUnsupported, StorageError, UsageError
 from edgelora_models.identity import identify_folder, identify_gguf
 from edgelora_models.modules import EMBEDDING
 from edgelora_models.shape import LlamaShape
@@ -68,6 +69,7 @@ def merge(
     or merge_overflow; AdapterIncompatible, BaseError, ConversionFailed, StorageError.
     """
     refuse_existing(out)
+    _check_space(out, base)
     kind = merge_hf if base.is_dir() else merge_gguf
     with open_base_weights(base) as weights:
         _check_parts(parts, weights.llama)
@@ -101,6 +103,17 @@ def _facts(parts: Sequence[Part], base: Path) -> Mapping[str, str]:
         "converter_version": CONVERTER_VERSION,
         "source_digests": " ".join(part.adapter.source_digest for part in parts),
     }
+
+
+def _check_space(out: Path, base: Path) -> None:
+    """Before hours of work, not instead of care. Raises StorageError."""
+    try:
+        free, needed = shutil.disk_usage(out.parent).free, weights_size(base)
+    except OSError:
+        return  # who opens and writes them says what is wrong
+    if free < needed:
+        what = f"The merged base takes {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free in {out.parent}."
+        raise StorageError("no_space", what, "Free some space, or write to another disk.")
 
 
 class _Meter:

@@ -94,15 +94,21 @@ def _read_config(path: Path) -> _Config:
         raise _bad(path, "keys")
     if type(last) is not int:
         raise _bad(path, "num_layers")
-    base = fields.get("model")
     return _Config(
         rank=rank,
         scale=float(scale),
         dora=kind == "dora",
         keys=None if keys is None else frozenset(keys),
         last=last,
-        base_model=base if isinstance(base, str) and base else None,
+        base_model=_base_model(fields),
     )
+
+
+def _base_model(fields: Mapping[str, Any]) -> str | None:
+    """What mlx-lm's trainer, or we, noted of the base; for people."""
+    ours = fields.get("edgelora")
+    said = (fields.get("model"), ours.get("trained_on") if isinstance(ours, dict) else None)
+    return next((name for name in said if isinstance(name, str) and name), None)
 
 
 def _bad(path: Path, field: str) -> AdapterCorrupt:

@@ -83,6 +83,8 @@ class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """aLoRA: the token ids it acts from on. Empty is plain LoRA."""
     treatment: str = ""
     """What was done to its factors before they were plain ones, in words; mostly nothing."""
+    origin: str = ""
+    """`hub:<repository>@<commit>` where it was pulled; empty for what was added from this machine."""
 
     @property
     def nbytes(self) -> int:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgelora.composition import split_weight
-from edgelora.errors import AdapterIncompatible
+from edgelora.errors import AdapterIncompatible, BaseError
 
 if TYPE_CHECKING:
     from edgelora.adapters.manifest import Version
     from edgelora.adapters.store import Store
+    from edgelora.library import KnownBase
     from edgelora_converters.combine import Part
     from edgelora_converters.lora import LoraAdapter
-    from edgelora_models.fingerprint import BaseFingerprint
+    from edgelora_converters.reading import Reading
+    from edgelora_models.shape import LlamaShape
 
 
 def split_part(text: str) -> tuple[str, float]:
@@ -39,14 +42,19 @@ def installed_version(store: Store, name: str) -> tuple[str, Version] | None:
     return manifest.name, version
 
 
-def read_parts(store: Store, wanted: Sequence[tuple[str, float]], base: BaseFingerprint) -> list[Part]:
-    """The adapters named in `wanted` as values for a base like `base`, each with its weight.
+def read_parts(
+    store: Store, wanted: Sequence[tuple[str, float]], base: KnownBase, *, allow_approximate: bool = False
+) -> list[Part]:
+    """The adapters named in `wanted` as values for `base`, each with its weight.
 
-    Raises NotFound, AdapterError where one is unsound or its shapes are not the base's, StorageError.
+    Where an adapter can only be read with the base's own weights (PiSSA, KaSA and others), they are read. Raises
+    NotFound, AdapterError where one is unsound or its shapes are not the base's, StorageError.
     """
     from edgelora_converters.combine import Part
 
-    return [Part(Path(name).name, _read(store, name, base), weight) for name, weight in wanted]
+    shape = base.fingerprint.shape
+    with _reading(base.path, allow_approximate) as reading:
+        return [Part(Path(name).name, _read(store, name, shape, reading), weight) for name, weight in wanted]
 
 
 def check_one_base(versions: Sequence[tuple[str, Version]]) -> None:
@@ -59,14 +67,26 @@ def check_one_base(versions: Sequence[tuple[str, Version]]) -> None:
             raise AdapterIncompatible("combine_bases", what, remedy, param=name)
 
 
-def _read(store: Store, name: str, base: BaseFingerprint) -> LoraAdapter:
+@contextmanager
+def _reading(base: Path, allow_approximate: bool) -> Iterator[Reading]:
+    from edgelora_converters.base_weights import open_base_weights
+    from edgelora_converters.reading import Reading
+
+    with ExitStack() as stack:
+        weights = None
+        with suppress(BaseError):  # an MLX build's weights are packed: who needs them says that they are missing
+            weights = stack.enter_context(open_base_weights(base))
+        yield Reading(weights, allow_approximate=allow_approximate)
+
+
+def _read(store: Store, name: str, shape: LlamaShape, reading: Reading) -> LoraAdapter:
     from edgelora_converters.source import read_source
 
     found = installed_version(store, name)
     if found is None:
-        return read_source(Path(name), base.shape)
+        return read_source(Path(name), shape, reading=reading)
     with store.source(*found) as folder:
-        return read_source(folder, base.shape)
+        return read_source(folder, shape, reading=reading)
 
 
 def _is_number(text: str) -> bool:

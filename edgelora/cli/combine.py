@@ -12,6 +12,7 @@ import click
 from edgelora.cli.app import App
 from edgelora.cli.options import adapter_names, base_names, json_option
 from edgelora.cli.output import emit_json, emit_table, hint, note
+from edgelora.cli.treatments import tell_treatments
 from edgelora.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     shell_complete=base_names,
     help="The base they are for.  [default: the one the first was added for]",
 )
+@click.option("--allow-approximate", is_flag=True, help="Take what can only be had approximately, and tell the error.")
 @click.option("--modules", is_flag=True, help="Tell of every module what a lower rank cost.")
 @json_option
 @click.pass_obj
@@ -52,6 +54,7 @@ def combine(
     out: Path | None,
     rank: int | None,
     base: str | None,
+    allow_approximate: bool,
     modules: bool,
     as_json: bool,
 ) -> None:
@@ -74,7 +77,9 @@ def combine(
     with progress_bars() as bars:
         library = app.open_library(bars)
         known = _base(library, [spec for spec, _ in wanted], base)
-        combination = combine_parts(read_parts(library.store, wanted, known.fingerprint), rank=rank)
+        parts = read_parts(library.store, wanted, known, allow_approximate=allow_approximate)
+        tell_treatments(parts)
+        combination = combine_parts(parts, rank=rank)
         kept = _keep(library, combination, known, name=name, out=out, progress=bars)
     if as_json:
         adapter = combination.adapter

@@ -12,6 +12,7 @@ import click
 from edgelora.cli.app import App
 from edgelora.cli.options import adapter_names, base_names, json_option
 from edgelora.cli.output import emit_json, emit_table, hint, note
+from edgelora.cli.treatments import tell_treatments
 
 if TYPE_CHECKING:
     from edgelora.adapters.manifest import Version
@@ -36,10 +37,19 @@ if TYPE_CHECKING:
     required=True,
     help="Where to: a file for a GGUF base, else a folder. Never replaced.",
 )
+@click.option("--allow-approximate", is_flag=True, help="Take what can only be had approximately, and tell the error.")
 @click.option("--modules", is_flag=True, help="Tell of every module what rounding cost.")
 @json_option
 @click.pass_obj
-def merge(app: App, adapters: tuple[str, ...], base: str, out: Path, modules: bool, as_json: bool) -> None:
+def merge(
+    app: App,
+    adapters: tuple[str, ...],
+    base: str,
+    out: Path,
+    allow_approximate: bool,
+    modules: bool,
+    as_json: bool,
+) -> None:
     """Make a base of its own of the base and ADAPTER, which is installed, or a PEFT, MLX or GGUF adapter's path.
 
     The result has the base's types; what rounding to them costs is told. The base itself stays as it is.
@@ -59,7 +69,8 @@ def merge(app: App, adapters: tuple[str, ...], base: str, out: Path, modules: bo
         known = library.find_base(base)
         found = [version for name, _ in wanted if (version := installed_version(library.store, name)) is not None]
         _warn_of_other_bases(found, known)
-        parts = read_parts(library.store, wanted, known.fingerprint)
+        parts = read_parts(library.store, wanted, known, allow_approximate=allow_approximate)
+        tell_treatments(parts)
         progress = None if bars is None else lambda done, total: bars(f"Merging into {known.path.name}", done, total)
         report = merge_parts(parts, known.path, out, progress=progress)
     if as_json:

@@ -18,6 +18,7 @@ from edgelora_converters.rows import interleave
 from edgelora_models.errors import AdapterCorrupt, AdapterError, AdapterIncompatible, AdapterUnsupported
 from edgelora_models.modules import EMBEDDING, HEAD
 from tests.support.bases import write_tiny_gguf
+from tests.support.fuzz import mutations
 from tests.support.lora import GQA, every_target, random_adapter
 from tests.support.native import native_logits, native_model
 from tests.support.oracles import TOKENS, deltas, distance, tiny_oracle
@@ -138,6 +139,19 @@ def test_refusals(tmp_path: Path, tensors: Tensors, kind: str, error: type[Adapt
     with pytest.raises(error) as caught:
         gguf_source.read(write(tmp_path / "a.gguf", tensors, alpha=None, kind=kind), GQA)
     assert caught.value.code == code
+
+
+def test_damaged_files(tmp_path: Path) -> None:
+    """Whatever a header says, the outcome is an adapter or an error of the tree, never another exception."""
+    path = write(tmp_path / "a.gguf", PLAIN, alpha=8.0)
+    data, outcomes = path.read_bytes(), set()
+    for mutant in mutations(data, seed=5, count=300, within=900):
+        path.write_bytes(mutant)
+        try:
+            gguf_source.read(path, GQA)
+        except AdapterError as error:
+            outcomes.add(error.code)
+    assert len(outcomes) > 3
 
 
 def test_a_base_is_no_adapter(tmp_path: Path) -> None:

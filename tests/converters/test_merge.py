@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -267,6 +268,13 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     base = write_tiny_hf(tmp_path / "base", GQA, seed=1)
     monkeypatch.setattr(merge_stored, "requantised", full)
+    assert refused(StorageError, base, tmp_path / "out", part(random_adapter(GQA))) == "no_space"
+
+
+def test_too_small_a_disk_is_told_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the result cannot fit, nothing is begun."""
+    base = write_tiny_hf(tmp_path / "base", GQA, seed=1)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     assert refused(StorageError, base, tmp_path / "out", part(random_adapter(GQA))) == "no_space"
 
 

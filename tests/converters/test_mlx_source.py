@@ -18,6 +18,7 @@ from edgelora_models.errors import AdapterCorrupt, AdapterError, AdapterIncompat
 from edgelora_models.modules import BY_HF
 from edgelora_models.shape import LlamaShape
 from tests.support.adapters import write_safetensors
+from tests.support.fuzz import mutations
 from tests.support.lora import GQA, WIDE_HEADS, delta, every_target, random_adapter
 
 TRAINED: dict[str, Any] = {
@@ -172,6 +173,20 @@ def test_bad_tensors(tmp_path: Path, change: Callable[[Tensors], object], error:
     with pytest.raises(error) as caught:
         mlx_source.read(write(tmp_path / "a", tensors), GQA)
     assert not code or caught.value.code == code
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapters.safetensors"])
+def test_damaged_files(tmp_path: Path, name: str) -> None:
+    """Whatever either file says, the outcome is an adapter or an error of the tree, never another exception."""
+    folder = write(tmp_path / "a", trained(random_adapter(GQA, targets=last_layers(GQA, 1))))
+    path, outcomes = folder / name, set()
+    for mutant in mutations(path.read_bytes(), seed=6, count=200, within=1200):
+        path.write_bytes(mutant)
+        try:
+            mlx_source.read(folder, GQA)
+        except AdapterError as error:
+            outcomes.add(error.code)
+    assert len(outcomes) > 2
 
 
 @pytest.mark.mlx

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -44,6 +45,14 @@ def test_any_into_any(tmp_path: Path, kind: str, to: Format) -> None:
         np.testing.assert_array_equal(found.pairs[target].folded_b(), pair.folded_b())
 
 
+@pytest.mark.parametrize("way", ["gguf", "mlx"])
+def test_the_bases_name_goes_along(tmp_path: Path, way: Format) -> None:
+    """What the adapter's makers called their base comes back with it; it is a hint and no more."""
+    to_peft.write(replace(ADAPTER, base_model="meta/tiny"), GQA, tmp_path / "source", provenance={})
+    convert(tmp_path / "source", tmp_path / "way", to=way, base=BASE)
+    assert read_source(tmp_path / "way", GQA).base_model == "meta/tiny"
+
+
 def test_what_is_nothing(tmp_path: Path) -> None:
     """A path that is not there, an empty folder, and a file that is no adapter each say so."""
     for path in (tmp_path / "nowhere", tmp_path):
@@ -66,8 +75,6 @@ def test_a_folder_of_both_is_pefts(tmp_path: Path) -> None:
 
 def test_an_invocation_goes_along_or_is_refused(tmp_path: Path) -> None:
     """An aLoRA stays one from PEFT to GGUF and back; a form that cannot say it refuses."""
-    from dataclasses import replace
-
     late = replace(ADAPTER, invocation=(5, 6))
     to_peft.write(late, GQA, tmp_path / "peft", provenance={})
     convert(tmp_path / "peft", tmp_path / "a.gguf", to="gguf", base=BASE)

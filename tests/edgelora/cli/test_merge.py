@@ -6,13 +6,17 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from edgelora.service import Library
 from edgelora_converters import peft
+from edgelora_converters.base_weights import open_base_weights
 from edgelora_converters.oracle_base import load_gguf, load_hf
 from tests.support.adapters import write_peft
-from tests.support.bases import write_tiny_gguf
+from tests.support.bases import tiny_weights, write_tiny_gguf
 from tests.support.cli import SHAPE, make_app, run
 from tests.support.oracles import TOKENS, deltas, distance, tiny_oracle, write_tiny_hf
+from tests.support.variants import kasa
 
 
 def source(library: Library, name: str) -> Path:
@@ -40,6 +44,20 @@ def test_into_a_folder(installed: Library, tmp_path: Path) -> None:
     assert done.exit_code == 0 and told["out"] == str(tmp_path / "out")
     assert len(told["modules"]) == 14 and told["error"] < 1e-6
     assert load_hf(tmp_path / "out").config.shape == SHAPE
+
+
+def test_what_needs_the_bases_weights_has_them(installed: Library, tmp_path: Path) -> None:
+    """KaSA, which took values out of the base, is merged with the base at hand; what was done is said."""
+    base = write_tiny_hf(tmp_path / "hf", SHAPE, seed=0)
+    weights = tiny_weights(SHAPE, seed=0)
+    wanted = kasa(tmp_path / "kasa", SHAPE, weights, rank=3, seed=1)
+    out = tmp_path / "out"
+    done = run(make_app(installed), "merge", str(tmp_path / "kasa"), "--base", str(base), "-o", str(out))
+    assert done.exit_code == 0 and "kasa: what KaSA took out of the base" in done.stderr
+    with open_base_weights(out) as merged:
+        for path, change in wanted.items():
+            name = f"{path}.weight"
+            np.testing.assert_allclose(merged.read(name), weights[name] + change, atol=1e-5)
 
 
 def test_modules(installed: Library, tmp_path: Path) -> None:
