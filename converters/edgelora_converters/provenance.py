@@ -32,9 +32,9 @@ def facts(adapter: LoraAdapter, base: BaseFingerprint, *, converter: str) -> dic
     Nothing in it depends on this machine: the same input gives the same file everywhere.
     """
     found = {"base_fingerprint": base.digest, "converter_version": converter}
-    if NOTE in adapter.metadata:
-        found[NOTE] = adapter.metadata[NOTE]
-    return found if adapter.base_model is None else found | {"trained_on": adapter.base_model}
+    if adapter.base_model is not None:
+        found["trained_on"] = adapter.base_model
+    return found | {key: adapter.metadata[key] for key in ("treatment", NOTE) if key in adapter.metadata}
 
 
 def read_provenance(path: Path) -> dict[str, str]:

@@ -86,6 +86,8 @@ class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     needs_base: bool = False
     """Whether it takes something of the base's own weights (DoRA's norms, the rows that trainable tokens replace): then
     every file of a base has a conversion of its own."""
+    treatment: str = ""
+    """What was done to its factors before they were plain ones, in words; mostly nothing."""
     origin: str = ""
     """`hub:<repository>@<commit>` where it was pulled; empty for what was added from this machine."""
 
