@@ -21,7 +21,7 @@ from edgelora_converters.peft_tensors import Stored, check_filled, check_shapes,
 from edgelora_converters.problems import Problems
 from edgelora_converters.reading import PLAIN, Reading
 from edgelora_converters.replaced import check_replaced
-from edgelora_converters.safetensors_file import SafetensorsFile, open_safetensors
+from edgelora_converters.safetensors_file import FACTORS, SafetensorsFile, open_safetensors
 from edgelora_converters.treatment import check_treatable, form_of, treat
 from edgelora_models.errors import AdapterCorrupt, AdapterIncompatible
 from edgelora_models.modules import LINEAR_MODULES, OUTER_MODULES
@@ -57,7 +57,7 @@ def _read_pairs(
     """The factors as trained, made plain; and the tensors that were found to be the base's own."""
     problems = Problems()
     config = parse_config(read_fields(folder), problems)
-    with open_safetensors(folder / WEIGHTS_NAME) as weights:
+    with open_safetensors(folder / WEIGHTS_NAME, readable=FACTORS) as weights:
         names = sort_names(weights.names)
         check_filled(config, weights)
         stored = sort_tensors(config, names, problems)

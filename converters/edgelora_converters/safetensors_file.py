@@ -14,13 +14,15 @@ import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgelora_converters.dtypes import widened_from
 from edgelora_models.errors import AdapterCorrupt, AdapterUnsupported
 from edgelora_models.files import ErrorClass, parse_object, quoted, regular_size, unreadable
 
@@ -37,10 +39,14 @@ ITEMSIZE: Mapping[str, int] = {
 }
 """Bytes per element of the dtypes a header may name."""
 
-READABLE = ("F32", "F16", "BF16")
-"""What read_f32 widens, exactly. Everything else is refused: F64 and integers are not what PEFT saves."""
+READABLE = frozenset({"F32", "F16", "BF16"})
+"""What is read as float32 unless more is asked for: no more, because a base in 8 bits has scales beside its weights."""
+FACTORS = READABLE | {"F64", "F8_E4M3", "F8_E5M2"}
+"""What an adapter's factors may be stored in: FP8 is widened exactly, F64 rounded once (dtypes.rounded)."""
 
 MAX_DIMENSIONS = 8
+_BLOCK = 1 << 20
+"""Values widened at a time: what is read beside the result stays in the processor's cache."""
 
 _AGAIN = "Fetch or copy the file again; it may be cut short or changed."
 
@@ -63,9 +69,10 @@ class SafetensorsFile(AbstractContextManager["SafetensorsFile"]):
         self,
         *,
         path: Path,
-        file: BinaryIO,
+        file: FileIO,
         tensors: Mapping[str, TensorInfo],
         metadata: Mapping[str, str],
+        readable: frozenset[str],
         corrupt: ErrorClass,
         unsupported: ErrorClass,
     ) -> None:
@@ -74,6 +81,7 @@ class SafetensorsFile(AbstractContextManager["SafetensorsFile"]):
         """By name, in the order of the data."""
         self.metadata = metadata
         self._file = file
+        self._readable = readable
         self._corrupt = corrupt
         self._unsupported = unsupported
 
@@ -82,37 +90,23 @@ class SafetensorsFile(AbstractContextManager["SafetensorsFile"]):
         return tuple(self.tensors)
 
     def read_f32(self, name: str) -> NDArray[np.float32]:
-        """A tensor as a fresh float32 array of its shape, widened exactly from F32, F16 or BF16.
+        """A tensor as a fresh float32 array of its shape: exactly, but for F64, which is rounded once (dtypes.rounded).
 
-        Raises the `unsupported` error for other dtypes and the `corrupt` error for NaN and infinity, naming the tensor;
-        KeyError for a name that is not in `names`.
+        Takes little memory beside the array. Raises the `unsupported` error for dtypes that are not `readable` and for
+        F64 values outside float32's range, the `corrupt` error for NaN and infinity, naming the tensor; KeyError for a
+        name that is not in `names`.
         """
-        return self._floats(name, self.tensors[name])
+        info = self.tensors[name]
+        return self._floats(name, info.offset, math.prod(info.shape)).reshape(info.shape)
 
     def rows_f32(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """As `read_f32`, of the rows from `start` to before `stop` alone; both lie within the first dimension."""
+        """As `read_f32`, of the rows from `start` to before `stop` alone. IndexError for rows that are not there."""
         info = self.tensors[name]
-        stride, rows = info.nbytes // max(info.shape[0], 1), stop - start
-        part = TensorInfo(info.dtype, (rows, *info.shape[1:]), info.offset + start * stride, rows * stride)
-        return self._floats(name, part)
-
-    def _floats(self, name: str, info: TensorInfo) -> NDArray[np.float32]:
-        if info.dtype not in READABLE:
-            raise self._unsupported(
-                "tensor_dtype",
-                f"The tensor {quoted(name)} is stored as {info.dtype}.",
-                "Save it again as float32, float16 or bfloat16.",
-                param=name,
-            )
-        values = _widen(self._read(name, info), info.dtype).reshape(info.shape)
-        if not np.isfinite(values).all():
-            raise self._corrupt(
-                "tensor_not_finite",
-                f"The tensor {quoted(name)} holds NaN or infinity.",
-                "The training diverged or the file is damaged: use an earlier checkpoint.",
-                param=name,
-            )
-        return values
+        if not info.shape or not 0 <= start <= stop <= info.shape[0]:
+            raise IndexError(f"rows {start} to {stop} of a tensor of shape {info.shape}")
+        width = math.prod(info.shape[1:])
+        offset = info.offset + start * width * ITEMSIZE[info.dtype]
+        return self._floats(name, offset, (stop - start) * width).reshape(stop - start, *info.shape[1:])
 
     def close(self) -> None:
         """Give the file back. Safe twice."""
@@ -121,41 +115,72 @@ class SafetensorsFile(AbstractContextManager["SafetensorsFile"]):
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _read(self, name: str, info: TensorInfo) -> NDArray[Any]:
+    def _floats(self, name: str, offset: int, count: int) -> NDArray[np.float32]:
+        """`count` values from `offset` on, widened block by block."""
+        dtype = self.tensors[name].dtype
+        if dtype not in self._readable:
+            raise self._unsupported(
+                "tensor_dtype",
+                f"The tensor {quoted(name)} is stored as {dtype}.",
+                "Save it again as float32, float16 or bfloat16.",
+                param=name,
+            )
+        values, size = np.empty(count, np.float32), ITEMSIZE[dtype]
+        block = np.empty(0 if dtype == "F32" else min(count, _BLOCK) * size, np.uint8)
+        for start in range(0, count, _BLOCK):
+            part = values[start : start + _BLOCK]
+            raw = part.view(np.uint8) if dtype == "F32" else block[: part.size * size]
+            self._fill(name, offset + start * size, raw)
+            if dtype != "F32":
+                part[:] = widened_from(raw, dtype)
+            if not np.isfinite(part).all():
+                raise self._not_finite(name, raw)
+        return values
+
+    def _not_finite(self, name: str, raw: NDArray[np.uint8]) -> Exception:
+        if self.tensors[name].dtype == "F64" and np.isfinite(raw.view("<f8")).all():
+            return self._unsupported(
+                "tensor_range",
+                f"The tensor {quoted(name)} holds float64 values outside the range of float32.",
+                "Such values are no trained weights: use an earlier checkpoint.",
+                param=name,
+            )
+        return self._corrupt(
+            "tensor_not_finite",
+            f"The tensor {quoted(name)} holds NaN or infinity.",
+            "The training diverged or the file is damaged: use an earlier checkpoint.",
+            param=name,
+        )
+
+    def _fill(self, name: str, offset: int, raw: NDArray[np.uint8]) -> None:
+        """Read the bytes from `offset` on into `raw`."""
         try:
-            self._file.seek(info.offset)
-            raw = np.fromfile(self._file, dtype=np.uint8, count=info.nbytes)
+            self._file.seek(offset)
+            nbytes = self._file.readinto(raw.data)
         except OSError as e:
             raise unreadable(self.path, e) from e
-        if raw.size != info.nbytes:
+        if nbytes != raw.size:
             raise self._corrupt(
                 "file_truncated", f"{self.path.name} ends within the tensor {quoted(name)}.", _AGAIN, param=name
             )
-        return raw
-
-
-def _widen(raw: NDArray[Any], dtype: str) -> NDArray[np.float32]:
-    if dtype == "BF16":
-        wide: NDArray[np.float32] = (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
-        return wide
-    narrow: NDArray[Any] = raw.view("<f4" if dtype == "F32" else "<f2")
-    return narrow.astype(np.float32, copy=False)
 
 
 def open_safetensors(
     path: Path,
     *,
     max_header_bytes: int = ADAPTER_HEADER_BYTES,
+    readable: frozenset[str] = READABLE,
     corrupt: ErrorClass = AdapterCorrupt,
     unsupported: ErrorClass = AdapterUnsupported,
 ) -> SafetensorsFile:
     """Open and check a safetensors file. For a base's shards pass BASE_HEADER_BYTES and BaseError twice.
 
+    `readable` are the dtypes whose values may be asked for; others may be there, unread.
     Raises `corrupt` for anything that breaks the format, `unsupported` for an unknown dtype, StorageError for the disk.
     """
     size = regular_size(path, error=corrupt)
     try:
-        file = path.open("rb")
+        file = path.open("rb", buffering=0)  # a buffer would hold what the file no longer does
     except OSError as e:
         raise unreadable(path, e) from e
     try:
@@ -170,7 +195,13 @@ def open_safetensors(
         file.close()
         raise
     return SafetensorsFile(
-        path=path, file=file, tensors=tensors, metadata=metadata, corrupt=corrupt, unsupported=unsupported
+        path=path,
+        file=file,
+        tensors=tensors,
+        metadata=metadata,
+        readable=readable,
+        corrupt=corrupt,
+        unsupported=unsupported,
     )
 
 
@@ -187,7 +218,7 @@ class _Check:
             "bad_safetensors", f"{self.name} is not a sound safetensors file: {what}.", _AGAIN, param=param
         )
 
-    def header(self, file: BinaryIO, size: int, limit: int) -> tuple[dict[str, Any], int]:
+    def header(self, file: FileIO, size: int, limit: int) -> tuple[dict[str, Any], int]:
         """The header as parsed, and where the data begins."""
         if size < 8:
             raise self.fail(f"it has {size} bytes, too few for a header")

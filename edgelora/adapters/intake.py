@@ -1,4 +1,4 @@
-"""From a folder or zip of the user's to a private copy that cannot change any more. Owns no format.
+"""From a folder, zip or tar.gz of the user's to a private copy that cannot change any more. Owns no format.
 
 Everything after this reads the copy: what was checked is what is kept and converted.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgelora.adapters.manifest import StoredFile
-from edgelora.files import check_space, copy_hashed, make_folder, storing, suggest_name
+from edgelora.files import check_space, copy_hashed, file_digest, make_folder, storing, suggest_name, sync_path
 
 # The copy, and a conversion to float32 of 16-bit factors.
 _SPACE_FACTOR = 3
@@ -24,13 +24,19 @@ class Staged:
 
 
 def default_name(source: Path) -> str:
-    """The name an adapter gets from its folder or zip. Raises UsageError where that is no usable name."""
+    """The name an adapter gets from its folder (the one it is in, where that is below `source`) or its archive.
+
+    Raises UsageError where that is no usable name, AdapterError for a folder without one adapter.
+    """
+    from edgelora_converters.archive import bare_name
+    from edgelora_converters.peft_folder import find_adapter
+
     path = source.resolve()
-    return suggest_name(path.name if path.is_dir() else path.stem, kind="adapter")
+    return suggest_name(find_adapter(path).name if path.is_dir() else bare_name(path), kind="adapter")
 
 
-def stage(source: Path, work: Path) -> Staged:
-    """Copy the PEFT files of a folder or .zip into the workspace `work`.
+def stage(source: Path, work: Path, *, immutable: bool = False) -> Staged:
+    """Copy the PEFT files of a folder, zip or tar.gz into the workspace `work`; link them where they are `immutable`.
 
     Raises UsageError where there is nothing, AdapterError for what it may not be or hold, StorageError.
     """
@@ -42,14 +48,25 @@ def stage(source: Path, work: Path) -> Staged:
     check_space(work, nbytes * _SPACE_FACTOR, what=f"Adding {source.name}")
     copy = make_folder(work / "source")
     with storing(copy):
-        return Staged(copy, tuple(StoredFile(name, *copy_hashed(folder / name, copy / name)) for name in FILES))
+        return Staged(copy, tuple(_kept(folder / name, copy / name, link=immutable) for name in FILES))
+
+
+def _kept(source: Path, target: Path, *, link: bool) -> StoredFile:
+    if link:
+        try:
+            target.hardlink_to(source)
+        except OSError:
+            return _kept(source, target, link=False)  # another disk, or one without links
+        sync_path(target)
+        return StoredFile(target.name, file_digest(target), target.stat().st_size)
+    return StoredFile(target.name, *copy_hashed(source, target))
 
 
 def _folder(source: Path, work: Path) -> Path:
-    from edgelora_converters.archive import source_kind, unpack_zip
+    from edgelora_converters.archive import source_kind, unpack
     from edgelora_converters.peft_folder import find_adapter
 
     if source_kind(source) == "folder":
         return find_adapter(source)
     check_space(work, source.stat().st_size, what=f"Unpacking {source.name}")
-    return unpack_zip(source, make_folder(work / "unpacked"))
+    return unpack(source, make_folder(work / "unpacked"))

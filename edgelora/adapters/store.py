@@ -126,18 +126,26 @@ class Store:
         return conversions.every(self._layout, version.digest)
 
     def add(
-        self, source: Path, *, name: str | None = None, base: BaseRecord, progress: Progress | None = None
+        self,
+        source: Path,
+        *,
+        name: str | None = None,
+        base: BaseRecord,
+        origin: str = "",
+        immutable: bool = False,
+        progress: Progress | None = None,
     ) -> tuple[AdapterManifest, Version]:
-        """Install a PEFT folder or .zip as the latest version of `name` (default: its own name), converted for `base`.
+        """Install a PEFT folder or archive as the latest version of `name` (default: its own), converted for `base`.
 
-        The same content under the same name is the version it was. Raises UsageError, AdapterError, StorageError; then
-        nothing has changed.
+        `immutable`: nobody will change the files of `source`, so they may be linked instead of copied. The same content
+        under the same name is the version it was. Raises UsageError, AdapterError, StorageError; then nothing has
+        changed.
         """
         chosen = default_name(source) if name is None else check_name(name, kind="adapter")
         sweep(make_folder(self._layout.tmp))
         with workspace(self._layout.tmp) as work:
-            staged = stage(source, work)
-            version = self._read(chosen, staged, base)
+            staged = stage(source, work, immutable=immutable)
+            version = self._read(chosen, staged, base, origin)
             with self._converting(version.digest):
                 made = None
                 to = conversions.USUAL[base.format]
@@ -175,13 +183,13 @@ class Store:
         with self._committing():
             return housekeeping.collect(self._layout, before=self._clock() - grace)
 
-    def _read(self, name: str, staged: Staged, base: BaseRecord) -> Version:
+    def _read(self, name: str, staged: Staged, base: BaseRecord, origin: str) -> Version:
         """Check the adapter against the base; number 1 until it is committed."""
         from edgelora_converters import peft
 
         with _naming(name, None, base):
             adapter = peft.read(staged.folder, base.identity.fingerprint.shape)
-        return _describe(adapter, staged, base, created=self._clock())
+        return _describe(adapter, staged, base, origin=origin, created=self._clock())
 
     def _convert_kept(
         self, name: str, version: Version, base: BaseRecord, to: AdapterFormat, progress: Progress | None
@@ -266,7 +274,7 @@ def _naming(name: str, made_for: str | None, base: BaseRecord) -> Iterator[None]
         raise AdapterIncompatible(error.code, what, error.remedy, param=error.param) from error
 
 
-def _describe(adapter: LoraAdapter, staged: Staged, base: BaseRecord, *, created: float) -> Version:
+def _describe(adapter: LoraAdapter, staged: Staged, base: BaseRecord, *, origin: str, created: float) -> Version:
     scales = [pair.scale for pair in adapter.pairs.values()]
     return Version(
         number=1,
@@ -283,4 +291,5 @@ def _describe(adapter: LoraAdapter, staged: Staged, base: BaseRecord, *, created
         use_rslora=adapter.metadata.get("use_rslora", "").lower() == "true",
         parameters=adapter.parameters,
         invocation=adapter.invocation,
+        origin=origin,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +17,9 @@ from typing import Annotated, Literal, Protocol
 
 import msgspec
 
+from edgelora.core import Progress
 from edgelora.errors import BaseError, Offline
-from edgelora.files import CHUNK, discard, make_folder, move, size_text, storing, sync_file, write_atomic
+from edgelora.files import CHUNK, check_space, discard, make_folder, move, size_text, storing, sync_file, write_atomic
 
 ATTEMPTS = 5
 """Failures in a row, without a byte gained, after which a download gives up. What is there stays."""
@@ -46,6 +47,14 @@ class Checksum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.kind == "sha256":
             return hashlib.sha256()
         return hashlib.sha1(b"blob %d\0" % nbytes, usedforsecurity=False)
+
+    def matches(self, path: Path) -> bool:
+        """Whether a file is the one this is of. Raises OSError."""
+        running = self.begin(path.stat().st_size)
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                running.update(chunk)
+        return running.hexdigest() == self.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +171,34 @@ def part_bytes(target: Path) -> int:
         if path.is_file():
             return path.stat().st_size
     return 0
+
+
+def download_all(
+    files: Sequence[tuple[RemoteFile, Path]],
+    *,
+    name: str,
+    open_range: OpenRange,
+    progress: Progress | None,
+    pause: Callable[[float], None] = time.sleep,
+) -> None:
+    """`download` for each file and its place, after a look at the disk's space; `progress` counts over all of them."""
+    total = sum(file.nbytes for file, _ in files)
+    there = sum(part_bytes(target) for _, target in files)
+    check_space(files[0][1].parent, total - there, what=f"The download of {name}")
+    done = 0
+    for file, target in files:
+        download(file, target, open_range=open_range, progress=_counting(name, done, total, progress), pause=pause)
+        done += file.nbytes
+
+
+def _counting(name: str, before: int, total: int, progress: Progress | None) -> Callable[[int], None]:
+    label = f"Downloading {name}"
+
+    def count(nbytes: int) -> None:
+        if progress is not None:
+            progress(label, before + nbytes, total)
+
+    return count
 
 
 def download(

@@ -21,6 +21,7 @@ from edgelora.errors import BaseError, NotFound, Offline
 MAX_REDIRECTS = 5
 # Statuses that another attempt may cure. A storage server's 403 is a signed address that has run out.
 _PASSING = {408, 425, 429, 500, 502, 503, 504}
+_BY_HAND = "copy the files here: edgelora base add PATH for a model, edgelora add DIR for an adapter"
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,13 +166,13 @@ def _translated(what: str, endpoint: str) -> Iterator[None]:
     except errors.OfflineModeIsEnabled as error:
         raise _offline() from error
     except errors.HFValidationError as error:
-        raise NotFound("base", what, (), "A repository is written organization/name.") from error
+        raise NotFound("repository", what, (), "A repository is written organization/name.") from error
     except errors.GatedRepoError as error:
         remedy = f"Accept its licence at {endpoint}/{what}, then log in with `hf auth login` or set HF_TOKEN."
         raise BaseError("gated", f"{what} is given only to users who accepted its licence.", remedy) from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.EntryNotFoundError) as error:
         remedy = f"{endpoint} has none, or it is private: then log in with `hf auth login` or set HF_TOKEN."
-        raise NotFound("base", what, (), remedy) from error
+        raise NotFound("repository", what, (), remedy) from error
     except errors.HfHubHTTPError as error:
         raise _unavailable(endpoint, f"it answered {error.response.status_code}") from error
     except errors.HTTPError as error:  # type: ignore[attr-defined]
@@ -183,10 +184,10 @@ def _reason(error: Exception) -> str:
 
 
 def _unavailable(endpoint: str, why: str) -> Offline:
-    remedy = "Check the connection (and HF_ENDPOINT), then try again; or copy a model here: edgelora base add PATH."
+    remedy = f"Check the connection (and HF_ENDPOINT), then try again; or {_BY_HAND}."
     return Offline("hub_unavailable", f"{endpoint} cannot be used: {why}.", remedy)
 
 
 def _offline() -> Offline:
-    remedy = "Unset HF_HUB_OFFLINE, or copy a model here: edgelora base add PATH."
+    remedy = f"Unset HF_HUB_OFFLINE; or {_BY_HAND}."
     return Offline("offline", "The network is needed and HF_HUB_OFFLINE forbids it.", remedy)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgelora.bases.download import OpenRange, RemoteFile, download, part_bytes
+from edgelora.bases.download import RemoteFile, download_all
 from edgelora.bases.registry import Bases
 from edgelora.errors import BaseError, NotFound, Offline, UsageError
-from edgelora.files import check_space, inside, locked, suggest_name
+from edgelora.files import inside, locked, suggest_name
 from edgelora_models import catalogue
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ def pull(
     folder = _folder(bases, listing, files)
     busy = f"Another process is downloading {wanted.repository}."
     with locked(folder.with_name(f"{folder.name}.lock"), timeout=BUSY_TIMEOUT, busy=busy):
-        _fetch(files, folder, hub.open_range, name=wanted.name, progress=progress, pause=pause)
+        targets = [(file, inside(folder, *file.name.split("/"))) for file in files]
+        download_all(targets, name=wanted.name, open_range=hub.open_range, progress=progress, pause=pause)
         return _register(bases, wanted, listing, folder / files[0].name if format == "gguf" else folder, format)
 
 
@@ -119,34 +120,6 @@ def _folder(bases: Bases, listing: Listing, files: Sequence[RemoteFile]) -> Path
     """Named by the files' checksums: a commit that changes none of them costs no download."""
     content = hashlib.sha256("\n".join(f"{file.checksum.value} {file.name}" for file in files).encode())
     return inside(bases.downloads, listing.repository.replace("/", "--"), content.hexdigest()[:16])
-
-
-def _fetch(
-    files: Sequence[RemoteFile],
-    folder: Path,
-    open_range: OpenRange,
-    *,
-    name: str,
-    progress: Progress | None,
-    pause: Callable[[float], None],
-) -> None:
-    targets = [inside(folder, *file.name.split("/")) for file in files]
-    total = sum(file.nbytes for file in files)
-    check_space(folder, total - sum(part_bytes(target) for target in targets), what=f"The download of {name}")
-    done = 0
-    for file, target in zip(files, targets, strict=True):
-        download(file, target, open_range=open_range, progress=_counting(name, done, total, progress), pause=pause)
-        done += file.nbytes
-
-
-def _counting(name: str, before: int, total: int, progress: Progress | None) -> Callable[[int], None]:
-    label = f"Downloading {name}"
-
-    def count(nbytes: int) -> None:
-        if progress is not None:
-            progress(label, before + nbytes, total)
-
-    return count
 
 
 def _register(bases: Bases, wanted: _Wanted, listing: Listing, path: Path, format: catalogue.Format) -> BaseRecord:

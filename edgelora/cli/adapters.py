@@ -34,7 +34,7 @@ def ls(app: App, as_json: bool) -> None:
 
 
 @click.command(short_help="Install a PEFT adapter.")
-@click.argument("source", metavar="DIR|ZIP", type=click.Path(path_type=Path))
+@click.argument("source", metavar="DIR|ARCHIVE", type=click.Path(path_type=Path))
 @click.option("-n", "--name", metavar="NAME", help="What to call it.  [default: the folder's own name]")
 @click.option(
     "--base", metavar="NAME", shell_complete=base_names, help="The base it was trained on.  [default: the chosen base]"
@@ -42,7 +42,7 @@ def ls(app: App, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def add(app: App, source: Path, name: str | None, base: str | None, as_json: bool) -> None:
-    """Install the PEFT adapter in DIR or ZIP: check it, convert it, and keep it in the store.
+    """Install the PEFT adapter in DIR or ARCHIVE (zip or tar.gz): check it, convert it, and keep it in the store.
 
     DIR is what `save_pretrained` wrote: adapter_config.json and adapter_model.safetensors. Adding other content under
     a name that is taken makes a new version; the old one stays as NAME@1.
@@ -115,6 +115,7 @@ def details(manifest: AdapterManifest, version: Version, converted: Sequence[Con
         "invocation": list(version.invocation),
         "parameters": version.parameters,
         "trained_on": version.base_model,
+        "origin": version.origin,
         "files": [{"name": file.name, "digest": file.digest, "bytes": file.nbytes} for file in version.files],
         "conversions": [_conversion(one) for one in converted],
         "versions": [one.number for one in manifest.versions],
@@ -157,6 +158,7 @@ def _fields(manifest: AdapterManifest, version: Version, converted: Sequence[Con
         ("other versions", ", ".join(others) or "none"),
         ("base", version.base_name),
         ("trained on", version.base_model or "not said"),
+        *([("pulled from", version.origin.removeprefix("hub:"))] if version.origin else []),
         ("rank", str(version.rank)),
         ("alpha", f"{version.alpha}{' (rsLoRA)' if version.use_rslora else ''}"),
         ("scale", f"{low:g}" if low == high else f"{low:g} to {high:g}"),

@@ -33,7 +33,7 @@ def ls(app: App, as_json: bool) -> None:
     library = app.open_library()
     records, chosen = library.bases.list(), library.bases.chosen()
     if as_json:
-        emit_json([_summary(record, chosen) for record in records])
+        emit_json([summary(record, chosen) for record in records])
         return
     if records:
         _table(records, chosen)
@@ -50,7 +50,7 @@ def add(app: App, path: Path, name: str | None, as_json: bool) -> None:
     bases = app.open_library().bases
     record = bases.add(path, name)
     if as_json:
-        emit_json(_summary(record, bases.chosen()))
+        emit_json(summary(record, bases.chosen()))
         return
     note(f"Added {record.name} ({record.format}, {record.quantization}, context {record.context_length}).")
     hint(f"Choose it: edgelora base use {record.name}")
@@ -86,7 +86,7 @@ def pull(app: App, name: str, format: Literal["gguf", "mlx"], as_json: bool) -> 
         note("Stopped. What has been downloaded is kept: the same command goes on from there.")
         raise
     if as_json:
-        emit_json(_summary(record, app.open_library().bases.chosen()))
+        emit_json(summary(record, app.open_library().bases.chosen()))
         return
     note(f"Pulled {record.name}.")
     hint(f"Choose it: edgelora base use {record.name}")
@@ -135,7 +135,7 @@ def _note_catalogue(installed: set[str]) -> None:
             hint(f"To be had: {entry.name} ({size_text(entry.build('gguf').nbytes)}): edgelora base pull {entry.name}")
 
 
-def _summary(record: BaseRecord, chosen: str | None) -> dict[str, Any]:
+def summary(record: BaseRecord, chosen: str | None) -> dict[str, Any]:
     return {
         "name": record.name,
         "chosen": record.name == chosen,

@@ -27,6 +27,7 @@ VERBS = {
     "run": "edgelora.cli.run:run",
     "ls": "edgelora.cli.adapters:ls",
     "add": "edgelora.cli.adapters:add",
+    "pull": "edgelora.cli.pull:pull",
     "show": "edgelora.cli.adapters:show",
     "rm": "edgelora.cli.adapters:rm",
     "warm": "edgelora.cli.warm:warm",

@@ -54,7 +54,7 @@ def by_path(adapter: LoraAdapter) -> dict[str, Any]:
     return {target.hf_path: pair for target, pair in adapter.pairs.items()}
 
 
-@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16", "F64"])
 def test_reads_every_pair(tmp_path: Path, dtype: str) -> None:
     """All seven modules of all layers, in order, with the numbers as stored."""
     adapter = peft.read(write_peft(tmp_path, TINY, dtype=dtype, seed=3), TINY)

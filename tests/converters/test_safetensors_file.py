@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from edgelora_converters.safetensors_file import open_safetensors
-from edgelora_models.errors import AdapterCorrupt, AdapterUnsupported, BaseError, EdgeloraError
+from edgelora_converters import safetensors_file
+from edgelora_converters.dtypes import widened_from
+from edgelora_converters.safetensors_file import FACTORS, ITEMSIZE, open_safetensors
+from edgelora_models.errors import AdapterCorrupt, AdapterError, AdapterUnsupported, BaseError, EdgeloraError
 from tests.support.adapters import decode, write_raw, write_safetensors
 from tests.support.fuzz import mutations
 
@@ -50,9 +55,41 @@ def test_reads_what_the_reference_library_writes(tmp_path: Path) -> None:
         np.testing.assert_array_equal(array, values[name].astype(np.float32))
 
 
+@pytest.mark.parametrize("dtype", ["F64", "F8_E4M3", "F8_E5M2"])
+def test_adapters_may_have_further_dtypes(tmp_path: Path, dtype: str) -> None:
+    """Where FACTORS are readable: FP8 widened, F64 rounded once."""
+    raw = np.arange(0, 48, dtype=np.uint8) if dtype.startswith("F8") else np.linspace(-1, 1, 6).view(np.uint8)
+    path = write_raw(
+        tmp_path / "t", header_of(a=entry(dtype, (2, raw.size // 2 // ITEMSIZE[dtype]), (0, 48))), raw.tobytes()
+    )
+    with open_safetensors(path, readable=FACTORS) as file:
+        np.testing.assert_array_equal(file.read_f32("a").reshape(-1), widened_from(raw, dtype))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "code"), [("F8_E4M3", 0x7F), ("F8_E4M3", 0xFF), ("F8_E5M2", 0x7C), ("F8_E5M2", 0xFE)]
+)
+def test_fp8_codes_without_a_number_are_refused(tmp_path: Path, dtype: str, code: int) -> None:
+    """NaN of both kinds, infinity of e5m2."""
+    path = write_raw(tmp_path / "t", header_of(a=entry(dtype, (4,), (0, 4))), bytes([1, 2, code, 3]))
+    with open_safetensors(path, readable=FACTORS) as file, pytest.raises(AdapterCorrupt, match="'a' holds NaN"):
+        file.read_f32("a")
+
+
+@pytest.mark.parametrize(
+    ("value", "code"), [(1e39, "tensor_range"), (np.nan, "tensor_not_finite"), (-np.inf, "tensor_not_finite")]
+)
+def test_float64_must_fit_float32(tmp_path: Path, value: float, code: str) -> None:
+    """A finite value above the range is refused as such, not as infinity."""
+    path = write_safetensors(tmp_path / "t", {"a": np.array([1.0, value])}, dtype="F64")
+    with open_safetensors(path, readable=FACTORS) as file, pytest.raises(AdapterError) as caught:
+        file.read_f32("a")
+    assert (caught.value.code, caught.value.param) == (code, "a")
+
+
 @pytest.mark.parametrize("dtype", ["F64", "I32", "F8_E4M3"])
 def test_other_dtypes_are_refused_when_read(tmp_path: Path, dtype: str) -> None:
-    """A dtype that cannot be widened exactly is refused, naming the tensor, but does not spoil the others."""
+    """A dtype that was not asked for is refused, naming the tensor, but does not spoil the others."""
     size = {"F64": 16, "I32": 8, "F8_E4M3": 2}[dtype]
     path = write_raw(tmp_path / "t", header_of(good=entry(), odd=entry(dtype, (2,), (8, 8 + size))), b"\0" * (8 + size))
     with open_safetensors(path) as file:
@@ -144,6 +181,54 @@ def test_a_file_that_shrinks_while_open_is_an_error(tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes()[:200])
         with pytest.raises(AdapterCorrupt, match="ends within the tensor 'a'"):
             file.read_f32("a")
+
+
+def test_rows_are_read_alone(tmp_path: Path) -> None:
+    """Any range of rows is that part of the whole; what the tensor does not have is a caller's mistake."""
+    values = np.random.default_rng(1).standard_normal((7, 3, 2)).astype(np.float32)
+    path = write_safetensors(
+        tmp_path / "t", {"x": values[0, 0, :1], "a": values, "scalar": np.array(1.0)}, dtype="BF16"
+    )
+    with open_safetensors(path) as file:
+        for start, stop in ((0, 7), (2, 5), (6, 7), (3, 3)):
+            np.testing.assert_array_equal(file.rows_f32("a", start, stop), decode(values, "BF16")[start:stop])
+        for name, start, stop in (("a", 5, 8), ("a", -1, 2), ("a", 4, 3), ("scalar", 0, 1)):
+            with pytest.raises(IndexError):
+                file.rows_f32(name, start, stop)
+
+
+def test_values_beyond_one_block_are_read_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks are a matter of memory only: a small block gives the same array, and finds a NaN in the last one."""
+    values = np.random.default_rng(2).standard_normal((13, 5)).astype(np.float32)
+    path = write_safetensors(tmp_path / "t", {"a": values}, dtype="F16")
+    monkeypatch.setattr(safetensors_file, "_BLOCK", 7)
+    with open_safetensors(path) as file:
+        np.testing.assert_array_equal(file.read_f32("a"), decode(values, "F16"))
+    values[-1, -1] = np.nan
+    with open_safetensors(write_safetensors(path, {"a": values})) as file, pytest.raises(AdapterCorrupt):
+        file.read_f32("a")
+
+
+def test_a_gigabyte_is_never_in_memory(tmp_path: Path) -> None:
+    """A frozen copy of a head as PEFT saves it, read by rows beside a factor: the peak is the rows and a block."""
+    shapes = {"lora_A": (16, 4096), "base_layer": (128_256, 4096)}
+    sizes = {name: 2 * math.prod(shape) for name, shape in shapes.items()}
+    header = header_of(
+        lora_A=entry("BF16", shapes["lora_A"], (0, sizes["lora_A"])),
+        base_layer=entry("BF16", shapes["base_layer"], (sizes["lora_A"], sum(sizes.values()))),
+    )
+    path = write_raw(tmp_path / "t", header, b"")
+    os.truncate(path, path.stat().st_size + sum(sizes.values()))  # a hole: no disk is taken
+    tracemalloc.start()
+    try:
+        with open_safetensors(path) as file:
+            assert file.read_f32("lora_A").shape == shapes["lora_A"]
+            for start in (0, 64_000, 128_000):
+                assert not file.rows_f32("base_layer", start, start + 256).any()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 32 << 20
 
 
 def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:

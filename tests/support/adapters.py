@@ -19,8 +19,6 @@ TINY = LlamaShape(layers=2, hidden=64, heads=4, kv_heads=2, head_dim=16, ffn=128
 
 ALL_MODULES: tuple[str, ...] = tuple(module.short for module in LINEAR_MODULES)
 
-ITEMSIZE = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
-
 
 def encode(values: NDArray[Any], dtype: str) -> bytes:
     """Little-endian bytes of `values` as a safetensors dtype; BF16 rounds to nearest even."""

@@ -22,9 +22,13 @@ class Repo:
 
     files: dict[str, bytes]
     commit: str = "c0" * 20
+    tags: frozenset[str] = frozenset()
+    """Further names of the commit."""
     large: frozenset[str] = frozenset()
     """Files kept in LFS: sha256 in the listing, by way of `Hub.storage` where that is set."""
     gated: bool = False
+    private: bool = False
+    """Not there for who has no token."""
     etags: dict[str, str] = field(default_factory=dict)
     """ETags that are not the content's."""
     sha256: dict[str, str] = field(default_factory=dict)
@@ -148,11 +152,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _allowed(self, name: str, revision: str) -> Repo | None:
         repo = self.server.hub.repos.get(name)
-        if repo is None:
+        if repo is None or (repo.private and self.headers.get("authorization") != "Bearer good"):
             self._error(401, "RepoNotFound", "Invalid username or password.")
         elif repo.gated and self.headers.get("authorization") != "Bearer good":
             self._error(401, "GatedRepo", f"Access to model {name} is restricted.")
-        elif revision not in {"", "main", repo.commit}:
+        elif revision not in {"", "main", repo.commit, *repo.tags}:
             self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         else:
             return repo

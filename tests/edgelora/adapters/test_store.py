@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,27 @@ def test_add_from_a_zip_is_the_same_version(store: Store, tmp_path: Path) -> Non
     _, from_folder = store.add(source, base=BASE)
     assert from_zip.digest == from_folder.digest
     assert store.names() == ("adapter", "by-zip")
+
+
+def test_add_from_a_tar_and_from_a_folder_around_it(store: Store, tmp_path: Path) -> None:
+    """A tar.gz is the folder's content too; an adapter PEFT saved under its own name is found, and called by it."""
+    folder = peft(tmp_path / "out" / "legal-faq")
+    with tarfile.open(tmp_path / "By.Tar.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "out", "out")
+    versions = [store.add(source, base=BASE)[1] for source in (folder, tmp_path / "By.Tar.tar.gz", tmp_path / "out")]
+    assert len({version.digest for version in versions}) == 1
+    assert store.names() == ("by.tar", "legal-faq")
+
+
+def test_files_that_nobody_changes_may_be_linked(store: Store, tmp_path: Path) -> None:
+    """The same version either way; the source stays as it was, and its origin is remembered."""
+    folder = peft(tmp_path / "cached")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    manifest, version = store.add(folder, base=BASE, origin="hub:o/r@c", immutable=True)
+    assert version.files == store.add(folder, name="copied", base=BASE)[1].files
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert store.get(manifest.name).latest.origin == "hub:o/r@c"
+    assert store.verify() == ()
 
 
 def test_the_source_may_go(store: Store, tmp_path: Path) -> None:
@@ -372,7 +394,7 @@ def test_what_is_refused_leaves_nothing(store: Store, tmp_path: Path, make: Any,
     with pytest.raises(kind):
         store.add(source, base=BASE)
     assert files_of(store) == set() and store.names() == ()
-    assert list((store.root / "tmp").iterdir()) == []
+    assert list((store.root / "tmp").glob("*")) == []
 
 
 @pytest.mark.parametrize("name", ["../a", "A", "", "nul", "a/b"])

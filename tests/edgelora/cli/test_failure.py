@@ -80,7 +80,7 @@ def test_unexpected_says_how_to_see_more(capsys: pytest.CaptureFixture[str], mon
     [
         ("rnu", "`edgelora run`"),
         ("list", "`edgelora ls`"),
-        ("pull", "`edgelora base pull`"),
+        ("download", "`edgelora pull`"),
         ("chat", "`edgelora run`"),
         ("docter", "`edgelora doctor`"),
     ],

@@ -1,0 +1,162 @@
+"""`edgelora pull`: from a repository's name to an installed adapter, or base. Owns the decision which of the two it is.
+
+A repository is an adapter's where it holds an adapter_config.json. Without a network, and where the hub cannot be
+reached, what was pulled before is installed from the cache.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgelora.adapters.remote import Fetched, RemoteCache, Wanted, holds_adapter
+from edgelora.errors import AdapterError, BaseError, Offline, UsageError
+from edgelora.files import suggest_name
+
+if TYPE_CHECKING:
+    from edgelora.adapters.manifest import AdapterManifest, Version
+    from edgelora.bases.hub import Hub, Listing
+    from edgelora.bases.record import BaseRecord
+    from edgelora.core import Progress
+    from edgelora.library import Library
+
+
+@dataclass(frozen=True, slots=True)
+class PulledAdapter:
+    manifest: AdapterManifest
+    version: Version
+    base: BaseRecord
+    cached: float | None
+    """When it had come from the hub, Unix seconds, where the hub was not asked now."""
+
+
+def pull(
+    name: str,
+    *,
+    library: Library,
+    called: str | None = None,
+    base: str | None = None,
+    subfolder: str | None = None,
+    token: str | None = None,
+    endpoint: str | None = None,
+    progress: Progress | None = None,
+    pause: Callable[[float], None] = time.sleep,
+) -> PulledAdapter | BaseRecord:
+    """Install what `organization/repository[@revision]` holds: an adapter, for `base`, or a base; or a known base.
+
+    `called` names the adapter. `endpoint` and `token` default to huggingface_hub's settings. Raises NotFound, Offline,
+    AdapterError, BaseError, UsageError, StorageError, Busy where another process is at it.
+    """
+    wanted = Wanted.parse(name, subfolder)
+    if wanted is None:
+        return _pull_base(name, library, token=token, endpoint=endpoint, progress=progress, pause=pause)
+    cache = RemoteCache(library.settings.directories.cache / "adapters")
+    try:
+        hub, listing = _ask(wanted, library, endpoint=endpoint, token=token)
+    except Offline as error:
+        if (found := cache.find(wanted)) is None:
+            raise _not_here(wanted, error) from error
+        return _install(wanted, found, library, called=called, base=base, cached=found.fetched, progress=progress)
+    if subfolder is None and not holds_adapter(wanted, listing.files):
+        _check_base(wanted, listing)
+        return _pull_base(name, library, token=token, endpoint=endpoint, progress=progress, pause=pause)
+    _base(library, base)  # before anything is downloaded
+    with _of_an_adapter():
+        found = cache.fetch(wanted, listing, open_range=hub.open_range, progress=progress, pause=pause)
+    return _install(wanted, found, library, called=called, base=base, cached=None, progress=progress)
+
+
+def _ask(wanted: Wanted, library: Library, *, endpoint: str | None, token: str | None) -> tuple[Hub, Listing]:
+    if library.settings.offline:
+        what = "The network is forbidden (--offline, EDGELORA_OFFLINE or HF_HUB_OFFLINE)."
+        raise Offline("offline", what, "Allow it, or copy the adapter's files here: edgelora add DIR.")
+    from edgelora.bases.hub import Hub
+
+    hub = Hub(endpoint=endpoint, token=token)
+    with _of_an_adapter():
+        return hub, hub.listing(wanted.repository, wanted.revision)
+
+
+def _install(
+    wanted: Wanted,
+    found: Fetched,
+    library: Library,
+    *,
+    called: str | None,
+    base: str | None,
+    cached: float | None,
+    progress: Progress | None,
+) -> PulledAdapter:
+    record = _base(library, base)
+    name = called or _free_name(wanted, library)
+    manifest, version = library.store.add(
+        found.folder, name=name, base=record, origin=found.origin, immutable=True, progress=progress
+    )
+    return PulledAdapter(manifest, version, record, cached)
+
+
+def _base(library: Library, name: str | None) -> BaseRecord:
+    return library.bases.get(name) if name else library.bases.current()
+
+
+def _free_name(wanted: Wanted, library: Library) -> str:
+    """The repository's own name, or its subfolder's, unless something of another origin has it."""
+    text = wanted.subfolder.rpartition("/")[2] if wanted.subfolder else wanted.repository.partition("/")[2]
+    name = suggest_name(text, kind="adapter")
+    if name in library.store.names():
+        origin = library.store.get(name).latest.origin
+        if origin.partition("@")[0] != f"hub:{wanted.repository}":
+            what = (
+                f"{name} is already the name of an adapter of another origin ({origin or 'added from this machine'})."
+            )
+            raise UsageError(
+                "name_taken", what, "Give it another name, or this one to make it the next version: --name."
+            )
+    return name
+
+
+def _pull_base(
+    name: str,
+    library: Library,
+    *,
+    token: str | None,
+    endpoint: str | None,
+    progress: Progress | None,
+    pause: Callable[[float], None],
+) -> BaseRecord:
+    from edgelora.bases.pull import pull as pull_base
+
+    return pull_base(
+        name,
+        format="gguf",
+        directories=library.settings.directories,
+        offline=library.settings.offline,
+        progress=progress,
+        endpoint=endpoint,
+        token=token,
+        pause=pause,
+    )
+
+
+def _check_base(wanted: Wanted, listing: Listing) -> None:
+    if any(name.endswith(".gguf") for name in listing.files):
+        return
+    what = f"{wanted.repository} holds neither an adapter (adapter_config.json) nor a GGUF file."
+    raise UsageError("nothing_to_pull", what, "For a model in MLX's form: edgelora base pull NAME --format mlx.")
+
+
+@contextmanager
+def _of_an_adapter() -> Iterator[None]:
+    """The hub's and the download's errors speak of a base where they mean what is pulled."""
+    try:
+        yield
+    except BaseError as error:
+        raise AdapterError(error.code, error.what, error.remedy) from error
+
+
+def _not_here(wanted: Wanted, error: Offline) -> Offline:
+    what = f"{wanted.repository} was not pulled before, and {error.what[0].lower()}{error.what[1:]}"
+    return Offline(error.code, what, error.remedy)
