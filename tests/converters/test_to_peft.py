@@ -151,7 +151,7 @@ def test_the_gate_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mutation
         monkeypatch.setattr(to_peft, "_config", lambda *some: config(*some) | {"alpha_pattern": {"q_proj": 9}})
     else:
         nudge = {t: replace(p, a=np.nextafter(p.a, 1)) for t, p in random_adapter(GQA, targets=[Q]).pairs.items()}
-        monkeypatch.setattr(to_peft, "_tensors", lambda pairs: tensors(nudge))
+        monkeypatch.setattr(to_peft, "_tensors", lambda _, token_rows: tensors(nudge, token_rows))
     base = BaseFingerprint("llama", GQA, vocabulary="", template="")
     with pytest.raises(ConversionFailed):
         write_verified(random_adapter(GQA, targets=[Q]), tmp_path / "out", to="peft", base=base)
