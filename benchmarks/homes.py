@@ -133,7 +133,7 @@ def _adopt(library: Library, base: BaseRecord, file: Path, name: str) -> None:
     stored = StoredFile(main.name, file_digest(main), size)
     conversion = Conversion("mapped", digest, fingerprint.digest, str(CONVERTER_VERSION), (stored,), size, 0.0)
     write_atomic(made / conversions.DESCRIPTION, encode(conversion))
-    conversions.publish(layout, made, conversion, fingerprint)
+    conversions.publish(layout, made, conversion, conversions.Goal("mapped", fingerprint, base.path))
     shutil.rmtree(made, ignore_errors=True)
     version = Version(
         number=1,

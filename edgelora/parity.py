@@ -206,11 +206,10 @@ def _oracle(
     sequences: Sequence[Trial],
     progress: Callable[[str, int, int], None] | None,
 ) -> tuple[list[Logits], list[Logits]]:
-    from edgelora_converters.oracle import Case, Part
+    from edgelora_converters.oracle import Case, Part, deltas_of
     from edgelora_converters.oracle_base import open_streamed
 
-    deltas = {target: (pair.a, pair.b.astype(np.float64) * pair.scale) for target, pair in adapter.pairs.items()}
-    cases = [Case(one.tokens, [Part(deltas, start=one.start)]) for one in sequences]
+    cases = [Case(one.tokens, [Part(deltas_of(adapter), start=one.start)]) for one in sequences]
     cases += [Case(one.tokens) for one in sequences]
     with open_streamed(weights) as llama:
         layers = llama.config.shape.layers

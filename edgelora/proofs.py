@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Literal
 from edgelora.adapters.conversions import MAIN, stored_path
 from edgelora.errors import AdapterCorrupt, AdapterUnsupported, EdgeloraError
 from edgelora.files import file_digest, workspace
+from edgelora.library import KnownBase
 
 if TYPE_CHECKING:
     from edgelora.adapters.conversions import Converted
+    from edgelora.adapters.manifest import Conversion
+    from edgelora.bases.record import BaseRecord
     from edgelora.bases.run_base import RunBase
     from edgelora.core import Progress
     from edgelora.library import Library
     from edgelora.subjects import Subject
     from edgelora_converters.reading import Reading
-    from edgelora_models.fingerprint import BaseFingerprint
 
 FORMATS: tuple[Literal["mapped", "gguf", "mlx", "peft"], ...] = ("mapped", "gguf", "mlx", "peft")
 
@@ -48,7 +50,7 @@ class Proof:
 
 
 def prove(
-    library: Library, subject: Subject, base: BaseFingerprint, reading: Reading, progress: Progress | None
+    library: Library, subject: Subject, base: KnownBase, reading: Reading, progress: Progress | None
 ) -> Iterator[Proof]:
     """All that there is to prove of `subject`; what is not installed is taken for an adapter of `base`. `reading` is
     what its source may be read with."""
@@ -65,36 +67,42 @@ def prove(
 
 
 def prove_source(
-    source: Path, base: BaseFingerprint, reading: Reading, scratch: Path, progress: Progress | None
+    source: Path, base: KnownBase, reading: Reading, scratch: Path, progress: Progress | None
 ) -> Iterator[Proof]:
     """One for every format, made in the folder `scratch` and thrown away. Raises AdapterError where none is there."""
+    from edgelora_converters.completion import complete
     from edgelora_converters.convert import write_verified
     from edgelora_converters.source import read_source
 
-    adapter = read_source(source, base.shape, reading=reading)
+    adapter, fingerprint = read_source(source, base.fingerprint.shape, reading=reading), base.fingerprint
+    short = fingerprint.digest[:12]
     for to in FORMATS:
         with workspace(scratch) as work:
             try:
-                report = write_verified(adapter, work / "out", to=to, base=base, progress=_told(progress, to))
+                completed = complete(adapter, base.path, to=to)
+                report = write_verified(completed, work / "out", to=to, base=fingerprint, progress=_told(progress, to))
             except AdapterUnsupported as error:
-                yield Proof(to, base.digest[:12], skipped=error.what)
+                yield Proof(to, short, skipped=error.what)
             except EdgeloraError as error:
-                yield Proof(to, base.digest[:12], error=error)
+                yield Proof(to, short, error=error)
             else:
-                yield Proof(to, base.digest[:12], None, report.modules, report.worst, report.worst_target)
+                yield Proof(to, short, None, report.modules, report.worst, report.worst_target)
 
 
-def prove_file(path: Path, source: Path, base: BaseFingerprint, reading: Reading, progress: Progress | None) -> Proof:
+def prove_file(path: Path, source: Path, base: KnownBase, reading: Reading, progress: Progress | None) -> Proof:
     """Of a converted file or folder, against the adapter it was made of."""
     from edgelora_converters import convert
     from edgelora_converters.source import adapter_kind
 
-    to = adapter_kind(path)
+    to, fingerprint, told = adapter_kind(path), base.fingerprint, _told(progress, adapter_kind(path))
+    short = fingerprint.digest[:12]
     try:
-        found = convert.prove(source, path, to=to, base=base, reading=reading, progress=_told(progress, to))
+        found = convert.prove(
+            source, path, to=to, base=fingerprint, base_path=base.path, reading=reading, progress=told
+        )
     except EdgeloraError as error:
-        return Proof(to, base.digest[:12], path, error=error)
-    return Proof(to, base.digest[:12], path, found.modules, found.worst, found.worst_target)
+        return Proof(to, short, path, error=error)
+    return Proof(to, short, path, found.modules, found.worst, found.worst_target)
 
 
 @contextmanager
@@ -114,7 +122,8 @@ def for_base(
         with workspace(library.store.root / "tmp") as work:
             out = work / MAIN["mapped"]
             told = _told(progress, "mapped")
-            convert(subject.source, out, to="mapped", base=base.fingerprint, reading=reading, progress=told)
+            on = base.fingerprint
+            convert(subject.source, out, to="mapped", base=on, base_path=base.gguf, reading=reading, progress=told)
             yield out
 
 
@@ -122,8 +131,7 @@ def _proven(library: Library, converted: Converted, source: Path, reading: Readi
     from edgelora_converters.convert import CONVERTER_VERSION
 
     conversion = converted.conversion
-    records = {record.identity.fingerprint.digest: record for record in reversed(library.bases.list())}
-    record = records.get(conversion.base_fingerprint)
+    record = next((record for record in library.bases.list() if _is_of(conversion, record)), None)
     if record is None:
         short = conversion.base_fingerprint[:12]
         return Proof(conversion.format, short, converted.path, skipped="its base is not installed any more")
@@ -133,8 +141,14 @@ def _proven(library: Library, converted: Converted, source: Path, reading: Readi
         _check_files(converted)
     except EdgeloraError as error:
         return Proof(conversion.format, record.name, converted.path, error=error)
-    proof = prove_file(converted.path, source, record.identity.fingerprint, reading, progress)
-    return replace(proof, base=record.name)
+    base = KnownBase(record.path, record.identity.fingerprint, record)
+    return replace(prove_file(converted.path, source, base, reading, progress), base=record.name)
+
+
+def _is_of(conversion: Conversion, record: BaseRecord) -> bool:
+    """Whether it was made for this base, and where it depends on the weights, with this very file of it."""
+    same = record.identity.fingerprint.digest == conversion.base_fingerprint
+    return same and conversion.weights in ("", record.weights_key)
 
 
 def _check_files(converted: Converted) -> None:

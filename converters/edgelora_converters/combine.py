@@ -53,7 +53,8 @@ def combine(parts: Sequence[Part], *, rank: int | None = None) -> Combination:
 
     Where all parts have one weight and scale the factors stay as they are; otherwise weight and scale go into B, in
     float64, rounded once. Raises UsageError for no parts, a rank below 1 or a sum that is zero everywhere;
-    AdapterUnsupported(combine_dora) for DoRA, whose change is not a sum, and (combine_rank) where the ranks add up to
+    AdapterUnsupported(combine_dora) for DoRA, whose change is not a sum, (combine_tokens) for trained tokens, and
+    (combine_rank) where the ranks add up to
     more than PEFT's reader takes; AdapterIncompatible(combine_invocation) for aLoRAs of different invocations.
     """
     acting = [part for part in parts if part.weight]
@@ -78,6 +79,9 @@ def combine(parts: Sequence[Part], *, rank: int | None = None) -> Combination:
 
 
 def _check_plain(part: Part) -> None:
+    if part.adapter.token_rows:
+        what = f"{part.name} replaces rows of the embedding (trained tokens), which cannot be weighed."
+        raise AdapterUnsupported("combine_tokens", what, "Merge it into the base instead.", param=part.name)
     for target, pair in part.adapter.pairs.items():
         if pair.magnitude is not None:
             what = f"{part.name} uses DoRA ({target.hf_path}): its change is not a sum of factors."

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgelora_converters import gguf, mapped, mlx, to_peft
+from edgelora_converters.completion import complete
 from edgelora_converters.lora import LoraAdapter
 from edgelora_converters.provenance import check_provenance, facts
 from edgelora_converters.reading import PLAIN, Reading
@@ -60,19 +61,25 @@ def convert(
     *,
     to: Format,
     base: BaseFingerprint,
+    base_path: Path | None = None,
     reading: Reading = PLAIN,
     progress: Callable[[int, int], None] | None = None,
 ) -> ConversionReport:
     """Convert the adapter `source` for `base` to `out`: a folder for MLX and PEFT, else a file.
 
     `source` is a PEFT folder, an MLX folder, or a GGUF adapter, ours or another's. `out` appears whole and verified, or
-    not at all; an existing one is never replaced. `reading` is what may be used beside `source`. `progress` is called
-    with steps done and in all. Raises UsageError where `out` exists, AdapterError where the adapter is unsound or
-    cannot be expressed exactly, ConversionFailed where the written file is not the source, StorageError where the disk
-    fails.
+    not at all; an existing one is never replaced. `base_path` is where the base itself is, a GGUF file or a folder:
+    some adapters take something of the base they run on (see `completion`). `reading` is what may be used beside
+    `source`; its weights are those that DoRA's norms are of. `progress` is called with steps done and in all, anew for
+    the norms. Raises UsageError where `out` exists, AdapterError where the adapter is unsound or cannot be expressed
+    exactly, BaseError for an unsound base, ConversionFailed where the written file is not the source, StorageError
+    where the disk fails.
     """
     refuse_existing(out)
-    return write_verified(read_source(source, base.shape, reading=reading), out, to=to, base=base, progress=progress)
+    adapter = read_source(source, base.shape, reading=reading)
+    if base_path is not None:
+        adapter = complete(adapter, base_path, to=to, norms=reading.weights, progress=progress)
+    return write_verified(adapter, out, to=to, base=base, progress=progress)
 
 
 def write_verified(
@@ -102,13 +109,16 @@ def prove(
     *,
     to: Format,
     base: BaseFingerprint,
+    base_path: Path | None = None,
     reading: Reading = PLAIN,
     progress: Callable[[int, int], None] | None = None,
 ) -> Verification:
     """Repeat the proof that `convert` made: `converted` says that it is of `source` and for `base`, and holds every
-    module of it, exactly. Changes nothing. Raises what `convert` does.
+    module of it, exactly. DoRA's norms are of the base at `base_path`. Changes nothing. Raises what `convert` does.
     """
     adapter = read_source(source, base.shape, reading=reading)
+    if base_path is not None:
+        adapter = complete(adapter, base_path, to=to)
     report = _Progress(progress, modules=len(adapter.pairs))
     report.done(2)
     return _gate(converted, adapter, to=to, base=base, progress=report.verified)

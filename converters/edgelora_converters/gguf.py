@@ -3,7 +3,8 @@
 The layout is llama.cpp's for adapters (general.type "adapter", adapter.type "lora", pairs `blk.N.X.weight.lora_a`
 [rank, in] and `.lora_b` [out, rank], f32), with one choice of ours: each module's whole scale is folded into its B and
 `adapter.lora.alpha` is 0.0, which llama.cpp reads as "multiply by the caller's scale alone". So one file is exact for
-rsLoRA and for rank and alpha patterns, which a single alpha cannot express.
+rsLoRA and for rank and alpha patterns, which a single alpha cannot express. The embedding's `token_embd.weight.lora_a`
+is [vocab, rank], a row for each token. DoRA and lora_bias have no place in the format.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora_converters.fit import check_fits, check_parts, folded_b
+from edgelora_converters.fit import check_fits, check_parts, check_untied, folded_b
 from edgelora_converters.gguf_data import write_tensor
 from edgelora_converters.lora import LoraAdapter, LoraPair, Target
 from edgelora_converters.rows import interleave
 from edgelora_converters.staging import staged
+from edgelora_models.modules import EMBEDDING
 from edgelora_models.shape import LlamaShape
 
 if TYPE_CHECKING:
@@ -35,10 +37,12 @@ def write(adapter: LoraAdapter, shape: LlamaShape, out: Path, *, provenance: Map
 
     `provenance` becomes string keys `edgelora.<name>` beside the source digest and the fold. The same arguments give
     the same bytes. Raises AdapterIncompatible where a factor does not fit the base, AdapterUnsupported where a scale
-    leaves float32's range, StorageError where the file cannot be written.
+    leaves float32's range, for DoRA and lora_bias, and for embedding and head of a tied base, StorageError where the
+    file cannot be written.
     """
     check_fits(adapter, shape)
-    check_parts(adapter, to="a GGUF adapter", carried=())
+    check_parts(adapter, to="a GGUF adapter", carried=("embedding_lora", "head_lora"))
+    check_untied(adapter, shape, to="a GGUF adapter")
     facts = {**provenance, "source_digest": adapter.source_digest, "fold": "scale into lora_b"}
     with staged(out) as temporary:
         _write_file(temporary, adapter, shape, facts)
@@ -53,7 +57,7 @@ def _write_file(path: Path, adapter: LoraAdapter, shape: LlamaShape, facts: Mapp
         # Sizes first, values one by one: a large adapter is never in memory twice.
         for name, target, half in _tensor_order(adapter):
             pair = adapter.pairs[target]
-            factor = pair.a if half == "lora_a" else pair.b
+            factor = pair.b if half == "lora_b" else pair.a.T if target.module == EMBEDDING else pair.a
             writer.add_tensor_info(name, factor.shape, np.dtype(np.float32), factor.size * 4)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -85,5 +89,5 @@ def _tensor_order(adapter: LoraAdapter) -> Iterator[tuple[str, Target, str]]:
 
 def _values(target: Target, pair: LoraPair, half: str, shape: LlamaShape) -> NDArray[np.float32]:
     if half == "lora_a":
-        return pair.a
+        return np.ascontiguousarray(pair.a.T) if target.module == EMBEDDING else pair.a
     return interleave(folded_b(target, pair), target.module.rotary_heads(shape))

@@ -26,11 +26,15 @@ from edgelora_models.errors import AdapterCorrupt, AdapterIncompatible, AdapterU
 from edgelora_models.files import quoted, unreadable
 from edgelora_models.gguf_header import GgufHeader, GgufTensor, read_header
 from edgelora_models.gguf_types import GGML_TYPES
-from edgelora_models.modules import BY_GGUF
+from edgelora_models.modules import BY_GGUF, EMBEDDING, OUTER_MODULES
 from edgelora_models.shape import LlamaShape
 
 Factors = tuple[NDArray[Any], NDArray[Any]]
-"""a [rank, in] and b [out, rank], rows in GGUF order, the whole scale in b: delta = b @ a."""
+"""a [rank, in] and b [out, rank], rows in GGUF order, the whole scale in b: delta = b @ a. The embedding's a is a view
+of the file's [vocab, rank]."""
+
+_OUTER = {module.gguf_path(None): module for module in OUTER_MODULES}
+_HALVES = ("lora_a", "lora_b")
 
 _REMEDY_BASE = "Use the base it was made for, or convert the PEFT adapter for this one."
 _REMEDY_AGAIN = "Convert the PEFT adapter again."
@@ -117,15 +121,25 @@ def _halves(tensors: Mapping[str, GgufTensor], shape: LlamaShape) -> dict[Target
 
 
 def _parse_name(name: str, shape: LlamaShape) -> tuple[Target, str]:
-    match = re.fullmatch(r"blk\.(0|[1-9]\d{0,5})\.(\w+)\.weight\.(lora_[ab])", name, flags=re.ASCII)
-    if match is None or match[2] not in BY_GGUF:
+    base, _, half = name.rpartition(".")
+    if base in _OUTER and half in _HALVES:
+        return _outer(name, base, shape), half
+    match = re.fullmatch(r"blk\.(0|[1-9]\d{0,5})\.(\w+)\.weight", base, flags=re.ASCII)
+    if match is None or match[2] not in BY_GGUF or half not in _HALVES:
         what = f"The tensor {quoted(name)} is no LoRA factor of a Llama's linear modules."
         raise AdapterUnsupported("unknown_tensor", what, "Train the adapter on the linear modules alone.", param=name)
     layer = int(match[1])
     if layer >= shape.layers:
         what = f"The tensor {name} is for layer {layer}; the base has {shape.layers} layers."
         raise AdapterIncompatible("layer_mismatch", what, _REMEDY_BASE, param=name)
-    return Target(layer, BY_GGUF[match[2]]), match[3]
+    return Target(layer, BY_GGUF[match[2]]), half
+
+
+def _outer(name: str, base: str, shape: LlamaShape) -> Target:
+    if shape.tied:
+        what = f"The tensor {name} changes one end of a base that has one matrix for both, on which llama.cpp aborts."
+        raise AdapterUnsupported("tied_base", what, _REMEDY_BASE, param=name)
+    return Target(None, _OUTER[base])
 
 
 def _check_type(name: str, tensor: GgufTensor) -> None:
@@ -140,22 +154,26 @@ def _checked_pair(target: Target, pair: Mapping[str, GgufTensor], shape: LlamaSh
         missing = "lora_a" if "lora_b" in pair else "lora_b"
         what = f"The tensor {name}.{missing} is missing."
         raise AdapterCorrupt("incomplete_pair", what, _REMEDY_AGAIN, param=f"{name}.{missing}")
-    a, b = pair["lora_a"], pair["lora_b"]
-    # ggml's order, row length first: a is (in, rank), b is (rank, out).
-    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[1] != b.shape[0]:
-        what = f"The factors of {name} do not fit together: {list(a.shape)} and {list(b.shape)}."
+    # ggml's order, row length first: a is (in, rank), of the embedding (rank, in); b is (rank, out).
+    a, b = pair["lora_a"].shape, pair["lora_b"].shape
+    if target.module == EMBEDDING:
+        a = a[::-1]
+    if len(a) != 2 or len(b) != 2 or a[1] != b[0]:
+        what = f"The factors of {name} do not fit together: {list(a)} and {list(b)}."
         raise AdapterCorrupt("rank_mismatch", what, _REMEDY_AGAIN, param=name)
-    found, wanted = (a.shape[0], b.shape[1]), (target.module.in_features(shape), target.module.out_features(shape))
+    found, wanted = (a[0], b[1]), (target.module.in_features(shape), target.module.out_features(shape))
     if found != wanted:
         what = f"{name} maps {found[0]} to {found[1]} in the adapter and {wanted[0]} to {wanted[1]} in the base."
         raise AdapterIncompatible("shape_mismatch", what, _REMEDY_BASE, param=name)
-    return a, b
+    return pair["lora_a"], pair["lora_b"]
 
 
 def _read_pair(file: BinaryIO, target: Target, halves: tuple[GgufTensor, GgufTensor], alpha: float) -> Factors:
     name = target.gguf_path
     a = _read_tensor(file, f"{name}.lora_a", halves[0])
     b = _read_tensor(file, f"{name}.lora_b", halves[1])
+    if target.module == EMBEDDING:
+        a = a.T
     if alpha == 0.0:
         return a, b
     return a, folded_b(target, LoraPair(widened(a), widened(b), alpha / len(a)))

@@ -70,6 +70,16 @@ class LoraPair:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class TokenRows:
+    """Rows of the embedding or the head that the adapter replaces (PEFT's trainable_token_indices)."""
+
+    tokens: tuple[int, ...]
+    """Each once."""
+    rows: NDArray[np.float32]
+    """[len(tokens), hidden]: what stands there with the adapter."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class LoraAdapter:
     """A whole adapter. `source_digest` is the sha256 hex of its PEFT files (see peft_folder.source_digest)."""
 
@@ -84,6 +94,8 @@ class LoraAdapter:
     row_scales: Mapping[Target, NDArray[np.float32]] = field(default_factory=dict)
     """DoRA: for every pair with a magnitude, g = magnitude / ||W + scale * b @ a|| by row, [out_features], Hugging Face
     row order: the module's output is g * (W x + scale * b @ a @ x). Empty as long as the base's W is not known."""
+    token_rows: Mapping[Target, TokenRows] = field(default_factory=dict)
+    """For the embedding and the head, rows replaced; as long as the base's are not known, then they are pairs."""
 
     @property
     def max_rank(self) -> int:
@@ -91,4 +103,5 @@ class LoraAdapter:
 
     @property
     def parameters(self) -> int:
-        return sum(pair.parameters for pair in self.pairs.values())
+        trained = sum(pair.parameters for pair in self.pairs.values())
+        return trained + sum(rows.rows.size for rows in self.token_rows.values())

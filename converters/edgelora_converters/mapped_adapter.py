@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,18 @@ from numpy.typing import NDArray
 
 from edgelora_converters.dtypes import DTYPES
 from edgelora_converters.lora import Target
-from edgelora_converters.mapped import ALIGNMENT, ARCHITECTURE, KIND, LAYOUT, tensor_path
+from edgelora_converters.mapped import ALIGNMENT, ARCHITECTURE, KIND, LAYOUT, PLAIN_LAYOUT
 from edgelora_converters.mapping import Bytes, map_bytes, prefetch
 from edgelora_models.errors import AdapterCorrupt, AdapterIncompatible, AdapterUnsupported
 from edgelora_models.files import quoted, regular_size, unreadable
 from edgelora_models.gguf_header import GgufHeader, GgufTensor, read_open
 from edgelora_models.gguf_types import GGML_TYPES
-from edgelora_models.modules import BY_GGUF
+from edgelora_models.modules import BY_GGUF, EMBEDDING, OUTER_MODULES
 from edgelora_models.shape import LlamaShape
+
+_PARTS = ("a", "b", "row_scale", "bias")
+"""Of a module, in the order of the file."""
+_OUTER = {module.gguf: module for module in OUTER_MODULES}
 
 _REMEDY_BASE = "Use the base it was made for; its conversion for this one is made from the PEFT adapter."
 _REMEDY_AGAIN = "Delete the file: it is made again from the adapter when it is next used."
@@ -37,11 +41,15 @@ class MappedPair:
     """One module's factors where they lie: views of the mapping, which lives as long as they do."""
 
     a: NDArray[Any]
-    """[rank, in]: float32, float16, or bfloat16 as the uint16 of its bits."""
+    """[rank, in], the embedding's [vocab, rank]: float32, float16, or bfloat16 as the uint16 of its bits."""
     b: NDArray[Any]
     """[rank, out], rows in GGUF order, of the same types: delta = scale * b.T @ a."""
     scale: float
     """A float32's value, finite."""
+    row_scale: NDArray[np.float32] | None = None
+    """[out], rows in GGUF order: DoRA's g."""
+    bias: NDArray[np.float32] | None = None
+    """[out], rows in GGUF order: lora_bias, without the scale."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,25 +87,46 @@ def _check_kind(header: GgufHeader) -> None:
         what = f"The file's general.type is {quoted(str(found[0]))}, not {KIND!r}."
         raise AdapterUnsupported("not_mapped", what, _REMEDY_AGAIN, param="general.type")
     layout = header.metadata.get("edgelora.layout")
-    if layout != LAYOUT:
-        what = f"The file has the layout {quoted(str(layout))}; {LAYOUT} is read."
+    if layout not in (PLAIN_LAYOUT, LAYOUT):
+        what = f"The file has the layout {quoted(str(layout))}; {PLAIN_LAYOUT} and {LAYOUT} are read."
         raise AdapterUnsupported("mapped_layout", what, _REMEDY_AGAIN, param="edgelora.layout")
     if header.alignment % ALIGNMENT:
         raise _corrupt("bad_alignment", f"its tensors are aligned to {header.alignment} bytes, not {ALIGNMENT}")
 
 
 def _pairs(header: GgufHeader, data: Bytes, shape: LlamaShape) -> dict[Target, MappedPair]:
-    names = list(header.tensors)
-    scales = _scales(header, count=len(names) // 2)
-    if not names or len(names) % 2:
-        raise _corrupt("incomplete_pair", f"it has {len(names)} tensors, which are no pairs")
+    more = header.metadata["edgelora.layout"] == LAYOUT
+    modules = _modules(header.tensors, parts=_PARTS if more else _PARTS[:2])
+    scales = _scales(header, count=len(modules))
+    if not modules:
+        raise _corrupt("incomplete_pair", "it has no tensors")
     pairs: dict[Target, MappedPair] = {}
-    for first, second, scale in zip(names[::2], names[1::2], scales, strict=True):
-        target = _target(first, second, shape)
-        a, b = header.tensors[first], header.tensors[second]
-        _check_shapes(target, a, b, shape)
-        pairs[target] = MappedPair(_view(data, first, a), _view(data, second, b), scale)
+    for (path, found), scale in zip(modules.items(), scales, strict=True):
+        target = _target(path, shape, outer=more)
+        _check_shapes(target, path, found, shape)
+        views = {part: _view(data, f"{path}.{part}", tensor) for part, tensor in found.items()}
+        pairs[target] = MappedPair(views["a"], views["b"], scale, views.get("row_scale"), views.get("bias"))
     return pairs
+
+
+def _modules(tensors: Mapping[str, GgufTensor], *, parts: Sequence[str]) -> dict[str, dict[str, GgufTensor]]:
+    """By module and part, both in the order of the file: a and b, then what else its layout may have."""
+    modules: dict[str, dict[str, GgufTensor]] = {}
+    last = ""
+    for name, tensor in tensors.items():
+        path, _, part = name.rpartition(".")
+        if part not in parts:
+            raise _corrupt("unknown_tensor", f"the tensor {quoted(name)} is none of its layout", name)
+        if part == "a":
+            last = path
+        known = modules.setdefault(path, {})
+        if path != last or (part == "b") != (list(known) == ["a"]):
+            raise _corrupt("incomplete_pair", f"the tensor {quoted(name)} does not stand behind its pair", name)
+        known[part] = tensor
+    for path, found in modules.items():
+        if "b" not in found:
+            raise _corrupt("incomplete_pair", f"{path}.a stands alone", f"{path}.a")
+    return modules
 
 
 def _scales(header: GgufHeader, *, count: int) -> list[float]:
@@ -110,29 +139,33 @@ def _scales(header: GgufHeader, *, count: int) -> list[float]:
     return values
 
 
-def _target(first: str, second: str, shape: LlamaShape) -> Target:
-    match = re.fullmatch(r"blk\.(0|[1-9]\d{0,5})\.(\w+)\.a", first, flags=re.ASCII)
+def _target(path: str, shape: LlamaShape, *, outer: bool) -> Target:
+    if outer and path in _OUTER:
+        return Target(None, _OUTER[path])
+    match = re.fullmatch(r"blk\.(0|[1-9]\d{0,5})\.(\w+)", path, flags=re.ASCII)
     if match is None or match[2] not in BY_GGUF:
-        raise _corrupt("unknown_tensor", f"the tensor {quoted(first)} is no factor of a Llama's module", first)
+        raise _corrupt("unknown_tensor", f"{quoted(path)} is no module of a Llama", path)
     layer = int(match[1])
-    target = Target(layer, BY_GGUF[match[2]])
-    if second != f"{tensor_path(target)}.b":
-        raise _corrupt("incomplete_pair", f"{first} is followed by {quoted(second)}", first)
     if layer >= shape.layers:
-        what = f"The tensor {first} is for layer {layer}; the base has {shape.layers} layers."
-        raise AdapterIncompatible("layer_mismatch", what, _REMEDY_BASE, param=first)
-    return target
+        what = f"The tensor {path}.a is for layer {layer}; the base has {shape.layers} layers."
+        raise AdapterIncompatible("layer_mismatch", what, _REMEDY_BASE, param=f"{path}.a")
+    return Target(layer, BY_GGUF[match[2]])
 
 
-def _check_shapes(target: Target, a: GgufTensor, b: GgufTensor, shape: LlamaShape) -> None:
-    name = tensor_path(target)
-    # ggml's order, row length first: a is (in, rank), b is (out, rank).
-    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[1] != b.shape[1]:
-        raise _corrupt("rank_mismatch", f"{name} has the factors {list(a.shape)} and {list(b.shape)}", name)
-    found, wanted = (a.shape[0], b.shape[0]), (target.module.in_features(shape), target.module.out_features(shape))
-    if found != wanted:
-        what = f"{name} maps {found[0]} to {found[1]} in the adapter and {wanted[0]} to {wanted[1]} in the base."
+def _check_shapes(target: Target, name: str, found: Mapping[str, GgufTensor], shape: LlamaShape) -> None:
+    # ggml's order, row length first: a is (in, rank), of the embedding (rank, in); b is (out, rank).
+    a, b = found["a"].shape, found["b"].shape
+    if target.module == EMBEDDING:
+        a = a[::-1]
+    if len(a) != 2 or len(b) != 2 or a[1] != b[1]:
+        raise _corrupt("rank_mismatch", f"{name} has the factors {list(a)} and {list(b)}", name)
+    widths, wanted = (a[0], b[0]), (target.module.in_features(shape), target.module.out_features(shape))
+    if widths != wanted:
+        what = f"{name} maps {widths[0]} to {widths[1]} in the adapter and {wanted[0]} to {wanted[1]} in the base."
         raise AdapterIncompatible("shape_mismatch", what, _REMEDY_BASE, param=name)
+    for part in _PARTS[2:]:
+        if part in found and (found[part].shape != (wanted[1],) or GGML_TYPES[found[part].type].name != "F32"):
+            raise _corrupt("bad_rows", f"{name}.{part} is not one F32 for each of {wanted[1]} rows", f"{name}.{part}")
 
 
 def _view(data: Bytes, name: str, tensor: GgufTensor) -> NDArray[Any]:

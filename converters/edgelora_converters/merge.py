@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgelora_converters import merge_gguf, merge_hf
@@ -21,6 +21,7 @@ from edgelora_converters.fit import check_fits
 from edgelora_converters.lora import LoraPair, Target
 from edgelora_converters.merge_rows import Changes, Tally, changes, merged_blocks, weight_name
 from edgelora_converters.staging import staged
+from edgelora_converters.tokens import with_token_pairs
 from edgelora_models.errors import AdapterUnsupported, StorageError, UsageError
 from edgelora_models.identity import identify_folder, identify_gguf
 from edgelora_models.modules import EMBEDDING
@@ -72,6 +73,7 @@ def merge(
     _check_space(out, base)
     kind = merge_hf if base.is_dir() else merge_gguf
     with open_base_weights(base) as weights:
+        parts = [replace(part, adapter=with_token_pairs(part.adapter, weights)) for part in parts]
         _check_parts(parts, weights.llama)
         acting = changes(parts)
         if not acting:

@@ -9,22 +9,38 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora_converters.lora import Target
-from edgelora_models.modules import BY_HF
+from edgelora_converters.fit import folded_bias
+from edgelora_converters.lora import LoraAdapter, Target
+from edgelora_models.modules import BY_HF, EMBEDDING, HEAD
 from edgelora_models.shape import LlamaShape
 
 Array = NDArray[Any]
 """float32 or float64"""
-Deltas = Mapping[Target, tuple[Array, Array]]
-"""For each module a [rank, in] and b [out, rank] with its whole scale folded in: delta = b @ a."""
 
+
+class Delta(NamedTuple):
+    """One module's delta: y becomes row_scale * (y + b @ a @ x) + bias. The embedding's x is one-hot."""
+
+    a: Array
+    """[rank, in]; of the embedding [rank, vocab]."""
+    b: Array
+    """[out, rank], the whole scale folded in."""
+    bias: Array | None = None
+    """[out], the scale folded in."""
+    row_scale: Array | None = None
+    """[out]: DoRA's g."""
+
+
+Deltas = Mapping[Target, Delta | tuple[Array, Array]]
 
 Precision = Literal["float32", "float64"]
+
+_EMBEDDING, _HEAD = Target(None, EMBEDDING), Target(None, HEAD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +79,14 @@ def llama3_factors(
     return tuple(factors)
 
 
+def deltas_of(adapter: LoraAdapter) -> Deltas:
+    """Every module's delta of an adapter, DoRA's with its row scales."""
+    return {
+        target: Delta(pair.a, pair.folded_b(), folded_bias(target, pair), adapter.row_scales.get(target))
+        for target, pair in adapter.pairs.items()
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """A sequence to compute, and what acts on it."""
@@ -89,17 +113,24 @@ class NumpyLlama:
 
         `progress` is called with the number of layers done.
         """
-        states = [self._embedded(case) for case in cases]
+        states = [self._begun(case) for case in cases]
         for layer in range(self.config.shape.layers):
             states = [self._layer(layer, x, case.parts) for x, case in zip(states, cases, strict=True)]
             if progress is not None:
                 progress(layer + 1)
-        return self._heads_of([self._norm(x, "model.norm") for x in states])
+        states = [self._norm(x, "model.norm") for x in states]
+        logits = self._heads_of(states)
+        return [self._adapted(_HEAD, y, x, case.parts) for y, x, case in zip(logits, states, cases, strict=True)]
 
     def _weight(self, name: str) -> Array:
         return self._weights[name].astype(self.dtype, copy=False)
 
+    def _begun(self, case: Case) -> Array:
+        tokens = np.asarray(case.tokens)
+        return self._changed(_EMBEDDING, self._embedded(case), lambda a, start: a[:, tokens[start:]].T, case.parts)
+
     def _embedded(self, case: Case) -> Array:
+        """The base's own rows."""
         rows: Array = self._weight("model.embed_tokens.weight")[np.asarray(case.tokens)]
         return rows
 
@@ -126,11 +157,29 @@ class NumpyLlama:
     def _linear(self, layer: int, name: str, x: Array, parts: Sequence[Part]) -> Array:
         target = Target(layer, BY_HF[name])
         y: Array = x @ self._weight(f"{target.hf_path}.weight").T
+        return self._adapted(target, y, x, parts)
+
+    def _adapted(self, target: Target, y: Array, x: Array, parts: Sequence[Part]) -> Array:
+        """y [tokens, out], the product of x [tokens, in], with what the parts change of it."""
+        return self._changed(target, y, lambda a, start: x[start:] @ a.T, parts)
+
+    def _changed(
+        self, target: Target, y: Array, products: Callable[[Array, int], Array], parts: Sequence[Part]
+    ) -> Array:
+        """`products` gives a's part of a delta, [tokens from a start on, rank]. Every part's change is of y alone."""
+        result = y.copy()
         for part in parts:
-            if target in part.deltas:
-                a, b = (factor.astype(self.dtype, copy=False) for factor in part.deltas[target])
-                y[part.start :] += part.weight * ((x[part.start :] @ a.T) @ b.T)
-        return y
+            if target not in part.deltas:
+                continue
+            delta, base = Delta(*part.deltas[target]), y[part.start :]
+            a, b = (factor.astype(self.dtype, copy=False) for factor in (delta.a, delta.b))
+            change: Array = products(a, part.start) @ b.T
+            if delta.row_scale is not None:
+                change = delta.row_scale.astype(self.dtype) * (base + change) - base
+            if delta.bias is not None:
+                change = change + delta.bias.astype(self.dtype)
+            result[part.start :] += part.weight * change
+        return result
 
     def _attention(self, layer: int, x: Array, rotation: tuple[Array, Array], parts: Sequence[Part]) -> Array:
         shape = self.config.shape

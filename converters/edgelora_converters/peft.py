@@ -12,12 +12,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from edgelora_converters.forms import Form, scaled_rows
-from edgelora_converters.lora import LoraAdapter, LoraPair, Target
+from edgelora_converters.lora import LoraAdapter, LoraPair, Target, TokenRows
 from edgelora_converters.peft_config import CONFIG_NAME, PeftConfig, parse_config, read_fields
 from edgelora_converters.peft_folder import WEIGHTS_NAME, find_adapter, source_digest
 from edgelora_converters.peft_names import Names, sort_names
 from edgelora_converters.peft_rules import scales, selected
 from edgelora_converters.peft_tensors import Stored, check_filled, check_shapes, sort_tensors
+from edgelora_converters.peft_token_rows import read_token_rows
 from edgelora_converters.problems import Problems
 from edgelora_converters.reading import PLAIN, Reading
 from edgelora_converters.replaced import check_replaced
@@ -41,10 +42,10 @@ def read(folder: Path, shape: LlamaShape, *, reading: Reading = PLAIN) -> LoraAd
     """
     folder = find_adapter(folder)
     _check_weights(reading, shape)
-    config, pairs, dropped, told = _read_pairs(folder, shape, reading)
+    config, pairs, rows, dropped, told = _read_pairs(folder, shape, reading)
     initial = None
     if config.initialisation is not None and reading.initial is not None:
-        _, initial, _, _ = _read_pairs(find_adapter(reading.initial), shape, reading)
+        _, initial, *_ = _read_pairs(find_adapter(reading.initial), shape, reading)
     treated, doubt = treat(config, pairs, initial, reading)
     return LoraAdapter(
         pairs=treated,
@@ -52,14 +53,15 @@ def read(folder: Path, shape: LlamaShape, *, reading: Reading = PLAIN) -> LoraAd
         base_model=config.base_model,
         metadata=_facts(config) | _notes(config, told, dropped, doubt),
         invocation=config.invocation,
+        token_rows=rows,
     )
 
 
 def _read_pairs(
     folder: Path, shape: LlamaShape, reading: Reading
-) -> tuple[PeftConfig, dict[Target, LoraPair], list[str], str]:
-    """The factors as trained, made plain; the tensors that were found to be the base's own; and what was done to the
-    adapter before it was written, as its file tells."""
+) -> tuple[PeftConfig, dict[Target, LoraPair], dict[Target, TokenRows], list[str], str]:
+    """The factors as trained, made plain; rows that were replaced; the tensors that were found to be the base's own;
+    and what was done to the adapter before it was written, as its file tells."""
     problems = Problems()
     config = parse_config(read_fields(folder), problems)
     with open_safetensors(folder / WEIGHTS_NAME, readable=FACTORS) as weights:
@@ -80,7 +82,8 @@ def _read_pairs(
             for target, tensors in stored.items()
             if weights.tensors[tensors.a].shape[0]
         }
-    return config, pairs, dropped, _told(weights.metadata)
+        rows = read_token_rows(config, weights, names, shape)
+    return config, pairs, rows, dropped, _told(weights.metadata)
 
 
 def _pair(weights: SafetensorsFile, stored: Stored, form: Form, scale: float, width: int) -> LoraPair:

@@ -8,7 +8,7 @@ one error names them all. Nothing is defaulted that changes the result: `r` and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +60,15 @@ MUST_BE_OFF: Mapping[str, tuple[str, str, str]] = {
         "the adapter is for a base with another stack of layers, made from this one's",
         _MERGE,
     ),
-    "trainable_token_indices": (
-        "adapter_token_rows",
-        "it replaces rows of the embedding",
-        "Train without new tokens, or merge it.",
-    ),
 }
 """Fields that must be absent, null, false or empty: the refusal's code, why, and what to do."""
+
+
+_TOKEN_MODULES = {
+    "embed_tokens": "model.embed_tokens",
+    "model.embed_tokens": "model.embed_tokens",
+    "lm_head": "lm_head",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,8 @@ class PeftConfig:
     """Ends of modules' paths that are saved whole."""
     use_dora: bool = False
     lora_bias: bool = False
+    token_indices: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """By the path of embedding or head, the tokens whose rows are replaced."""
     initialisation: Initialisation | None = None
     """Where it took something out of the base's weight; None is any other."""
     kasa: bool = False
@@ -160,6 +164,7 @@ def _lora(fields: Fields) -> PeftConfig:
         modules_to_save=fields.strings("modules_to_save", fields.take("modules_to_save")),
         use_dora=fields.flag("use_dora"),
         lora_bias=fields.flag("lora_bias"),
+        token_indices=_token_indices(fields),
         initialisation=variants.initialisation(fields),
         kasa=variants.kasa(fields),
         blocks=variants.block_diagonal(fields),
@@ -208,6 +213,21 @@ def _invocation(fields: Fields) -> tuple[int, ...]:
         what = f"with the task_type {shown(fields.fields.get('task_type'))} PEFT never activates it"
         fields.refuse(name, what, 'Save it with task_type="CAUSAL_LM".')
     return fields.numbers(name, value) or ()
+
+
+def _token_indices(fields: Fields) -> dict[str, tuple[int, ...]]:
+    """PEFT takes a list for the embedding's."""
+    name, value = "trainable_token_indices", fields.take("trainable_token_indices")
+    if is_off(value):
+        return {}
+    found: dict[str, tuple[int, ...]] = {}
+    for key, indices in (value if isinstance(value, dict) else {"embed_tokens": value}).items():
+        numbers = fields.numbers(name, indices) or ()
+        if key not in _TOKEN_MODULES or not numbers or len(set(numbers)) != len(numbers):
+            fields.refuse(name, f"{shown(value)} does not name tokens of embed_tokens or lm_head, each once")
+            return {}
+        found[_TOKEN_MODULES[key]] = numbers
+    return found
 
 
 def _check_rest(fields: Fields) -> None:

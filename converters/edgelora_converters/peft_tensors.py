@@ -24,11 +24,14 @@ from edgelora_models.shape import LlamaShape
 COMPARED: tuple[Leaf, ...] = ("base_layer.weight", "weight")
 """Whole matrices of the base: see `replaced`."""
 
+TOKEN_ROWS: Leaf = "token_adapter.trainable_tokens_delta"
+"""Rows that replace the base's: see `peft_token_rows`."""
+
 _REASONS: Mapping[Leaf, str] = {
     "lora_magnitude_vector": "it belongs to DoRA, which the configuration does not have",
     "lora_embedding_A": "it adapts the embedding",
     "lora_embedding_B": "it adapts the embedding",
-    "token_adapter.trainable_tokens_delta": "it replaces rows of the embedding",
+    TOKEN_ROWS: "it replaces rows of the embedding, which the configuration does not say",
     "base_layer.bias": "it is a copy of the base's own bias, which a Llama has not",
     "lora_B.bias": "it is a bias of lora_B, which the configuration does not have",
     "lora_diag": "it belongs to KaSA, which the configuration does not have",
@@ -36,7 +39,7 @@ _REASONS: Mapping[Leaf, str] = {
     "bias": "it is a bias, which a Llama has not",
 }
 _CODES: Mapping[Leaf, str] = {
-    "token_adapter.trainable_tokens_delta": "adapter_token_rows",
+    TOKEN_ROWS: "adapter_token_rows",
     "base_layer.bias": "adapter_bias",
     "bias": "adapter_bias",
 }
@@ -102,6 +105,8 @@ def _report_foreign(config: PeftConfig, names: Names, problems: Problems) -> Non
     for path, leaves in names.modules.items():
         kind = kind_of(path)
         known = {*claimed(config, kind), *TRAINING_ONLY, *COMPARED}
+        if path in config.token_indices:
+            known.add(TOKEN_ROWS)
         for leaf, name in leaves.items():
             if leaf not in known:
                 reason = _REASONS.get(leaf, f"the {kind} has no such factor")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgelora_converters import mlx
+from edgelora_converters.completion import NOTE
 from edgelora_converters.errors import ConversionFailed
 from edgelora_converters.gguf import PROVENANCE_PREFIX
 from edgelora_converters.lora import LoraAdapter
@@ -33,9 +34,7 @@ def facts(adapter: LoraAdapter, base: BaseFingerprint, *, converter: str) -> dic
     found = {"base_fingerprint": base.digest, "converter_version": converter}
     if adapter.base_model is not None:
         found["trained_on"] = adapter.base_model
-    if "treatment" in adapter.metadata:
-        found["treatment"] = adapter.metadata["treatment"]
-    return found
+    return found | {key: adapter.metadata[key] for key in ("treatment", NOTE) if key in adapter.metadata}
 
 
 def read_provenance(path: Path) -> dict[str, str]:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edgelora_converters.dtypes import DTYPES, NARROW, Kind, holds, stored
 from edgelora_converters.fit import check_fits, folded_b
-from edgelora_converters.lora import LoraAdapter, LoraPair, Target
+from edgelora_converters.lora import LoraAdapter, LoraPair, Target, TokenRows
 from edgelora_converters.peft_config import CONFIG_NAME
 from edgelora_converters.peft_folder import WEIGHTS_NAME
 from edgelora_converters.safetensors_writer import Planned, by_width, write_safetensors
@@ -51,7 +51,7 @@ def write(adapter: LoraAdapter, shape: LlamaShape, out: Path, *, provenance: Map
         config = json.dumps(_config(adapter, pairs, shape), indent=2, sort_keys=True)
         (temporary / CONFIG_NAME).write_text(config + "\n", encoding="utf-8")
         metadata = {"format": "pt", **{f"edgelora.{name}": value for name, value in facts.items()}}
-        write_safetensors(temporary / WEIGHTS_NAME, by_width(_tensors(pairs)), metadata=metadata)
+        write_safetensors(temporary / WEIGHTS_NAME, by_width(_tensors(pairs, adapter.token_rows)), metadata=metadata)
 
 
 def sayable(target: Target, pair: LoraPair) -> LoraPair:
@@ -92,6 +92,8 @@ def _config(adapter: LoraAdapter, pairs: Mapping[Target, LoraPair], shape: Llama
         "rank_pattern": {path: value for path, value in ranks.items() if value != rank},
         "target_modules": sorted(_names(pairs, shape)),
         "task_type": "CAUSAL_LM",
+        "trainable_token_indices": {t.module.short: list(rows.tokens) for t, rows in adapter.token_rows.items()}
+        or None,
         "use_dora": any(pair.magnitude is not None for pair in pairs.values()),
         "use_rslora": False,
     }
@@ -113,8 +115,10 @@ def _names(targets: Iterable[Target], shape: LlamaShape) -> Iterator[str]:
             yield from (target.hf_path for target in found)
 
 
-def _tensors(pairs: Mapping[Target, LoraPair]) -> Iterator[Planned]:
+def _tensors(pairs: Mapping[Target, LoraPair], token_rows: Mapping[Target, TokenRows]) -> Iterator[Planned]:
     arrays = {name: array for target, pair in pairs.items() for name, array in _arrays(target, pair, pairs)}
+    for target, rows in token_rows.items():
+        arrays[f"base_model.model.{target.hf_path}.token_adapter.trainable_tokens_delta"] = rows.rows
     kind: Kind = next((kind for kind in NARROW if all(holds(array, kind) for array in arrays.values())), "F32")
     for name, array in arrays.items():
         yield Planned(name, kind, array.shape, _narrowed(array, kind))

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora_converters import gguf_adapter, mapped_adapter, mlx, peft
-from edgelora_converters.dtypes import same_bits, widened
+from edgelora_converters import gguf_adapter, mapped_adapter, mapped_source, mlx, peft
+from edgelora_converters.dtypes import same_bits
 from edgelora_converters.errors import ConversionFailed
 from edgelora_converters.lazy import Lazily
 from edgelora_converters.lora import LoraAdapter, LoraPair, Target
@@ -35,6 +35,24 @@ _VANISHING = 1e-24
 
 Factors = tuple[NDArray[Any], NDArray[Any]]
 """Floating: a [rank, in] and b [out, rank] in Hugging Face row order, the whole scale in b: delta = b @ a."""
+
+
+Vector = NDArray[Any]
+
+
+class Rebuilt(NamedTuple):
+    """All of one module as a file has it, floating, in Hugging Face row order."""
+
+    a: NDArray[Any]
+    """[rank, in]"""
+    b: NDArray[Any]
+    """[out, rank], the whole scale in it."""
+    bias: NDArray[Any] | None = None
+    """[out], the scale in it."""
+    row_scale: NDArray[Any] | None = None
+    """[out]: DoRA's g."""
+    magnitude: NDArray[Any] | None = None
+    """[out]: DoRA's m, where the runtime takes the norms itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +84,9 @@ def verify_mlx(
     """Compare a written MLX adapter with its source; see `compare`. Raises AdapterError where it cannot be read."""
     with mlx.opened(folder, shape) as stored:
 
-        def rebuilt(target: Target) -> Factors:
-            a, b = stored[target]
-            return a.T, b.T
+        def rebuilt(target: Target) -> Rebuilt:
+            found = stored[target]
+            return Rebuilt(found.a.T, found.b.T, magnitude=found.m)
 
         return compare(adapter, Lazily(stored, rebuilt), progress=progress)
 
@@ -80,13 +98,14 @@ def verify_mapped(
     (which is rounded to float32) included. Raises AdapterError where it cannot be read."""
     mapped = mapped_adapter.read(path, shape)
 
-    def rebuilt(target: Target) -> Factors:
-        found, source = mapped.pairs[target], adapter.pairs[target]
-        a, b = np.array(widened(found.a)), deinterleave(widened(found.b).T, target.module.rotary_heads(shape))
+    def rebuilt(target: Target) -> Rebuilt:
+        pair = mapped_source.pair_of(target, mapped.pairs[target], shape)
+        row_scale = mapped_source.row_scale_of(target, mapped.pairs[target], shape)
         release(mapped.data)
-        if not (same_bits(a, source.a) and same_bits(b, source.b)):
+        # The magnitude is in the row scales.
+        if not _same(pair, replace(adapter.pairs[target], magnitude=None)):
             raise _mismatch(target, "is not the source's, bit for bit")
-        return a, b.astype(np.float64) * found.scale
+        return _of_pair(pair)._replace(row_scale=row_scale)
 
     return compare(adapter, Lazily(mapped.pairs, rebuilt), progress=progress)
 
@@ -101,8 +120,17 @@ def verify_peft(
     for target, pair in written.pairs.items():
         if (source := adapter.pairs.get(target)) is not None and not _same(pair, sayable(target, source)):
             raise _mismatch(target, "is not the source's, bit for bit")
-    rebuilt = {t: (pair.a, pair.b.astype(np.float64) * pair.scale) for t, pair in written.pairs.items()}
+    for target in adapter.token_rows.keys() | written.token_rows.keys():
+        ours, theirs = adapter.token_rows.get(target), written.token_rows.get(target)
+        if ours is None or theirs is None or ours.tokens != theirs.tokens or not same_bits(ours.rows, theirs.rows):
+            raise _mismatch(target, "has other trained tokens than the source's, bit for bit")
+    rebuilt = {target: _of_pair(pair) for target, pair in written.pairs.items()}
     return compare(adapter, rebuilt, progress=progress)
+
+
+def _of_pair(pair: LoraPair) -> Rebuilt:
+    bias = None if pair.bias is None else pair.bias.astype(np.float64) * pair.scale
+    return Rebuilt(pair.a, pair.b.astype(np.float64) * pair.scale, bias, magnitude=pair.magnitude)
 
 
 def _same(one: LoraPair, other: LoraPair) -> bool:
@@ -123,16 +151,20 @@ def _check_invocation(found: tuple[int, ...], adapter: LoraAdapter) -> None:
 
 
 def compare(
-    adapter: LoraAdapter, rebuilt: Mapping[Target, Factors], *, progress: Callable[[int], None] | None = None
+    adapter: LoraAdapter, rebuilt: Mapping[Target, Rebuilt | Factors], *, progress: Callable[[int], None] | None = None
 ) -> Verification:
-    """Check that `rebuilt` has the adapter's modules and, within LIMIT, their deltas; ConversionFailed otherwise.
+    """Check that `rebuilt` has the adapter's modules and, within LIMIT, their deltas, biases and DoRA's row scales or
+    magnitudes, and no others; ConversionFailed otherwise.
 
     `progress` is called with the number of modules done.
     """
     _check_coverage(adapter, rebuilt)
     worst, worst_target = 0.0, ""
     for done, (target, pair) in enumerate(adapter.pairs.items(), start=1):
-        distance = relative_distance(pair, rebuilt[target])
+        parts = Rebuilt(*rebuilt[target])
+        distance = max(
+            relative_distance(pair, (parts.a, parts.b)), _rows_distance(target, adapter, parts), key=_badness
+        )
         if not distance <= LIMIT:  # NaN included
             raise _mismatch(target, f"differs from the source by {distance:.1e} (relative; {LIMIT:.0e} is allowed)")
         if distance >= worst:
@@ -140,6 +172,35 @@ def compare(
         if progress is not None:
             progress(done)
     return Verification(len(adapter.pairs), worst, worst_target)
+
+
+def _badness(distance: float) -> float:
+    return math.inf if math.isnan(distance) else distance
+
+
+def _rows_distance(target: Target, adapter: LoraAdapter, found: Rebuilt) -> float:
+    """The largest relative distance of what stands by rows: bias, row scales, magnitude."""
+    pair = adapter.pairs[target]
+    if pair.magnitude is not None and found.row_scale is None and found.magnitude is None:
+        raise _mismatch(target, "has lost its magnitude")
+    bias = None if pair.bias is None else pair.bias.astype(np.float64) * pair.scale
+    compared: list[tuple[Vector | None, Vector | None]] = [(bias, found.bias)]
+    if found.row_scale is not None:
+        compared.append((adapter.row_scales.get(target), found.row_scale))
+    if found.magnitude is not None:
+        compared.append((pair.magnitude, found.magnitude))
+    return max((_vector_distance(target, source, rows) for source, rows in compared), key=_badness)
+
+
+def _vector_distance(target: Target, source: Vector | None, found: Vector | None) -> float:
+    """None is a vector of zeros."""
+    if source is None and found is None:
+        return 0.0
+    if source is not None and found is not None and source.shape != found.shape:
+        raise _mismatch(target, f"has {found.shape} rows and not {source.shape}")
+    wanted = np.zeros(1) if source is None else source.astype(np.float64)
+    rows = np.zeros(1) if found is None else found.astype(np.float64)
+    return float(np.linalg.norm(rows - wanted)) / max(float(np.linalg.norm(wanted)), _VANISHING)
 
 
 def relative_distance(pair: LoraPair, rebuilt: Factors) -> float:
@@ -177,7 +238,7 @@ def _product_norm(left: NDArray[np.float64], right: NDArray[np.float64]) -> floa
     return _norm(left, right @ right.T)
 
 
-def _check_coverage(adapter: LoraAdapter, rebuilt: Mapping[Target, Factors]) -> None:
+def _check_coverage(adapter: LoraAdapter, rebuilt: Mapping[Target, Any]) -> None:
     if odd := sorted(adapter.pairs.keys() ^ rebuilt.keys(), key=lambda target: target.hf_path):
         where = "source" if odd[0] in adapter.pairs else "converted file"
         raise _mismatch(odd[0], f"is in the {where} alone")

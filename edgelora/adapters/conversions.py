@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import msgspec
 
@@ -19,7 +19,9 @@ from edgelora.adapters.manifest import Conversion, StoredFile, decode_conversion
 from edgelora.files import file_digest, inside, make_folder, move_folder, storing, workspace, write_atomic
 
 if TYPE_CHECKING:
+    from edgelora.adapters.manifest import Version
     from edgelora.backends.base import AdapterFormat
+    from edgelora.bases.record import BaseRecord
     from edgelora_models.fingerprint import BaseFingerprint
 
 logger = logging.getLogger(__name__)
@@ -43,13 +45,34 @@ class Converted:
         return self.folder / MAIN[self.conversion.format]
 
 
-def find(layout: Layout, digest: str, to: AdapterFormat, base: BaseFingerprint) -> Converted | None:
-    """The conversion of a version for a base, by the present converter; None where it has to be made. Takes no lock."""
-    folder = _folder(layout, digest, to, base)
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What a version is converted to."""
+
+    to: AdapterFormat
+    base: BaseFingerprint
+    path: Path
+    """The base itself."""
+    weights: str = ""
+    """The base's weights_key, where the conversion depends on its weights."""
+
+    @classmethod
+    def of(cls, version: Version, to: AdapterFormat, base: BaseRecord) -> Self:
+        weights = base.weights_key if version.needs_base else ""
+        return cls(to, base.identity.fingerprint, base.path, weights)
+
+
+def find(layout: Layout, digest: str, goal: Goal) -> Converted | None:
+    """The conversion of a version, by the present converter; None where it has to be made. Takes no lock."""
+    folder = _folder(layout, digest, goal)
     conversion = read(folder)
-    if conversion is None or conversion.source != digest or conversion.base_fingerprint != base.digest:
+    if conversion is None or conversion.source != digest or not _suits(conversion, goal):
         return None
     return Converted(folder, conversion)
+
+
+def _suits(conversion: Conversion, goal: Goal) -> bool:
+    return conversion.base_fingerprint == goal.base.digest and conversion.weights == goal.weights
 
 
 def every(layout: Layout, digest: str) -> tuple[Converted, ...]:
@@ -80,35 +103,36 @@ def make(
     out: Path,
     *,
     digest: str,
-    to: AdapterFormat,
-    base: BaseFingerprint,
+    goal: Goal,
     progress: Callable[[int, int], None] | None,
 ) -> Conversion:
     """Convert the PEFT folder `source` into the new folder `out`, description included. Raises AdapterError."""
     from edgelora_converters.convert import CONVERTER_VERSION, convert
 
     make_folder(out)
-    report = convert(source, out / MAIN[to], to=to, base=base, progress=progress)
+    main = out / MAIN[goal.to]
+    report = convert(source, main, to=goal.to, base=goal.base, base_path=goal.path, progress=progress)
     with storing(out):
         files = tuple(_stored(path, out) for path in sorted(out.rglob("*")) if path.is_file())
     conversion = Conversion(
-        format=to,
+        format=goal.to,
         source=digest,
-        base_fingerprint=base.digest,
+        base_fingerprint=goal.base.digest,
         converter=str(CONVERTER_VERSION),
         files=files,
         memory_bytes=report.memory_bytes,
         worst_error=report.worst,
+        weights=goal.weights,
     )
     write_atomic(out / DESCRIPTION, encode(conversion))
     return conversion
 
 
-def publish(layout: Layout, made: Path, conversion: Conversion, base: BaseFingerprint) -> Converted:
+def publish(layout: Layout, made: Path, conversion: Conversion, goal: Goal) -> Converted:
     """Move a made conversion to its place, unless a good one is there. The caller holds the commit lock."""
-    folder = _folder(layout, conversion.source, conversion.format, base)
+    folder = _folder(layout, conversion.source, goal)
     present = read(folder)
-    if present is not None and present.base_fingerprint == base.digest:
+    if present is not None and _suits(present, goal):
         return Converted(folder, present)
     make_folder(folder.parent)
     drop(layout, folder)
@@ -134,10 +158,10 @@ def drop(layout: Layout, folder: Path) -> bool:
     return True
 
 
-def _folder(layout: Layout, digest: str, to: AdapterFormat, base: BaseFingerprint) -> Path:
+def _folder(layout: Layout, digest: str, goal: Goal) -> Path:
     from edgelora_converters.convert import CONVERTER_VERSION
 
-    variant = f"{to}-{base.digest[:16]}-{CONVERTER_VERSION}"
+    variant = f"{goal.to}-{goal.base.digest[:16]}-{CONVERTER_VERSION}{goal.weights and '-'}{goal.weights}"
     return inside(layout.versions_conversions(digest), variant)
 
 

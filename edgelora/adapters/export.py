@@ -31,19 +31,21 @@ def export(
     *,
     to: ExportFormat,
     base: BaseFingerprint,
+    base_path: Path,
     progress: Callable[[int, int], None] | None = None,
 ) -> Exported:
     """Write a version to `out`: for `peft` the very files it was added from, else converted for `base` and verified.
 
-    `out` is a folder, for `gguf` a file; it appears whole or not at all, and an existing one is never replaced. Raises
-    UsageError where it is there, AdapterError, StorageError.
+    `base_path` is where that base is: some adapters take something of its weights. `out` is a folder, for `gguf` a
+    file; it appears whole or not at all, and an existing one is never replaced. Raises UsageError where it is there,
+    AdapterError, StorageError.
     """
     from edgelora_converters.convert import convert
 
     with store.source(name, version) as folder:
         if to == "peft":
             return _copy(folder, out)
-        report = convert(folder, out, to=to, base=base, progress=progress)
+        report = convert(folder, out, to=to, base=base, base_path=base_path, progress=progress)
     return Exported(report.nbytes, report.worst)
 
 

@@ -47,6 +47,8 @@ class Conversion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What it takes when loaded."""
     worst_error: float
     """Largest relative error of any module against the source."""
+    weights: str = ""
+    """Which file of the base it was made with (BaseRecord.weights_key), where it depends on the base's own weights."""
 
     @property
     def nbytes(self) -> int:
@@ -81,6 +83,9 @@ class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parameters: Count
     invocation: tuple[Count, ...] = ()
     """aLoRA: the token ids it acts from on. Empty is plain LoRA."""
+    needs_base: bool = False
+    """Whether it takes something of the base's own weights (DoRA's norms, the rows that trainable tokens replace): then
+    every file of a base has a conversion of its own."""
     treatment: str = ""
     """What was done to its factors before they were plain ones, in words; mostly nothing."""
     origin: str = ""

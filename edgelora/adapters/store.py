@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edgelora.adapters import conversions, housekeeping
-from edgelora.adapters.conversions import Converted
+from edgelora.adapters.conversions import Converted, Goal
 from edgelora.adapters.housekeeping import Problem
 from edgelora.adapters.intake import Staged, default_name, stage
 from edgelora.adapters.kept import assemble
@@ -109,7 +109,7 @@ class Store:
         """
         manifest, version = self.resolve(spec)
         chosen = to or conversions.USUAL[base.format]
-        found = conversions.find(self._layout, version.digest, chosen, base.identity.fingerprint)
+        found = conversions.find(self._layout, version.digest, Goal.of(version, chosen, base))
         if found is None:
             found = self._convert_kept(manifest.name, version, base, chosen, progress)
         nbytes = 4 * version.parameters if widened else found.conversion.memory_bytes
@@ -153,11 +153,11 @@ class Store:
             version = self._read(chosen, staged, base, origin)
             with self._converting(version.digest):
                 made = None
-                to = conversions.USUAL[base.format]
-                if conversions.find(self._layout, version.digest, to, base.identity.fingerprint) is None:
-                    made = _convert(chosen, version, staged.folder, work, base, to, progress)
+                goal = Goal.of(version, conversions.USUAL[base.format], base)
+                if conversions.find(self._layout, version.digest, goal) is None:
+                    made = _convert(chosen, version, staged.folder, work, base, goal, progress)
                 with self._committing():
-                    return self._commit(chosen, version, staged, made, base, work)
+                    return self._commit(chosen, version, staged, made, goal, work)
 
     def remove(self, spec: str) -> tuple[Version, ...]:
         """Uninstall a version, or with a bare name all of them, and return what went. Raises NotFound.
@@ -200,17 +200,18 @@ class Store:
         self, name: str, version: Version, base: BaseRecord, to: AdapterFormat, progress: Progress | None
     ) -> Converted:
         with workspace(self._layout.tmp) as work, self._converting(version.digest):
-            found = conversions.find(self._layout, version.digest, to, base.identity.fingerprint)
+            goal = Goal.of(version, to, base)
+            found = conversions.find(self._layout, version.digest, goal)
             if found is not None:
                 return found
             with self._committing():
                 source = assemble(self._layout, name, version, work)
-            made = _convert(name, version, source, work, base, to, progress)
+            made = _convert(name, version, source, work, base, goal, progress)
             with self._committing():
-                return conversions.publish(self._layout, work / CONVERTED, made, base.identity.fingerprint)
+                return conversions.publish(self._layout, work / CONVERTED, made, goal)
 
     def _commit(
-        self, name: str, version: Version, staged: Staged, made: Conversion | None, base: BaseRecord, work: Path
+        self, name: str, version: Version, staged: Staged, made: Conversion | None, goal: Goal, work: Path
     ) -> tuple[AdapterManifest, Version]:
         for file in staged.files:
             # A blob that is there is replaced too: adding again repairs one that has been damaged.
@@ -219,7 +220,7 @@ class Store:
             with storing(blob):
                 move(staged.folder / file.name, blob)
         if made is not None:
-            conversions.publish(self._layout, work / CONVERTED, made, base.identity.fingerprint)
+            conversions.publish(self._layout, work / CONVERTED, made, goal)
         before = housekeeping.read_manifest(self._layout, name)
         after = _adding(before, name, version)
         if after != before:
@@ -253,17 +254,18 @@ def _convert(
     source: Path,
     work: Path,
     base: BaseRecord,
-    to: AdapterFormat,
+    goal: Goal,
     progress: Progress | None,
 ) -> Conversion:
     label = f"Converting {name}"
+    if goal.weights:
+        base.check()
     with _naming(name, version.base_model, base):
         return conversions.make(
             source,
             work / CONVERTED,
             digest=version.digest,
-            to=to,
-            base=base.identity.fingerprint,
+            goal=goal,
             progress=None if progress is None else lambda done, total: progress(label, done, total),
         )
 
@@ -280,6 +282,8 @@ def _naming(name: str, made_for: str | None, base: BaseRecord) -> Iterator[None]
 
 
 def _describe(adapter: LoraAdapter, staged: Staged, base: BaseRecord, *, origin: str, created: float) -> Version:
+    from edgelora_converters.completion import needs_base
+
     scales = [pair.scale for pair in adapter.pairs.values()]
     return Version(
         number=1,
@@ -296,6 +300,7 @@ def _describe(adapter: LoraAdapter, staged: Staged, base: BaseRecord, *, origin:
         use_rslora=adapter.metadata.get("use_rslora", "").lower() == "true",
         parameters=adapter.parameters,
         invocation=adapter.invocation,
+        needs_base=needs_base(adapter),
         treatment=adapter.metadata.get("treatment", ""),
         origin=origin,
     )

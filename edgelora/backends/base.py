@@ -49,7 +49,8 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """One adapter's part in a sequence. A position's delta is the weighted sum of all that act on it."""
+    """One adapter's part in a sequence. A position's delta is the weighted sum of all that act on it, each a change of
+    what the base computes: DoRA's row scales are of that, whatever else acts."""
 
     slot: int
     weight: float = 1.0

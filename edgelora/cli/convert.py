@@ -62,7 +62,13 @@ def convert(
         progress = None if bars is None else lambda done, total: bars(f"Converting {source.name}", done, total)
         with opened(reading, usual=found.path if found.record is None else None) as given:
             report = convert_adapter(
-                source, out, to=to, base=found.fingerprint, reading=given or PLAIN, progress=progress
+                source,
+                out,
+                to=to,
+                base=found.fingerprint,
+                base_path=found.path,
+                reading=given or PLAIN,
+                progress=progress,
             )
     if as_json:
         emit_json({"out": str(out), **asdict(report)})

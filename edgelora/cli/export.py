@@ -50,7 +50,14 @@ def export(app: App, name: str, to: ExportFormat, out: Path, base: str | None, a
         found = library.find_base(base if base is not None else version.base_name)
         progress = None if bars is None else lambda done, total: bars(f"Converting {name}", done, total)
         done = export_version(
-            library.store, manifest.name, version, out, to=to, base=found.fingerprint, progress=progress
+            library.store,
+            manifest.name,
+            version,
+            out,
+            to=to,
+            base=found.fingerprint,
+            base_path=found.path,
+            progress=progress,
         )
     if as_json:
         told = {"name": manifest.name, "version": version.number, "digest": version.digest}

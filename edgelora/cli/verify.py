@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from edgelora.parity import Agreement, Parity
     from edgelora.proofs import Proof
     from edgelora.subjects import Subject
-    from edgelora_models.fingerprint import BaseFingerprint
 
 
 @click.command(short_help="Prove that conversions are exact.")
@@ -80,7 +79,7 @@ def verify(
         library = app.open_library(bars)
         with open_subject(library, adapter, source) as subject:
             if base is None:
-                proofs, parity = list(prove(library, subject, _chosen(library), PLAIN, bars)), None
+                proofs, parity = list(prove(library, subject, library.find_base(None), PLAIN, bars)), None
             else:
                 wanted = Wanted(prompts, tokens, threads)
                 proofs, parity = _run(library, subject, base, wanted, bars)
@@ -100,31 +99,30 @@ class Wanted:
     threads: int | None
 
 
-def _chosen(library: Library) -> BaseFingerprint:
-    return library.bases.current().identity.fingerprint
-
-
 def _run(
     library: Library, subject: Subject, base: str, wanted: Wanted, bars: Progress | None
 ) -> tuple[list[Proof], Parity | None]:
     """The proofs, and where none failed the figures of the adapter on the base."""
     from edgelora.bases.run_base import open_base
+    from edgelora.library import KnownBase
     from edgelora.parity import PROMPTS, measure
     from edgelora.proofs import for_base, prove
     from edgelora_converters.base_weights import open_base_weights
+    from edgelora_converters.completion import complete
     from edgelora_converters.reading import Reading
     from edgelora_converters.source import read_source
 
     with open_base(library, base) as on, open_base_weights(on.weights) as weights:
         reading = Reading(weights=weights)
-        proofs = list(prove(library, subject, on.fingerprint, reading, bars))
+        proofs = list(prove(library, subject, KnownBase(on.gguf, on.fingerprint, on.record), reading, bars))
         if any(proof.error is not None for proof in proofs):
             return proofs, None
         with for_base(library, subject, on, reading, bars) as converted:
+            adapter = read_source(subject.source, on.fingerprint.shape, reading=reading)
             return proofs, measure(
                 on.gguf,
                 on.weights,
-                read_source(subject.source, on.fingerprint.shape, reading=reading),
+                complete(adapter, on.gguf, to="mapped"),
                 converted,
                 shape=on.fingerprint.shape,
                 prompts=wanted.prompts or PROMPTS,

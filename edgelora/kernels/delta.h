@@ -13,7 +13,7 @@ typedef struct {
 } lora_scratch;
 
 /* lora_add, with memory that is kept. */
-int32_t lora_delta(lora_scratch *own, float *y, int64_t y_stride, const float *x, int64_t x_stride, lora_group *groups,
+int32_t lora_delta(lora_scratch *own, float *y, int64_t y_stride, const void *x, int64_t x_stride, lora_group *groups,
                    int32_t count, int32_t isa, int32_t threads);
 
 #endif

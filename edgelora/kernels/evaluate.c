@@ -1,6 +1,7 @@
-/* The evaluation callback: adds the step's deltas where llama.cpp's graph multiplies, without a line of Python per node.
+/* The evaluation callback: adds the step's deltas where llama.cpp's graph multiplies or looks up, without a line of
+ * Python per node.
  *
- * Knows nothing of llama.cpp but the byte offsets it is given, and reads no node that is not a plain product.
+ * Knows nothing of llama.cpp but the byte offsets it is given, and reads no node that is not a plain product or lookup.
  */
 #include "delta.h"
 
@@ -15,7 +16,7 @@ struct lora_state {
     const void **keys;
     int32_t *values;
     uint64_t mask;
-    int32_t modules;
+    int32_t modules, lookup;
     uint8_t *watched, *pending; /* [modules] */
     /* The step being computed. */
     const lora_share *shares;
@@ -56,15 +57,18 @@ ALWAYS uint64_t place(const lora_state *state, const void *key) {
     return ((uint64_t)(uintptr_t)key * 0x9e3779b97f4a7c15u) >> 32 & state->mask;
 }
 
-/* The module of this weight address, or -1. */
-ALWAYS int32_t module_of(const lora_state *state, const void *weight) {
-    for (uint64_t at = place(state, weight); state->keys[at]; at = (at + 1) & state->mask)
-        if (state->keys[at] == weight) return state->values[at];
+/* Tensors stand at even addresses: an odd key is the same weight where its rows are looked up. */
+ALWAYS const void *key_of(const void *weight, bool lookup) { return (const char *)weight + lookup; }
+
+/* The module of this key, or -1. */
+ALWAYS int32_t module_of(const lora_state *state, const void *key) {
+    for (uint64_t at = place(state, key); state->keys[at]; at = (at + 1) & state->mask)
+        if (state->keys[at] == key) return state->values[at];
     return -1;
 }
 
-int32_t lora_modules(lora_state *state, const lora_layout *layout, const void *const *weights, int32_t modules, int32_t isa,
-                     int32_t threads) {
+int32_t lora_modules(lora_state *state, const lora_layout *layout, const void *const *weights, int32_t modules,
+                     int32_t lookup, int32_t isa, int32_t threads) {
     uint64_t size = 16;
     while (size < 2 * (uint64_t)modules) size *= 2;
     forget_modules(state);
@@ -78,13 +82,15 @@ int32_t lora_modules(lora_state *state, const lora_layout *layout, const void *c
     }
     state->mask = size - 1;
     state->modules = modules;
+    state->lookup = lookup;
     state->layout = *layout;
     state->isa = isa;
     state->threads = threads;
     for (int32_t n = 0; n < modules; n++) {
-        uint64_t at = place(state, weights[n]);
+        const void *key = key_of(weights[n], n == lookup);
+        uint64_t at = place(state, key);
         while (state->keys[at]) at = (at + 1) & state->mask;
-        state->keys[at] = weights[n];
+        state->keys[at] = key;
         state->values[at] = n;
     }
     return LORA_OK;
@@ -147,7 +153,27 @@ static bool matrix_at(const lora_layout *layout, const void *tensor, matrix *fou
            nb[1] % 4 == 0 && nb[1] >= 4 * (size_t)ne[0];
 }
 
-static int32_t collect(lora_state *state, int32_t module, const matrix *y, const matrix *x, int32_t *count) {
+/* The tensor as one token for each of `rows` rows; NULL where it is anything else. */
+static const int32_t *tokens_at(const lora_layout *layout, const void *tensor, int64_t rows) {
+    int32_t type;
+    int64_t ne[4];
+    size_t nb;
+    memcpy(&type, AT(tensor, layout->type), sizeof type);
+    memcpy(ne, AT(tensor, layout->ne), sizeof ne);
+    memcpy(&nb, AT(tensor, layout->nb), sizeof nb);
+    bool plain = type == layout->type_i32 && ne[0] == rows && ne[1] == 1 && ne[2] == 1 && ne[3] == 1 && nb == sizeof(int32_t);
+    return plain ? pointer_at(tensor, layout->data) : NULL;
+}
+
+static bool tokens_known(const int32_t *tokens, const int64_t *range, int64_t count) {
+    for (int64_t row = range[0]; row < range[1]; row++)
+        if (tokens[row] < 0 || tokens[row] >= count) return false;
+    return true;
+}
+
+/* `tokens`: where the module looks up; else x is its input. */
+static int32_t collect(lora_state *state, int32_t module, const matrix *y, const matrix *x, const int32_t *tokens,
+                       int32_t *count) {
     bool all = y->rows == state->rows;
     if (!all && y->rows != state->outputs) return LORA_BAD_ROWS;
     for (int32_t n = 0; n < state->share_count; n++) {
@@ -155,28 +181,40 @@ static int32_t collect(lora_state *state, int32_t module, const matrix *y, const
         const lora_pair *pair = share->pairs[module];
         const int64_t *range = all ? share->rows : share->outputs;
         if (!pair || range[0] >= range[1]) continue;
-        if (pair->in != x->width || pair->out != y->width) return LORA_BAD_WIDTH;
+        if (pair->out != y->width || !pair->lookup != !tokens || (!tokens && pair->in != x->width)) return LORA_BAD_WIDTH;
         if (range[0] < 0 || range[1] > y->rows) return LORA_BAD_ROWS;
+        if (tokens && !tokens_known(tokens, range, pair->in)) return LORA_BAD_TOKEN;
         const float *gate = all ? share->gate : share->output_gate;
         state->groups[(*count)++] = (lora_group){pair, gate, NULL, range[0], range[1], share->weight};
     }
     return LORA_OK;
 }
 
+/* Which module this node is, or -1. */
+ALWAYS int32_t module_at(const lora_state *state, const void *node) {
+    int32_t op;
+    memcpy(&op, AT(node, state->layout.op), sizeof op);
+    return module_of(state, key_of(pointer_at(node, state->layout.src), op == state->layout.op_get_rows));
+}
+
 static int32_t visit(lora_state *state, const void *node, matrix *y) {
     const lora_layout *layout = &state->layout;
-    const void *weight = pointer_at(node, layout->src), *input = pointer_at(node, layout->src + (int64_t)sizeof(void *));
-    int32_t op, count = 0, module = module_of(state, weight);
-    matrix x;
+    const void *input = pointer_at(node, layout->src + (int64_t)sizeof(void *));
+    int32_t op, count = 0, module = module_at(state, node);
+    matrix x = {NULL, 0, 0, 0};
     memcpy(&op, AT(node, layout->op), sizeof op);
-    if (module < 0 || op != layout->op_mul_mat || !input) return LORA_BAD_LAYOUT;
-    if (!matrix_at(layout, node, y) || !matrix_at(layout, input, &x) || x.rows != y->rows) return LORA_BAD_LAYOUT;
+    if (module < 0 || !input || !matrix_at(layout, node, y)) return LORA_BAD_LAYOUT;
+    bool looks_up = module == state->lookup;
+    const int32_t *tokens = looks_up ? tokens_at(layout, input, y->rows) : NULL;
+    if (looks_up ? !tokens : op != layout->op_mul_mat || !matrix_at(layout, input, &x) || x.rows != y->rows)
+        return LORA_BAD_LAYOUT;
     if (!state->pending[module]) return LORA_TWICE;
     state->pending[module] = 0;
     state->outcome.visited++;
-    int32_t code = collect(state, module, y, &x, &count);
+    int32_t code = collect(state, module, y, &x, tokens, &count);
     if (code != LORA_OK) return code;
-    return lora_delta(&state->own, y->data, y->stride, x.data, x.stride, state->groups, count, state->isa, state->threads);
+    const void *from = looks_up ? (const void *)tokens : x.data;
+    return lora_delta(&state->own, y->data, y->stride, from, x.stride, state->groups, count, state->isa, state->threads);
 }
 
 bool lora_evaluate(void *node, bool ask, void *user) {
@@ -184,7 +222,7 @@ bool lora_evaluate(void *node, bool ask, void *user) {
     if (state->mode == LORA_IDLE) return false;
     if (state->mode == LORA_PYTHON) return state->python(node, ask, NULL);
     if (ask) {
-        int32_t module = module_of(state, pointer_at(node, state->layout.src));
+        int32_t module = module_at(state, node);
         return module >= 0 && state->watched[module];
     }
     matrix y = {NULL, 0, 0, 0};

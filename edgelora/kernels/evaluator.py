@@ -66,6 +66,7 @@ class Evaluator:
         if not self.user:
             raise MemoryError
         self._modules = self._threads = 0
+        self._lookup = -1
         self._layout, self._addresses = Layout(), (ctypes.c_void_p * 0)()
         self._shares: Any = None
         self._gates: list[Any] = []
@@ -83,9 +84,10 @@ class Evaluator:
         """What llama.cpp calls, for the node at this address: whether it is wanted, or (it is computed) was changed."""
         return bool(self._lib.lora_evaluate(node, ask, self.user))
 
-    def set_modules(self, layout: Layout, weights: Sequence[int], *, threads: int) -> None:
-        """Number the modules by the addresses of their weight tensors, in this order. Raises MemoryError."""
-        self._layout, self._addresses = layout, (ctypes.c_void_p * len(weights))(*weights)
+    def set_modules(self, layout: Layout, weights: Sequence[int], *, threads: int, lookup: int = -1) -> None:
+        """Number the modules by the addresses of their weight tensors, in this order. `lookup`: the number of the one
+        whose rows are looked up, the embedding; -1 for none. Raises MemoryError."""
+        self._layout, self._addresses, self._lookup = layout, (ctypes.c_void_p * len(weights))(*weights), lookup
         self._modules = len(weights)
         self._register(threads)
 
@@ -97,7 +99,8 @@ class Evaluator:
 
     def _register(self, threads: int) -> None:
         isa, count = INSTRUCTION_SETS[instruction_sets()[-1]], self._modules
-        if self._lib.lora_modules(self.user, ctypes.byref(self._layout), self._addresses, count, isa, threads):
+        layout = ctypes.byref(self._layout)
+        if self._lib.lora_modules(self.user, layout, self._addresses, count, self._lookup, isa, threads):
             raise MemoryError
         self._threads = threads
 

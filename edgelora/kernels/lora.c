@@ -20,7 +20,8 @@
 
 typedef struct {
     void (*down)(float *, const lora_pair *, const float *, int64_t, int64_t, int, int);
-    void (*up)(float *, int64_t, const float *, const float *, const lora_pair *, int64_t, int64_t, int64_t);
+    void (*up)(float *, int64_t, const float *, int64_t, const float *, const float *, const lora_pair *, int64_t, int64_t,
+               int64_t);
     int rows;
 } kernels;
 
@@ -76,13 +77,22 @@ static bool reserve(lora_scratch *own, int64_t floats) {
 typedef struct {
     kernels use;
     float *y;
-    const float *x;
-    int64_t y_stride, x_stride;
+    const float *base; /* y as the base computed it: y itself, or a copy where rows change twice; rows from `copied` on */
+    const void *x;
+    int64_t y_stride, base_stride, x_stride, copied;
     lora_group *groups;
     int32_t count;
     int ranks;     /* of a tile of the first product */
     int64_t tiles; /* over all groups */
 } work;
+
+/* Both products are by rows: `pair` looks its up. */
+static void take_rows(float *products, const lora_pair *pair, const int32_t *tokens, int64_t first, int64_t rows,
+                      int64_t ranks) {
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = first; j < first + ranks; j++)
+            products[i * pair->rank + j] = widened(pair->a, tokens[i] * pair->rank + j, pair->a_type);
+}
 
 /* A group's memory is its products, [rows, rank], and behind them each row's share of the change, [rows]. */
 static int64_t needs(const lora_group *group) { return (group->stop - group->start) * (group->pair->rank + 1); }
@@ -102,7 +112,12 @@ static void run_tile(const work *job, const lora_group *group, int64_t tile) {
     if (rows > job->use.rows) rows = job->use.rows;
     if (ranks > job->ranks) ranks = job->ranks;
     float *products = group->products + row * pair->rank;
-    job->use.down(products, pair, job->x + (group->start + row) * job->x_stride, job->x_stride, first, (int)rows, (int)ranks);
+    if (pair->lookup) {
+        take_rows(products, pair, (const int32_t *)job->x + group->start + row, first, rows, ranks);
+    } else {
+        const float *x = (const float *)job->x + (group->start + row) * job->x_stride;
+        job->use.down(products, pair, x, job->x_stride, first, (int)rows, (int)ranks);
+    }
     const float *shares = group->products + (group->stop - group->start) * pair->rank + row;
     bool plain = !pair->scale && !pair->bias; /* else the share is of the whole change, not of the products */
     for (int64_t i = 0; i < rows; i++) {
@@ -133,7 +148,9 @@ static void second_product(const work *job, int thread, int threads) {
         if (to > out) to = out;
         if (from >= to) continue;
         const float *shares = group->products + rows * group->pair->rank;
-        job->use.up(job->y + group->start * job->y_stride, job->y_stride, group->products, shares, group->pair, rows, from, to);
+        float *y = job->y + group->start * job->y_stride;
+        const float *base = job->base + (group->start - job->copied) * job->base_stride;
+        job->use.up(y, job->y_stride, base, job->base_stride, group->products, shares, group->pair, rows, from, to);
     }
 }
 
@@ -155,15 +172,50 @@ static void run_job(const work *job, int32_t threads) {
     second_product(job, 0, 1);
 }
 
+/* Whether a row scale comes to rows that another group has changed: it is of what the base computed. */
+static bool needs_base(const work *job) {
+    for (int32_t n = 1; n < job->count; n++) {
+        const lora_group *group = &job->groups[n];
+        if (!group->pair->scale) continue;
+        for (int32_t m = 0; m < n; m++)
+            if (job->groups[m].start < group->stop && group->start < job->groups[m].stop) return true;
+    }
+    return false;
+}
+
+/* From and to which row groups are. */
+static void reach(const work *job, int64_t *start, int64_t *stop) {
+    *start = job->groups[0].start;
+    *stop = job->groups[0].stop;
+    for (int32_t n = 1; n < job->count; n++) {
+        if (job->groups[n].start < *start) *start = job->groups[n].start;
+        if (job->groups[n].stop > *stop) *stop = job->groups[n].stop;
+    }
+}
+
+/* Points `base` at a copy of y in `memory`, whose rows follow one another. */
+static void copy_base(work *job, float *memory, int64_t start, int64_t stop) {
+    int64_t out = job->groups[0].pair->out;
+    for (int64_t row = start; row < stop; row++)
+        memcpy(memory + (row - start) * out, job->y + row * job->y_stride, (size_t)out * sizeof(float));
+    job->base = memory;
+    job->base_stride = out;
+    job->copied = start;
+}
+
 static bool prepare(work *job, lora_scratch *own, int32_t *threads) {
-    int64_t floats = 0, multiplications = 0;
+    int64_t floats = 0, multiplications = 0, start, stop;
+    bool copies = needs_base(job);
     for (int32_t n = 0; n < job->count; n++) {
         const lora_group *group = &job->groups[n];
+        int64_t in = group->pair->lookup ? 0 : group->pair->in;
         floats += needs(group);
-        multiplications += (group->stop - group->start) * group->pair->rank * (group->pair->in + group->pair->out);
+        multiplications += (group->stop - group->start) * group->pair->rank * (in + group->pair->out);
     }
-    if (!reserve(own, floats)) return false;
+    reach(job, &start, &stop);
+    if (!reserve(own, floats + (copies ? (stop - start) * job->groups[0].pair->out : 0))) return false;
     if (multiplications < SMALL) *threads = 1;
+    if (copies) copy_base(job, own->memory + floats, start, stop);
     float *memory = own->memory;
     for (int32_t n = 0; n < job->count; n++) {
         lora_group *group = &job->groups[n];
@@ -181,16 +233,16 @@ static bool prepare(work *job, lora_scratch *own, int32_t *threads) {
     }
 }
 
-int32_t lora_delta(lora_scratch *own, float *y, int64_t y_stride, const float *x, int64_t x_stride, lora_group *groups,
+int32_t lora_delta(lora_scratch *own, float *y, int64_t y_stride, const void *x, int64_t x_stride, lora_group *groups,
                    int32_t count, int32_t isa, int32_t threads) {
-    work job = {kernels_for(isa), y, x, y_stride, x_stride, groups, count, 0, 0};
+    work job = {kernels_for(isa), y, y, x, y_stride, y_stride, x_stride, 0, groups, count, 0, 0};
     if (count == 0) return LORA_OK;
     if (!prepare(&job, own, &threads)) return LORA_NO_MEMORY;
     run_job(&job, threads);
     return LORA_OK;
 }
 
-int32_t lora_add(float *y, int64_t y_stride, const float *x, int64_t x_stride, lora_group *groups, int32_t count, int32_t isa,
+int32_t lora_add(float *y, int64_t y_stride, const void *x, int64_t x_stride, lora_group *groups, int32_t count, int32_t isa,
                  int32_t threads) {
     lora_scratch own = {NULL, 0};
     int32_t code = lora_delta(&own, y, y_stride, x, x_stride, groups, count, isa, threads);

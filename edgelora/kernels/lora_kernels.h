@@ -88,16 +88,16 @@ TARGET ALWAYS void NAME(one_row)(float *y, const float *h, const lora_pair *pair
     for (; r < pair->rank; r++) NAME(stream)(y, h, pair->b, r, pair->out, from, to, type, 1);
 }
 
-/* The change of one value, where there is a row scale or a bias. */
-TARGET ALWAYS float NAME(blend_one)(float y, float d, const lora_pair *pair, int64_t c, float share) {
-    float scaled = (pair->scale ? pair->scale[c] : 1.0f) * (y + d);
-    return y + share * (scaled + (pair->bias ? pair->bias[c] : 0.0f) - y);
+/* One value with its change, where there is a row scale or a bias; `base` is what the base computed there. */
+TARGET ALWAYS float NAME(blend_one)(float y, float base, float d, const lora_pair *pair, int64_t c, float share) {
+    float change = pair->scale ? pair->scale[c] * (base + d) - base : d;
+    return y + share * (change + (pair->bias ? pair->bias[c] : 0.0f));
 }
 
 /* `rows` rows by `vectors` vectors of columns from c, all ranks in registers. `plain`: no row scale, no bias, and the
  * shares already in h. */
-TARGET ALWAYS void NAME(panel)(float *y, int64_t ys, const float *h, const float *shares, const lora_pair *pair, int64_t c,
-                               int type, int rows, int vectors, bool plain) {
+TARGET ALWAYS void NAME(panel)(float *y, int64_t ys, const float *base, int64_t bs, const float *h, const float *shares,
+                               const lora_pair *pair, int64_t c, int type, int rows, int vectors, bool plain) {
     VEC sums[ROWS][2], w[2];
     for (int i = 0; i < rows; i++)
         for (int v = 0; v < vectors; v++) sums[i][v] = plain ? V_LOAD(y + i * ys + c + v * W) : V_ZERO;
@@ -113,31 +113,32 @@ TARGET ALWAYS void NAME(panel)(float *y, int64_t ys, const float *h, const float
             int64_t at = c + v * W;
             VEC sum = sums[i][v];
             if (!plain) {
-                VEC old = V_LOAD(y + i * ys + at);
-                sum = V_ADD(old, sum);
-                if (pair->scale) sum = V_MUL(V_LOAD(pair->scale + at), sum);
+                if (pair->scale) {
+                    VEC from = V_LOAD(base + i * bs + at);
+                    sum = V_SUB(V_MUL(V_LOAD(pair->scale + at), V_ADD(from, sum)), from);
+                }
                 if (pair->bias) sum = V_ADD(sum, V_LOAD(pair->bias + at));
-                sum = V_FMA(V_SET(shares[i]), V_SUB(sum, old), old);
+                sum = V_FMA(V_SET(shares[i]), sum, V_LOAD(y + i * ys + at));
             }
             V_STORE(y + i * ys + at, sum);
         }
 }
 
-TARGET ALWAYS void NAME(columns)(float *y, int64_t ys, const float *h, const float *shares, const lora_pair *pair,
-                                 int64_t from, int64_t to, int type, int rows, bool plain) {
+TARGET ALWAYS void NAME(columns)(float *y, int64_t ys, const float *base, int64_t bs, const float *h, const float *shares,
+                                 const lora_pair *pair, int64_t from, int64_t to, int type, int rows, bool plain) {
     int64_t c = from;
-    for (; c + 2 * W <= to; c += 2 * W) NAME(panel)(y, ys, h, shares, pair, c, type, rows, 2, plain);
-    for (; c + W <= to; c += W) NAME(panel)(y, ys, h, shares, pair, c, type, rows, 1, plain);
+    for (; c + 2 * W <= to; c += 2 * W) NAME(panel)(y, ys, base, bs, h, shares, pair, c, type, rows, 2, plain);
+    for (; c + W <= to; c += W) NAME(panel)(y, ys, base, bs, h, shares, pair, c, type, rows, 1, plain);
     for (; c < to; c++)
         for (int i = 0; i < rows; i++) {
             float *value = y + i * ys + c, sum = plain ? *value : 0.0f;
             for (int64_t r = 0; r < pair->rank; r++) sum += h[i * pair->rank + r] * widened(pair->b, r * pair->out + c, type);
-            *value = plain ? sum : NAME(blend_one)(*value, sum, pair, c, shares[i]);
+            *value = plain ? sum : NAME(blend_one)(*value, base[i * bs + c], sum, pair, c, shares[i]);
         }
 }
 
-TARGET ALWAYS void NAME(up_typed)(float *y, int64_t ys, const float *h, const float *shares, const lora_pair *pair, int64_t rows,
-                                  int64_t from, int64_t to, int type, bool plain) {
+TARGET ALWAYS void NAME(up_typed)(float *y, int64_t ys, const float *base, int64_t bs, const float *h, const float *shares,
+                                  const lora_pair *pair, int64_t rows, int64_t from, int64_t to, int type, bool plain) {
     if (rows == 1 && plain) {
         NAME(one_row)(y, h, pair, from, to, type);
         return;
@@ -146,22 +147,23 @@ TARGET ALWAYS void NAME(up_typed)(float *y, int64_t ys, const float *h, const fl
     for (int64_t c = from; c < to; c += PANEL) {
         int64_t end = c + PANEL < to ? c + PANEL : to, i = 0;
         for (; i + ROWS <= rows; i += ROWS)
-            NAME(columns)(y + i * ys, ys, h + i * pair->rank, shares + i, pair, c, end, type, ROWS, plain);
-        for (; i < rows; i++) NAME(columns)(y + i * ys, ys, h + i * pair->rank, shares + i, pair, c, end, type, 1, plain);
+            NAME(columns)(y + i * ys, ys, base + i * bs, bs, h + i * pair->rank, shares + i, pair, c, end, type, ROWS, plain);
+        for (; i < rows; i++)
+            NAME(columns)(y + i * ys, ys, base + i * bs, bs, h + i * pair->rank, shares + i, pair, c, end, type, 1, plain);
     }
 }
 
-/* Second product: columns from..to of all rows of a group. */
-TARGET static void NAME(up)(float *y, int64_t ys, const float *h, const float *shares, const lora_pair *pair, int64_t rows,
-                            int64_t from, int64_t to) {
+/* Second product: columns from..to of all rows of a group. `base`: those rows as the base computed them; may be y. */
+TARGET static void NAME(up)(float *y, int64_t ys, const float *base, int64_t bs, const float *h, const float *shares,
+                            const lora_pair *pair, int64_t rows, int64_t from, int64_t to) {
     bool plain = !pair->scale && !pair->bias;
     switch (2 * pair->b_type + plain) {
-    case 2 * LORA_F16 + 1: NAME(up_typed)(y, ys, h, shares, pair, rows, from, to, LORA_F16, true); break;
-    case 2 * LORA_F16: NAME(up_typed)(y, ys, h, shares, pair, rows, from, to, LORA_F16, false); break;
-    case 2 * LORA_BF16 + 1: NAME(up_typed)(y, ys, h, shares, pair, rows, from, to, LORA_BF16, true); break;
-    case 2 * LORA_BF16: NAME(up_typed)(y, ys, h, shares, pair, rows, from, to, LORA_BF16, false); break;
-    case 2 * LORA_F32 + 1: NAME(up_typed)(y, ys, h, shares, pair, rows, from, to, LORA_F32, true); break;
-    default: NAME(up_typed)(y, ys, h, shares, pair, rows, from, to, LORA_F32, false); break;
+    case 2 * LORA_F16 + 1: NAME(up_typed)(y, ys, base, bs, h, shares, pair, rows, from, to, LORA_F16, true); break;
+    case 2 * LORA_F16: NAME(up_typed)(y, ys, base, bs, h, shares, pair, rows, from, to, LORA_F16, false); break;
+    case 2 * LORA_BF16 + 1: NAME(up_typed)(y, ys, base, bs, h, shares, pair, rows, from, to, LORA_BF16, true); break;
+    case 2 * LORA_BF16: NAME(up_typed)(y, ys, base, bs, h, shares, pair, rows, from, to, LORA_BF16, false); break;
+    case 2 * LORA_F32 + 1: NAME(up_typed)(y, ys, base, bs, h, shares, pair, rows, from, to, LORA_F32, true); break;
+    default: NAME(up_typed)(y, ys, base, bs, h, shares, pair, rows, from, to, LORA_F32, false); break;
     }
 }
 

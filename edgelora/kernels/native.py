@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from edgelora.kernels.reference import Factors, Group
 
 log = logging.getLogger(__name__)
 
-ABI: Final = 2
+ABI: Final = 3
 SUFFIX: Final = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 PATH: Final = Path(__file__).with_name(f"_lora{SUFFIX}")
 INSTRUCTION_SETS: Final = {"scalar": 0, "avx2": 1, "avx512": 2, "neon": 3}
@@ -43,6 +43,7 @@ class Pair(ctypes.Structure):
         ("a_type", ctypes.c_int32),
         ("b_type", ctypes.c_int32),
         ("multiplier", ctypes.c_float),
+        ("lookup", ctypes.c_int32),
     )
 
 
@@ -71,7 +72,10 @@ class NativeShare(ctypes.Structure):
 class Layout(ctypes.Structure):
     _fields_ = tuple(
         (name, ctypes.c_int64)
-        for name in ("type", "ne", "nb", "op", "src", "data", "name", "type_f32", "op_mul_mat", "name_size")
+        for name in (
+            *("type", "ne", "nb", "op", "src", "data", "name"),
+            *("type_f32", "type_i32", "op_mul_mat", "op_get_rows", "name_size"),
+        )
     )
 
 
@@ -113,7 +117,7 @@ def _declare(lib: ctypes.CDLL) -> None:
     lib.lora_add.argtypes = (pointer, i64, pointer, i64, pointer, i32, i32, i32)
     lib.lora_open.argtypes, lib.lora_open.restype = (CALLBACK,), pointer
     lib.lora_free.argtypes, lib.lora_free.restype = (pointer,), None
-    lib.lora_modules.argtypes = (pointer, pointer, pointer, i32, i32, i32)
+    lib.lora_modules.argtypes = (pointer, pointer, pointer, i32, i32, i32, i32)
     lib.lora_set_mode.argtypes, lib.lora_set_mode.restype = (pointer, i32), None
     lib.lora_begin.argtypes = (pointer, pointer, i32, i64, i64)
     lib.lora_evaluate.argtypes, lib.lora_evaluate.restype = (pointer, ctypes.c_bool, pointer), ctypes.c_bool
@@ -136,7 +140,7 @@ def describe() -> str:
 
 def pair_of(factors: Factors) -> Pair:
     """Borrows the arrays' memory: `factors` must outlive what is returned."""
-    (rank, width), out = factors.a.shape, factors.b.shape[1]
+    (rank, width), out = factors.a.shape[:: -1 if factors.lookup else 1], factors.b.shape[1]
     if factors.b.shape[0] != rank or not (factors.a.flags.c_contiguous and factors.b.flags.c_contiguous):
         raise ValueError("factors must be C-contiguous and of one rank")
     return Pair(
@@ -150,11 +154,12 @@ def pair_of(factors: Factors) -> Pair:
         a_type=_TYPES[factors.a.dtype.name],
         b_type=_TYPES[factors.b.dtype.name],
         multiplier=factors.multiplier,
+        lookup=factors.lookup,
     )
 
 
 def add_delta(
-    y: NDArray[np.float32], x: NDArray[np.float32], groups: Iterable[Group], *, isa: str | None = None, threads: int = 1
+    y: NDArray[np.float32], x: NDArray[Any], groups: Iterable[Group], *, isa: str | None = None, threads: int = 1
 ) -> None:
     """As `reference.add_delta`, to rounding. `isa`: one of `instruction_sets()`, by default the fastest.
 
@@ -165,21 +170,30 @@ def add_delta(
         raise RuntimeError("the native kernel was not built")
     natives = _groups(y, x, list(groups))
     number = INSTRUCTION_SETS[isa or instruction_sets()[-1]]
-    if lib.lora_add(y.ctypes.data, _stride(y), x.ctypes.data, _stride(x), natives, len(natives), number, threads):
+    x_stride = 1 if x.ndim == 1 else _stride(x)
+    if lib.lora_add(y.ctypes.data, _stride(y), x.ctypes.data, x_stride, natives, len(natives), number, threads):
         raise MemoryError
 
 
-def _groups(y: NDArray[np.float32], x: NDArray[np.float32], groups: Sequence[Group]) -> ctypes.Array[NativeGroup]:
+def _groups(y: NDArray[np.float32], x: NDArray[Any], groups: Sequence[Group]) -> ctypes.Array[NativeGroup]:
     natives = (NativeGroup * len(groups))()
     for native, group in zip(natives, groups, strict=True):
         pair, rows = pair_of(group.factors), group.stop - group.start
-        fits = len(x) == len(y) and (x.shape[1], y.shape[1]) == (pair.width, pair.out)
-        if not fits or not 0 <= group.start <= group.stop <= len(y):
+        if not _fits(y, x, pair) or not 0 <= group.start <= group.stop <= len(y):
             raise ValueError("the group does not fit its rows")
         native.pair = ctypes.pointer(pair)
         native.gate = _address(group.gate, rows)
         native.start, native.stop, native.weight = group.start, group.stop, group.weight
     return natives
+
+
+def _fits(y: NDArray[np.float32], x: NDArray[Any], pair: Pair) -> bool:
+    if len(x) != len(y) or y.shape[1] != pair.out:
+        return False
+    if not pair.lookup:
+        return x.ndim == 2 and bool(x.shape[1] == pair.width)
+    plain = x.ndim == 1 and x.dtype == np.int32 and x.flags.c_contiguous
+    return plain and bool(((x >= 0) & (x < pair.width)).all())
 
 
 def _stride(rows: NDArray[np.float32]) -> int:

@@ -39,6 +39,16 @@ def read_hf_config(folder: Path) -> HfConfig:
     return parse_hf_config(read_json(folder / CONFIG_NAME, limit=MAX_CONFIG_BYTES, error=BaseError))
 
 
+def read_mlx_bits(folder: Path) -> frozenset[int]:
+    """How many bits an MLX folder's quantized weights have, those with settings of their own included; none where it is
+    not quantized. Raises BaseError."""
+    quantization = read_json(folder / CONFIG_NAME, limit=MAX_CONFIG_BYTES, error=BaseError).get("quantization")
+    if not isinstance(quantization, dict):
+        return frozenset()
+    settings = [quantization, *(value for value in quantization.values() if isinstance(value, dict))]
+    return frozenset(bits for one in settings if isinstance(bits := one.get("bits"), int))
+
+
 def parse_hf_config(fields: Mapping[str, Any]) -> HfConfig:
     """Check a configuration as parsed from JSON. Raises BaseError."""
     kind = fields.get("model_type")

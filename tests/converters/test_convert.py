@@ -44,7 +44,7 @@ def file_deltas(out: Path, shape: LlamaShape, *, to: Format) -> dict[str, NDArra
         rows = {t: deinterleave(widened(p.b).T, t.module.rotary_heads(shape)) for t, p in mapped.items()}
         pairs = {t: (widened(p.a), rows[t].astype(np.float64) * p.scale) for t, p in mapped.items()}
     elif to == "mlx":
-        pairs = {t: (a.T, b.T) for t, (a, b) in mlx.read(out, shape).items()}
+        pairs = {t: (a.T, b.T) for t, (a, b, _) in mlx.read(out, shape).items()}
     else:
         stored = gguf_adapter.read(out, shape)
         pairs = {t: (a, deinterleave(b, t.module.rotary_heads(shape))) for t, (a, b) in stored.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -22,19 +23,19 @@ ONES = np.ones(GQA.q_width, np.float32)
 
 def with_part(part: Part) -> LoraAdapter:
     """An adapter on one module that has this part and no other."""
-    outer = {"embedding_lora": EMBEDDING, "head_lora": HEAD}
+    outer = {"embedding_lora": EMBEDDING, "dora_embedding": EMBEDDING, "head_lora": HEAD}
     target = Target(None, outer[part]) if part in outer else Q
     plain = random_adapter(GQA, targets=[target])
     pair = plain.pairs[target]
-    pair = replace(pair, magnitude=ONES) if part == "dora" else pair
+    pair = replace(pair, magnitude=ONES) if part.startswith("dora") else pair
     pair = replace(pair, bias=ONES) if part == "lora_bias" else pair
     return replace(plain, pairs={target: pair})
 
 
-@pytest.mark.parametrize("part", ["dora", "lora_bias", "embedding_lora", "head_lora"])
+@pytest.mark.parametrize("part", ["dora", "dora_embedding", "lora_bias", "embedding_lora", "head_lora"])
 def test_a_part_that_a_format_does_not_carry_is_refused_by_its_own_code(part: Part) -> None:
     """And is no trouble for a format that does."""
-    check_parts(with_part(part), to="a test", carried={part})
+    check_parts(with_part(part), to="a test", carried=get_args(Part))
     with pytest.raises(AdapterUnsupported) as caught:
         check_parts(with_part(part), to="a test", carried=set())
     assert caught.value.code == part
@@ -61,13 +62,34 @@ def test_a_module_has_a_layer_or_none_as_its_kind_demands(target: Target) -> Non
         check_fits(LoraAdapter({target: pair}, "0" * 64, None), GQA)
 
 
-@pytest.mark.parametrize("write", [gguf.write, mapped.write, mlx.write])
-def test_writers_refuse_what_they_do_not_carry(write: Callable[..., None], tmp_path: Path) -> None:
-    """And leave nothing behind."""
+@pytest.mark.parametrize(
+    ("write", "part", "code"),
+    [
+        (gguf.write, "dora", "dora"),
+        (gguf.write, "lora_bias", "lora_bias"),
+        (mlx.write, "lora_bias", "lora_bias"),
+        (mapped.write, "dora", "base_needed"),
+        (mapped.write, "dora_embedding", "dora_embedding"),
+        (mlx.write, "dora_embedding", "dora_embedding"),
+    ],
+)
+def test_writers_refuse_what_they_do_not_carry(
+    write: Callable[..., None], part: Part, code: str, tmp_path: Path
+) -> None:
+    """And leave nothing behind. edgelora's own layout carries DoRA once the row scales are known."""
     with pytest.raises(AdapterUnsupported) as caught:
-        write(with_part("dora"), GQA, tmp_path / "out", provenance={})
-    assert caught.value.code == "dora"
+        write(with_part(part), GQA, tmp_path / "out", provenance={})
+    assert caught.value.code == code
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("write", [gguf.write, mlx.write])
+@pytest.mark.parametrize("part", ["embedding_lora", "head_lora"])
+def test_one_end_of_a_tied_base_is_refused(write: Callable[..., None], part: Part, tmp_path: Path) -> None:
+    """llama.cpp would abort on it, and mlx-lm change both ends."""
+    with pytest.raises(AdapterUnsupported) as caught:
+        write(with_part(part), replace(GQA, tied=True), tmp_path / "out", provenance={})
+    assert caught.value.code == "tied_base"
 
 
 def test_targets_are_ordered_as_a_forward_pass_meets_them() -> None:

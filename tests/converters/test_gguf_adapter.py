@@ -147,7 +147,7 @@ def spoiled(value: float) -> NDArray[np.float32]:
         (changed(f"{NAME}.lora_b", B[:32].copy()), AdapterIncompatible, "shape_mismatch"),
         (changed("blk.2.attn_q.weight.lora_a", A), AdapterIncompatible, "layer_mismatch"),
         (changed("blk.00.attn_q.weight.lora_a", A), AdapterUnsupported, "unknown_tensor"),
-        (changed("token_embd.weight.lora_a", A), AdapterUnsupported, "unknown_tensor"),
+        (changed("token_embd.weight.lora_a", A), AdapterCorrupt, "incomplete_pair"),
         (changed("blk.0.attn_qkv.weight.lora_a", A), AdapterUnsupported, "unknown_tensor"),
         (changed("blk.0.attn_norm.weight", A[0]), AdapterUnsupported, "unknown_tensor"),
         (changed(f"{NAME}.lora_b.bias", B[0]), AdapterUnsupported, "unknown_tensor"),

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from numpy.typing import NDArray
 
-from edgelora_converters import gguf, gguf_adapter, mapped, mapped_adapter
+from edgelora_converters import gguf, gguf_adapter, mapped, mapped_adapter, mapped_source
 from edgelora_converters.convert import convert
 from edgelora_converters.dtypes import stored, widened
 from edgelora_converters.lora import LoraAdapter, Target
@@ -23,14 +23,15 @@ from edgelora_converters.verify import LIMIT, verify_mapped
 from edgelora_models.errors import AdapterCorrupt, AdapterError, AdapterIncompatible, AdapterUnsupported, StorageError
 from edgelora_models.fingerprint import BaseFingerprint
 from edgelora_models.gguf_header import read_header
-from edgelora_models.modules import BY_GGUF
+from edgelora_models.modules import BY_GGUF, EMBEDDING, HEAD
 from edgelora_models.shape import LlamaShape
 from tests.support.adapters import TINY, write_peft
 from tests.support.fuzz import mutations
-from tests.support.lora import GQA, WIDE_HEADS, random_adapter, shaped_adapters
+from tests.support.lora import GQA, WIDE_HEADS, full_adapter, random_adapter, shaped_adapters
 
 Q = Target(0, BY_GGUF["attn_q"])
 A = np.linspace(-1, 1, 4 * 64, dtype=np.float32).reshape(4, 64)
+HEAD_B = np.zeros((4, GQA.vocab), np.float32)
 PAIR: dict[str, NDArray[Any]] = {"blk.0.attn_q.a": A, "blk.0.attn_q.b": A.copy()}
 Keys = Callable[[gguf_package.GGUFWriter], None]
 
@@ -159,15 +160,26 @@ def test_another_base(tmp_path: Path, shape: LlamaShape) -> None:
     [
         ({"kind": "adapter"}, AdapterUnsupported, "not_mapped"),
         ({"architecture": "llama"}, AdapterUnsupported, "not_mapped"),
-        ({"layout": 2}, AdapterUnsupported, "mapped_layout"),
+        ({"layout": 3}, AdapterUnsupported, "mapped_layout"),
         ({"alignment": 32}, AdapterCorrupt, "bad_alignment"),
         ({"scales": [1.0, 2.0]}, AdapterCorrupt, "bad_scales"),
         ({"scales": [float("nan")]}, AdapterCorrupt, "bad_scales"),
         ({"scales": [float("-inf")]}, AdapterCorrupt, "bad_scales"),
         ({"scales": [1]}, AdapterCorrupt, "bad_scales"),
-        ({"tensors": {"blk.0.attn_q.a": A}, "scales": [1.0]}, AdapterCorrupt, "bad_scales"),
+        ({"tensors": {"blk.0.attn_q.a": A}, "scales": [1.0]}, AdapterCorrupt, "incomplete_pair"),
+        ({"tensors": {}, "scales": [1.0]}, AdapterCorrupt, "bad_scales"),
         ({"tensors": {**PAIR, "blk.0.attn_k.a": A}, "scales": [1.0]}, AdapterCorrupt, "incomplete_pair"),
-        ({"tensors": {"blk.0.attn_q.b": A, "blk.0.attn_q.a": A}}, AdapterCorrupt, "unknown_tensor"),
+        ({"tensors": {"blk.0.attn_q.b": A, "blk.0.attn_q.a": A}}, AdapterCorrupt, "incomplete_pair"),
+        ({"tensors": {**PAIR, "blk.0.attn_q.bias": A[0]}}, AdapterCorrupt, "unknown_tensor"),
+        ({"tensors": {"output.a": A, "output.b": HEAD_B}}, AdapterCorrupt, "unknown_tensor"),
+        ({"layout": 2, "tensors": {"output.a": A, "output.b": A}}, AdapterIncompatible, "shape_mismatch"),
+        ({"layout": 2, "tensors": {"token_embd.a": A, "token_embd.b": A}}, AdapterCorrupt, "rank_mismatch"),
+        ({"layout": 2, "tensors": {"token_embd.a": A.T, "token_embd.b": A}}, AdapterIncompatible, "shape_mismatch"),
+        ({"layout": 2, "tensors": {**PAIR, "blk.0.attn_q.m": A[0]}}, AdapterCorrupt, "unknown_tensor"),
+        ({"layout": 2, "tensors": {**PAIR, "blk.0.attn_q.bias": A[0, :3]}}, AdapterCorrupt, "bad_rows"),
+        ({"layout": 2, "tensors": {**PAIR, "blk.0.attn_q.bias": A[0].astype("f2")}}, AdapterCorrupt, "bad_rows"),
+        ({"layout": 2, "tensors": {**PAIR, "blk.1.attn_q.row_scale": A[0]}}, AdapterCorrupt, "incomplete_pair"),
+        ({"layout": 2, "tensors": {"blk.0.attn_q.row_scale": A[0], **PAIR}}, AdapterCorrupt, "incomplete_pair"),
         ({"tensors": {"blk.0.attn_q.a": A, "blk.1.attn_q.b": A}}, AdapterCorrupt, "incomplete_pair"),
         ({"tensors": {"blk.0.attn_z.a": A, "blk.0.attn_z.b": A}}, AdapterCorrupt, "unknown_tensor"),
         ({"tensors": {"blk.0.attn_q.a": A, "blk.0.attn_q.b": A[:3]}}, AdapterCorrupt, "rank_mismatch"),
@@ -183,6 +195,49 @@ def test_bad_files(tmp_path: Path, fields: dict[str, Any], error: type[AdapterEr
     with pytest.raises(error) as caught:
         mapped_adapter.read(path, GQA)
     assert caught.value.code == code and caught.value.remedy
+
+
+@pytest.mark.parametrize("shape", [GQA, WIDE_HEADS], ids=["untied", "tied"])
+def test_every_part_comes_back(tmp_path: Path, shape: LlamaShape) -> None:
+    """Row scales and biases in llama.cpp's rows, bit for bit; the embedding's a with a row for each token; aligned."""
+    adapter = full_adapter(shape)
+    found = mapped_adapter.read(written(tmp_path, adapter, shape), shape)
+    modules = [target.module for target in found.pairs]
+    assert (modules[0], modules[-1]) == (EMBEDDING, HEAD)
+    assert found.pairs.keys() == adapter.pairs.keys()
+    for target, have in found.pairs.items():
+        pair, heads = adapter.pairs[target], target.module.rotary_heads(shape)
+        np.testing.assert_array_equal(have.a, pair.a.T if target.module == EMBEDDING else pair.a)
+        np.testing.assert_array_equal(have.b, interleave(pair.b, heads).T)
+        for rows, source in ((have.row_scale, adapter.row_scales.get(target)), (have.bias, pair.bias)):
+            assert (rows is None) == (source is None)
+            if rows is not None and source is not None:
+                np.testing.assert_array_equal(rows, interleave(source[:, None], heads)[:, 0])
+                assert rows.ctypes.data % 64 == 0 and not rows.flags.writeable
+    assert verify_mapped(tmp_path / "a.lora", adapter, shape).worst < LIMIT / 10
+
+
+@pytest.mark.parametrize(("adapter", "layout"), [(random_adapter(GQA), 1), (full_adapter(GQA), 2)])
+def test_plain_adapters_keep_the_first_layout(tmp_path: Path, adapter: LoraAdapter, layout: int) -> None:
+    """So that what was made before is what would be made now, and older readers know it."""
+    assert read_header(written(tmp_path, adapter)).metadata["edgelora.layout"] == layout
+
+
+def test_a_source_again_but_for_dora(tmp_path: Path) -> None:
+    """Biases, embedding and head come back as they were trained; magnitudes are not in the file, and that is said."""
+    whole = full_adapter(GQA)
+    with pytest.raises(AdapterUnsupported) as caught:
+        mapped_source.read(written(tmp_path, whole), GQA)
+    assert caught.value.code == "dora"
+    pairs = {target: replace(pair, magnitude=None) for target, pair in whole.pairs.items()}
+    plain = replace(whole, pairs=pairs, row_scales={})
+    for target, pair in mapped_source.read(written(tmp_path, plain), GQA).pairs.items():
+        source = plain.pairs[target]
+        np.testing.assert_array_equal(pair.a, source.a)
+        np.testing.assert_array_equal(pair.b, source.b)
+        assert (pair.bias is None) == (source.bias is None)
+        if pair.bias is not None and source.bias is not None:
+            np.testing.assert_array_equal(pair.bias, source.bias)
 
 
 def test_truncation(tmp_path: Path) -> None:
@@ -232,7 +287,11 @@ def test_a_disk_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("seed", range(4))
 def test_damaged_headers(tmp_path: Path, seed: int) -> None:
     """Whatever happened to a header: an error of the tree, or factors of the base's shapes that can all be read."""
-    path = written(tmp_path, random_adapter(GQA, targets=[Q, Target(1, BY_GGUF["ffn_down"])]))
+    targets = [Q, Target(1, BY_GGUF["ffn_down"]), Target(None, EMBEDDING)]
+    adapter = full_adapter(GQA) if seed % 2 else random_adapter(GQA, targets=targets[:2])
+    pairs = {target: pair for target, pair in adapter.pairs.items() if target in targets}
+    row_scales = {target: rows for target, rows in adapter.row_scales.items() if target in targets}
+    path = written(tmp_path, replace(adapter, pairs=pairs, row_scales=row_scales))
     data, header = path.read_bytes(), read_header(path)
     damaged = tmp_path / "damaged.lora"
     survived = 0
@@ -245,8 +304,10 @@ def test_damaged_headers(tmp_path: Path, seed: int) -> None:
             continue
         survived += 1
         for target, pair in found.pairs.items():
-            assert pair.a.shape[1] == target.module.in_features(GQA)
-            assert pair.b.shape == (pair.a.shape[0], target.module.out_features(GQA))
+            width, rank = pair.a.shape if target.module == EMBEDDING else pair.a.shape[::-1]
+            assert width == target.module.in_features(GQA)
+            assert pair.b.shape == (rank, target.module.out_features(GQA))
+            assert all(rows is None or rows.shape == pair.b.shape[1:] for rows in (pair.row_scale, pair.bias))
             pair.a.view(np.uint8).max(), pair.b.view(np.uint8).max()
     assert survived < 150
 

@@ -59,7 +59,7 @@ def test_what_was_written_comes_back(
     shape, adapter = case
     found = mlx.read(write(adapter, shape, tmp_path_factory.mktemp("mlx") / "adapter"), shape)
     assert found.keys() == adapter.pairs.keys()
-    for target, (a, b) in found.items():
+    for target, (a, b, _) in found.items():
         pair = adapter.pairs[target]
         np.testing.assert_array_equal(a[:, : pair.rank].T, pair.a)
         np.testing.assert_array_equal(b[: pair.rank].T, pair.folded_b())
@@ -144,7 +144,8 @@ def set_config(folder: Path, change: Callable[[dict[str, Any]], object]) -> None
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        (lambda c: c.update(fine_tune_type="dora"), AdapterUnsupported),
+        (lambda c: c.update(fine_tune_type="full"), AdapterUnsupported),
+        (lambda c: c.update(fine_tune_type="dora"), AdapterCorrupt),
         (lambda c: c.pop("lora_parameters"), AdapterCorrupt),
         (lambda c: c["lora_parameters"].pop("rank"), AdapterCorrupt),
         (lambda c: c["lora_parameters"].update(rank=0), AdapterCorrupt),

@@ -34,7 +34,7 @@ READ = {
     ),
     *("layers_to_transform", "layers_pattern", "peft_type", "bias", "init_lora_weights"),
     *("target_parameters", "modules_to_save", "use_dora", "lora_bias", "kasa_config", "use_bdlora", "use_qalora"),
-    "qalora_group_size",
+    *("qalora_group_size", "trainable_token_indices"),
 }
 EVERY_FIELD = READ | HARMLESS | MUST_BE_OFF.keys()
 

@@ -26,9 +26,18 @@ from edgelora_converters.verify import (
 )
 from edgelora_models.errors import AdapterError
 from edgelora_models.gguf_header import read_header
-from edgelora_models.modules import BY_HF
+from edgelora_models.modules import BY_HF, EMBEDDING, HEAD, LinearModule
 from edgelora_models.shape import LlamaShape
-from tests.support.lora import GQA, WIDE_HEADS, delta, random_adapter, random_pair, shaped_adapters
+from tests.support.lora import (
+    GQA,
+    WIDE_HEADS,
+    delta,
+    dora_adapter,
+    full_adapter,
+    random_adapter,
+    random_pair,
+    shaped_adapters,
+)
 
 Q, K, V = (Target(0, BY_HF[f"self_attn.{name}_proj"]) for name in "qkv")
 WRITERS = {"mapped": mapped.write, "gguf": gguf.write, "mlx": mlx.write}
@@ -178,3 +187,56 @@ def test_the_report() -> None:
     verification = compare(adapter, rebuilt(adapter), progress=seen.append)
     assert (verification.modules, verification.worst_target, seen) == (3, K.hf_path, [1, 2, 3])
     assert 0 < verification.worst < LIMIT
+
+
+def spoiled(adapter: LoraAdapter, part: str) -> LoraAdapter:
+    """One part of one module that has it is changed a little."""
+    pairs, row_scales = dict(adapter.pairs), dict(adapter.row_scales)
+    if part == "row_scale":
+        target = next(iter(row_scales))
+        row_scales[target] = row_scales[target] * np.float32(1.001)
+    elif part == "bias":
+        target = next(t for t, pair in pairs.items() if pair.bias is not None)
+        pairs[target] = replace(pairs[target], bias=pairs[target].bias + np.float32(1e-3))
+    elif part == "no bias":
+        target = next(t for t, pair in pairs.items() if pair.bias is not None)
+        pairs[target] = replace(pairs[target], bias=None)
+    elif part == "no row scale":
+        target = next(iter(row_scales))
+        pairs[target] = replace(pairs[target], magnitude=None)
+        del row_scales[target]
+    else:
+        target = Target(None, EMBEDDING if part == "embedding" else HEAD)
+        pairs[target] = replace(pairs[target], a=pairs[target].a + np.float32(1e-4))
+    return replace(adapter, pairs=pairs, row_scales=row_scales)
+
+
+@pytest.mark.parametrize("part", ["row_scale", "bias", "no bias", "no row scale", "embedding", "head"])
+def test_every_part_is_compared(tmp_path: Path, part: str) -> None:
+    """A row scale, a bias, a factor of embedding or head that is another in the file, or not there."""
+    adapter = full_adapter(GQA)
+    assert round_trip(adapter, adapter, GQA, tmp_path / "whole", to="mapped") < LIMIT / 5
+    with pytest.raises(ConversionFailed):
+        round_trip(spoiled(adapter, part), adapter, GQA, tmp_path / "spoiled", to="mapped")
+
+
+@pytest.mark.parametrize("to", ["gguf", "mlx"])
+@pytest.mark.parametrize("module", [EMBEDDING, HEAD])
+def test_both_ends_go_to_every_format(tmp_path: Path, to: str, module: LinearModule) -> None:
+    """Embedding and head of an untied base, exactly; and another's factors are noticed."""
+    adapter = random_adapter(GQA, targets=[Q, Target(None, module)], ranks=(3, 2), scales=(1 / 3,))
+    other = random_adapter(GQA, targets=[Q, Target(None, module)], ranks=(3, 2), scales=(1 / 3,), seed=1)
+    assert round_trip(adapter, adapter, GQA, tmp_path / "a", to=to) < LIMIT / 5
+    with pytest.raises(ConversionFailed):
+        round_trip(other, adapter, GQA, tmp_path / "b", to=to)
+
+
+def test_mlx_magnitudes_are_compared(tmp_path: Path) -> None:
+    """DoRA in MLX carries the magnitude itself; one that is another, or dropped with all of DoRA, fails."""
+    adapter = dora_adapter(GQA, ranks=(2, 4))
+    assert round_trip(adapter, adapter, GQA, tmp_path / "whole", to="mlx") < LIMIT / 5
+    other = {t: replace(p, magnitude=p.magnitude * np.float32(1.001)) for t, p in adapter.pairs.items()}
+    plain = {t: replace(p, magnitude=None) for t, p in adapter.pairs.items()}
+    for number, pairs in enumerate((other, plain)):
+        with pytest.raises(ConversionFailed):
+            round_trip(replace(adapter, pairs=pairs), adapter, GQA, tmp_path / f"{number}", to="mlx")

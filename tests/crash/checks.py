@@ -21,6 +21,7 @@ from edgelora_converters.convert import Format, convert
 from edgelora_converters.dtypes import widened
 from edgelora_converters.lora import Target
 from edgelora_models.fingerprint import BaseFingerprint
+from edgelora_models.modules import EMBEDDING
 from tests.crash.corpus import Case
 from tests.crash.originals import SHAPE
 
@@ -79,14 +80,16 @@ class Checker:
     def _mapped(self, _: Path, path: Path) -> None:
         # Values are not looked at by this reader: they were when the file was made.
         for target, pair in mapped_adapter.read(path, SHAPE).pairs.items():
-            _fits(target, pair.a, pair.b)
+            _fits(target, pair.a.T if target.module == EMBEDDING else pair.a, pair.b)
             pair.a.view(np.uint8).max(), pair.b.view(np.uint8).max()
+            if any(rows is not None and rows.shape != pair.b.shape[1:] for rows in (pair.row_scale, pair.bias)):
+                raise Wrong(f"{target.hf_path} was read with rows of another width")
         self._run(self._hook, path)
 
     def _mlx(self, _: Path, path: Path) -> None:
-        for target, (a, b) in mlx.read(path, SHAPE).items():
+        for target, (a, b, m) in mlx.read(path, SHAPE).items():
             _fits(target, a.T, b)
-            _finite(target, a, b)
+            _finite(target, a, b, *([] if m is None else [m]))
 
     def _peft(self, folder: Path, path: Path) -> None:
         for target, pair in peft.read(path, SHAPE).pairs.items():
@@ -144,7 +147,8 @@ def _agrees_with_gguf_py(path: Path, pairs: Mapping[Target, tuple[NDArray[Any], 
         name = target.gguf_path
         scale = alpha / len(a) if alpha else 1.0
         scaled = (found[f"{name}.lora_b"].astype(np.float64) * scale).astype(np.float32)
-        if not (np.array_equal(widened(a), found[f"{name}.lora_a"]) and np.array_equal(b, scaled)):
+        stored = found[f"{name}.lora_a"].T if target.module == EMBEDDING else found[f"{name}.lora_a"]
+        if not (np.array_equal(widened(a), stored) and np.array_equal(b, scaled)):
             raise Wrong(f"gguf-py finds other values in {name}")
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgelora_converters.lora import LoraAdapter, LoraPair, Target
-from edgelora_models.modules import LINEAR_MODULES
+from edgelora_models.modules import EMBEDDING, HEAD, LINEAR_MODULES
 from edgelora_models.shape import LlamaShape
 from tests.support.bases import MIN_VOCAB
 
@@ -45,6 +46,41 @@ def random_adapter(
         for n, target in enumerate(every_target(shape) if targets is None else targets)
     }
     return LoraAdapter(pairs, source_digest="0" * 64, base_model=None)
+
+
+def dora_adapter(
+    shape: LlamaShape,
+    *,
+    seed: int = 0,
+    ranks: tuple[int, ...] = (4,),
+    targets: Iterable[Target] | None = None,
+) -> LoraAdapter:
+    """`random_adapter` with magnitudes between 0.5 and 2; its row scales take a base."""
+    rng = np.random.default_rng(seed)
+    plain = random_adapter(shape, seed=seed, ranks=ranks, targets=targets)
+    pairs = {
+        target: replace(pair, magnitude=rng.uniform(0.5, 2.0, len(pair.b)).astype(np.float32))
+        for target, pair in plain.pairs.items()
+    }
+    return replace(plain, pairs=pairs)
+
+
+def full_adapter(shape: LlamaShape, *, seed: int = 0) -> LoraAdapter:
+    """All that edgelora's own layout carries: modules with row scales, with biases, and plain; embedding and head.
+
+    The row scales are made up: near 1, as a trained adapter's are.
+    """
+    rng = np.random.default_rng(seed)
+    outer = [Target(None, EMBEDDING), Target(None, HEAD)]
+    plain = random_adapter(shape, seed=seed, ranks=(3, 8), scales=(2.0, 0.5), targets=[*every_target(shape), *outer])
+    pairs, row_scales = dict(plain.pairs), {}
+    for n, (target, pair) in enumerate(plain.pairs.items()):
+        rows = rng.uniform(0.7, 1.4, (2, len(pair.b))).astype(np.float32)
+        if n % 3 == 0 and target.module != EMBEDDING:
+            pairs[target], row_scales[target] = replace(pair, magnitude=rows[0]), rows[1]
+        elif n % 3 == 1:
+            pairs[target] = replace(pair, bias=rows[0] - 1)
+    return replace(plain, pairs=pairs, row_scales=row_scales)
 
 
 def delta(pair: LoraPair) -> NDArray[np.float64]:

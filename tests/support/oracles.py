@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora_converters.lora import LoraAdapter
-from edgelora_converters.oracle import Deltas, NumpyLlama, Precision
+from edgelora_converters.lora import LoraAdapter, LoraPair, Target
+from edgelora_converters.oracle import Delta, Deltas, NumpyLlama, Precision
 from edgelora_converters.oracle_base import hf_config
 from edgelora_models.shape import LlamaShape
 from tests.support.adapters import write_safetensors
@@ -34,7 +34,13 @@ def write_tiny_hf(folder: Path, shape: LlamaShape, *, seed: int, config: dict[st
 
 def deltas(adapter: LoraAdapter) -> Deltas:
     """The adapter's factors with the scale multiplied in here, in float64, not by any converter."""
-    return {t: (p.a.astype(np.float64), p.b.astype(np.float64) * p.scale) for t, p in adapter.pairs.items()}
+    return {target: _delta(adapter, target, pair) for target, pair in adapter.pairs.items()}
+
+
+def _delta(adapter: LoraAdapter, target: Target, pair: LoraPair) -> Delta:
+    bias = None if pair.bias is None else pair.bias.astype(np.float64) * pair.scale
+    a, b = pair.a.astype(np.float64), pair.b.astype(np.float64) * pair.scale
+    return Delta(a, b, bias, adapter.row_scales.get(target))
 
 
 def distance(found: NDArray[Any], wanted: NDArray[Any]) -> float:

@@ -69,6 +69,25 @@ def trained(model: Any, config: Any, folder: Path, *, initial: Path | None = Non
     return tuned
 
 
+def moved_peft_model(shape: LlamaShape, config: dict[str, Any], folder: Path) -> Any:
+    """As `peft_model`, with what starts where the base is moved, as training would: DoRA's magnitudes and the rows of
+    trainable tokens."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    settings = LoraConfig(**config, init_lora_weights=False, task_type="CAUSAL_LM")
+    tuned = get_peft_model(torch_base(shape), settings).eval()
+    generator = torch.Generator().manual_seed(SEED)
+    with torch.no_grad():
+        for name, parameter in tuned.named_parameters():
+            if "lora_magnitude_vector" in name:
+                parameter.mul_(1 + 0.4 * (torch.rand(parameter.shape, generator=generator) - 0.5))
+            elif "trainable_tokens_delta" in name:
+                parameter.add_(torch.randn(parameter.shape, generator=generator))
+    tuned.save_pretrained(str(folder), save_embedding_layers=False)
+    return tuned
+
+
 def peft_logits(model: Any, tokens: Sequence[int] = TOKENS) -> NDArray[np.float32]:
     """After every token, [len(tokens), vocab]."""
     import torch

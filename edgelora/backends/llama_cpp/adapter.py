@@ -16,6 +16,7 @@ from edgelora_converters.dtypes import widened
 from edgelora_converters.lora import Target
 from edgelora_converters.mapped import SUFFIX
 from edgelora_converters.mapping import touch
+from edgelora_models.modules import EMBEDDING
 from edgelora_models.shape import LlamaShape
 
 
@@ -43,10 +44,13 @@ def load_lora(path: Path, shape: LlamaShape, *, widen: bool) -> LoadedLora:
     if path.suffix == SUFFIX:
         return _mapped(path, shape, widen=widen)
     pairs = gguf_adapter.read(path, shape, widen=widen)
-    return LoadedLora(
-        path,
-        {target: Factors(np.ascontiguousarray(a), np.ascontiguousarray(b.T)) for target, (a, b) in pairs.items()},
-    )
+    return LoadedLora(path, {target: _factors(target, a, b) for target, (a, b) in pairs.items()})
+
+
+def _factors(target: Target, a: NDArray[Any], b: NDArray[Any]) -> Factors:
+    """Of GGUF's a [rank, in] and b [out, rank]."""
+    lookup = target.module == EMBEDDING
+    return Factors(np.ascontiguousarray(a.T if lookup else a), np.ascontiguousarray(b.T), lookup=lookup)
 
 
 def _mapped(path: Path, shape: LlamaShape, *, widen: bool) -> LoadedLora:
@@ -55,5 +59,15 @@ def _mapped(path: Path, shape: LlamaShape, *, widen: bool) -> LoadedLora:
     keep: Callable[[NDArray[Any]], NDArray[Any]] = widened if widen else lambda values: values
     return LoadedLora(
         path,
-        {target: Factors(keep(pair.a), keep(pair.b), multiplier=pair.scale) for target, pair in adapter.pairs.items()},
+        {
+            target: Factors(
+                keep(pair.a),
+                keep(pair.b),
+                scale=pair.row_scale,
+                bias=pair.bias if pair.bias is None else np.float32(pair.scale) * pair.bias,
+                multiplier=pair.scale,
+                lookup=target.module == EMBEDDING,
+            )
+            for target, pair in adapter.pairs.items()
+        },
     )

@@ -17,6 +17,7 @@ from edgelora.errors import BackendError
 from edgelora.kernels.evaluator import Bound, Evaluator, Part
 from edgelora.kernels.native import Outcome
 from edgelora_converters.lora import Target
+from edgelora_models.modules import EMBEDDING
 from edgelora_models.shape import LlamaShape
 
 
@@ -37,14 +38,15 @@ class CompiledHookMethod:
     def __init__(
         self, evaluator: Evaluator, shape: LlamaShape, weights: Mapping[Target, int], *, threads: Callable[[int], int]
     ) -> None:
-        """`weights`: the address of every linear module's weight tensor, as the self-test found them. `threads`: how
+        """`weights`: the address of every module's weight tensor, as the self-test found them. `threads`: how
         many llama.cpp computes a step of so many rows with; the kernel takes the same ones."""
         self._evaluator = evaluator
         self._shape = shape
         self._modules = {target: number for number, target in enumerate(weights)}
         self._slots: dict[int, Bound] = {}
         self._threads = threads
-        evaluator.set_modules(native_layout(), list(weights.values()), threads=threads(1))
+        lookup = self._modules.get(Target(None, EMBEDDING), -1)
+        evaluator.set_modules(native_layout(), list(weights.values()), threads=threads(1), lookup=lookup)
 
     def load(self, path: Path) -> BoundLora:
         return self.bind(load_lora(path, self._shape, widen=False))
@@ -96,6 +98,7 @@ def _check(outcome: Outcome, code: int) -> None:
         3: ("graph_layout", f"Node {name!r} uses its weight a second time in one step."),
         4: ("graph_layout", f"Node {name!r} has other widths than the adapter's factors."),
         5: ("lora_kernel", "The adapter's delta could not be added: out of memory."),
+        6: ("graph_layout", f"Node {name!r} looks up a token that the adapter does not have."),
     }
     if outcome.error:
         raise BackendError(*problems[outcome.error])

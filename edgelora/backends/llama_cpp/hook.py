@@ -2,7 +2,8 @@
 
 llama.cpp asks for every node whether to stop after it, computes up to a node answered yes, and hands it over; its rows
 may then be read and changed before the graph goes on. A node `y = W x` of a targeted module is known by the address of
-its weight tensor, which stays the same as long as the base is loaded.
+its weight tensor, which stays the same as long as the base is loaded. So is the lookup of the tokens' rows, the
+embedding's; a tied base multiplies with the same tensor.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +20,16 @@ from edgelora.backends.base import AdapterFormat, Loaded
 from edgelora.backends.llama_cpp.adapter import LoadedLora, load_lora
 from edgelora.backends.llama_cpp.layout import FIRST_SOURCE
 from edgelora.backends.llama_cpp.method import StepShares
-from edgelora.backends.llama_cpp.products import Product, Products
+from edgelora.backends.llama_cpp.products import Product, Products, weight_key
 from edgelora.backends.llama_cpp.tap import Tap
 from edgelora.errors import BackendError
 from edgelora.kernels.reference import Factors, Group, add_delta
 from edgelora.kernels.threads import one_blas_thread
 from edgelora_converters.lora import Target
+from edgelora_models.modules import EMBEDDING
 from edgelora_models.shape import LlamaShape
 
-Kernel = Callable[[NDArray[np.float32], NDArray[np.float32], Iterable[Group]], None]
+Kernel = Callable[[NDArray[np.float32], NDArray[Any], Iterable[Group]], None]
 
 
 class HookMethod:
@@ -39,15 +42,18 @@ class HookMethod:
     def __init__(
         self, tap: Tap, shape: LlamaShape, weights: Mapping[Target, int], *, kernel: Kernel = add_delta
     ) -> None:
-        """`weights`: the address of every linear module's weight tensor, as the self-test found them."""
+        """`weights`: the address of every module's weight tensor, as the self-test found them."""
         self._tap = tap
         self._shape = shape
-        self._weights = weights
+        self._keys = {t: weight_key(address, lookup=t.module == EMBEDDING) for t, address in weights.items()}
         self._kernel = kernel
         self._products = Products()
         self._slots: dict[int, dict[int, Factors]] = {}
         self._step = StepShares((), 0, 0)
         self._watched: frozenset[int] = frozenset()
+        """Weight addresses."""
+        self._changed: frozenset[int] = frozenset()
+        """By key, what the step's adapters change."""
         self._pending: set[int] = set()
 
     def load(self, path: Path) -> LoadedLora:
@@ -58,21 +64,22 @@ class HookMethod:
             raise BackendError(
                 "foreign_adapter", f"Slot {slot} was given {type(loaded).__name__}, not a llama.cpp adapter."
             )
-        self._slots[slot] = {self._weights[target]: pair for target, pair in loaded.factors.items()}
+        self._slots[slot] = {self._keys[target]: pair for target, pair in loaded.factors.items()}
 
     def detach(self, slot: int) -> None:
         self._slots.pop(slot, None)
 
     def run(self, step: StepShares, decode: Callable[[], int]) -> int:
         self._step = step
-        self._watched = frozenset().union(*(self._slots[share.slot] for share in step.shares))
-        if not self._watched:
+        self._changed = frozenset().union(*(self._slots[share.slot] for share in step.shares))
+        if not self._changed:
             return decode()
-        self._pending = set(self._watched)
+        self._watched = frozenset(key & ~1 for key in self._changed)
+        self._pending = set(self._changed)
         with one_blas_thread():
             code = self._tap.watch(self, decode)
         if code == 0 and self._pending:
-            missed, targeted = len(self._pending), len(self._watched)
+            missed, targeted = len(self._pending), len(self._changed)
             raise BackendError(
                 "graph_incomplete", f"The graph passed by {missed} of the {targeted} modules the adapters change."
             )
@@ -83,9 +90,11 @@ class HookMethod:
 
     def visit(self, node: int) -> None:
         product = self._products.at(node)
-        if product.weight not in self._pending:
+        if product.key not in self._changed:
+            return  # the other use of a tied base's weight
+        if product.key not in self._pending:
             raise BackendError("graph_layout", f"Node {product.name!r} uses its weight a second time in one step.")
-        self._pending.remove(product.weight)
+        self._pending.remove(product.key)
         self._kernel(product.y, product.x, self._groups(product))
 
     def _groups(self, product: Product) -> Iterator[Group]:
@@ -96,6 +105,6 @@ class HookMethod:
             )
         for share in step.shares:
             (start, stop), gate = (share.rows, share.gate) if rows == step.rows else (share.outputs, share.output_gate)
-            factors = self._slots[share.slot].get(product.weight)
+            factors = self._slots[share.slot].get(product.key)
             if factors is not None and start < stop:
                 yield Group(start, stop, factors, share.weight, np.array(gate, np.float32) if gate else None)

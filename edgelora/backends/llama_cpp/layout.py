@@ -19,6 +19,7 @@ MAX_DIMS: Final = 4
 MAX_SOURCES: Final = 10
 MAX_NAME: Final = 64
 TYPE_F32: Final = 0
+TYPE_I32: Final = 26
 # Positions in enum ggml_op.
 OP_ADD: Final = 2
 OP_MUL_MAT: Final = 29
@@ -53,7 +54,14 @@ FIRST_SOURCE: Final[int] = GgmlTensor.src.offset
 def native_layout() -> Layout:
     """The same offsets for the native kernel: this file stays the one that knows them."""
     fields = {name: getattr(GgmlTensor, name).offset for name in ("type", "ne", "nb", "op", "src", "data", "name")}
-    return Layout(**fields, type_f32=TYPE_F32, op_mul_mat=OP_MUL_MAT, name_size=MAX_NAME)
+    return Layout(
+        **fields,
+        type_f32=TYPE_F32,
+        type_i32=TYPE_I32,
+        op_mul_mat=OP_MUL_MAT,
+        op_get_rows=OP_GET_ROWS,
+        name_size=MAX_NAME,
+    )
 
 
 def tensor_at(address: int) -> GgmlTensor:
@@ -62,6 +70,17 @@ def tensor_at(address: int) -> GgmlTensor:
 
 def tensor_name(tensor: GgmlTensor) -> str:
     return bytes(tensor.name).decode("utf-8", "replace")
+
+
+def tokens_of(tensor: GgmlTensor) -> NDArray[np.int32]:
+    """The tensor's memory as int32 [rows], not copied: which rows are looked up.
+
+    Raises BackendError where it is anything else: then its memory must not be touched.
+    """
+    rows, *outer = tensor.ne
+    if tensor.type != TYPE_I32 or outer != [1, 1, 1] or tensor.nb[0] != 4 or rows < 0 or not tensor.data:
+        raise _odd(tensor, "list of tokens")
+    return np.ndarray((rows,), np.int32, (ctypes.c_char * (4 * rows)).from_address(tensor.data))
 
 
 def rows_of(tensor: GgmlTensor) -> NDArray[np.float32]:
@@ -73,11 +92,15 @@ def rows_of(tensor: GgmlTensor) -> NDArray[np.float32]:
     element, stride, *_ = tensor.nb
     plain = tensor.type == TYPE_F32 and outer == [1, 1] and width > 0 and rows >= 0 and bool(tensor.data)
     if not plain or element != 4 or stride % 4 or stride < 4 * width:
-        raise BackendError(
-            "graph_layout",
-            f"Node {tensor_name(tensor)!r} is no plain float32 matrix (type {tensor.type}, ne {list(tensor.ne)},"
-            f" nb {list(tensor.nb)}).",
-            "Start with llama.cpp's own LoRA instead, and report this.",
-        )
+        raise _odd(tensor, "float32 matrix")
     memory = (ctypes.c_char * (rows * stride)).from_address(tensor.data)
     return np.ndarray((rows, width), np.float32, memory, strides=(stride, 4))
+
+
+def _odd(tensor: GgmlTensor, wanted: str) -> BackendError:
+    return BackendError(
+        "graph_layout",
+        f"Node {tensor_name(tensor)!r} is no plain {wanted} (type {tensor.type}, ne {list(tensor.ne)},"
+        f" nb {list(tensor.nb)}).",
+        "Start with llama.cpp's own LoRA instead, and report this.",
+    )

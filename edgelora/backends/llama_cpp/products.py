@@ -1,4 +1,5 @@
-"""The graph's products `y = W x` as arrays: read from a node once, and again only when the node has changed.
+"""The graph's products `y = W x`, and its lookup of the tokens' rows, as arrays: read from a node once, and again only
+when the node has changed.
 
 A decode step repeats the graph of the step before, at the same addresses. Comparing a node's bytes with those it was
 read from costs a tenth of reading its fields one by one, and there are hundreds of nodes in every step.
@@ -8,11 +9,20 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora.backends.llama_cpp.layout import OP_MUL_MAT, GgmlTensor, rows_of, tensor_at, tensor_name
+from edgelora.backends.llama_cpp.layout import (
+    OP_GET_ROWS,
+    OP_MUL_MAT,
+    GgmlTensor,
+    rows_of,
+    tensor_at,
+    tensor_name,
+    tokens_of,
+)
 from edgelora.errors import BackendError
 
 _SIZE = ctypes.sizeof(GgmlTensor)
@@ -23,15 +33,21 @@ class Product:
     """One node, and the bytes of its struct and of its input's when it was read."""
 
     name: str
-    weight: int
-    """Address of W's tensor."""
+    key: int
+    """`weight_key` of W's tensor."""
     y: NDArray[np.float32]
     """[rows, out], the node's own memory."""
-    x: NDArray[np.float32]
-    """[rows, in], its input's."""
+    x: NDArray[Any]
+    """[rows, in] float32, its input's; of a lookup the tokens, int32 [rows]."""
     node_bytes: bytes
     input: int
     input_bytes: bytes
+
+
+def weight_key(address: int, *, lookup: bool) -> int:
+    """What a module's weight is known by: its tensor's address, which is even; one more where its rows are looked up,
+    for a tied base multiplies with the same tensor."""
+    return address + lookup
 
 
 class Products:
@@ -58,13 +74,14 @@ class Products:
 def _read(node: int) -> Product:
     tensor = tensor_at(node)
     weight, source = tensor.src[0], tensor.src[1]
-    if tensor.op != OP_MUL_MAT or not weight or not source:
+    lookup = tensor.op == OP_GET_ROWS
+    if not (lookup or tensor.op == OP_MUL_MAT) or not weight or not source:
         raise BackendError("graph_layout", f"Node {tensor_name(tensor)!r} is no product with its weight.")
     return Product(
         name=tensor_name(tensor),
-        weight=weight,
+        key=weight_key(weight, lookup=lookup),
         y=rows_of(tensor),
-        x=rows_of(tensor_at(source)),
+        x=tokens_of(tensor_at(source)) if lookup else rows_of(tensor_at(source)),
         node_bytes=ctypes.string_at(node, _SIZE),
         input=source,
         input_bytes=ctypes.string_at(source, _SIZE),

@@ -1,10 +1,11 @@
 """The start-up self-test: does the installed library really lay out its graph as `layout.py` says?
 
 One small step runs with every node watched. The first node proves the layout before any pointer in it is followed.
-Then every linear module must appear once, with its widths and an expected number of rows; its weight's address is kept,
-which is how the hook knows modules later. Each layer's down projection gets a known delta, and the sum computed from it
-must have seen it. Anything unexpected is a BackendError, and the backend falls back to llama.cpp's own LoRA. In the
-same step the native callback is tried, where there is one (`trial`).
+Then every linear module must appear once, the output head among them, with its widths and an expected number of rows;
+its weight's address is kept, which is how the hook knows modules later. So is that of the embedding, which is looked
+up. Each layer's down projection gets a known delta, and the sum computed from it must have seen it. Anything unexpected
+is a BackendError, and the backend falls back to llama.cpp's own LoRA. In the same step the native callback is tried,
+where there is one (`trial`).
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ from edgelora.backends.llama_cpp.layout import (
     rows_of,
     tensor_at,
     tensor_name,
+    tokens_of,
 )
 from edgelora.backends.llama_cpp.trial import Trial
 from edgelora.errors import BackendError
 from edgelora_converters.lora import Target
-from edgelora_models.modules import BY_GGUF
+from edgelora_models.modules import BY_GGUF, EMBEDDING, HEAD
 from edgelora_models.shape import LlamaShape
 
 Rows = NDArray[np.float32]
+
+_HEAD, _EMBEDDING = Target(None, HEAD), Target(None, EMBEDDING)
 
 # Two sequences where two fit, logits for two rows of five, so that all rows and output rows differ in number.
 _TOKENS = ((0, 1, 2), (1, 2))
@@ -39,8 +43,8 @@ _TOKENS = ((0, 1, 2), (1, 2))
 def find_weights(
     context: Context, shape: LlamaShape, *, max_sequences: int, trial: Trial | None = None
 ) -> dict[Target, int]:
-    """The address of every linear module's weight tensor, the layout proven. Leaves the KV empty. `trial` is shown
-    every module's product.
+    """The address of every linear module's weight tensor, the embedding's and the head's, the layout proven. Leaves the
+    KV empty. `trial` is shown every module's product, and the lookup.
 
     Raises BackendError where anything is not as expected.
     """
@@ -82,6 +86,7 @@ class _Probe:
         tensor = tensor_at(node)
         if not self._started:
             self._check_first(tensor)
+            self._take_embedding(node, tensor)
             self._started = True
         if tensor.op == OP_MUL_MAT and (target := _target(tensor)) is not None:
             self._take(node, tensor, target)
@@ -90,10 +95,9 @@ class _Probe:
 
     def result(self) -> dict[Target, int]:
         expected = {Target(layer, module) for layer in range(self._shape.layers) for module in BY_GGUF.values()}
+        expected |= {_HEAD, _EMBEDDING}
         missing = expected - self._weights.keys()
-        _require(
-            not missing, f"{len(missing)} of {len(expected)} linear modules are not in the graph under their names"
-        )
+        _require(not missing, f"{len(missing)} of {len(expected)} modules are not in the graph under their names")
         _require(self._confirmed == self._shape.layers, "a change to a node was not seen by the graph")
         return self._weights
 
@@ -115,8 +119,15 @@ class _Probe:
             weight.name == b"token_embd.weight" and weight.ne[0] == width, "the embedding's source is not its weight"
         )
 
+    def _take_embedding(self, node: int, tensor: GgmlTensor) -> None:
+        self._weights[_EMBEDDING] = tensor.src[0]
+        tokens, y = tokens_of(tensor_at(tensor.src[1])), rows_of(tensor)
+        _require(len(tokens) == len(y), f"the embedding looks up {len(tokens)} tokens for {len(y)} rows")
+        if self._trial is not None:
+            self._trial.visit(node, weight=tensor.src[0], name="the embedding", x=tokens, y=y)
+
     def _take(self, node: int, tensor: GgmlTensor, target: Target) -> None:
-        name = f"{target.module.gguf} of layer {target.layer}"
+        name = target.gguf_path
         y, x = rows_of(tensor), rows_of(tensor_at(tensor.src[1]))
         _require(target not in self._weights, f"{name} appears twice")
         _require(
@@ -142,8 +153,11 @@ class _Probe:
 
 
 def _target(tensor: GgmlTensor) -> Target | None:
-    """The module whose weight this product uses, by the weight's name `blk.N.X.weight`."""
+    """The module whose weight this product uses, by the weight's name `blk.N.X.weight`; the head's is `output.weight`,
+    or in a tied base the embedding's."""
     match tensor_name(tensor_at(tensor.src[0])).split("."):
+        case ["output" | "token_embd", "weight"]:
+            return _HEAD
         case ["blk", layer, module, "weight"] if layer.isdecimal() and module in BY_GGUF:
             return Target(int(layer), BY_GGUF[module])
     return None

@@ -1,7 +1,7 @@
 /* The kernel against a plain loop in double, for every instruction set of the machine it runs on; without Python, so
  * that a cross compiler and an emulator are enough to run it for another processor. test_driver.py compiles it.
  *
- * Random shapes, types, groups that overlap, gates, row scales and biases, one thread and two. Also: a row of a batch has the
+ * Random shapes, types, groups that overlap, gates, row scales, biases and lookups, one thread and two. Also: a row of a batch has the
  * bits it has alone, and rows of no group keep theirs. Prints what failed and returns 1, or the number of cases.
  */
 #include "lora.h"
@@ -56,6 +56,7 @@ static float *reals(int64_t count) { return weights(count, LORA_F32); }
 typedef struct {
     int64_t rows, in, out, x_stride, y_stride;
     float *x, *y;
+    int32_t *tokens; /* NULL where the groups multiply */
     int32_t count;
     lora_group groups[MOST_GROUPS];
     lora_pair pairs[MOST_GROUPS];
@@ -67,9 +68,14 @@ static test make(void) {
     t.y_stride = t.out + number(5);
     t.x = reals(t.rows * t.x_stride);
     t.y = reals(t.rows * t.y_stride);
+    if (!number(4)) {
+        t.tokens = memory(t.rows * 4);
+        for (int64_t row = 0; row < t.rows; row++) t.tokens[row] = (int32_t)number((uint32_t)t.in);
+    }
     for (int32_t n = 0; n < t.count; n++) {
         lora_pair *pair = &t.pairs[n];
         *pair = (lora_pair){.rank = 1 + number(RANKS), .in = t.in, .out = t.out, .a_type = number(3), .b_type = number(3)};
+        pair->lookup = t.tokens != NULL;
         pair->a = weights(pair->rank * t.in, pair->a_type);
         pair->b = weights(pair->rank * t.out, pair->b_type);
         pair->multiplier = number(2) ? 1.0f : real();
@@ -91,6 +97,7 @@ static void free_test(test *t) {
         free((void *)t->pairs[n].bias);
         free((void *)t->groups[n].gate);
     }
+    free(t->tokens);
     free(t->x);
     free(t->y);
 }
@@ -112,8 +119,15 @@ static float *run(const test *t, int64_t first, int64_t rows, int isa, int threa
     int64_t bytes = rows * t->y_stride * 4;
     float *y = memory(bytes);
     memcpy(y, t->y + first * t->y_stride, (size_t)bytes);
-    if (lora_add(y, t->y_stride, t->x + first * t->x_stride, t->x_stride, groups, count, isa, threads)) abort();
+    const void *x = t->tokens ? (const void *)(t->tokens + first) : t->x + first * t->x_stride;
+    if (lora_add(y, t->y_stride, x, t->x_stride, groups, count, isa, threads)) abort();
     return y;
+}
+
+/* One term of a product: a looked-up row has one. */
+static double term(const test *t, const lora_pair *pair, int64_t row, int64_t rank, int64_t column) {
+    if (t->tokens) return t->tokens[row] == column ? value(pair->a, column * pair->rank + rank, pair->a_type) : 0.0;
+    return t->x[row * t->x_stride + column] * value(pair->a, rank * pair->in + column, pair->a_type);
 }
 
 /* What must come out of a row, and how large the numbers were that each value was summed from. */
@@ -127,9 +141,9 @@ static void expect(const test *t, int64_t row, double *y, double *size) {
         for (int64_t r = 0; r < pair->rank; r++) {
             products[r] = sizes[r] = 0;
             for (int64_t c = 0; c < pair->in; c++) {
-                double term = t->x[row * t->x_stride + c] * value(pair->a, r * pair->in + c, pair->a_type);
-                products[r] += pair->multiplier * term;
-                sizes[r] += fabs(pair->multiplier * term);
+                double found = pair->multiplier * term(t, pair, row, r, c);
+                products[r] += found;
+                sizes[r] += fabs(found);
             }
         }
         for (int64_t c = 0; c < pair->out; c++) {
@@ -139,8 +153,9 @@ static void expect(const test *t, int64_t row, double *y, double *size) {
                 d += products[r] * b;
                 all += sizes[r] * fabs(b);
             }
-            y[c] += share * (scale * (y[c] + d) + bias - y[c]);
-            size[c] += fabs(share) * ((fabs(scale) + 1) * (size[c] + all) + fabs(bias));
+            double base = t->y[row * t->y_stride + c]; /* and not what the groups before made of it */
+            y[c] += share * (scale * (base + d) + bias - base);
+            size[c] += fabs(share) * ((fabs(scale) + 1) * (fabs(base) + all) + fabs(bias));
         }
     }
 }

@@ -38,9 +38,11 @@ def stored(values: NDArray[Any], kind: str) -> NDArray[Any]:
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[NDArray[np.float32], NDArray[np.float32], list[Group]]:
+def cases(draw: st.DrawFn) -> tuple[NDArray[np.float32], NDArray[Any], list[Group]]:
+    """What was computed, its input, and groups: of products, or of tokens that look up their rows."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     rows, width, out = draw(st.integers(0, 11)), draw(st.integers(1, 150)), draw(st.integers(1, 600))
+    lookup = draw(st.booleans())
     groups = []
     for _ in range(draw(st.integers(0, 4))):
         start = draw(st.integers(0, rows))
@@ -48,13 +50,16 @@ def cases(draw: st.DrawFn) -> tuple[NDArray[np.float32], NDArray[np.float32], li
         rank = draw(st.integers(1, 70))
         kinds = draw(st.tuples(st.sampled_from(TYPES), st.sampled_from(TYPES)))
         extras = [rng.standard_normal(out, np.float32) if draw(st.booleans()) else None for _ in range(2)]
-        a = stored(rng.standard_normal((rank, width)), kinds[0])
+        a = stored(rng.standard_normal((width, rank) if lookup else (rank, width)), kinds[0])
         b = stored(rng.standard_normal((rank, out)) / np.sqrt(rank), kinds[1])
         gate = rng.integers(0, 3, stop - start).astype(np.float32) / 2 if draw(st.booleans()) else None
         weight = draw(st.sampled_from([1.0, 0.0, -0.5, 1.75]))
         multiplier = draw(st.sampled_from([1.0, 0.0, -2.0, 0.7071067690849304]))
-        groups.append(Group(start, stop, Factors(a, b, *extras, multiplier), weight, gate))
-    return rng.standard_normal((rows, out), np.float32), rng.standard_normal((rows, width), np.float32), groups
+        groups.append(Group(start, stop, Factors(a, b, *extras, multiplier, lookup), weight, gate))
+    x: NDArray[Any] = rng.standard_normal((rows, width), np.float32)
+    if lookup:
+        x = rng.integers(0, width, rows).astype(np.int32)
+    return rng.standard_normal((rows, out), np.float32), x, groups
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -62,17 +67,17 @@ def cases(draw: st.DrawFn) -> tuple[NDArray[np.float32], NDArray[np.float32], li
 @given(case=cases(), gap=st.integers(0, 5))
 @settings(max_examples=60, deadline=None)
 def test_it_equals_the_reference(
-    isa: str, threads: int, case: tuple[NDArray[np.float32], NDArray[np.float32], list[Group]], gap: int
+    isa: str, threads: int, case: tuple[NDArray[np.float32], NDArray[Any], list[Group]], gap: int
 ) -> None:
     """Any shape, rank, grouping, dtype, scale and weight of any kind; nothing outside y is written, x never."""
     before, x, groups = case
     expected = before.astype(np.float64)
-    reference.add_delta(expected, x.astype(np.float64), groups)  # type: ignore[arg-type]
+    reference.add_delta(expected, x if x.ndim == 1 else x.astype(np.float64), groups)  # type: ignore[arg-type]
     y, memory = guarded(before, gap=gap)
-    inputs, input_memory = guarded(x, gap=gap)
+    inputs, input_memory = (x, x) if x.ndim == 1 else guarded(x, gap=gap)
     input_before = input_memory.copy()
     native.add_delta(y, inputs, groups, isa=isa, threads=threads)
-    limit = 2e-6 * (1 + np.abs(expected)) * np.sqrt(x.shape[1] + 70) * 4 ** len(groups)
+    limit = 2e-6 * (1 + np.abs(expected)) * np.sqrt((x.shape[1] if x.ndim == 2 else 1) + 70) * 4 ** len(groups)
     assert (np.abs(y - expected) <= limit).all()
     assert np.isnan(memory).sum() == memory.size - y.size
     assert np.array_equal(input_memory, input_before, equal_nan=True)
@@ -121,9 +126,34 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         Group(0, 3, Factors(a, b, scale=short)),
         Group(0, 3, Factors(a, b, bias=short)),
         Group(0, 3, Factors(a, b), gate=short),
+        Group(0, 3, Factors(a.T.copy(), b, lookup=True)),
     ):
         with pytest.raises(ValueError):
             native.add_delta(y, x, [wrong])
     with pytest.raises(ValueError):
         native.add_delta(y[:, ::2], x, [])
+    looking_up = Group(0, 3, Factors(a.T.copy(), b, lookup=True))
+    for tokens in ([0, 1, 4], [0, -1, 1], [0, 1]):
+        with pytest.raises(ValueError):
+            native.add_delta(y, np.array(tokens, np.int32), [looking_up])
+    with pytest.raises(ValueError):
+        native.add_delta(y, np.zeros(3, np.int64), [looking_up])
     assert not y.any()
+
+
+@pytest.mark.parametrize("isa", native.instruction_sets())
+def test_row_scales_are_of_what_the_base_computed(isa: str) -> None:
+    """Two adapters with row scales on one row give the same in either order: no change is of another's."""
+    rng = np.random.default_rng(2)
+    scales = rng.uniform(0.5, 2, (2, 90)).astype(np.float32)
+    factors = [Factors(*(rng.standard_normal((3, n), np.float32) for n in (40, 90)), scale) for scale in scales]
+    x, before = rng.standard_normal((4, 40), np.float32), rng.standard_normal((4, 90), np.float32)
+    groups = [Group(1, 4, factors[0], 0.5), Group(0, 3, factors[1], -1.5)]
+    wanted, one, other = before.copy(), before.copy(), before.copy()
+    for group in groups:
+        alone = before.copy()
+        reference.add_delta(alone, x, [group])
+        wanted += alone - before
+    native.add_delta(one, x, groups, isa=isa, threads=2)
+    native.add_delta(other, x, groups[::-1], isa=isa, threads=1)
+    assert np.allclose(one, wanted, rtol=1e-5, atol=1e-4) and np.allclose(other, wanted, rtol=1e-5, atol=1e-4)

@@ -57,3 +57,27 @@ def test_strided_rows_are_written_in_place() -> None:
     add_delta(memory[:, :9], x, [Group(1, 3, factors)])
     assert np.allclose(memory[1:, :9], x[1:] @ factors.a.T @ factors.b, atol=1e-5)
     assert not memory[0].any() and not memory[:, 9:].any()
+
+
+def test_tokens_look_up_their_rows() -> None:
+    """The embedding's delta of a row is its token's row of a, times b: as with a one-hot input."""
+    rng = np.random.default_rng(1)
+    plain = _factors(rng, 3, width=7, out=9)
+    tokens = np.array([6, 0, 6, 2], np.int32)
+    looked_up = rng.standard_normal((4, 9)).astype(np.float32)
+    multiplied, bias = looked_up.copy(), np.arange(9, dtype=np.float32)
+    lookup = Factors(np.ascontiguousarray(plain.a.T), plain.b, bias=bias, multiplier=0.5, lookup=True)
+    product = Factors(plain.a, plain.b, bias=bias, multiplier=0.5)
+    add_delta(looked_up, tokens, [Group(1, 4, lookup)])
+    add_delta(multiplied, np.eye(7, dtype=np.float32)[tokens], [Group(1, 4, product)])
+    assert np.allclose(looked_up, multiplied, atol=1e-6)
+
+
+def test_a_scale_and_a_bias_by_hand() -> None:
+    """A row becomes scale * (y + delta) + bias; weight and gate take a share of that change."""
+    a, b = np.array([[1.0, 2.0]], np.float32), np.array([[3.0, -1.0]], np.float32)
+    scale, bias = np.array([2.0, 0.5], np.float32), np.array([10.0, 0.0], np.float32)
+    y, x = np.array([[1.0, 4.0], [1.0, 4.0]], np.float32), np.array([[1.0, 1.0], [1.0, 1.0]], np.float32)
+    add_delta(y, x, [Group(0, 2, Factors(a, b, scale, bias), 0.5, np.array([1.0, 2.0], np.float32))])
+    whole = np.array([2.0 * (1 + 9) + 10, 0.5 * (4 - 3)])
+    assert np.allclose(y, [(np.array([1.0, 4.0]) + whole) / 2, whole])

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgelora.backends.llama_cpp.layout import OP_ADD, OP_MUL_MAT, GgmlTensor
-from edgelora.backends.llama_cpp.products import Products
+from edgelora.backends.llama_cpp import layout
+from edgelora.backends.llama_cpp.layout import OP_ADD, OP_GET_ROWS, OP_MUL_MAT, TYPE_I32, GgmlTensor
+from edgelora.backends.llama_cpp.products import Products, weight_key
 from edgelora.errors import BackendError
 
 
@@ -50,7 +51,22 @@ def test_its_arrays_are_the_nodes_memory() -> None:
     read = Products().at(node.address)
     read.y[1] = 7
     assert y.tolist() == [[0, 0, 0], [7, 7, 7]] and np.array_equal(read.x, x)
-    assert read.weight == ctypes.addressof(node.weight)
+    assert read.key == weight_key(ctypes.addressof(node.weight), lookup=False)
+
+
+def test_a_lookup_has_tokens_for_an_input() -> None:
+    """And a key of its own, so that a tied base's head, which multiplies with the same weight, is another module."""
+    y, tokens = np.zeros((2, 3), np.float32), np.array([7, 250], np.int32)
+    node = product(y, np.zeros((1, 1), np.float32))
+    node.tensor.op, node.input.type = OP_GET_ROWS, TYPE_I32
+    node.input.ne[:], node.input.nb[:] = (2, 1, 1, 1), (4, 8, 8, 8)
+    node.input.data = tokens.ctypes.data
+    read = Products().at(node.address)
+    assert read.x.tolist() == [7, 250] and read.x.dtype == np.int32 and read.y.shape == (2, 3)
+    assert read.key == ctypes.addressof(node.weight) + 1
+    node.input.type = layout.TYPE_F32
+    with pytest.raises(BackendError):
+        Products().at(node.address)
 
 
 def test_the_same_node_is_read_once() -> None:

@@ -20,7 +20,7 @@ from edgelora.errors import BackendError
 from edgelora.kernels import native
 from edgelora.kernels.reference import add_delta
 from edgelora_converters.lora import Target
-from edgelora_models.modules import LINEAR_MODULES
+from edgelora_models.modules import LINEAR_MODULES, OUTER_MODULES
 from edgelora_models.shape import LlamaShape
 from tests.edgelora.backends.llama_cpp.conftest import EXACT, Installed, open_backend
 from tests.support.lora import GQA
@@ -45,9 +45,10 @@ def _shifted() -> type[ctypes.Structure]:
 
 
 def test_every_module_is_found_once(context: Context) -> None:
-    """The addresses of all weights come out, no two the same."""
+    """The addresses of all weights come out, no two the same: every layer's, the embedding's and the head's."""
     weights = selftest.find_weights(context, GQA, max_sequences=EXACT.max_sequences)
-    assert weights.keys() == {Target(layer, module) for layer in range(GQA.layers) for module in LINEAR_MODULES}
+    inner = {Target(layer, module) for layer in range(GQA.layers) for module in LINEAR_MODULES}
+    assert weights.keys() == inner | {Target(None, module) for module in OUTER_MODULES}
     assert len(set(weights.values())) == len(weights)
 
 
@@ -79,8 +80,8 @@ def test_another_layout_is_noticed_by_the_first_node(context: Context, monkeypat
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        (replace(GQA, layers=GQA.layers + 1), "7 of 21 linear modules are not in the graph"),
-        (replace(GQA, ffn=GQA.ffn + 32), "ffn_gate of layer 0 maps 64 to 96"),
+        (replace(GQA, layers=GQA.layers + 1), "7 of 23 modules are not in the graph"),
+        (replace(GQA, ffn=GQA.ffn + 32), "blk.0.ffn_gate.weight maps 64 to 96"),
     ],
 )
 def test_another_graph_is_noticed(context: Context, wrong: LlamaShape, reason: str) -> None:
@@ -123,7 +124,7 @@ def test_the_native_callback_is_tried_at_every_module(context: Context, monkeypa
     monkeypatch.setattr(Trial, "visit", lambda self, node, **p: (names.append(p["name"]), visit(self, node, **p))[1])
     trial = Trial(context.tap.evaluator)
     weights = selftest.find_weights(context, GQA, max_sequences=2, trial=trial)
-    assert trial.problem is None and len(set(names)) == len(weights) == 7 * GQA.layers
+    assert trial.problem is None and len(set(names)) == len(weights) == 7 * GQA.layers + 2
 
 
 @needs_kernel
