@@ -13,7 +13,9 @@ from edgelora_converters.dtypes import widened
 from edgelora_converters.lora import LoraAdapter, LoraPair, Target
 from edgelora_converters.mapped_adapter import MappedPair
 from edgelora_converters.rows import deinterleave
-from edgelora_models.errors import AdapterUnsupported
+from edgelora_converters.said import invocation_of, ours
+from edgelora_models.errors import AdapterCorrupt, AdapterUnsupported
+from edgelora_models.gguf_header import read_header
 from edgelora_models.modules import EMBEDDING
 from edgelora_models.shape import LlamaShape
 
@@ -28,7 +30,9 @@ def read(path: Path, shape: LlamaShape) -> LoraAdapter:
         what = f"{scaled.hf_path} is a DoRA adapter's, of which the file has the row scales and not the magnitudes."
         raise AdapterUnsupported("dora", what, "Give the PEFT adapter it was made from.", param=scaled.hf_path)
     pairs = {target: pair_of(target, pair, shape) for target, pair in mapped.pairs.items()}
-    return LoraAdapter(pairs, hashlib.sha256(mapped.data.data).hexdigest(), base_model=None)
+    said = ours(read_header(path, error=AdapterCorrupt).metadata)
+    digest = hashlib.sha256(mapped.data.data).hexdigest()
+    return LoraAdapter(pairs, digest, said.get("trained_on"), invocation=invocation_of(said))
 
 
 def pair_of(target: Target, pair: MappedPair, shape: LlamaShape) -> LoraPair:

@@ -6,7 +6,6 @@ stored weights are from the exact ones is measured on the finished file, reopene
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +29,8 @@ from edgelora_models.shape import LlamaShape
 _ACT_APART = "Let it act as an adapter instead (edgelora run --adapter NAME)."
 ROUNDING: Mapping[str, float] = {"F64": 1e-7, "F32": 1e-6, "F16": 1e-3, "BF16": 8e-3}
 """The largest error a matrix in a trained type may have: what one rounding costs, with room."""
+QUANTIZED = 0.5
+"""The same for quantized types: 2 bits cost about 0.3; rows in a wrong order, or of another matrix, 1 and more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,7 @@ def _compare(out: Path, weights: BaseWeights, acting: Changes, meter: _Meter) ->
                 stop = block.start + len(block.before)
                 tally.add(block, merged.rows(weight_name(target), block.start, stop))
                 meter.add(block.before.nbytes)
-            limit = max(ROUNDING[kind] for kind in merged.precision.split(", ")) if merged.exact else math.inf
+            limit = max(ROUNDING[kind] for kind in merged.precision.split(", ")) if merged.exact else QUANTIZED
             if not tally.error <= limit:  # NaN included
                 what = f"{target.hf_path} is {tally.error:.1e} off in the merged base; {limit:.0e} is allowed."
                 raise ConversionFailed("merge_mismatch", what, "Nothing was kept. Merge again.", param=target.hf_path)

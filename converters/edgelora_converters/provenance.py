@@ -5,17 +5,15 @@ Owns the words and where each format keeps them; the writers write them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from edgelora_converters import mlx
 from edgelora_converters.completion import NOTE
 from edgelora_converters.errors import ConversionFailed
-from edgelora_converters.gguf import PROVENANCE_PREFIX
 from edgelora_converters.lora import LoraAdapter
 from edgelora_converters.peft_folder import WEIGHTS_NAME
 from edgelora_converters.safetensors_file import open_safetensors
+from edgelora_converters.said import INVOCATION, ours, spelled
 from edgelora_converters.source import adapter_kind
 from edgelora_models.errors import AdapterCorrupt
 from edgelora_models.files import read_json
@@ -32,6 +30,8 @@ def facts(adapter: LoraAdapter, base: BaseFingerprint, *, converter: str) -> dic
     Nothing in it depends on this machine: the same input gives the same file everywhere.
     """
     found = {"base_fingerprint": base.digest, "converter_version": converter}
+    if adapter.invocation:
+        found[INVOCATION] = spelled(adapter.invocation)
     if adapter.base_model is not None:
         found["trained_on"] = adapter.base_model
     return found | {key: adapter.metadata[key] for key in ("treatment", NOTE) if key in adapter.metadata}
@@ -48,21 +48,19 @@ def read_provenance(path: Path) -> dict[str, str]:
             found = said if isinstance(said, dict) else {}
         case "peft" if path.is_dir():
             with open_safetensors(path / WEIGHTS_NAME) as file:
-                found = _ours(file.metadata)
+                found = ours(file.metadata)
         case _:
-            found = _ours(read_header(path, error=AdapterCorrupt).metadata)
+            found = ours(read_header(path, error=AdapterCorrupt).metadata)
     return {str(key): value for key, value in found.items() if isinstance(value, str)}
 
 
-def _ours(said: Mapping[str, Any]) -> dict[str, Any]:
-    return {k.removeprefix(PROVENANCE_PREFIX): v for k, v in said.items() if k.startswith(PROVENANCE_PREFIX)}
-
-
 def check_provenance(path: Path, adapter: LoraAdapter, base: BaseFingerprint) -> None:
-    """Raise ConversionFailed unless the file says all of KEYS, and names this source and this base."""
+    """Raise ConversionFailed unless the file says all of KEYS, and names this source, this base and its invocation."""
     said = read_provenance(path)
     wanted = {"base_fingerprint": base.digest, "source_digest": adapter.source_digest}
     odd = [key for key in KEYS if not said.get(key) or said[key] != wanted.get(key, said[key])]
+    if said.get(INVOCATION, "") != spelled(adapter.invocation):
+        odd.append(INVOCATION)
     if odd:
         what = f"{path.name} says {said.get(odd[0])!r} for edgelora.{odd[0]}, not what it was made of and for."
         raise ConversionFailed("provenance_mismatch", what, "Convert the adapter again.", param=odd[0])

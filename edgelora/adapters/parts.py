@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgelora.composition import split_weight
-from edgelora.errors import AdapterIncompatible, BaseError
+from edgelora.errors import AdapterIncompatible
 
 if TYPE_CHECKING:
     from edgelora.adapters.manifest import Version
     from edgelora.adapters.store import Store
-    from edgelora.library import KnownBase
     from edgelora_converters.combine import Part
     from edgelora_converters.lora import LoraAdapter
     from edgelora_converters.reading import Reading
@@ -42,19 +40,13 @@ def installed_version(store: Store, name: str) -> tuple[str, Version] | None:
     return manifest.name, version
 
 
-def read_parts(
-    store: Store, wanted: Sequence[tuple[str, float]], base: KnownBase, *, allow_approximate: bool = False
-) -> list[Part]:
-    """The adapters named in `wanted` as values for `base`, each with its weight.
-
-    Where an adapter can only be read with the base's own weights (PiSSA, KaSA and others), they are read. Raises
-    NotFound, AdapterError where one is unsound or its shapes are not the base's, StorageError.
+def read_parts(store: Store, wanted: Sequence[tuple[str, float]], shape: LlamaShape, *, reading: Reading) -> list[Part]:
+    """The adapters named in `wanted` as values for a base of `shape`, each with its weight; `reading` is what they may
+    be read with. Raises NotFound, AdapterError where one is unsound or its shapes are not the base's, StorageError.
     """
     from edgelora_converters.combine import Part
 
-    shape = base.fingerprint.shape
-    with _reading(base.path, allow_approximate) as reading:
-        return [Part(Path(name).name, _read(store, name, shape, reading), weight) for name, weight in wanted]
+    return [Part(Path(name).name, _read(store, name, shape, reading), weight) for name, weight in wanted]
 
 
 def check_one_base(versions: Sequence[tuple[str, Version]]) -> None:
@@ -65,18 +57,6 @@ def check_one_base(versions: Sequence[tuple[str, Version]]) -> None:
             what = f"{first} was added for {known.base_name} and {name} for {version.base_name}, which is another base."
             remedy = "Combine adapters of one base only."
             raise AdapterIncompatible("combine_bases", what, remedy, param=name)
-
-
-@contextmanager
-def _reading(base: Path, allow_approximate: bool) -> Iterator[Reading]:
-    from edgelora_converters.base_weights import open_base_weights
-    from edgelora_converters.reading import Reading
-
-    with ExitStack() as stack:
-        weights = None
-        with suppress(BaseError):  # an MLX build's weights are packed: who needs them says that they are missing
-            weights = stack.enter_context(open_base_weights(base))
-        yield Reading(weights, allow_approximate=allow_approximate)
 
 
 def _read(store: Store, name: str, shape: LlamaShape, reading: Reading) -> LoraAdapter:

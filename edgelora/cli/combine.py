@@ -12,6 +12,7 @@ import click
 from edgelora.cli.app import App
 from edgelora.cli.options import adapter_names, base_names, json_option
 from edgelora.cli.output import emit_json, emit_table, hint, note
+from edgelora.cli.reading import ReadingOptions, opened, reading_options
 from edgelora.cli.treatments import tell_treatments
 from edgelora.errors import UsageError
 
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     shell_complete=base_names,
     help="The base they are for.  [default: the one the first was added for]",
 )
-@click.option("--allow-approximate", is_flag=True, help="Take what can only be had approximately, and tell the error.")
+@reading_options
 @click.option("--modules", is_flag=True, help="Tell of every module what a lower rank cost.")
 @json_option
 @click.pass_obj
@@ -54,7 +55,7 @@ def combine(
     out: Path | None,
     rank: int | None,
     base: str | None,
-    allow_approximate: bool,
+    reading: ReadingOptions,
     modules: bool,
     as_json: bool,
 ) -> None:
@@ -70,6 +71,7 @@ def combine(
     from edgelora.adapters.parts import read_parts, split_part
     from edgelora.cli.progress import progress_bars
     from edgelora_converters.combine import combine as combine_parts
+    from edgelora_converters.reading import PLAIN
 
     if (name is None) == (out is None):
         raise UsageError("combine_where", "Give one of --name and -o.", "--name installs the result, -o writes it.")
@@ -77,7 +79,8 @@ def combine(
     with progress_bars() as bars:
         library = app.open_library(bars)
         known = _base(library, [spec for spec, _ in wanted], base)
-        parts = read_parts(library.store, wanted, known, allow_approximate=allow_approximate)
+        with opened(reading, usual=known.path) as given:
+            parts = read_parts(library.store, wanted, known.fingerprint.shape, reading=given or PLAIN)
         tell_treatments(parts)
         combination = combine_parts(parts, rank=rank)
         kept = _keep(library, combination, known, name=name, out=out, progress=bars)

@@ -12,6 +12,7 @@ import click
 from edgelora.cli.app import App
 from edgelora.cli.options import adapter_names, base_names, json_option
 from edgelora.cli.output import emit_json, emit_table, hint, note
+from edgelora.cli.reading import ReadingOptions, opened, reading_options
 from edgelora.cli.treatments import tell_treatments
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     required=True,
     help="Where to: a file for a GGUF base, else a folder. Never replaced.",
 )
-@click.option("--allow-approximate", is_flag=True, help="Take what can only be had approximately, and tell the error.")
+@reading_options
 @click.option("--modules", is_flag=True, help="Tell of every module what rounding cost.")
 @json_option
 @click.pass_obj
@@ -46,7 +47,7 @@ def merge(
     adapters: tuple[str, ...],
     base: str,
     out: Path,
-    allow_approximate: bool,
+    reading: ReadingOptions,
     modules: bool,
     as_json: bool,
 ) -> None:
@@ -62,6 +63,7 @@ def merge(
     from edgelora.adapters.parts import installed_version, read_parts, split_part
     from edgelora.cli.progress import progress_bars
     from edgelora_converters.merge import merge as merge_parts
+    from edgelora_converters.reading import PLAIN
 
     wanted = [split_part(text) for text in adapters]
     with progress_bars() as bars:
@@ -69,7 +71,8 @@ def merge(
         known = library.find_base(base)
         found = [version for name, _ in wanted if (version := installed_version(library.store, name)) is not None]
         _warn_of_other_bases(found, known)
-        parts = read_parts(library.store, wanted, known, allow_approximate=allow_approximate)
+        with opened(reading, usual=known.path) as given:
+            parts = read_parts(library.store, wanted, known.fingerprint.shape, reading=given or PLAIN)
         tell_treatments(parts)
         progress = None if bars is None else lambda done, total: bars(f"Merging into {known.path.name}", done, total)
         report = merge_parts(parts, known.path, out, progress=progress)

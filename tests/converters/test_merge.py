@@ -14,8 +14,10 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from edgelora_converters import merge_gguf
 from edgelora_converters.base_weights import open_base_weights
 from edgelora_converters.combine import Part
+from edgelora_converters.errors import ConversionFailed
 from edgelora_converters.lora import LoraAdapter, LoraPair, Target
 from edgelora_converters.merge import MergeReport, merge
 from edgelora_converters.oracle import Part as Acting
@@ -257,6 +259,15 @@ def test_a_tied_base_has_one_matrix_for_two(tmp_path: Path) -> None:
     a, b = np.ones((2, WIDE_HEADS.vocab), np.float32), np.ones((WIDE_HEADS.hidden, 2), np.float32)
     adapter = LoraAdapter({Target(None, EMBEDDING): LoraPair(a, b, 1.0)}, "0" * 64, None)
     assert refused(AdapterUnsupported, base, tmp_path / "out", part(adapter)) == "merge_tied"
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q4_0"])
+def test_the_check_sees_a_wrong_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Rows of q and k left in Hugging Face's order are no longer the base's: nothing is kept of such a file."""
+    base = write_tiny_gguf(tmp_path / "base.gguf", GQA, seed=1, quantization=kind)
+    monkeypatch.setattr(merge_gguf, "interleave", lambda rows, heads: rows)
+    adapter = random_adapter(GQA, targets=[Q])
+    assert refused(ConversionFailed, base, tmp_path / "out.gguf", part(adapter)) == "merge_mismatch"
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ def test_any_into_any(tmp_path: Path, kind: str, to: Format) -> None:
         np.testing.assert_array_equal(found.pairs[target].folded_b(), pair.folded_b())
 
 
-@pytest.mark.parametrize("way", ["gguf", "mlx"])
+@pytest.mark.parametrize("way", ["gguf", "mlx", "mapped"])
 def test_the_bases_name_goes_along(tmp_path: Path, way: Format) -> None:
     """What the adapter's makers called their base comes back with it; it is a hint and no more."""
     to_peft.write(replace(ADAPTER, base_model="meta/tiny"), GQA, tmp_path / "source", provenance={})
@@ -74,11 +74,13 @@ def test_a_folder_of_both_is_pefts(tmp_path: Path) -> None:
 
 
 def test_an_invocation_goes_along_or_is_refused(tmp_path: Path) -> None:
-    """An aLoRA stays one from PEFT to GGUF and back; a form that cannot say it refuses."""
+    """An aLoRA stays one from PEFT to GGUF or our own layout and back; a form that cannot say it refuses."""
     late = replace(ADAPTER, invocation=(5, 6))
     to_peft.write(late, GQA, tmp_path / "peft", provenance={})
     convert(tmp_path / "peft", tmp_path / "a.gguf", to="gguf", base=BASE)
-    convert(tmp_path / "a.gguf", tmp_path / "back", to="peft", base=BASE)
-    assert read_source(tmp_path / "back", GQA).invocation == (5, 6)
+    convert(tmp_path / "peft", tmp_path / "a.lora", to="mapped", base=BASE)
+    for number, way in enumerate(("a.gguf", "a.lora")):
+        convert(tmp_path / way, tmp_path / f"{number}", to="peft", base=BASE)
+        assert read_source(tmp_path / f"{number}", GQA).invocation == (5, 6)
     with pytest.raises(AdapterUnsupported):
         convert(tmp_path / "peft", tmp_path / "mlx", to="mlx", base=BASE)

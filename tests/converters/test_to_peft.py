@@ -12,10 +12,13 @@ import pytest
 from hypothesis import given, settings
 
 from edgelora_converters import gguf, gguf_source, mapped, mapped_source, mlx, mlx_source, peft, to_peft
+from edgelora_converters.convert import write_verified
+from edgelora_converters.errors import ConversionFailed
 from edgelora_converters.lora import LoraAdapter, LoraPair, Target
 from edgelora_converters.peft_folder import FILES, WEIGHTS_NAME
 from edgelora_converters.safetensors_file import open_safetensors
 from edgelora_models.errors import AdapterIncompatible, AdapterUnsupported
+from edgelora_models.fingerprint import BaseFingerprint
 from edgelora_models.modules import BY_HF
 from edgelora_models.shape import LlamaShape
 from tests.support.adapters import write_peft
@@ -138,6 +141,21 @@ def test_an_invocation_is_kept(tmp_path: Path) -> None:
     """An aLoRA stays one, in the form PEFT activates."""
     late = replace(random_adapter(GQA), invocation=(7, 9))
     assert written(late, GQA, tmp_path / "a").invocation == (7, 9)
+
+
+@pytest.mark.parametrize("mutation", ["scale", "bits"])
+def test_the_gate_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mutation: str) -> None:
+    """A folder with another alpha, or one bit of a factor changed, is never published."""
+    config, tensors = to_peft._config, to_peft._tensors
+    if mutation == "scale":
+        monkeypatch.setattr(to_peft, "_config", lambda *some: config(*some) | {"alpha_pattern": {"q_proj": 9}})
+    else:
+        nudge = {t: replace(p, a=np.nextafter(p.a, 1)) for t, p in random_adapter(GQA, targets=[Q]).pairs.items()}
+        monkeypatch.setattr(to_peft, "_tensors", lambda _, token_rows: tensors(nudge, token_rows))
+    base = BaseFingerprint("llama", GQA, vocabulary="", template="")
+    with pytest.raises(ConversionFailed):
+        write_verified(random_adapter(GQA, targets=[Q]), tmp_path / "out", to="peft", base=base)
+    assert not list(tmp_path.iterdir())
 
 
 def test_refusals(tmp_path: Path) -> None:
