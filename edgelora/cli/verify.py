@@ -68,7 +68,7 @@ def verify(
 
     \b
     edgelora verify medical-faq
-    edgelora verify medical-faq --base edgelora-demo
+    edgelora verify medical-faq --base edgelora-tiny
     """
     from edgelora.cli.progress import progress_bars
     from edgelora.proofs import prove

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,22 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgelora_converters import gguf, mapped, peft, peft_rules
-from edgelora_converters.convert import Format, convert
+from edgelora_converters import convert as convert_module
+from edgelora_converters import gguf, mapped, mlx, peft, peft_rules
+from edgelora_converters.convert import Format, convert, write_verified
+from edgelora_converters.dora import with_row_scales
 from edgelora_converters.errors import ConversionFailed
-from edgelora_converters.oracle import NumpyLlama
+from edgelora_converters.lora import LoraAdapter, Target, TokenRows
+from edgelora_converters.oracle import NumpyLlama, deltas_of
 from edgelora_converters.reading import PLAIN, Reading
 from edgelora_converters.source import read_source
+from edgelora_converters.tokens import with_token_pairs
 from edgelora_models.errors import AdapterError
 from edgelora_models.fingerprint import BaseFingerprint
+from edgelora_models.modules import EMBEDDING
 from tests.support.adapters import write_peft
 from tests.support.bases import tiny_weights
-from tests.support.lora import GQA, every_target
+from tests.support.lora import GQA, delta, dora_adapter, every_target, random_adapter
 from tests.support.oracles import TOKENS, deltas, tiny_oracle
 from tests.support.variants import plain, product, save
 from tests.support.weights import tiny_base
@@ -131,3 +137,66 @@ def test_a_norm_that_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         convert(tmp_path / "peft", tmp_path / "out", to="gguf", base=BASE, reading=reading)
     monkeypatch.setattr(peft, "check_replaced", lambda *_, **__: [])
     assert away(tmp_path / "peft", tmp_path / "out", wanted, reading=reading) > 0.01
+
+
+def oracle_logits(adapter: LoraAdapter) -> NDArray[Any]:
+    return tiny_oracle(GQA, seed=1).logits(TOKENS, deltas_of(adapter))
+
+
+def truth(weights: Weights) -> NDArray[Any]:
+    return NumpyLlama(weights, tiny_oracle(GQA, seed=1).config, dtype="float64").logits(TOKENS)
+
+
+def without_magnitudes(adapter: LoraAdapter) -> LoraAdapter:
+    pairs = {target: replace(pair, magnitude=None) for target, pair in adapter.pairs.items()}
+    return replace(adapter, pairs=pairs, row_scales={})
+
+
+def as_peft_has_it(adapter: LoraAdapter) -> Weights:
+    """DoRA by its definition: each row of the adapted weight at its magnitude's length."""
+    weights = merged({target.hf_path: delta(pair) for target, pair in adapter.pairs.items()})
+    for target, pair in adapter.pairs.items():
+        name = f"{target.hf_path}.weight"
+        norms = np.linalg.norm(weights[name], axis=1)
+        weights[name] = weights[name] * (np.asarray(pair.magnitude, np.float64) / norms)[:, None]
+    return weights
+
+
+@pytest.mark.parametrize(("to", "module"), [("mapped", mapped), ("mlx", mlx)])
+def test_a_magnitude_that_is_dropped(tmp_path: Path, to: Format, module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the writer: the gate finds it. By the reader: what is left is far from DoRA by its definition."""
+    adapter = with_row_scales(dora_adapter(GQA), tiny_base(GQA, seed=1))
+    assert kl(truth(as_peft_has_it(adapter)), oracle_logits(adapter)) < 1e-6
+    assert kl(truth(as_peft_has_it(adapter)), oracle_logits(without_magnitudes(adapter))) > 0.01
+    write_verified(adapter, tmp_path / "sound", to=to, base=BASE)
+
+    def dropping(adapter: LoraAdapter, *args: Any, **options: Any) -> None:
+        module.write(without_magnitudes(adapter), *args, **options)
+
+    monkeypatch.setitem(convert_module._WRITERS, to, dropping)
+    with pytest.raises(ConversionFailed, match=r"magnitude|differs|row"):
+        write_verified(adapter, tmp_path / "wrong", to=to, base=BASE)
+    assert not (tmp_path / "wrong").exists()
+
+
+@pytest.mark.parametrize(("to", "module"), [("mapped", mapped), ("gguf", gguf), ("mlx", mlx)])
+def test_token_rows_that_are_dropped(tmp_path: Path, to: Format, module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the writer: the gate misses a module. By the reader: far from the base that has the new rows."""
+    rows = np.random.default_rng(3).standard_normal((2, GQA.hidden)).astype(np.float32)
+    tokens = (TOKENS[1], TOKENS[5])
+    embedding = Target(None, EMBEDDING)
+    adapter = replace(random_adapter(GQA), token_rows={embedding: TokenRows(tokens, rows)})
+    completed = with_token_pairs(adapter, tiny_base(GQA, seed=1))
+    wanted = merged({target.hf_path: delta(pair) for target, pair in adapter.pairs.items()})
+    wanted["model.embed_tokens.weight"][list(tokens)] = rows
+    assert kl(truth(wanted), oracle_logits(completed)) < 1e-6
+    assert kl(truth(wanted), oracle_logits(adapter)) > 0.01
+    write_verified(completed, tmp_path / "sound", to=to, base=BASE)
+
+    def dropping(adapter: LoraAdapter, *args: Any, **options: Any) -> None:
+        kept = {target: pair for target, pair in adapter.pairs.items() if target != embedding}
+        module.write(replace(adapter, pairs=kept), *args, **options)
+
+    monkeypatch.setitem(convert_module._WRITERS, to, dropping)
+    with pytest.raises(ConversionFailed, match="embed_tokens"):
+        write_verified(completed, tmp_path / "wrong", to=to, base=BASE)
