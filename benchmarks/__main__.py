@@ -4,6 +4,7 @@ from __future__ import annotations
 
 BENCHMARKS = {
     "benchmarks.cold_load": "what it takes to have an adapter that was not in memory, from the page cache and the disk",
+    "benchmarks.convert": "what it takes to convert an 84 MB adapter, beside copying it and llama.cpp's way with torch",
     "benchmarks.make_base": "write a random base with the exact shapes of Llama-3.1-8B, and adapters for it",
     "benchmarks.decode": "time decode steps: base, one adapter, 8 adapters on 8 sequences, llama.cpp's own LoRA",
     "benchmarks.draft": "tokens per second with and without drafts, on an answer that copies and on one that does not",

@@ -18,7 +18,13 @@ import numpy as np
 from edgelora_converters.base_config import BaseConfig, read_base_config
 from edgelora_converters.base_weights import BaseWeights, llama_tensors, row_blocks
 from edgelora_converters.base_weights_hf import INDEX_NAME, MAX_INDEX_BYTES, HfWeights, weight_files
-from edgelora_converters.safetensors_file import BASE_HEADER_BYTES, READABLE, SafetensorsFile, open_safetensors
+from edgelora_converters.safetensors_file import (
+    BASE_HEADER_BYTES,
+    ITEMSIZE,
+    READABLE,
+    SafetensorsFile,
+    open_safetensors,
+)
 from edgelora_models.errors import BaseError
 from edgelora_models.files import quoted, read_json
 
@@ -44,6 +50,11 @@ class Checkpoint:
     @property
     def parameters(self) -> int:
         return sum(math.prod(self.weights.shape(name)) for name in self.weights.names)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all weights as they are stored."""
+        return sum(math.prod(self.weights.shape(name)) * ITEMSIZE[dtype] for name, dtype in self.dtypes.items())
 
 
 @contextmanager

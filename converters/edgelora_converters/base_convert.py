@@ -24,7 +24,7 @@ BASE_CONVERTER_VERSION = "1"
 
 Format = Literal["gguf", "mlx"]
 Progress = Callable[[str, int, int], None]
-"""What is done now, how far, and of how much (bytes, elements or tensors; 0 where that is not known)."""
+"""What is done now, how far, and of how much (bytes or tensors; 0 where that is not known)."""
 
 _DIRECT: Mapping[str, Quantization] = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0", "q4_0": "Q4_0"}
 _MIXES: Mapping[str, str] = {mix.lower(): mix for mix in base_quantize.FILE_TYPES}

@@ -9,7 +9,8 @@ Data is read, not mapped: a mapped file that shrinks would end the process too.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from edgelora_converters.dtypes import DTYPES, widened
 from edgelora_converters.fit import folded_b
 from edgelora_converters.gguf import INVOCATION_KEY
+from edgelora_converters.lazy import Lazily
 from edgelora_converters.lora import LoraPair, Target
 from edgelora_models.errors import AdapterCorrupt, AdapterIncompatible, AdapterUnsupported
 from edgelora_models.files import quoted, unreadable
@@ -44,6 +46,13 @@ def read(path: Path, shape: LlamaShape, *, widen: bool = True) -> dict[Target, F
     Raises AdapterCorrupt for an unsound file, AdapterIncompatible for another architecture, layer count or width,
     AdapterUnsupported for what a Llama's linear modules have no place for, StorageError where the disk fails.
     """
+    with opened(path, shape, widen=widen) as pairs:
+        return dict(pairs)
+
+
+@contextmanager
+def opened(path: Path, shape: LlamaShape, *, widen: bool = True) -> Iterator[Mapping[Target, Factors]]:
+    """`read`, but each pair is read, and checked for values, when it is asked for. Raises as `read` does."""
     header = read_header(path, error=AdapterCorrupt)
     check_kind(header)
     _invocation(header)
@@ -51,10 +60,14 @@ def read(path: Path, shape: LlamaShape, *, widen: bool = True) -> dict[Target, F
     halves = _halves(header.tensors, shape)
     try:
         with path.open("rb") as file:
-            pairs = {target: _read_pair(file, target, halves[target], alpha) for target in halves}
+
+            def pair(target: Target) -> Factors:
+                a, b = _read_pair(file, target, halves[target], alpha)
+                return (widened(a), widened(b)) if widen else (a, b)
+
+            yield Lazily(halves, pair)
     except OSError as error:
         raise unreadable(path, error) from error
-    return {target: (widened(a), widened(b)) for target, (a, b) in pairs.items()} if widen else pairs
 
 
 def read_invocation(path: Path) -> tuple[int, ...]:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelora_converters.fit import check_fits, check_parts, folded_b
+from edgelora_converters.lazy import Lazily
 from edgelora_converters.lora import LoraAdapter, LoraPair, Target
 from edgelora_converters.safetensors_file import SafetensorsFile, open_safetensors
+from edgelora_converters.safetensors_writer import Planned, write_safetensors
 from edgelora_converters.staging import staged
 from edgelora_models.errors import AdapterCorrupt, AdapterIncompatible, AdapterUnsupported
 from edgelora_models.files import read_json
@@ -43,8 +47,6 @@ def write(adapter: LoraAdapter, shape: LlamaShape, out: Path, *, provenance: Map
     bytes. Raises AdapterIncompatible where a factor does not fit the base, AdapterUnsupported for an aLoRA or where a
     scale leaves float32's range, StorageError where the folder cannot be written.
     """
-    from safetensors.numpy import save
-
     check_fits(adapter, shape)
     check_parts(adapter, to="an MLX adapter", carried=())
     if adapter.invocation:
@@ -55,7 +57,7 @@ def write(adapter: LoraAdapter, shape: LlamaShape, out: Path, *, provenance: Map
         temporary.mkdir()
         config = json.dumps(_config(adapter, shape, facts), indent=2, sort_keys=True)
         (temporary / CONFIG_NAME).write_text(config + "\n", encoding="utf-8")
-        (temporary / TENSORS_NAME).write_bytes(save(_tensors(adapter), metadata={"format": "mlx"}))
+        write_safetensors(temporary / TENSORS_NAME, list(_tensors(adapter)), metadata={"format": "mlx"})
 
 
 def _config(adapter: LoraAdapter, shape: LlamaShape, facts: Mapping[str, str]) -> dict[str, Any]:
@@ -69,22 +71,28 @@ def _config(adapter: LoraAdapter, shape: LlamaShape, facts: Mapping[str, str]) -
     }
 
 
-def _tensors(adapter: LoraAdapter) -> dict[str, NDArray[np.float32]]:
-    tensors: dict[str, NDArray[np.float32]] = {}
-    for target, pair in adapter.pairs.items():
-        a, b = _padded(target, pair, adapter.max_rank)
-        tensors[f"{target.hf_path}.lora_a"] = a
-        tensors[f"{target.hf_path}.lora_b"] = b
-    return dict(sorted(tensors.items()))
+def _tensors(adapter: LoraAdapter) -> Iterator[Planned]:
+    """In the order of their names; each padded, turned and folded when it is written."""
+    rank = adapter.max_rank
+    for target in sorted(adapter.pairs, key=lambda target: target.hf_path):
+        pair = adapter.pairs[target]
+        width, out = pair.a.shape[1], pair.b.shape[0]
+        yield Planned(f"{target.hf_path}.lora_a", "F32", (width, rank), partial(_padded_a, pair, rank))
+        yield Planned(f"{target.hf_path}.lora_b", "F32", (rank, out), partial(_padded_b, target, pair, rank))
 
 
-def _padded(target: Target, pair: LoraPair, rank: int) -> Pair:
-    """The pair as [in, rank] and [rank, out], contiguous."""
+def _padded_a(pair: LoraPair, rank: int) -> list[NDArray[np.float32]]:
+    """[in, rank]"""
     a = np.zeros((pair.a.shape[1], rank), np.float32)
-    b = np.zeros((rank, pair.b.shape[0]), np.float32)
     a[:, : pair.rank] = pair.a.T
+    return [a]
+
+
+def _padded_b(target: Target, pair: LoraPair, rank: int) -> list[NDArray[np.float32]]:
+    """[rank, out]"""
+    b = np.zeros((rank, pair.b.shape[0]), np.float32)
     b[: pair.rank] = folded_b(target, pair).T
-    return a, b
+    return [b]
 
 
 def read(folder: Path, shape: LlamaShape) -> dict[Target, Pair]:
@@ -94,10 +102,17 @@ def read(folder: Path, shape: LlamaShape) -> dict[Target, Pair]:
     is not finite, AdapterIncompatible for other widths or layers, AdapterUnsupported for other kinds of MLX adapters,
     StorageError where a file cannot be read.
     """
+    with opened(folder, shape) as pairs:
+        return dict(pairs)
+
+
+@contextmanager
+def opened(folder: Path, shape: LlamaShape) -> Iterator[Mapping[Target, Pair]]:
+    """`read`, but each pair is read, and checked, when it is asked for. Raises as `read` does."""
     rank, scale, targets = _read_config(folder / CONFIG_NAME, shape)
     with open_safetensors(folder / TENSORS_NAME) as file:
         _check_names(file.names, targets)
-        return {target: _read_pair(file, target, shape, rank=rank, scale=scale) for target in targets}
+        yield Lazily(targets, lambda target: _read_pair(file, target, shape, rank=rank, scale=scale))
 
 
 def _read_config(path: Path, shape: LlamaShape) -> tuple[int, float, list[Target]]:

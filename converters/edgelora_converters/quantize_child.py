@@ -11,7 +11,7 @@ import re
 import sys
 from typing import Any
 
-BUFFER_BYTES = 512 << 20
+BUFFER_BYTES = 96 << 20
 """Of rows in memory at once; libllama's default is 8 GiB."""
 _ERROR = 4
 """GGML_LOG_LEVEL_ERROR"""

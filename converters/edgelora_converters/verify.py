@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from edgelora_converters import gguf_adapter, mapped_adapter, mlx, peft
 from edgelora_converters.dtypes import same_bits, widened
 from edgelora_converters.errors import ConversionFailed
+from edgelora_converters.lazy import Lazily
 from edgelora_converters.lora import LoraAdapter, LoraPair, Target
+from edgelora_converters.mapping import release
 from edgelora_converters.rows import deinterleave
 from edgelora_converters.to_peft import sayable
 from edgelora_models.shape import LlamaShape
@@ -49,17 +51,26 @@ def verify_gguf(
 ) -> Verification:
     """Compare a written GGUF adapter with its source; see `compare`. Raises AdapterError where it cannot be read."""
     _check_invocation(gguf_adapter.read_invocation(path), adapter)
-    stored = gguf_adapter.read(path, shape)
-    rebuilt = {t: (a, deinterleave(b, t.module.rotary_heads(shape))) for t, (a, b) in stored.items()}
-    return compare(adapter, rebuilt, progress=progress)
+    with gguf_adapter.opened(path, shape) as stored:
+
+        def rebuilt(target: Target) -> Factors:
+            a, b = stored[target]
+            return a, deinterleave(b, target.module.rotary_heads(shape))
+
+        return compare(adapter, Lazily(stored, rebuilt), progress=progress)
 
 
 def verify_mlx(
     folder: Path, adapter: LoraAdapter, shape: LlamaShape, *, progress: Callable[[int], None] | None = None
 ) -> Verification:
     """Compare a written MLX adapter with its source; see `compare`. Raises AdapterError where it cannot be read."""
-    rebuilt = {target: (a.T, b.T) for target, (a, b) in mlx.read(folder, shape).items()}
-    return compare(adapter, rebuilt, progress=progress)
+    with mlx.opened(folder, shape) as stored:
+
+        def rebuilt(target: Target) -> Factors:
+            a, b = stored[target]
+            return a.T, b.T
+
+        return compare(adapter, Lazily(stored, rebuilt), progress=progress)
 
 
 def verify_mapped(
@@ -67,14 +78,17 @@ def verify_mapped(
 ) -> Verification:
     """Compare a written mapped adapter with its source: every factor bit for bit, then as `compare` does, the scale
     (which is rounded to float32) included. Raises AdapterError where it cannot be read."""
-    rebuilt: dict[Target, Factors] = {}
-    for target, stored in mapped_adapter.read(path, shape).pairs.items():
-        a, b = widened(stored.a), deinterleave(widened(stored.b).T, target.module.rotary_heads(shape))
-        source = adapter.pairs.get(target)
-        if source is not None and not (same_bits(a, source.a) and same_bits(b, source.b)):
+    mapped = mapped_adapter.read(path, shape)
+
+    def rebuilt(target: Target) -> Factors:
+        found, source = mapped.pairs[target], adapter.pairs[target]
+        a, b = np.array(widened(found.a)), deinterleave(widened(found.b).T, target.module.rotary_heads(shape))
+        release(mapped.data)
+        if not (same_bits(a, source.a) and same_bits(b, source.b)):
             raise _mismatch(target, "is not the source's, bit for bit")
-        rebuilt[target] = (a, b.astype(np.float64) * stored.scale)
-    return compare(adapter, rebuilt, progress=progress)
+        return a, b.astype(np.float64) * found.scale
+
+    return compare(adapter, Lazily(mapped.pairs, rebuilt), progress=progress)
 
 
 def verify_peft(
@@ -132,11 +146,15 @@ def relative_distance(pair: LoraPair, rebuilt: Factors) -> float:
     """||rebuilt delta - source delta|| / ||source delta||, Frobenius, without forming either delta.
 
     With dB = b' - s b and dA = a' - a, the difference is [dB, b'] @ [a; dA]: its factors are small where the files
-    agree, so nothing cancels.
+    agree, so nothing cancels. Where a' is a, as every exact file has it, that is dB @ a.
     """
     a, b = pair.a.astype(np.float64), pair.b.astype(np.float64) * pair.scale
     new_a, new_b = (factor.astype(np.float64) for factor in rebuilt)
     rank = max(a.shape[0], new_a.shape[0])
+    if np.array_equal(new_a[: len(a)], a) and not new_a[len(a) :].any() and new_a.shape[1] == a.shape[1]:
+        square = a @ a.T
+        difference = _norm(new_b[:, : len(a)] - b, square)
+        return difference / max(_norm(b, square), _VANISHING)
     a, b, new_a, new_b = _rows(a, rank), _rows(b.T, rank).T, _rows(new_a, rank), _rows(new_b.T, rank).T
     difference = _product_norm(np.hstack([new_b - b, new_b]), np.vstack([a, new_a - a]))
     return difference / max(_product_norm(b, a), _VANISHING)
@@ -147,10 +165,15 @@ def _rows(factor: NDArray[np.float64], rank: int) -> NDArray[np.float64]:
     return np.pad(factor, ((0, rank - factor.shape[0]), (0, 0)))
 
 
+def _norm(left: NDArray[np.float64], square: NDArray[np.float64]) -> float:
+    """Frobenius norm of left @ right, `square` being right @ right.T."""
+    total = float(np.sum((left.T @ left) * square))
+    return math.sqrt(max(total, 0.0)) if math.isfinite(total) else math.nan
+
+
 def _product_norm(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
     """Frobenius norm of left @ right from their small Gram matrices: ||LR||^2 = trace(L'L RR')."""
-    square = float(np.sum((left.T @ left) * (right @ right.T)))
-    return math.sqrt(max(square, 0.0)) if math.isfinite(square) else math.nan
+    return _norm(left, right @ right.T)
 
 
 def _check_coverage(adapter: LoraAdapter, rebuilt: Mapping[Target, Factors]) -> None:

@@ -105,8 +105,8 @@ def test_another_template_is_seen(tmp_path: Path, checkpoint: Checkpoint) -> Non
 
 
 def test_progress(tmp_path: Path, checkpoint: Checkpoint) -> None:
-    """Weights compared so far, up to all."""
+    """Bytes of the source compared so far, up to all."""
     told: list[tuple[int, int]] = []
     write_base_gguf(checkpoint.folder, tmp_path / "base.gguf", quantization="F32")
     verify_gguf(tmp_path / "base.gguf", checkpoint, progress=lambda done, total: told.append((done, total)))
-    assert told == sorted(told) and told[-1] == (checkpoint.parameters, checkpoint.parameters)
+    assert told == sorted(told) and told[-1] == (4 * checkpoint.parameters, checkpoint.nbytes)

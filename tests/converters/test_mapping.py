@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgelora_converters.mapping import map_bytes, prefetch, touch
+from edgelora_converters.mapping import map_bytes, prefetch, release, touch
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 10_000, dtype=np.uint8)
 
@@ -87,3 +87,14 @@ def test_a_file_system_that_cannot_map(path: Path, monkeypatch: pytest.MonkeyPat
     with path.open("rb") as file:
         data = map_bytes(file)
     assert np.array_equal(data, CONTENT) and not data.flags.writeable
+
+
+def test_what_is_let_go_of_comes_back(tmp_path: Path) -> None:
+    """The pages of a file that was read once, and of one that could not be mapped, hold the same bytes afterwards."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(256)) * 64)
+    with path.open("rb") as file:
+        mapped = map_bytes(file)
+    release(mapped)
+    assert mapped.tobytes() == path.read_bytes()
+    release(np.arange(4, dtype=np.uint8))

@@ -29,6 +29,7 @@ def complete(line: str, **environ: str) -> subprocess.CompletedProcess[str]:
         ("edgelora serve --base ", ["tiny"]),
         ("edgelora base pull llama", ["llama-3.1-8b"]),
         ("edgelora convert x --to m", ["mlx"]),
+        ("edgelora base convert x --to mlx --type 4", ["4bit"]),
     ],
 )
 def test_offers(installed: Library, line: str, offered: list[str]) -> None:
