@@ -8,7 +8,7 @@ in silence. Never unpickles.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from edgelora_converters.forms import Form, scaled_rows
@@ -27,6 +27,10 @@ from edgelora_models.errors import AdapterCorrupt, AdapterIncompatible
 from edgelora_models.modules import LINEAR_MODULES, OUTER_MODULES
 from edgelora_models.shape import LlamaShape
 
+_LONGEST_NOTE = 2_000
+BESIDE = "beside"
+"""In an adapter's metadata: it was read with something beside its own files, which alone do not give it."""
+
 
 def read(folder: Path, shape: LlamaShape, *, reading: Reading = PLAIN) -> LoraAdapter:
     """The adapter in `folder`, for a base of `shape`. Of the folder only the files of `peft_folder.FILES` are read.
@@ -37,24 +41,25 @@ def read(folder: Path, shape: LlamaShape, *, reading: Reading = PLAIN) -> LoraAd
     """
     folder = find_adapter(folder)
     _check_weights(reading, shape)
-    config, pairs, dropped = _read_pairs(folder, shape, reading)
+    config, pairs, dropped, told = _read_pairs(folder, shape, reading)
     initial = None
     if config.initialisation is not None and reading.initial is not None:
-        _, initial, _ = _read_pairs(find_adapter(reading.initial), shape, reading)
+        _, initial, _, _ = _read_pairs(find_adapter(reading.initial), shape, reading)
     treated, doubt = treat(config, pairs, initial, reading)
     return LoraAdapter(
         pairs=treated,
         source_digest=source_digest(folder),
         base_model=config.base_model,
-        metadata=_facts(config) | _notes(config, dropped, doubt),
+        metadata=_facts(config) | _notes(config, told, dropped, doubt),
         invocation=config.invocation,
     )
 
 
 def _read_pairs(
     folder: Path, shape: LlamaShape, reading: Reading
-) -> tuple[PeftConfig, dict[Target, LoraPair], list[str]]:
-    """The factors as trained, made plain; and the tensors that were found to be the base's own."""
+) -> tuple[PeftConfig, dict[Target, LoraPair], list[str], str]:
+    """The factors as trained, made plain; the tensors that were found to be the base's own; and what was done to the
+    adapter before it was written, as its file tells."""
     problems = Problems()
     config = parse_config(read_fields(folder), problems)
     with open_safetensors(folder / WEIGHTS_NAME, readable=FACTORS) as weights:
@@ -75,7 +80,7 @@ def _read_pairs(
             for target, tensors in stored.items()
             if weights.tensors[tensors.a].shape[0]
         }
-    return config, pairs, dropped
+    return config, pairs, dropped, _told(weights.metadata)
 
 
 def _pair(weights: SafetensorsFile, stored: Stored, form: Form, scale: float, width: int) -> LoraPair:
@@ -132,10 +137,17 @@ def _more(names: list[str]) -> str:
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
-def _notes(config: PeftConfig, dropped: list[str], doubt: float) -> dict[str, str]:
+def _told(metadata: Mapping[str, str]) -> str:
+    """For people, from a file of unknown origin: a line of plain text or nothing."""
+    text = metadata.get("edgelora.treatment", "")
+    return text if text.isascii() and text.isprintable() and len(text) <= _LONGEST_NOTE else ""
+
+
+def _notes(config: PeftConfig, told: str, dropped: list[str], doubt: float) -> dict[str, str]:
     """What was done beyond reading plain factors, for people."""
     taken = "KaSA" if config.kasa else config.initialisation
     own = {
+        told: bool(told),
         "AdaLoRA's singular values multiplied in": config.adalora is not None,
         "block-diagonal factors filled up with zeros": config.blocks is not None,
         "QALoRA's groups of inputs spread out; it was trained on a GPTQ base": config.pool > 1,
@@ -143,7 +155,8 @@ def _notes(config: PeftConfig, dropped: list[str], doubt: float) -> dict[str, st
         f"computed anew from the base's weights, uncertain by {doubt:.0e} of the weight": doubt > 0,
         f"left out, for they are the base's own: {', '.join(dropped)}": bool(dropped),
     }
-    return {"treatment": "; ".join(note for note, done in own.items() if done)} if any(own.values()) else {}
+    notes = {"treatment": "; ".join(note for note, done in own.items() if done)} if any(own.values()) else {}
+    return notes | ({BESIDE: "true"} if taken is not None or dropped else {})
 
 
 def _facts(config: PeftConfig) -> dict[str, str]:

@@ -31,7 +31,11 @@ def facts(adapter: LoraAdapter, base: BaseFingerprint, *, converter: str) -> dic
     Nothing in it depends on this machine: the same input gives the same file everywhere.
     """
     found = {"base_fingerprint": base.digest, "converter_version": converter}
-    return found if adapter.base_model is None else found | {"trained_on": adapter.base_model}
+    if adapter.base_model is not None:
+        found["trained_on"] = adapter.base_model
+    if "treatment" in adapter.metadata:
+        found["treatment"] = adapter.metadata["treatment"]
+    return found
 
 
 def read_provenance(path: Path) -> dict[str, str]:

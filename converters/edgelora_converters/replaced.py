@@ -28,7 +28,7 @@ _CODES: dict[Leaf, tuple[str, str]] = {
     "base_layer.weight": ("adapter_base_copy", "a copy of the base's own weight"),
     "weight": ("adapter_replaces_module", "a whole module in place of the base's"),
 }
-_MERGE = "Merge the adapter into its base (edgelora merge, or PEFT's merge_and_unload) and use that base"
+_MERGE = "Merge the adapter into its base where it was trained (merge_and_unload) and use that base"
 _GIVE = "Give the base's weights as they were trained (--base-weights) to have it compared, or:"
 _UNKNOWN = "cannot be compared with the base's trained weights"
 

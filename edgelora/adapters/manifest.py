@@ -81,6 +81,8 @@ class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parameters: Count
     invocation: tuple[Count, ...] = ()
     """aLoRA: the token ids it acts from on. Empty is plain LoRA."""
+    treatment: str = ""
+    """What was done to its factors before they were plain ones, in words; mostly nothing."""
     origin: str = ""
     """`hub:<repository>@<commit>` where it was pulled; empty for what was added from this machine."""
 

@@ -23,6 +23,7 @@ from edgelora.adapters.intake import Staged, default_name, stage
 from edgelora.adapters.kept import assemble
 from edgelora.adapters.layout import Layout
 from edgelora.adapters.manifest import LATEST, AdapterManifest, Conversion, Version, encode, first_manifest
+from edgelora.adapters.resolve import resolve
 from edgelora.core import AdapterRef
 from edgelora.errors import AdapterIncompatible, NotFound, StorageError
 from edgelora.files import (
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from edgelora.bases.record import BaseRecord
     from edgelora.core import Progress
     from edgelora_converters.lora import LoraAdapter
+    from edgelora_converters.reading import Reading
 
 logger = logging.getLogger(__name__)
 
@@ -131,20 +133,23 @@ class Store:
         *,
         name: str | None = None,
         base: BaseRecord,
+        reading: Reading | None = None,
         origin: str = "",
         immutable: bool = False,
         progress: Progress | None = None,
     ) -> tuple[AdapterManifest, Version]:
         """Install a PEFT folder or archive as the latest version of `name` (default: its own), converted for `base`.
 
-        `immutable`: nobody will change the files of `source`, so they may be linked instead of copied. The same content
-        under the same name is the version it was. Raises UsageError, AdapterError, StorageError; then nothing has
-        changed.
+        `immutable`: nobody will change the files of `source`: they may be linked. `reading` is what may be used beside
+        it; what takes that is kept as plain factors (see `resolve`). The same content under the same name is the
+        version it was. Raises UsageError, AdapterError, StorageError; then nothing has changed.
         """
         chosen = default_name(source) if name is None else check_name(name, kind="adapter")
         sweep(make_folder(self._layout.tmp))
         with workspace(self._layout.tmp) as work:
             staged = stage(source, work, immutable=immutable)
+            if reading is not None:
+                staged = resolve(staged, work, base.identity.fingerprint, reading)
             version = self._read(chosen, staged, base, origin)
             with self._converting(version.digest):
                 made = None
@@ -291,5 +296,6 @@ def _describe(adapter: LoraAdapter, staged: Staged, base: BaseRecord, *, origin:
         use_rslora=adapter.metadata.get("use_rslora", "").lower() == "true",
         parameters=adapter.parameters,
         invocation=adapter.invocation,
+        treatment=adapter.metadata.get("treatment", ""),
         origin=origin,
     )

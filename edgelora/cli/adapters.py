@@ -13,6 +13,7 @@ import click
 from edgelora.cli.app import App
 from edgelora.cli.options import adapter_names, base_names, json_option
 from edgelora.cli.output import emit_fields, emit_json, emit_table, hint, human_age, note
+from edgelora.cli.reading import ReadingOptions, opened, reading_options
 
 if TYPE_CHECKING:
     from edgelora.adapters.conversions import Converted
@@ -39,9 +40,10 @@ def ls(app: App, as_json: bool) -> None:
 @click.option(
     "--base", metavar="NAME", shell_complete=base_names, help="The base it was trained on.  [default: the chosen base]"
 )
+@reading_options
 @json_option
 @click.pass_obj
-def add(app: App, source: Path, name: str | None, base: str | None, as_json: bool) -> None:
+def add(app: App, source: Path, name: str | None, base: str | None, reading: ReadingOptions, as_json: bool) -> None:
     """Install the PEFT adapter in DIR or ARCHIVE (zip or tar.gz): check it, convert it, and keep it in the store.
 
     DIR is what `save_pretrained` wrote: adapter_config.json and adapter_model.safetensors. Adding other content under
@@ -55,11 +57,14 @@ def add(app: App, source: Path, name: str | None, base: str | None, as_json: boo
     with progress_bars() as bars:
         library = app.open_library(bars)
         record = library.bases.get(base) if base else library.bases.current()
-        manifest, version = library.store.add(source, name=name, base=record, progress=bars)
+        with opened(reading) as given:
+            manifest, version = library.store.add(source, name=name, base=record, reading=given, progress=bars)
     if as_json:
         emit_json(summary(manifest, version))
         return
     note(f"Installed {manifest.name}, version {version.number}, for {record.name} (rank {version.rank}).")
+    if version.treatment:
+        note(f"Its factors: {version.treatment}.")
     hint(f'Try it: edgelora run --adapter {manifest.name} "..."')
 
 
@@ -113,6 +118,7 @@ def details(manifest: AdapterManifest, version: Version, converted: Sequence[Con
         "scales": list(version.scales),
         "targets": list(version.targets),
         "invocation": list(version.invocation),
+        "treatment": version.treatment,
         "parameters": version.parameters,
         "trained_on": version.base_model,
         "origin": version.origin,
@@ -164,6 +170,7 @@ def _fields(manifest: AdapterManifest, version: Version, converted: Sequence[Con
         ("scale", f"{low:g}" if low == high else f"{low:g} to {high:g}"),
         ("targets", ", ".join(version.targets)),
         *([("invocation", f"the tokens {list(version.invocation)} (aLoRA)")] if version.invocation else []),
+        *([("treatment", version.treatment)] if version.treatment else []),
         ("parameters", f"{version.parameters:,}"),
         ("size", size_text(version.nbytes)),
         ("added", f"{_iso(version.created)} ({human_age(time.time() - version.created)})"),

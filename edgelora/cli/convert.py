@@ -11,6 +11,7 @@ import click
 from edgelora.cli.app import App
 from edgelora.cli.options import base_names, json_option
 from edgelora.cli.output import emit_json, note
+from edgelora.cli.reading import ReadingOptions, opened, reading_options
 
 
 @click.command(short_help="Convert an adapter to GGUF, MLX or PEFT.")
@@ -30,15 +31,23 @@ from edgelora.cli.output import emit_json, note
     shell_complete=base_names,
     help="The base it was trained on: an installed one, a GGUF file or an MLX folder.  [default: the chosen base]",
 )
+@reading_options
 @json_option
 @click.pass_obj
 def convert(
-    app: App, source: Path, to: Literal["gguf", "mlx", "peft"], out: Path, base: str | None, as_json: bool
+    app: App,
+    source: Path,
+    to: Literal["gguf", "mlx", "peft"],
+    out: Path,
+    base: str | None,
+    reading: ReadingOptions,
+    as_json: bool,
 ) -> None:
     """Convert ADAPTER for llama.cpp, MLX or PEFT, and check the result against it.
 
     ADAPTER is a PEFT folder, an MLX folder (also one that mlx-lm trained) or a GGUF adapter (also one of llama.cpp's
-    converter). This is for other programs: `edgelora add` converts PEFT by itself.
+    converter). This is for other programs: `edgelora add` converts PEFT by itself. A base given by its PATH
+    serves as the base's trained weights too.
 
     \b
     edgelora convert ./my-adapter --to gguf -o my-adapter.gguf
@@ -46,12 +55,18 @@ def convert(
     """
     from edgelora.cli.progress import progress_bars
     from edgelora_converters.convert import convert as convert_adapter
+    from edgelora_converters.reading import PLAIN
 
     with progress_bars() as bars:
-        fingerprint = app.open_library(bars).find_base(base).fingerprint
+        found = app.open_library(bars).find_base(base)
         progress = None if bars is None else lambda done, total: bars(f"Converting {source.name}", done, total)
-        report = convert_adapter(source, out, to=to, base=fingerprint, progress=progress)
+        with opened(reading, usual=found.path if found.record is None else None) as given:
+            report = convert_adapter(
+                source, out, to=to, base=found.fingerprint, reading=given or PLAIN, progress=progress
+            )
     if as_json:
         emit_json({"out": str(out), **asdict(report)})
     else:
+        if report.treatment:
+            note(f"Its factors: {report.treatment}.")
         note(f"Wrote {out}: {report.modules} modules, rank {report.rank}, at most {report.worst:.0e} off (relative).")

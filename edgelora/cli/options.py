@@ -75,10 +75,10 @@ _SAMPLING = (
 
 def sampling_options(verb: Callable[..., Any]) -> Callable[..., Any]:
     """Add the sampling options; the verb receives them as one `sampling` argument."""
-    return _gather(verb, SamplingOptions, _SAMPLING, "sampling")
+    return gather(verb, SamplingOptions, _SAMPLING, "sampling")
 
 
-def _gather(
+def gather(
     verb: Callable[..., Any], kind: type[Any], options: Sequence[Callable[[Any], Any]], name: str
 ) -> Callable[..., Any]:
     """`verb` with `options`, whose values it receives as one `kind` in the argument `name`."""
@@ -156,7 +156,7 @@ _MACHINE = (
 
 def machine_options(verb: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options about the machine; the verb receives them as one `machine` argument."""
-    return _gather(verb, MachineOptions, _MACHINE, "machine")
+    return gather(verb, MachineOptions, _MACHINE, "machine")
 
 
 def base_option(verb: Verb) -> Verb:

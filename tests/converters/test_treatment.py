@@ -115,9 +115,10 @@ def test_qalora_is_spread_out(tmp_path: Path) -> None:
     assert "GPTQ" in adapter.metadata["treatment"]
 
 
-def test_plain_adapters_have_no_treatment() -> None:
+def test_plain_adapters_have_no_treatment(tmp_path: Path) -> None:
     """Nothing is reported where nothing was done."""
-    assert "treatment" not in peft._notes(peft.parse_config({"peft_type": "LORA", "r": 1, "lora_alpha": 1}), [], 0.0)
+    adapter = peft.read(save(tmp_path, plain(TINY, rank=4)), TINY)
+    assert "treatment" not in adapter.metadata and peft.BESIDE not in adapter.metadata
 
 
 def test_training_only_tensors_are_dropped(tmp_path: Path) -> None:

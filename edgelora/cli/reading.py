@@ -1,0 +1,71 @@
+"""The options for adapters that take more than their own files: base's weights, the adapter before training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgelora.cli.options import gather
+from edgelora.errors import BaseError
+
+if TYPE_CHECKING:
+    from edgelora_converters.reading import Reading
+
+
+@dataclass(frozen=True, slots=True)
+class ReadingOptions:
+    """What the command line gives beside an adapter."""
+
+    base_weights: Path | None = None
+    initial: Path | None = None
+    allow_approximate: bool = False
+
+
+_READING = (
+    click.option(
+        "--base-weights",
+        metavar="PATH",
+        type=click.Path(path_type=Path),
+        help="The base as it was trained, a Hugging Face folder or a GGUF of 16 or 32 bits: "
+        "PiSSA, OLoRA, KaSA and copies of the base need it.",
+    ),
+    click.option(
+        "--initial",
+        metavar="DIR",
+        type=click.Path(path_type=Path),
+        help="The adapter as it was saved before training: CorDA and LoRA-GA need it.",
+    ),
+    click.option(
+        "--allow-approximate", is_flag=True, help="Take what cannot be exact as near as it can be, and say how near."
+    ),
+)
+
+
+@contextmanager
+def opened(given: ReadingOptions, *, usual: Path | None = None) -> Iterator[Reading | None]:
+    """What was given, open for the block; None where nothing was. `usual` is the base itself, whose weights serve where
+    no others were given and they can be read."""
+    from edgelora_converters.base_weights import open_base_weights
+    from edgelora_converters.reading import Reading
+
+    if given == ReadingOptions() and usual is None:
+        yield None
+        return
+    with ExitStack() as stack:
+        weights = None
+        if given.base_weights is not None:
+            weights = stack.enter_context(open_base_weights(given.base_weights))
+        elif usual is not None:
+            with suppress(BaseError):  # packed as MLX packs it: what needs the weights asks for them by name
+                weights = stack.enter_context(open_base_weights(usual))
+        yield Reading(weights=weights, initial=given.initial, allow_approximate=given.allow_approximate)
+
+
+def reading_options(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Add these options; the verb receives them as one `reading` argument."""
+    return gather(verb, ReadingOptions, _READING, "reading")
