@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import resource
 import shutil
 import statistics
 import subprocess
@@ -41,29 +42,30 @@ class Way:
     command: Sequence[str]
     """`OUT` stands for where the result goes."""
     seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
+    """Of all its threads: what is left of the work where the machine is busy."""
     peaks: list[int] = field(default_factory=list)
     """Bytes."""
     size: int = 0
 
     def run(self, folder: Path) -> None:
         out = folder / "out"
-        began = time.perf_counter()
+        began, before = time.perf_counter(), _children_seconds()
         done = subprocess.run(
             [str(out) if word == "OUT" else word for word in self.command], capture_output=True, text=True, check=False
         )
         self.seconds.append(time.perf_counter() - began)
+        self.cpu_seconds.append(_children_seconds() - before)
         if done.returncode:
             raise RuntimeError(f"{self.name} failed:\n{done.stderr[-2000:]}")
         if done.stdout.strip():
-            self.peaks.append(int(done.stdout.split()[-1]))
+            self.peaks.append(int(done.stdout))
         self.size = sum(path.stat().st_size for path in ([out] if out.is_file() else out.iterdir()))
         shutil.rmtree(out) if out.is_dir() else out.unlink()
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
-    if options.step is not None:
-        return _step(*options.step)
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         source = write_peft(Path(temporary, "peft"), SHAPE)
         ways = _ways(source)
@@ -71,6 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
         for way in ways:  # the caches, and the compiled modules
             way.run(Path(temporary))
             way.seconds.clear()
+            way.cpu_seconds.clear()
         for _ in range(options.rounds):
             for way in order.sample(ways, len(ways)):
                 way.run(Path(temporary))
@@ -83,7 +86,6 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.convert", description=__doc__.split("\n\n")[0])
     parser.add_argument("--rounds", type=int, default=5, help="of each way (default 5)")
     parser.add_argument("--folder", type=Path, help="where to work: 500 MB (default: the system's temporary folder)")
-    parser.add_argument("--step", nargs=3, help=argparse.SUPPRESS)  # one way, in its own process
     return parser.parse_args(arguments)
 
 
@@ -111,7 +113,7 @@ def write_peft(folder: Path, shape: LlamaShape, *, rank: int = RANK) -> Path:
 
 
 def _ways(source: Path) -> list[Way]:
-    this = [sys.executable, "-m", "benchmarks.convert", "--step"]
+    this = [sys.executable, "-c", "from benchmarks.convert_step import main; main()"]
     weights = str(source / "adapter_model.safetensors")
     ways = [
         Way("cp", ["cp", weights, "OUT"]),
@@ -123,56 +125,8 @@ def _ways(source: Path) -> list[Way]:
     return ways
 
 
-def _step(what: str, source: str, out: str) -> int:
-    """One conversion in this process; its peak memory beyond a bare interpreter's is the last word printed."""
-    before = _bare_peak()
-    {"copy": _copy, "torch": _like_llama_cpp}.get(what, lambda a, b: _convert(what, a, b))(Path(source), Path(out))
-    print(_peak("self") - before)
-    return 0
-
-
-def _copy(source: Path, out: Path) -> None:
-    with source.open("rb") as read, out.open("wb") as write:
-        shutil.copyfileobj(read, write, 1 << 20)
-
-
-def _convert(to: str, source: Path, out: Path) -> None:
-    from edgelora_converters.convert import convert
-    from edgelora_models.fingerprint import BaseFingerprint
-
-    base = BaseFingerprint("llama", SHAPE, vocabulary="0" * 64, template="0" * 64)
-    convert(source, out, to=to, base=base)  # type: ignore[arg-type]
-
-
-def _like_llama_cpp(source: Path, out: Path) -> None:
-    """The steps of llama.cpp's convert_lora_to_gguf.py for a plain adapter, with its default output type, float32."""
-    import gguf
-    import torch
-    import transformers  # noqa: F401  # it imports the base's converter, which does
-    from safetensors.torch import load_file
-
-    tensors = load_file(source / "adapter_model.safetensors", device="cpu")
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, SHAPE.layers)
-    writer = gguf.GGUFWriter(out, "llama")
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", 2.0 * RANK)
-    with torch.no_grad():
-        for key, tensor in tensors.items():
-            path, _, side = key.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".lora_")
-            heads = {"q_proj": SHAPE.heads, "k_proj": SHAPE.kv_heads}.get(path.rpartition(".")[2])
-            data = tensor.to(torch.float32)
-            if heads and side == "B":
-                data = data.reshape(heads, 2, -1, data.shape[1]).swapaxes(1, 2).reshape(data.shape)
-            name = names.get_name(f"{path}.weight", try_suffixes=(".weight",))
-            writer.add_tensor(f"{name}.lora_{side.lower()}", data.numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
 def _bare_peak() -> int:
+    """Bytes of an interpreter that does nothing."""
     done = subprocess.run([sys.executable, "-c", _PEAK], capture_output=True, text=True, check=True)
     return int(done.stdout)
 
@@ -180,24 +134,25 @@ def _bare_peak() -> int:
 _PEAK = "print(next(int(l.split()[1]) << 10 for l in open('/proc/self/status') if l.startswith('VmHWM')))"
 
 
-def _peak(process: str) -> int:
-    lines = Path("/proc", process, "status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM"))
+def _children_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _print(ways: Sequence[Way], rounds: int) -> None:
-    copy = statistics.median(ways[0].seconds)
+    copy, bare = statistics.median(ways[0].seconds), _bare_peak()
     upstream = next((statistics.median(way.seconds) for way in ways if way.name.startswith("llama.cpp")), None)
     print(f"\nRank {RANK} on all linear modules of an 8B, float16; median of {rounds} rounds, whole processes\n")
-    print("| | s | fastest | of cp | of llama.cpp's way | peak MB beyond the interpreter | result, MB |")
-    print("|---|---:|---:|---:|---:|---:|---:|")
+    print("| | s | fastest | CPU s | of cp | of llama.cpp's way | peak MB beyond the interpreter | result, MB |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|")
     for way in ways:
         median = statistics.median(way.seconds)
         beside = "" if upstream is None else f"{median / upstream:.2f}"
-        peak = f"{max(way.peaks) / 1e6:.0f}" if way.peaks else ""
+        peak = f"{(max(way.peaks) - bare) / 1e6:.0f}" if way.peaks else ""
         cells = (
             f"{median:.2f}",
             f"{min(way.seconds):.2f}",
+            f"{statistics.median(way.cpu_seconds):.2f}",
             f"{median / copy:.1f}",
             beside,
             peak,

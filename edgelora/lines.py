@@ -16,7 +16,7 @@ class Lines:
     def __init__(self) -> None:
         self._leases, self._places, self._prompts = Turns(), Turns(), Turns()
         self._tickets = 0
-        """Arrivals, leases, first places and first tokens so far: each has the next number."""
+        """Arrivals, leases, first places and second tokens so far: each has the next number."""
 
     def ticket(self) -> int:
         """The number of what happens now, larger than all before."""

@@ -18,6 +18,7 @@ Policies:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from math import inf
 
 from edgelora.backends.base import Applied, Capabilities, Chunk
 from edgelora.core import AdapterRef
@@ -137,9 +138,9 @@ def choose_chunks(
 
 
 def _as_old(prompts: Iterable[Sequence], running: Iterable[Sequence]) -> list[Sequence]:
-    """Those that arrived before any answer that runs had its first token."""
-    oldest = min((s.begun for s in running if s.state is State.DECODE), default=None)
-    return [s for s in prompts if oldest is not None and s.arrival < oldest]
+    """Those that arrived before any answer that runs had gone on from its first token."""
+    begun = [s.begun or inf for s in running if s.state is State.DECODE]
+    return [s for s in prompts if begun and s.arrival < min(begun)]
 
 
 def choose_drafts(

@@ -214,6 +214,8 @@ class Scheduler:
         for row in plan.rows:
             sequence = self._live[row.request_id]
             sequence.last_plan = plan.number
+            if sequence.state is State.DECODE:
+                sequence.begun = sequence.begun or self._lines.ticket()
             if sequence.state is State.PREFILL:
                 self._lines.prompted(sequence, now=plan.number)
 
@@ -267,7 +269,6 @@ class Scheduler:
         """The only place a sequence gains tokens."""
         if sequence.state is State.PREFILL:
             sequence.move(Move.PROMPT_DONE)
-            sequence.begun = sequence.begun or self._lines.ticket()
         sequence.extend([choice.token for choice in choices], draft)
         if self._speculation:
             self._speculation.computed(draft, sequence.rejected)

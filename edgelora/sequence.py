@@ -27,7 +27,8 @@ class Sequence:
     granted: int = 0
     """When it first got a place, in the order of arrivals and such events; 0 before. Sent back, it keeps its turn."""
     begun: int = 0
-    """When its first token was chosen, in the same order; 0 before. Who arrived earlier has waited as long."""
+    """When its second token was first planned, in the same order; 0 before. Who arrived before that has waited as long,
+    or came while the step of its first token ran."""
     id: int | None = None
     """The backend's sequence id; only while running."""
     last_plan: int = -1

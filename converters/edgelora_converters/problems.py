@@ -50,7 +50,7 @@ class Problems:
         raise AdapterUnsupported(
             codes.pop() if len(codes) == 1 else "adapter_unsupported",
             f"{subject} has what cannot be honoured exactly. {_lines((p.name, p.what) for p in shown)}{more}.",
-            _lines((p.name, p.remedy) for p in shown),
+            f"{_lines((p.name, p.remedy) for p in shown)}.",
             param=", ".join(names),
         )
 

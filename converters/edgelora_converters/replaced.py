@@ -24,10 +24,11 @@ from edgelora_converters.safetensors_file import SafetensorsFile
 from edgelora_models.errors import AdapterCorrupt
 from edgelora_models.shape import LlamaShape
 
-_CODES: dict[Leaf, tuple[str, str]] = {
-    "base_layer.weight": ("adapter_base_copy", "a copy of the base's own weight"),
-    "weight": ("adapter_replaces_module", "a whole module in place of the base's"),
+_CODES: dict[Leaf, tuple[str, str, str]] = {
+    "base_layer.weight": ("adapter_base_copy", "base_layer", "a copy of the base's own weight"),
+    "weight": ("adapter_replaces_module", "modules_to_save", "a whole module in place of the base's"),
 }
+"""The refusal's code, what it is about, and what the tensor is."""
 _MERGE = "Merge the adapter into its base where it was trained (merge_and_unload) and use that base"
 _GIVE = "Give the base's weights as they were trained (--base-weights) to have it compared, or:"
 _UNKNOWN = "cannot be compared with the base's trained weights"
@@ -49,16 +50,17 @@ def check_replaced(
     _check_saved(names, config, shape)
     dropped: list[str] = []
     for leaf in COMPARED:
+        code, about, kind = _CODES[leaf]
         other: dict[str, list[tuple[str, str]]] = {}
         for path, name in names.having(leaf).items():
             why = _difference(file, name, weights, f"{path}.weight")
             if why is None:
                 dropped.append(name)
             else:
-                other.setdefault(why, []).append((name, _CODES[leaf][1]))
+                other.setdefault(why, []).append((name, kind))
         for why, found in other.items():
             remedy = f"{_GIVE} {_MERGE}" if why == _UNKNOWN else _MERGE
-            problems.add(_CODES[leaf][0], found[0][0], f"the file holds {listed(found)}, which {why}", remedy)
+            problems.add(code, about, f"the file holds {listed(found)}, which {why}", remedy)
     return dropped
 
 

@@ -149,12 +149,13 @@ def relative_distance(pair: LoraPair, rebuilt: Factors) -> float:
     agree, so nothing cancels. Where a' is a, as every exact file has it, that is dB @ a.
     """
     a, b = pair.a.astype(np.float64), pair.b.astype(np.float64) * pair.scale
+    own = rebuilt[0][: pair.rank]
+    if np.array_equal(own, pair.a) and not rebuilt[0][pair.rank :].any():
+        square = a @ a.T
+        # numpy widens the float32 of a file as it subtracts.
+        return _norm(rebuilt[1][:, : pair.rank] - b, square) / max(_norm(b, square), _VANISHING)
     new_a, new_b = (factor.astype(np.float64) for factor in rebuilt)
     rank = max(a.shape[0], new_a.shape[0])
-    if np.array_equal(new_a[: len(a)], a) and not new_a[len(a) :].any() and new_a.shape[1] == a.shape[1]:
-        square = a @ a.T
-        difference = _norm(new_b[:, : len(a)] - b, square)
-        return difference / max(_norm(b, square), _VANISHING)
     a, b, new_a, new_b = _rows(a, rank), _rows(b.T, rank).T, _rows(new_a, rank), _rows(new_b.T, rank).T
     difference = _product_norm(np.hstack([new_b - b, new_b]), np.vstack([a, new_a - a]))
     return difference / max(_product_norm(b, a), _VANISHING)

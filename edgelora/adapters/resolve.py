@@ -21,11 +21,13 @@ RESOLVED = "resolved"
 """Where in a workspace it is written."""
 
 
-def resolve(staged: Staged, work: Path, base: BaseFingerprint, reading: Reading) -> Staged:
+def resolve(staged: Staged, work: Path, base: BaseFingerprint, reading: Reading | None) -> Staged:
     """`staged` itself where its files are enough, else the same adapter as plain factors, in the workspace `work`.
 
     Raises AdapterError, BaseError, ConversionFailed, StorageError.
     """
+    if reading is None:
+        return staged
     from edgelora_converters import peft
     from edgelora_converters.convert import write_verified
     from edgelora_converters.peft_folder import FILES

@@ -147,9 +147,8 @@ class Store:
         chosen = default_name(source) if name is None else check_name(name, kind="adapter")
         sweep(make_folder(self._layout.tmp))
         with workspace(self._layout.tmp) as work:
-            staged = stage(source, work, immutable=immutable)
-            if reading is not None:
-                staged = resolve(staged, work, base.identity.fingerprint, reading)
+            with _naming(chosen, None, base):
+                staged = resolve(stage(source, work, immutable=immutable), work, base.identity.fingerprint, reading)
             version = self._read(chosen, staged, base, origin)
             with self._converting(version.digest):
                 made = None

@@ -25,7 +25,7 @@ def test_one_code_is_kept_and_several_are_one_of_their_own() -> None:
         problems.refuse_any("The adapter")
     assert caught.value.code == "adapter_unsupported"
     assert "arrow_config: it routes" in caught.value.what and "init_lora_weights: it is new" in caught.value.what
-    assert caught.value.remedy == "arrow_config: Merge it; init_lora_weights: Wait"
+    assert caught.value.remedy == "arrow_config: Merge it; init_lora_weights: Wait."
 
 
 def test_a_flood_is_counted_and_names_stay_harmless() -> None:

@@ -177,6 +177,7 @@ def test_a_long_prompt_does_not_stall_the_others() -> None:
     s.submit(request("a"))
     s.submit(request("b"))
     turn(s)
+    turn(s)
     s.submit(request("c", prompt=30, begins=50))
     for _ in range(10):
         assert sizes(turn(s)[0]) == {"a": 1, "b": 1, "c": 2}
@@ -594,9 +595,9 @@ def test_requests_that_arrived_together_do_not_hold_each_other_back() -> None:
     """The one that is done with its prompt first has no claim on the others; on one that comes later it has."""
     s = scheduler(replace(ABLE, kv_cells=1024), step=in_proportion)
     s.submit(request("a", prompt=3))
-    s.submit(request("b", prompt=150, begins=50))
     turn(s)
     assert s.state("a") is State.DECODE
+    s.submit(request("b", prompt=150, begins=50))  # It came while that step ran.
     together = sizes(turn(s)[0])
     assert together["a"] == 1 and together["b"] > 20
     s.submit(request("c", prompt=30, begins=400))
@@ -610,6 +611,7 @@ def test_prompts_hold_back_for_decoding_of_another_group_too() -> None:
     s = scheduler(replace(ABLE, mixed_adapters=False, max_sequences=4, kv_cells=1024), step=in_proportion)
     for name in ("a1", "a2"):
         s.submit(request(name))
+    turn(s)
     turn(s)
     s.submit(request("b", ref("x"), prompt=100))
     assert sizes(turn(s)[0]) == {"a1": 1, "a2": 1}
