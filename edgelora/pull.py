@@ -22,6 +22,31 @@ if TYPE_CHECKING:
     from edgelora.bases.record import BaseRecord
     from edgelora.core import Progress
     from edgelora.library import Library
+    from edgelora_converters.reading import Reading
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What may be said about an adapter that is pulled."""
+
+    called: str | None = None
+    """Its name here; None: the repository's own."""
+    base: str | None = None
+    """The base it is for; None: the chosen one."""
+    subfolder: str | None = None
+    """Which adapter, where the repository has several."""
+    reading: Reading | None = None
+    """What may be used beside it, see `Store.add`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How the hub is reached. `endpoint` and `token` default to huggingface_hub's settings."""
+
+    token: str | None = None
+    endpoint: str | None = None
+    progress: Progress | None = None
+    pause: Callable[[float], None] = time.sleep
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,48 +59,39 @@ class PulledAdapter:
 
 
 def pull(
-    name: str,
-    *,
-    library: Library,
-    called: str | None = None,
-    base: str | None = None,
-    subfolder: str | None = None,
-    token: str | None = None,
-    endpoint: str | None = None,
-    progress: Progress | None = None,
-    pause: Callable[[float], None] = time.sleep,
+    name: str, *, library: Library, wishes: Wishes = Wishes(), access: Access = Access()
 ) -> PulledAdapter | BaseRecord:
-    """Install what `organization/repository[@revision]` holds: an adapter, for `base`, or a base; or a known base.
+    """Install what `organization/repository[@revision]` holds: an adapter, or a base; or a known base by its name.
 
-    `called` names the adapter. `endpoint` and `token` default to huggingface_hub's settings. Raises NotFound, Offline,
-    AdapterError, BaseError, UsageError, StorageError, Busy where another process is at it.
+    Raises NotFound, Offline, AdapterError, BaseError, UsageError (wishes for an adapter where a base is), StorageError,
+    Busy where another process is at it.
     """
-    wanted = Wanted.parse(name, subfolder)
+    wanted = Wanted.parse(name, wishes.subfolder)
     if wanted is None:
-        return _pull_base(name, library, token=token, endpoint=endpoint, progress=progress, pause=pause)
+        return _pull_base(name, library, wishes, access)
     cache = RemoteCache(library.settings.directories.cache / "adapters")
     try:
-        hub, listing = _ask(wanted, library, endpoint=endpoint, token=token)
+        hub, listing = _ask(wanted, library, access)
     except Offline as error:
         if (found := cache.find(wanted)) is None:
             raise _not_here(wanted, error) from error
-        return _install(wanted, found, library, called=called, base=base, cached=found.fetched, progress=progress)
-    if subfolder is None and not holds_adapter(wanted, listing.files):
+        return _install(wanted, found, library, wishes, cached=found.fetched, progress=access.progress)
+    if wishes.subfolder is None and not holds_adapter(wanted, listing.files):
         _check_base(wanted, listing)
-        return _pull_base(name, library, token=token, endpoint=endpoint, progress=progress, pause=pause)
-    _base(library, base)  # before anything is downloaded
+        return _pull_base(name, library, wishes, access)
+    _base(library, wishes)  # before anything is downloaded
     with _of_an_adapter():
-        found = cache.fetch(wanted, listing, open_range=hub.open_range, progress=progress, pause=pause)
-    return _install(wanted, found, library, called=called, base=base, cached=None, progress=progress)
+        found = cache.fetch(wanted, listing, open_range=hub.open_range, progress=access.progress, pause=access.pause)
+    return _install(wanted, found, library, wishes, cached=None, progress=access.progress)
 
 
-def _ask(wanted: Wanted, library: Library, *, endpoint: str | None, token: str | None) -> tuple[Hub, Listing]:
+def _ask(wanted: Wanted, library: Library, access: Access) -> tuple[Hub, Listing]:
     if library.settings.offline:
         what = "The network is forbidden (--offline, EDGELORA_OFFLINE or HF_HUB_OFFLINE)."
         raise Offline("offline", what, "Allow it, or copy the adapter's files here: edgelora add DIR.")
     from edgelora.bases.hub import Hub
 
-    hub = Hub(endpoint=endpoint, token=token)
+    hub = Hub(endpoint=access.endpoint, token=access.token)
     with _of_an_adapter():
         return hub, hub.listing(wanted.repository, wanted.revision)
 
@@ -84,49 +100,45 @@ def _install(
     wanted: Wanted,
     found: Fetched,
     library: Library,
+    wishes: Wishes,
     *,
-    called: str | None,
-    base: str | None,
     cached: float | None,
     progress: Progress | None,
 ) -> PulledAdapter:
-    record = _base(library, base)
-    name = called or _free_name(wanted, library)
+    record = _base(library, wishes)
     manifest, version = library.store.add(
-        found.folder, name=name, base=record, origin=found.origin, immutable=True, progress=progress
+        found.folder,
+        name=wishes.called or _free_name(wanted, library),
+        base=record,
+        reading=wishes.reading,
+        origin=found.origin,
+        immutable=True,
+        progress=progress,
     )
     return PulledAdapter(manifest, version, record, cached)
 
 
-def _base(library: Library, name: str | None) -> BaseRecord:
-    return library.bases.get(name) if name else library.bases.current()
+def _base(library: Library, wishes: Wishes) -> BaseRecord:
+    return library.bases.get(wishes.base) if wishes.base else library.bases.current()
 
 
 def _free_name(wanted: Wanted, library: Library) -> str:
     """The repository's own name, or its subfolder's, unless something of another origin has it."""
     text = wanted.subfolder.rpartition("/")[2] if wanted.subfolder else wanted.repository.partition("/")[2]
     name = suggest_name(text, kind="adapter")
-    if name in library.store.names():
-        origin = library.store.get(name).latest.origin
-        if origin.partition("@")[0] != f"hub:{wanted.repository}":
-            what = (
-                f"{name} is already the name of an adapter of another origin ({origin or 'added from this machine'})."
-            )
-            raise UsageError(
-                "name_taken", what, "Give it another name, or this one to make it the next version: --name."
-            )
-    return name
+    if name not in library.store.names():
+        return name
+    origin = library.store.get(name).latest.origin
+    if origin.partition("@")[0] == f"hub:{wanted.repository}":
+        return name
+    what = f"{name} is already the name of an adapter of another origin ({origin or 'added from this machine'})."
+    raise UsageError("name_taken", what, "Give it another name, or this one to make it the next version: --name.")
 
 
-def _pull_base(
-    name: str,
-    library: Library,
-    *,
-    token: str | None,
-    endpoint: str | None,
-    progress: Progress | None,
-    pause: Callable[[float], None],
-) -> BaseRecord:
+def _pull_base(name: str, library: Library, wishes: Wishes, access: Access) -> BaseRecord:
+    if wishes != Wishes():
+        what = f"{name} is pulled as a base, and what was asked for is an adapter's."
+        raise UsageError("not_an_adapter", what, "Leave out everything but the name and --token.")
     from edgelora.bases.pull import pull as pull_base
 
     return pull_base(
@@ -134,10 +146,10 @@ def _pull_base(
         format="gguf",
         directories=library.settings.directories,
         offline=library.settings.offline,
-        progress=progress,
-        endpoint=endpoint,
-        token=token,
-        pause=pause,
+        progress=access.progress,
+        endpoint=access.endpoint,
+        token=access.token,
+        pause=access.pause,
     )
 
 

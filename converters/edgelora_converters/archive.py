@@ -30,7 +30,8 @@ def source_kind(path: Path) -> Container:
             return "folder"
         if not path.exists():
             what = f"There is nothing at {path}."
-            raise UsageError("path_not_found", what, "Give an adapter's folder, zip or tar.gz file.")
+            remedy = "Give an adapter's folder, zip or tar.gz file. (A Hugging Face repository: edgelora pull.)"
+            raise UsageError("path_not_found", what, remedy)
         if path.suffix in PICKLES:
             raise refuse_pickle(path.name)
         regular_size(path, error=AdapterCorrupt)

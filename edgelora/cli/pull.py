@@ -11,6 +11,7 @@ from edgelora.cli.app import App
 from edgelora.cli.base import summary as base_summary
 from edgelora.cli.options import base_names, catalogue_names, json_option
 from edgelora.cli.output import emit_json, hint, human_age, note
+from edgelora.cli.reading import ReadingOptions, opened, reading_options
 
 if TYPE_CHECKING:
     from edgelora.pull import PulledAdapter
@@ -24,10 +25,18 @@ if TYPE_CHECKING:
 )
 @click.option("--subfolder", metavar="DIR", help="Which adapter, where the repository has several.")
 @click.option("--token", metavar="TOKEN", help="For a private repository.  [default: HF_TOKEN, or `hf auth login`]")
+@reading_options
 @json_option
 @click.pass_obj
 def pull(
-    app: App, name: str, called: str | None, base: str | None, subfolder: str | None, token: str | None, as_json: bool
+    app: App,
+    name: str,
+    called: str | None,
+    base: str | None,
+    subfolder: str | None,
+    token: str | None,
+    reading: ReadingOptions,
+    as_json: bool,
 ) -> None:
     """Download the PEFT adapter in a Hugging Face repository, and install it as `edgelora add` does.
 
@@ -39,14 +48,14 @@ def pull(
     """
     from edgelora.bases.record import BaseRecord
     from edgelora.cli.progress import progress_bars
+    from edgelora.pull import Access, Wishes
     from edgelora.pull import pull as pull_repository
 
     try:
-        with progress_bars() as bars:
+        with progress_bars() as bars, opened(reading) as given:
             library = app.open_library(bars)
-            pulled = pull_repository(
-                name, library=library, called=called, base=base, subfolder=subfolder, token=token, progress=bars
-            )
+            wishes = Wishes(called=called, base=base, subfolder=subfolder, reading=given)
+            pulled = pull_repository(name, library=library, wishes=wishes, access=Access(token=token, progress=bars))
     except KeyboardInterrupt:
         note("Stopped. What has been downloaded is kept: the same command goes on from there.")
         raise
@@ -69,4 +78,6 @@ def _tell(pulled: PulledAdapter) -> None:
     if pulled.cached is not None:
         note(f"The hub was not asked: this is what came {human_age(time.time() - pulled.cached)}.")
     note(f"Installed {name}, version {version.number}, for {pulled.base.name} (rank {version.rank}).")
+    if version.treatment:
+        note(f"Its factors: {version.treatment}.")
     hint(f'Try it: edgelora run --adapter {name} "..."')

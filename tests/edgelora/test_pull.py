@@ -24,7 +24,7 @@ from edgelora.errors import (
 )
 from edgelora.files import locked
 from edgelora.library import Library
-from edgelora.pull import PulledAdapter, pull
+from edgelora.pull import Access, PulledAdapter, Wishes, pull
 from edgelora_converters.peft_folder import FILES
 from tests.support.adapters import write_peft
 from tests.support.bases import write_tiny_gguf
@@ -56,7 +56,10 @@ def hub(files: dict[str, bytes]) -> Iterator[Hub]:
 
 
 def pulled(hub: Hub, library: Library, name: str = REPO, **options: Any) -> PulledAdapter:
-    done = pull(name, library=library, endpoint=hub.url, pause=lambda seconds: None, **options)
+    access = Access(
+        options.pop("token", None), hub.url, progress=options.pop("progress", None), pause=lambda seconds: None
+    )
+    done = pull(name, library=library, wishes=Wishes(**options), access=access)
     assert isinstance(done, PulledAdapter)
     return done
 
@@ -92,7 +95,7 @@ def test_the_second_pull_needs_no_network(hub: Hub, library: Library) -> None:
     hub.repos.clear()
     with running_hub() as other:
         gone = other.url
-    away = pull(REPO, library=library, endpoint=gone)
+    away = pull(REPO, library=library, access=Access(endpoint=gone))
     assert isinstance(away, PulledAdapter)
     assert away.version.digest == first.version.digest and away.cached is not None
     assert hub.sent == sum(file.nbytes for file in first.version.files)
@@ -247,10 +250,14 @@ def test_a_name_of_another_origin_is_not_taken_over(hub: Hub, library: Library, 
 def test_a_repository_with_a_model_is_pulled_as_a_base(hub: Hub, library: Library, tmp_path: Path) -> None:
     """By its files; a name without an organization is one of the catalogue."""
     hub.repos["o/Tiny-GGUF"] = Repo({"t.gguf": write_tiny_gguf(tmp_path / "t.gguf", SHAPE, seed=3).read_bytes()})
-    record = pull("o/Tiny-GGUF", library=library, endpoint=hub.url)
+    access = Access(endpoint=hub.url)
+    with pytest.raises(UsageError) as caught:
+        pull("o/Tiny-GGUF", library=library, wishes=Wishes(called="x"), access=access)
+    assert caught.value.code == "not_an_adapter" and hub.sent == 0
+    record = pull("o/Tiny-GGUF", library=library, access=access)
     assert isinstance(record, BaseRecord) and record.name == "tiny-gguf"
     with pytest.raises(NotFound):
-        pull("lama-3.1-8b", library=library, endpoint=hub.url)
+        pull("lama-3.1-8b", library=library, access=access)
 
 
 def test_unknown_repositories(hub: Hub, library: Library) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from edgelora import pull as pull_module
 from edgelora.library import Library
-from edgelora.pull import PulledAdapter
+from edgelora.pull import PulledAdapter, Wishes
 from tests.support.cli import make_app, run
 
 
@@ -38,7 +38,10 @@ def test_an_adapter(library: Library, asked: list[SimpleNamespace]) -> None:
     assert (done.exit_code, done.stdout) == (0, "")
     assert "Installed pirate, version 1, for tiny" in done.stderr and "--adapter pirate" in done.stderr
     (call,) = asked
-    assert (call.name, call.called, call.base, call.subfolder, call.token) == ("o/r@v1", "x", "tiny", "s", "t")
+    assert (call.name, call.wishes, call.access.token) == ("o/r@v1", Wishes("x", "tiny", "s"), "t")
+    assert run(make_app(library), "pull", "o/r", "--allow-approximate").exit_code == 0
+    reading = asked[-1].wishes.reading
+    assert reading is not None and reading.allow_approximate
 
 
 def test_json(library: Library, asked: list[SimpleNamespace]) -> None:
