@@ -11,7 +11,8 @@ Also the few errors only HTTP has. They extend the project's tree, so `status` s
     |-- BodyTooLarge       413
     |-- UrlTooLong         414
     |-- UnsupportedMedia   415
-    `-- HeadersTooMany     431
+    |-- HeadersTooMany     431
+    `-- NotOffered         501   a route of the API that this server does not serve
     Busy
     `-- Unavailable        503   not ready yet, or ending
 """
@@ -67,6 +68,10 @@ class UnsupportedMedia(UsageError):
 
 class HeadersTooMany(UsageError):
     status = 431
+
+
+class NotOffered(UsageError):
+    status = 501
 
 
 class Unavailable(Busy):
