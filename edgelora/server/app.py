@@ -19,6 +19,7 @@ from edgelora.server.generate import GenerationApp
 from edgelora.server.health import HealthRoutes
 from edgelora.server.models import ModelsRoutes
 from edgelora.server.options import ServerOptions
+from edgelora.server.responses.routes import ResponsesRoutes
 from edgelora.server.runtime import Runtime
 from edgelora.server.security import Guard, Rules
 from edgelora.server.tokens import count_routes, token_routes
@@ -36,8 +37,9 @@ def build_app(runtime: Runtime, options: ServerOptions, drain: Drain | None = No
     health = HealthRoutes(runtime, drain)
     routes = [Route("/health", health.health), Route("/ready", health.ready)]
     routes += token_routes("", runtime, options)
+    responses = ResponsesRoutes(runtime, options, drain)
     for prefix in PREFIXES:
-        routes += _api_routes(prefix, runtime, options, drain)
+        routes += [*responses.routes(prefix), *_api_routes(prefix, runtime, options, drain)]
     app = Starlette(
         routes=routes,
         middleware=[Middleware(Boundary), Middleware(Guard, rules=Rules.of(options))],
