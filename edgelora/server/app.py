@@ -21,6 +21,7 @@ from edgelora.server.health import HealthRoutes
 from edgelora.server.models import ModelsRoutes
 from edgelora.server.options import ServerOptions
 from edgelora.server.permitted import permitted
+from edgelora.server.responses.routes import ResponsesRoutes
 from edgelora.server.runtime import Runtime
 from edgelora.server.security import Guard, Rules
 from edgelora.server.tokens import count_routes, token_routes
@@ -39,8 +40,9 @@ def build_app(runtime: Runtime, options: ServerOptions, drain: Drain | None = No
     health = HealthRoutes(runtime, drain)
     routes = [Route("/health", health.health), Route("/ready", health.ready)]
     routes += token_routes("", runtime, options)
+    responses = ResponsesRoutes(runtime, options, drain)
     for prefix in PREFIXES:
-        routes += _api_routes(prefix, runtime, options, drain)
+        routes += [*responses.routes(prefix), *_api_routes(prefix, runtime, options, drain)]
     app = Starlette(
         routes=gated(routes, Keepers.of(options)),
         middleware=[Middleware(Boundary), Middleware(Guard, rules=Rules.of(options), routes=routes)],

@@ -97,6 +97,11 @@ def error_frame(error: Exception) -> bytes:
     return msgspec.json.encode({"error": _fields(_known(error))})
 
 
+def told(error: Exception) -> str:
+    """What the client is told of an exception, without code and status."""
+    return str(_known(error))
+
+
 def internal_error() -> EdgeloraError:
     return EdgeloraError("internal_error", "The server failed to handle the request.", "Its log says why.")
 
