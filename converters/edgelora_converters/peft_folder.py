@@ -48,7 +48,7 @@ def adapter_folder(names: Collection[str], *, where: str, depth: int = 1, mlx: b
 
 
 def adapter_files(names: Collection[str], folder: str = "") -> tuple[str, str]:
-    """The names of the two files of the adapter in `folder`: MLX_FILES where its weights alone are there, else FILES."""
+    """Names of the adapter's two files in `folder`: MLX_FILES where only mlx-lm's weights are there, else FILES."""
     mlx = f"{folder}{MLX_WEIGHTS_NAME}" in names and f"{folder}{WEIGHTS_NAME}" not in names
     return MLX_FILES if mlx else FILES
 

@@ -36,7 +36,7 @@ def default_name(source: Path) -> str:
 
 
 def stage(source: Path, work: Path, *, immutable: bool = False) -> Staged:
-    """Copy the adapter's files in a folder, zip or tar.gz into the workspace `work`; link them where they are `immutable`.
+    """Copy the files of an adapter's folder, zip or tar.gz into the workspace `work`; link them if `immutable`.
 
     Raises UsageError where there is nothing, AdapterError for what it may not be or hold, StorageError.
     """

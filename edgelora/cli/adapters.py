@@ -46,9 +46,9 @@ def ls(app: App, as_json: bool) -> None:
 def add(app: App, source: Path, name: str | None, base: str | None, reading: ReadingOptions, as_json: bool) -> None:
     """Install the adapter in DIR or ARCHIVE (zip or tar.gz): check it, convert it, and keep it in the store.
 
-    DIR is what PEFT's `save_pretrained` wrote (adapter_config.json and adapter_model.safetensors), or what `mlx_lm.lora`
-    did (adapter_config.json and adapters.safetensors), which is kept as PEFT. Adding other content under a name that is
-    taken makes a new version; the old one stays as NAME@1.
+    DIR is what PEFT's `save_pretrained` wrote (adapter_config.json and adapter_model.safetensors), or mlx-lm's trainer
+    (adapter_config.json and adapters.safetensors; kept as PEFT). Adding other content under a name that is taken makes
+    a new version; the old one stays as NAME@1.
 
     \b
     edgelora add ./my-adapter --name medical-faq

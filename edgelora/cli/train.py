@@ -50,7 +50,7 @@ class RecipeOptions:
 _COUNT = click.IntRange(min=1)
 
 
-def _option(name: str, kind: click.ParamType, metavar: str, text: str) -> Callable[[Any], Any]:
+def _option(name: str, kind: click.ParamType[Any], metavar: str, text: str) -> Callable[[Any], Any]:
     return click.option(name, type=kind, metavar=metavar, help=text)
 
 
@@ -206,8 +206,9 @@ class Teller:
         recipe, on = plan.run.recipe, plan.trained_on
         self.iterations = recipe.iterations
         layers = f"the last {recipe.layers} layers" if recipe.layers else "all layers"
+        examples = f"{plan.training} example{'' if plan.training == 1 else 's'}"
         kept = f"{plan.validation} for validation" if plan.validation else "none for validation"
-        note(f"Training {self.name} on {on.name} ({on.quantization}): {plan.training} examples, {kept}.")
+        note(f"Training {self.name} on {on.name} ({on.quantization}): {examples}, {kept}.")
         note(f"Rank {recipe.rank}, alpha {recipe.alpha:g}, {layers}; {recipe.iterations} iterations.")
         if plan.done:
             note(f"Going on after iteration {plan.done}.")

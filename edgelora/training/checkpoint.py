@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from edgelora.errors import StorageError
+from edgelora.errors import AdapterError, StorageError
 from edgelora.files import discard, make_folder, move, storing, sync_path, temp_path
 
-_FACTORS, _OPTIMIZER, _RANDOM = "factors.", "optimizer.", "random."
+_FACTORS, _OPTIMIZER, _RANDOM = "factors.", "optimizer.", "random"
 _ITERATION = "iteration"
 
 
@@ -36,7 +36,7 @@ def save(path: Path, live: Live, *, iteration: int) -> None:
 
     arrays = {f"{_FACTORS}{name}": array for name, array in live.factors().items()}
     arrays |= {f"{_OPTIMIZER}{name}": array for name, array in _flat(live.optimizer.state).items()}
-    arrays |= {f"{_RANDOM}{n}": array for n, array in enumerate(_random_state())}
+    arrays[_RANDOM] = mx.array(_random_key())
     temp = temp_path(make_folder(path.parent)).with_suffix(path.suffix)
     try:
         with storing(path):
@@ -57,7 +57,7 @@ def restore(path: Path, live: Live) -> int:
     try:
         loaded: Any = mx.load(str(path), return_metadata=True)
         arrays, metadata = loaded
-        iteration = int(metadata[_ITERATION])
+        iteration, (high, low) = int(metadata[_ITERATION]), arrays[_RANDOM].tolist()
     except (RuntimeError, ValueError, KeyError) as error:
         raise damaged(path) from error
     factors = _below(_FACTORS, arrays)
@@ -66,8 +66,7 @@ def restore(path: Path, live: Live) -> int:
         raise damaged(path)
     live.model.load_weights(list(factors.items()), strict=False)
     live.optimizer.state = tree_unflatten(list(_below(_OPTIMIZER, arrays).items()))
-    for name, array in _below(_RANDOM, arrays).items():
-        _random_state()[int(name)] = array
+    mx.random.seed(high << 32 | low)  # whose two halves are the key it begins with
     mx.eval(live.model.trainable_parameters(), live.optimizer.state)
     return iteration
 
@@ -81,7 +80,7 @@ def saved_iteration(path: Path) -> int:
     try:
         with open_safetensors(path) as file:
             return int(file.metadata[_ITERATION])
-    except (KeyError, ValueError) as error:
+    except (AdapterError, KeyError, ValueError) as error:
         raise damaged(path) from error
 
 
@@ -95,10 +94,11 @@ def _flat(tree: Any) -> dict[str, Any]:
     return dict(cast("list[tuple[str, Any]]", tree_flatten(tree)))
 
 
-def _random_state() -> list[Any]:
+def _random_key() -> Any:
+    """MLX's whole random state, [2] uint32."""
     import mlx.core as mx
 
-    return cast("list[Any]", mx.random.state)
+    return cast("list[Any]", mx.random.state)[0]
 
 
 def _below(prefix: str, arrays: dict[str, Any]) -> dict[str, Any]:

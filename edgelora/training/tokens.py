@@ -13,7 +13,7 @@ class Tokenizer(Protocol):
 
     bos_token: str | None
     eos_token_id: int
-    all_special_tokens: list[str]
+    all_special_tokens: Sequence[str]
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]: ...
 

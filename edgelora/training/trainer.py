@@ -91,12 +91,14 @@ def fit(
     Raises Stopped, BackendError (training_diverged: a loss or a factor is not finite; the last checkpoint is from
     before), StorageError.
     """
+    import mlx.core as mx
     from mlx_lm.tuner.trainer import TrainingArgs, train
 
     out.mkdir(parents=True, exist_ok=True)
     watcher = _aloud(watcher)
     keeper = _Keeper(live, saved, recipe, watcher)
     feed = _Feed(training, validation, recipe, done=done, after=keeper.after)
+    callback: Any = _Callback(done, watcher.measured)
     settings = TrainingArgs(
         batch_size=1,  # what mlx-lm makes of it is the number of validation batches it announces
         iters=recipe.iterations - done,
@@ -105,9 +107,11 @@ def fit(
         steps_per_eval=recipe.validate_every,
         steps_per_save=_NEVER,
         max_seq_length=recipe.max_length,
-        adapter_file=out / ADAPTER_TENSORS,
+        adapter_file=str(out / ADAPTER_TENSORS),
         grad_checkpoint=recipe.grad_checkpoint,
     )
+    if not mx.metal.is_available():
+        mx.disable_compile()  # on a CPU it takes a C++ compiler
     with contextlib.redirect_stdout(io.StringIO()):  # it draws its own progress there
         if done < recipe.iterations:
             train(
@@ -118,7 +122,7 @@ def fit(
                 args=settings,
                 loss=answer_loss,
                 iterate_batches=feed,
-                training_callback=_Callback(done, watcher.measured),
+                training_callback=callback,
             )
             keeper.finish()
     _write_adapter(live, recipe, out)
@@ -213,11 +217,8 @@ class _Keeper:
 
     def _save(self, iteration: int) -> None:
         import mlx.core as mx
-        from mlx.utils import tree_flatten
 
-        if not all(
-            mx.isfinite(array).all().item() for _, array in tree_flatten(self._live.model.trainable_parameters())
-        ):
+        if not all(mx.isfinite(factor).all().item() for factor in self._live.factors().values()):
             raise _diverged(iteration)
         checkpoint.save(self._saved, self._live, iteration=iteration)
 
@@ -256,9 +257,8 @@ def _count(model: Any, recipe: Recipe) -> int:
 def _write_adapter(live: checkpoint.Live, recipe: Recipe, out: Path) -> None:
     """Both files as `mlx_lm.lora` leaves them."""
     import mlx.core as mx
-    from mlx.utils import tree_flatten
 
-    mx.save_safetensors(str(out / ADAPTER_TENSORS), dict(tree_flatten(live.model.trainable_parameters())))
+    mx.save_safetensors(str(out / ADAPTER_TENSORS), live.factors())
     config = {
         "fine_tune_type": "lora",
         "num_layers": _count(live.model, recipe),

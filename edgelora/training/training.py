@@ -1,7 +1,7 @@
-"""From examples to an installed adapter: the order of the work, begun or gone on with. Owns no file and no mathematics.
+"""From examples to an installed adapter: the order of the work, begun or gone on with. Owns no file, no mathematics.
 
-What can be wrong is found in the order of its cost: options and data before the tokenizer, every line before the base is
-loaded, all before the first iteration.
+What can be wrong is found in the order of its cost: options and data before the tokenizer, every line before the base
+is loaded, all before the first iteration.
 """
 
 from __future__ import annotations
@@ -174,8 +174,9 @@ def _limited(recipe: Recipe, on: BaseRecord) -> Recipe:
 def _tokenizer(on: BaseRecord) -> Any:
     import logging
 
-    from mlx_lm.utils import load_tokenizer
+    from mlx_lm import utils
 
     # It looks at config.json too, and remarks on what a tokenizer does not need.
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    return load_tokenizer(on.path)
+    load: Any = utils.load_tokenizer
+    return load(on.path)
