@@ -18,6 +18,7 @@ from edgelora.server.follow import Drain
 from edgelora.server.generate import GenerationApp
 from edgelora.server.health import HealthRoutes
 from edgelora.server.models import ModelsRoutes
+from edgelora.server.openapi.route import openapi_routes
 from edgelora.server.options import ServerOptions
 from edgelora.server.responses.routes import ResponsesRoutes
 from edgelora.server.runtime import Runtime
@@ -36,7 +37,7 @@ def build_app(runtime: Runtime, options: ServerOptions, drain: Drain | None = No
     drain = drain or Drain()
     health = HealthRoutes(runtime, drain)
     routes = [Route("/health", health.health), Route("/ready", health.ready)]
-    routes += token_routes("", runtime, options)
+    routes += [*openapi_routes(), *token_routes("", runtime, options)]
     responses = ResponsesRoutes(runtime, options, drain)
     for prefix in PREFIXES:
         routes += [*responses.routes(prefix), *_api_routes(prefix, runtime, options, drain)]
