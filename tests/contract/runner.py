@@ -56,7 +56,9 @@ def run(url: str, names: Names, *, examples: int, seed: int, only: str | None = 
         operation = result.ok()
         if only is None or only in operation.path:
             outcome.operations.add(operation.label)
-            for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
+            # An id in a path is a text like any other: what is wrong about a request stands in its body or its query.
+            wrong = (GenerationMode.NEGATIVE,) if operation.body or operation.query else ()
+            for mode in (GenerationMode.POSITIVE, *wrong):
                 _try(operation, mode, outcome, names=names, url=url, examples=examples, seed=seed)
     return outcome
 

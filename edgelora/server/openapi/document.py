@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from edgelora.server.doors import Door, rows_of
 from edgelora.server.openapi.operation import EVENTS, JSON, Operation
 from edgelora.server.openapi.replies import ErrorReply
 from edgelora.server.schemas import Inert
@@ -43,14 +44,25 @@ def document(operations: Iterable[Operation], *, version: str) -> Schema:
         "info": {"title": "edgelora", "version": version, "description": _ABOUT},
         "servers": [{"url": "/"}],
         "paths": paths,
-        "components": {"schemas": _merged(asked, answered), "securitySchemes": _SECURITY},
+        "components": {"schemas": _merged(asked, answered), "securitySchemes": _SCHEMES},
     }
 
 
-_SECURITY = {
+_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
 }
+_SECURITY: dict[Door, list[Schema]] = {
+    Door.OPEN: [],
+    Door.KEY: [{"bearer": []}, {"x-api-key": []}, {}],
+    Door.TOKEN: [{"bearer": []}, {"x-api-key": []}],
+}
+"""A key where the server asks for one; always the installation's token, or a key made for it."""
+
+
+def door_of(one: Operation) -> Door:
+    """Raises LookupError where the table of doors was forgotten."""
+    return rows_of([one.method], one.path)[one.method].door
 
 
 def _components(types: Mapping[str, Any]) -> tuple[dict[str, Schema], dict[str, Schema]]:
@@ -94,7 +106,7 @@ def _operation(one: Operation, body: Schema | None, replies: Mapping[str, Schema
             "4XX": refused,
             "5XX": {**refused, "description": "Failed, or not now"},
         },
-        "security": [{"bearer": []}, {"x-api-key": []}, {}],
+        "security": _SECURITY[door_of(one)],
     }
     if parameters := [*_path_parameters(one.path), *_query_parameters(one)]:
         found["parameters"] = parameters
