@@ -1,7 +1,8 @@
 """What a caller must bring to each route: one table by method and path. A route that no row means is never served.
 
 OPEN asks for nothing and says nothing that is anybody's. KEY is what applications use: an API key where the server asks
-for one. SIGNED addresses carry a secret of their own, which their route checks. TOKEN changes what is installed, or sees files: the token of the installation, or a key made for it.
+for one. SIGNED addresses carry a secret of their own, which their route checks. TOKEN changes what is installed, or
+sees files: the token of the installation, or a key made for it.
 """
 
 from __future__ import annotations
