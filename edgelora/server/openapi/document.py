@@ -17,6 +17,13 @@ Schema = dict[str, Any]
 
 _REF = "#/components/schemas/{name}"
 _EVENTS_ABOUT = "Server-sent events, where the body says `stream`; the last line is `data: [DONE]`."
+_EVENT: Schema = {
+    "description": _EVENTS_ABOUT,
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["data"],
+}
+"""Of each event; OpenAPI 3.1 has no word for a stream of them."""
 _ABOUT = (
     "An on-device LoRA runtime's HTTP API, in OpenAI's shapes: `model` is the base or an adapter by name. All that "
     "stands under /v1 stands under /openai/v1 too. Fields that are not named here are ignored; those that are named "
@@ -96,7 +103,7 @@ def _operation(one: Operation, body: Schema | None, replies: Mapping[str, Schema
     reply = {"schema": replies.get(one.name, {"type": "string"})}
     content: Schema = {one.media: reply}
     if one.streamed:
-        content[EVENTS] = {"schema": {"type": "string", "description": _EVENTS_ABOUT}}
+        content[EVENTS] = {"schema": _EVENT}
     refused = {"description": "Refused", "content": {JSON: {"schema": replies[""]}}}
     found: Schema = {
         "operationId": one.name,
