@@ -74,11 +74,15 @@ class Service:
 
     @classmethod
     def open(cls, settings: Settings, *, base: str | None = None, progress: Progress | None = None) -> Self:
-        """Load a base (`base`, or the chosen one). Raises NotFound, UsageError, BaseError, BackendError."""
+        """Load a base (`base`, or the chosen one) into the backend that the settings name.
+
+        Raises NotFound, UsageError, BaseError, BackendError.
+        """
+        from edgelora.bases.choosing import choose_base
         from edgelora.opening import open_backend, plan_setup
 
         library = open_library(settings, progress=progress)
-        record = (library.bases.get(base) if base else library.bases.current()).check()
+        record = choose_base(library.bases, base, settings.backend, progress=progress)
         setup = plan_setup(record, settings)
         return cls(library, record, open_backend(record, setup, settings, progress), setup=setup)
 

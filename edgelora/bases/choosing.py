@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from edgelora.bases.registry import Bases
+    from edgelora.config import BackendChoice
     from edgelora.core import Progress
 
-BackendChoice = Literal["auto", "mlx", "llama.cpp"]
 Format = Literal["gguf", "mlx"]
 RUNS: Mapping[BackendChoice, Format] = {"mlx": "mlx", "llama.cpp": "gguf"}
 

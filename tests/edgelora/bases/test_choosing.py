@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from edgelora.bases import choosing
-from edgelora.bases.choosing import BackendChoice, choose_base
+from edgelora.bases.choosing import choose_base
 from edgelora.bases.registry import Bases
-from edgelora.config import read_settings
+from edgelora.config import BackendChoice, read_settings
 from edgelora.errors import NotFound, UsageError
 from tests.support.bases import write_tiny_gguf
 from tests.support.lora import GQA
