@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from edgelora.adapters.pool import PoolEntry
 
@@ -21,3 +22,21 @@ class EngineStats:
     drafted: int = 0
     accepted: int = 0
     """Tokens computed as drafts since the start, and of those the ones that came (`speculation.py`)."""
+
+
+EngineState = Literal["loading", "ready", "restarting", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineHealth:
+    """Whether requests are taken, and what happened to the process that computes."""
+
+    state: EngineState
+    why: str = ""
+    """In one sentence, where it is not ready."""
+    retry_after: float | None = None
+    """Seconds until it may be ready, where that can be said."""
+    restarts: int = 0
+    """Crashes that were got over, since the start."""
+    pid: int | None = None
+    """Of the process that holds the base; None between two."""

@@ -10,8 +10,8 @@ Also the few errors only HTTP has. They extend the project's tree, so `status` s
     |-- BodyTimeout        408
     |-- BodyTooLarge       413
     `-- UnsupportedMedia   415
-    Busy
-    `-- Unavailable        503   not ready yet, or ending
+    EdgeloraError
+    `-- DeadlineExceeded   504   it took longer than it may
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import msgspec
 
 from edgelora.errors import Busy, Cancelled, EdgeloraError, UsageError
+from edgelora.errors import Unavailable as Unavailable
 
 TRY_AGAIN_SECONDS = 1
 """Told to a refused client when the runtime does not know how long the wait will be."""
@@ -59,8 +60,8 @@ class UnsupportedMedia(UsageError):
     status = 415
 
 
-class Unavailable(Busy):
-    status = 503
+class DeadlineExceeded(EdgeloraError):
+    status = 504
 
 
 @dataclass(frozen=True, slots=True)
