@@ -126,3 +126,13 @@ def open_backend(record: BaseRecord, setup: Setup, settings: Settings, progress:
         ),
         progress=None if progress is None else lambda part: progress(label, round(part * 100), 100),
     )
+
+
+def open_vocabulary(record: BaseRecord) -> Vocabulary:
+    """The vocabulary of a base and nothing else of it: no weights are read. Raises BaseError, BackendError."""
+    if record.format == "mlx":
+        raise NotImplementedError
+    from edgelora.backends.llama_cpp.model import Model
+    from edgelora.backends.llama_cpp.vocabulary import LlamaVocabulary
+
+    return LlamaVocabulary(Model.load_vocabulary(record.path, shape=record.identity.fingerprint.shape))

@@ -83,9 +83,8 @@ class Mortal(FakeBackend):
 def open_fake(argument: bytes, progress: Progress) -> FakeBackend:
     """The opener. `argument`: JSON as `opening` makes it."""
     asked = json.loads(argument)
-    if missing := asked.pop("missing", None):
-        if not Path(missing).exists():
-            raise BaseError("base_gone", "The base is gone.", "Put it back.")
+    if (missing := asked.pop("missing", None)) and not Path(missing).exists():
+        raise BaseError("base_gone", "The base is gone.", "Put it back.")
     if (dying := asked.pop("dying", None)) and not Path(dying).exists():
         os.abort()
     time.sleep(asked.pop("seconds", 0.0))
