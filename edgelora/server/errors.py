@@ -9,7 +9,8 @@ Also the few errors only HTTP has. They extend the project's tree, so `status` s
     |-- MethodNotAllowed   405
     |-- BodyTimeout        408
     |-- BodyTooLarge       413
-    `-- UnsupportedMedia   415
+    |-- UnsupportedMedia   415
+    `-- NotOffered         501   a route of the API that this server does not serve
     EdgeloraError
     `-- DeadlineExceeded   504   it took longer than it may
 """
@@ -60,6 +61,10 @@ class UnsupportedMedia(UsageError):
     status = 415
 
 
+class NotOffered(UsageError):
+    status = 501
+
+
 class DeadlineExceeded(EdgeloraError):
     status = 504
 
@@ -81,6 +86,11 @@ def error_reply(error: Exception) -> ErrorReply:
 def error_frame(error: Exception) -> bytes:
     """The same JSON for the middle of a stream, where the status has long been sent."""
     return msgspec.json.encode({"error": _fields(_known(error))})
+
+
+def told(error: Exception) -> str:
+    """What the client is told of an exception, without code and status."""
+    return str(_known(error))
 
 
 def internal_error() -> EdgeloraError:

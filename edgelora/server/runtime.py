@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from edgelora.backends.base import Vocabulary
 from edgelora.core import AdapterRef, AdapterUse, SamplingParams
 from edgelora.prompt import Message
 from edgelora.service import ModelCard
+from edgelora.stats import EngineHealth
 from edgelora.stream import Stream
 
 
@@ -17,10 +19,18 @@ class ResidentBase(Protocol):
 
 
 class Runtime(Protocol):
-    """Thread-safe. All but `base` and `ready` may block (a first use converts an adapter) and are called in threads."""
+    """Thread-safe. All but the properties and `health` may block (a first use converts an adapter): call in threads."""
 
     @property
     def base(self) -> ResidentBase: ...
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+
+    @property
+    def limit(self) -> int:
+        """A prompt of so many tokens, or more, is refused."""
+        ...
 
     def models(self) -> list[ModelCard]: ...
 
@@ -38,4 +48,4 @@ class Runtime(Protocol):
 
     def default_sampling(self) -> SamplingParams: ...
 
-    def ready(self) -> bool: ...
+    def health(self) -> EngineHealth: ...

@@ -6,7 +6,6 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,12 +14,12 @@ from edgelora.engine import Engine
 from edgelora.errors import EdgeloraError
 from edgelora.prefixes.cache import Keep
 from edgelora.prefixes.layout import Stored
-from edgelora.stats import EngineStats
 from edgelora.stream import Stream
 from edgelora.supervisor import messages
 from edgelora.supervisor.faults import fault_of
 from edgelora.supervisor.messages import Phase
 from edgelora.supervisor.pipes import Outbox
+from edgelora.supervisor.totals import NOTHING, without_same
 from edgelora.supervisor.witness import Witness
 
 _log = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ class Desk:
         self._outbox = outbox
         self._engine: Engine | None = None
         self._witness: Witness | None = None
-        self._told = EngineStats(0, 0, (), 0, 0)
+        self._told = NOTHING
 
     def open(self, engine: Engine, witness: Witness) -> None:
         """From here on there is somebody to obey."""
@@ -84,8 +83,7 @@ class Desk:
             return
         stats = engine.stats()
         if stats != self._told:
-            same = stats.adapters == self._told.adapters
-            self._outbox.put(messages.Stats(replace(stats, adapters=()) if same else stats, same))
+            self._outbox.put(messages.Stats(*without_same(stats, self._told)))
             self._told = stats
 
     def _submit(self, command: messages.Submit) -> None:

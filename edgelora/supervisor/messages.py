@@ -6,7 +6,7 @@ Every type is checked where it arrives. `core`'s values cross as they are, so a 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -138,10 +138,10 @@ class Kept(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Stats(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Sent whenever they change. The adapters in memory are left out where they are as last told."""
+    """Sent whenever they change, without the parts that did not: see `totals.py`."""
 
     stats: EngineStats
-    same_adapters: bool
+    same: tuple[str, ...]
 
 
 class Pong(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -183,7 +183,15 @@ def _decode(kind: type, value: Any) -> Any:
     raise NotImplementedError(f"{kind.__name__} cannot cross")
 
 
+T = TypeVar("T")
+
+
+def decoded(data: bytes, kind: type[T]) -> T:
+    """A value of `kind`. Raises msgspec.ValidationError."""
+    return msgspec.msgpack.decode(data, type=kind, dec_hook=_decode)
+
+
 encode = msgspec.msgpack.Encoder(enc_hook=_encode).encode
-"""A list of commands, or of events, as bytes."""
+"""A list of commands, or of events, as bytes; and any other value made of such parts."""
 decode_commands = msgspec.msgpack.Decoder(list[Command], dec_hook=_decode).decode
 decode_events = msgspec.msgpack.Decoder(list[Event], dec_hook=_decode).decode

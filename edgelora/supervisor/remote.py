@@ -32,7 +32,7 @@ from edgelora.supervisor.said import Said
 from edgelora.supervisor.status import Status
 from edgelora.supervisor.supervisor import Supervisor
 from edgelora.supervisor.suspects import Suspects
-from edgelora.supervisor.tally import Tally
+from edgelora.supervisor.totals import Totals
 from edgelora.supervisor.watch import Times
 
 _log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class RemoteEngine:
         self._flights = Flights()
         self._fetching = Fetching()
         self._keeping = Keeping()
-        self._tally = Tally()
+        self._totals = Totals()
         self._suspects = Suspects()
         self._known: dict[Path, AdapterRef] = {}
         """Every adapter that was ever asked for, by where it lies."""
@@ -153,7 +153,7 @@ class RemoteEngine:
         return done
 
     def stats(self) -> EngineStats:
-        stats = self._tally.now
+        stats = self._totals.now
         return replace(stats, queued=max(0, len(self._flights) - stats.running))
 
     def close(self, *, drain: bool = False, timeout: float | None = 10.0) -> None:
@@ -204,8 +204,8 @@ class RemoteEngine:
             case messages.Broken(id, fault):
                 if (flight := self._land(id)) is not None:
                     flight.stream.put(Failed(error_of(fault)))
-            case messages.Stats(stats, same_adapters):
-                self._tally.take(stats, same_adapters=same_adapters)
+            case messages.Stats(stats, same):
+                self._totals.take(stats, same)
             case messages.Fetched():
                 self._take_fetched(event)
             case messages.Kept():
@@ -222,7 +222,7 @@ class RemoteEngine:
             stopped = self._status.error is not None
             if not stopped:
                 self._status.ended(why)
-            self._tally.ended()
+            self._totals.ended()
             guilty = [self._known[path] for path in self._suspects.ended(blamed=blamed) if path in self._known]
             flights, fetches = self._flights.crash(), self._fetching.crash(stopped=stopped)
         error = crash if blamed or not stopped else engine_stopped(_CUT)

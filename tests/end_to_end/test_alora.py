@@ -30,7 +30,7 @@ def invoked(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("alora") / "late-pirate"
     shutil.copytree(builtin.adapters()["pirate"], folder)
     config = json.loads((folder / "adapter_config.json").read_text())
-    tokens = service._backend.vocabulary.tokenize(OPENING, special=True, bos=False)
+    tokens = service.vocabulary.tokenize(OPENING, special=True, bos=False)
     (folder / "adapter_config.json").write_text(json.dumps(config | {"alora_invocation_tokens": tokens}))
     service.library.store.add(folder, base=service.base)
     yield "late-pirate"
@@ -46,7 +46,7 @@ def ask(service: Service, messages: list[Message], *uses: AdapterUse) -> tuple[s
 def test_it_goes_on_from_what_the_base_computed(service: Service, invoked: str, settings: Settings) -> None:
     """The conversation up to the invocation is not computed again, and the answer is that of a fresh process."""
     (use,) = service.compose(invoked)
-    prompt = encode_chat(MESSAGES, service._backend.vocabulary)
+    prompt = encode_chat(MESSAGES, service.vocabulary)
     assert use.ref.invocation == prompt[-len(use.ref.invocation) :]
     start = len(prompt) - len(use.ref.invocation)
     plain, _ = ask(service, MESSAGES)
@@ -60,10 +60,10 @@ def test_it_goes_on_from_what_the_base_computed(service: Service, invoked: str, 
 
 
 def test_composed_with_a_plain_adapter(service: Service, invoked: str) -> None:
-    """Each by its own rule: one from the beginning, the other from its invocation on."""
+    """Each by its own rule: one from the beginning, the other from its invocation on. (Requests have no order of
+    adapters: test_core. Two runs may differ in a near tie, since rows of a quantized base round by their number.)"""
     both = service.compose(("medical-faq", 0.5), (invoked, 0.5))
-    answers = [ask(service, MESSAGES, *uses)[0] for uses in (both, both[:1], both[1:], tuple(reversed(both)))]
-    assert answers[0] == answers[3] and len({*answers[:3]}) == 3
+    assert len({ask(service, MESSAGES, *uses)[0] for uses in (both, both[:1], both[1:])}) == 3
 
 
 def test_without_its_invocation_the_base_answers(

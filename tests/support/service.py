@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from edgelora.activation import activated
+from edgelora.backends.base import Vocabulary
 from edgelora.backends.fake import FakeBackend, write_fake_adapter
 from edgelora.composition import compose
 from edgelora.core import AdapterRef, AdapterUse, Request, SamplingParams
@@ -19,7 +20,7 @@ from edgelora.errors import NotFound
 from edgelora.names import split_model_id
 from edgelora.prompt import Message, encode_chat, encode_text
 from edgelora.service import ModelCard
-from edgelora.stats import EngineStats
+from edgelora.stats import EngineHealth, EngineStats
 from edgelora.stream import Stream
 
 CREATED = 1_750_000_000
@@ -145,14 +146,21 @@ class FakeService:
         return self._submit(tokens, adapters, sampling, client)
 
     @property
+    def vocabulary(self) -> Vocabulary:
+        return self.engine.vocabulary
+
+    @property
     def limit(self) -> int:
         return self.engine.capabilities.sequence_tokens
 
     def stats(self) -> EngineStats:
         return self.engine.stats()
 
-    def ready(self) -> bool:
-        return self.engine.alive
+    def health(self) -> EngineHealth:
+        return self.engine.health()
+
+    def wait_ready(self) -> None:
+        self.engine.wait_ready()
 
     def close(self, *, drain: bool = False, timeout: float = 10.0) -> None:
         self.engine.close(drain=drain, timeout=timeout)
