@@ -24,7 +24,7 @@ from edgelora.adapters.pool import Pool
 from edgelora.backends.base import Backend, Capabilities, Vocabulary
 from edgelora.board import Board
 from edgelora.commands import Cancel, Close, Command, Fetch, Submit
-from edgelora.core import AdapterRef, Request
+from edgelora.core import AdapterRef, Progress, Request
 from edgelora.errors import Cancelled, EdgeloraError
 from edgelora.failures import as_backend_error, check_tokens, engine_stopped
 from edgelora.fetches import Fetches
@@ -105,7 +105,7 @@ class Engine:
     def health(self) -> EngineHealth:
         return EngineHealth("ready" if self.alive else "stopped", self._runs.stopped or "", pid=os.getpid())
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, progress: Progress | None = None) -> None:
         """It is: the base was in memory before. Raises BackendError(code engine_stopped)."""
         if not self.alive:
             raise engine_stopped(self._runs.stopped or _STOPPED)

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import Protocol
 
 from edgelora.backends.base import Capabilities, Vocabulary
-from edgelora.core import AdapterRef, Request
+from edgelora.core import AdapterRef, Progress, Request
 from edgelora.prefixes.cache import Keep
 from edgelora.stats import EngineHealth, EngineStats
 from edgelora.stream import Stream
@@ -40,8 +40,11 @@ class EngineLike(Protocol):
 
     def health(self) -> EngineHealth: ...
 
-    def wait_ready(self) -> None:
-        """Return once the base is in memory for the first time. Raises what keeps it out."""
+    def wait_ready(self, progress: Progress | None = None) -> None:
+        """Return once the base is in memory for the first time. Raises what keeps it out.
+
+        `progress` is called from another thread meanwhile.
+        """
         ...
 
     def submit(self, request: Request, *, keep: Keep | None = None) -> Stream:

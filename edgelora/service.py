@@ -108,12 +108,12 @@ class Service:
 
         library, record = _opened(settings, base, progress)
         setup = plan_setup(record, settings)
-        engine = start_engine(library, record, setup, settings, progress=progress)
+        engine = start_engine(library, record, setup, settings)
         return cls(library, record, engine, setup=setup)
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, progress: Progress | None = None) -> None:
         """Return once the base is in memory. Raises what keeps it out."""
-        self.engine.wait_ready()
+        self.engine.wait_ready(progress)
 
     def health(self) -> EngineHealth:
         return self.engine.health()

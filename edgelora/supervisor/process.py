@@ -104,4 +104,6 @@ def ending(code: int) -> str:
 def _environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in _SECRETS}
     path = [str(Path(entry).absolute()) for entry in sys.path if entry]
+    # ggml would have a debugger print where it aborts, and the process would live for as long as that takes.
+    kept.setdefault("GGML_NO_BACKTRACE", "1")
     return kept | {"PYTHONPATH": os.pathsep.join(path)}

@@ -53,14 +53,13 @@ class RemoteEngine:
         vocabulary: Vocabulary,
         quarantine: Quarantine | None = None,
         printed: Path | None = None,
-        progress: Progress | None = None,
         times: Times | None = None,
     ) -> None:
-        """`printed`: a file for what the process prints. `progress` is called from another thread."""
+        """`printed`: a file for what the process prints."""
         self._first = first
         self._vocabulary = vocabulary
         self._quarantine = quarantine
-        self._progress = progress
+        self._progress: Progress | None = None
         self._changed = threading.Condition(threading.RLock())
         self._status = Status(time.monotonic())
         self._flights = Flights()
@@ -103,9 +102,11 @@ class RemoteEngine:
         with self._changed:
             return self._status.health(time.monotonic(), self._supervisor.pid)
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, progress: Progress | None = None) -> None:
         with self._changed:
+            self._progress = progress
             self._changed.wait_for(lambda: self._opened is not None or self._status.error is not None)
+            self._progress = None
             if self._opened is None and self._status.error is not None:
                 raise self._status.error
 
@@ -299,8 +300,9 @@ class RemoteEngine:
     def _loading(self, label: str, done: int, total: int) -> None:
         with self._changed:
             self._status.loading(time.monotonic(), done / total if total else 0.0)
-        if self._progress is not None and self._opened is None:
-            self._progress(label, done, total)
+            progress = self._progress
+        if progress is not None:
+            progress(label, done, total)
 
     def _condemn(self, ref: AdapterRef, why: str) -> None:
         _log.error("Adapter %s crashed the engine twice and is not run any more (%s).", ref, why)

@@ -38,6 +38,11 @@ class Said:
             if rest:
                 self._take(rest)
 
+    @property
+    def path(self) -> Path | None:
+        """The file, as long as it can be written."""
+        return self._path
+
     def last(self) -> list[str]:
         with self._lock:
             return list(self._last)

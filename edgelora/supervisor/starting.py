@@ -30,9 +30,7 @@ class Asked(msgspec.Struct, frozen=True):
     settings: Settings
 
 
-def start_engine(
-    library: Library, record: BaseRecord, setup: Setup, settings: Settings, *, progress: Progress | None
-) -> RemoteEngine:
+def start_engine(library: Library, record: BaseRecord, setup: Setup, settings: Settings) -> RemoteEngine:
     """The engine over `record`, whose process begins to load it now. Raises BaseError, BackendError."""
     vocabulary = open_vocabulary(record)
     store = library.prefixes()
@@ -51,12 +49,10 @@ def start_engine(
         prefixes,
     )
     printed = settings.directories.state / "engine.log"
-    return RemoteEngine(
-        first, vocabulary=vocabulary, quarantine=library.quarantine(), printed=printed, progress=progress
-    )
+    return RemoteEngine(first, vocabulary=vocabulary, quarantine=library.quarantine(), printed=printed)
 
 
 def open_base(argument: bytes, progress: Progress) -> Backend:
     """In the engine's process. Raises as `open_backend` does."""
     asked = messages.decoded(argument, Asked)
-    return open_backend(asked.record, asked.setup, asked.settings, progress)
+    return open_backend(asked.record.check(), asked.setup, asked.settings, progress)

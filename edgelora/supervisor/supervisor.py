@@ -197,6 +197,6 @@ class Supervisor:
             self._stopping.wait(left)
 
     def _report(self, why: str, pid: int) -> None:
-        printed = "\n".join(self._said.last())
+        where = f"What it printed is in {self._said.path}." if self._said.path else "\n".join(self._said.last())
         self._said.note(f"edgelora: the engine's process {pid} ended: {why}")
-        _log.error("The engine's process ended: %s.%s", why, f" It printed last:\n{printed}" if printed else "")
+        _log.error("The engine's process ended: %s. It is started again. %s", why, where)

@@ -48,10 +48,12 @@ def make_app(library: Library | None = None, service: FakeService | None = None,
         raise AssertionError("the command was not to load a base")
 
     home = {} if library is None else {"EDGELORA_HOME": str(library.settings.directories.data.parent)}
+    opened = no_service if service is None else lambda settings, *, base, progress: cast(Service, service)
     return App(
         environ=home | environ,
         library=no_library if library is None else lambda settings, *, progress: replace(library, settings=settings),
-        service=no_service if service is None else lambda settings, *, base, progress: cast(Service, service),
+        service=opened,
+        supervised=opened,
     )
 
 

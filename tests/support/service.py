@@ -14,7 +14,7 @@ from edgelora.activation import activated
 from edgelora.backends.base import Vocabulary
 from edgelora.backends.fake import FakeBackend, write_fake_adapter
 from edgelora.composition import compose
-from edgelora.core import AdapterRef, AdapterUse, Request, SamplingParams
+from edgelora.core import AdapterRef, AdapterUse, Progress, Request, SamplingParams
 from edgelora.engine import Engine
 from edgelora.errors import NotFound
 from edgelora.names import split_model_id
@@ -159,8 +159,8 @@ class FakeService:
     def health(self) -> EngineHealth:
         return self.engine.health()
 
-    def wait_ready(self) -> None:
-        self.engine.wait_ready()
+    def wait_ready(self, progress: Progress | None = None) -> None:
+        self.engine.wait_ready(progress)
 
     def close(self, *, drain: bool = False, timeout: float = 10.0) -> None:
         self.engine.close(drain=drain, timeout=timeout)

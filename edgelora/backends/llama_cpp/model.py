@@ -16,7 +16,14 @@ from edgelora_models.shape import LlamaShape
 
 Progress = Callable[[float], None]
 
-_SHAPE = ("layers", "hidden", "heads", "kv_heads", "vocab")
+_FACTS: Mapping[str, Callable[[Any, Any], int]] = {
+    "layers": lambda lib, handle: lib.llama_model_n_layer(handle),
+    "hidden": lambda lib, handle: lib.llama_model_n_embd(handle),
+    "heads": lambda lib, handle: lib.llama_model_n_head(handle),
+    "kv_heads": lambda lib, handle: lib.llama_model_n_head_kv(handle),
+    "vocab": lambda lib, handle: lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(handle)),
+}
+"""By the names that LlamaShape has for them."""
 _ADD_AGAIN = "Check the file, or get it again with `edgelora base add` or `edgelora base pull`."
 
 
@@ -34,7 +41,7 @@ class Model:
         model = cls(_load(path, progress, weights))
         try:
             with model.held() as handle:
-                _check(handle, path, {name: getattr(shape, name) for name in _SHAPE})
+                _check(handle, path, {name: getattr(shape, name) for name in _FACTS})
         except BaseError:
             model.close()
             raise
@@ -129,13 +136,8 @@ def _check(handle: Any, path: Path, expected: Mapping[str, int]) -> None:
     if architecture.value != b"llama":
         name = architecture.value.decode("utf-8", "replace")
         raise BaseError("base_not_llama", f"{path} holds a {name!r} model, not a Llama.", _ADD_AGAIN)
-    found = {
-        "layers": lib.llama_model_n_layer(handle),
-        "hidden": lib.llama_model_n_embd(handle),
-        "heads": lib.llama_model_n_head(handle),
-        "kv_heads": lib.llama_model_n_head_kv(handle),
-        "vocab": lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(handle)),
-    }
+    # Asked one by one: of a vocabulary alone the library aborts when it is asked for the heads.
+    found = {name: _FACTS[name](lib, handle) for name in expected}
     wrong = [name for name, value in expected.items() if found[name] != value]
     if wrong:
         differences = ", ".join(f"{name} {found[name]} instead of {expected[name]}" for name in wrong)
