@@ -19,7 +19,7 @@ from edgelora.supervisor.flights import ATTEMPTS
 class _Wish:
     command: messages.Fetch
     done: Future[bool] = field(default_factory=Future)
-    attempt: int = 0
+    attempts: int = 0
 
 
 class Fetching:
@@ -60,9 +60,15 @@ class Fetching:
 
     def again(self) -> list[messages.Fetch]:
         """For a new process: the pins there were, and what still waits."""
-        waiting = [wish.command for wish in self._wishes.values()]
-        pins = [self.begin(ref, pin=True, instead_of=None)[0] for ref in self._pinned.values()]
-        return [*pins, *waiting]
+        waiting = list(self._wishes)
+        pins = [self.begin(ref, pin=True, instead_of=None)[0].number for ref in self._pinned.values()]
+        return [self.send(number) for number in (*pins, *waiting)]
+
+    def send(self, number: int) -> messages.Fetch:
+        """What to give to a process."""
+        wish = self._wishes[number]
+        wish.attempts += 1
+        return wish.command
 
     def crash(self, *, stopped: bool = False) -> list[Future[bool]]:
         """The process died. Returns who waits no longer: for hints, and for pins that were tried before; all of them
@@ -70,8 +76,7 @@ class Fetching:
         """
         gone = []
         for number, wish in tuple(self._wishes.items()):
-            wish.attempt += 1
-            if stopped or not wish.command.pin or wish.attempt >= ATTEMPTS:
+            if stopped or not wish.command.pin or wish.attempts >= ATTEMPTS:
                 del self._wishes[number]
                 gone.append(wish.done)
         return gone

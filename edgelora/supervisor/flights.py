@@ -14,7 +14,7 @@ from edgelora.prefixes.cache import Keep
 from edgelora.stream import Stream
 
 ATTEMPTS = 2
-"""A request that nobody saw anything of is sent again once."""
+"""Processes that a request, or a pin, is given to: what nobody saw anything of is sent again once."""
 _RECENT = 0.2
 """How much one finished request weighs in `Flights.patience`, as in the engine."""
 
@@ -28,7 +28,8 @@ class Flight:
     """When it was accepted, in time.monotonic."""
     sent: float
     """When it was last given to a process."""
-    attempt: int = 0
+    attempts: int = 0
+    """How many processes it was given to."""
     seen: bool = False
     """Whether any of its answer was handed out."""
     cancelled: bool = False
@@ -71,9 +72,7 @@ class Flights:
 
     def crash(self) -> list[Flight]:
         """The process died: removes and returns those that end with it. The others are to be sent again."""
-        lost = [one for one in self if one.seen or one.cancelled or one.attempt + 1 >= ATTEMPTS]
+        lost = [one for one in self if one.seen or one.cancelled or one.attempts >= ATTEMPTS]
         for flight in lost:
             del self._live[flight.request.id]
-        for flight in self:
-            flight.attempt += 1
         return lost

@@ -146,7 +146,7 @@ class RemoteEngine:
             self._known[ref.path] = ref
             command, done = self._fetching.begin(ref, pin=pin, instead_of=instead_of)
             if self._process is not None:
-                self._process.put(command)
+                self._process.put(self._fetching.send(command.number))
             elif not pin:  # A hint is for now.
                 self._fetching.settle(command.number)
                 done.set_result(False)
@@ -252,6 +252,7 @@ class RemoteEngine:
             return self._opened
 
     def _send(self, process: EngineProcess, flight: Flight) -> None:
+        flight.attempts += 1
         keep = self._keeping.send(flight.request.id, flight.keep)
         process.put(messages.Submit(flight.request, keep))
 
