@@ -4,12 +4,14 @@ Also the few errors only HTTP has. They extend the project's tree, so `status` s
 
     UsageError
     |-- Unauthorized       401   no key, or the wrong one
-    |-- Forbidden          403   a Host, Origin or Sec-Fetch-Site that is not let in
+    |-- Forbidden          403   a Host, Origin or Sec-Fetch-Site that is not let in; what a key may not do
     |-- UnknownRoute       404
     |-- MethodNotAllowed   405
     |-- BodyTimeout        408
     |-- BodyTooLarge       413
+    |-- UrlTooLong         414
     |-- UnsupportedMedia   415
+    |-- HeadersTooMany     431
     `-- NotOffered         501   a route of the API that this server does not serve
     EdgeloraError
     `-- DeadlineExceeded   504   it took longer than it may
@@ -57,8 +59,16 @@ class BodyTooLarge(UsageError):
     status = 413
 
 
+class UrlTooLong(UsageError):
+    status = 414
+
+
 class UnsupportedMedia(UsageError):
     status = 415
+
+
+class HeadersTooMany(UsageError):
+    status = 431
 
 
 class NotOffered(UsageError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from io import BufferedReader
 from pathlib import Path
 from typing import get_args
 
@@ -137,7 +138,7 @@ def test_statistics_cross_in_parts() -> None:
     assert totals.now.counts == (AdapterCounts("a", 2, 4, 6, 8, 5.0),) and totals.now.adapters == STATS.adapters
 
 
-def pipe() -> tuple[Outbox, object]:
+def pipe() -> tuple[Outbox, BufferedReader]:
     reading, writing = os.pipe()
     return Outbox(writing, name="test"), os.fdopen(reading, "rb")
 
@@ -155,7 +156,8 @@ def test_frames_keep_order_and_end() -> None:
         thread.start()
     closer = threading.Thread(target=lambda: [*(t.join() for t in threads), outbox.close()])
     closer.start()
-    seen = [c.id for frame in read_frames(reader, messages.decode_commands) for c in frame]  # type: ignore[arg-type,union-attr]
+    with reader:
+        seen = [c.id for frame in read_frames(reader, messages.decode_commands) for c in frame]  # type: ignore[union-attr]
     closer.join(20)
     for thread in range(4):
         assert [one for one in seen if one.startswith(f"{thread} ")] == [f"{thread} {n}" for n in range(500)]
