@@ -33,5 +33,5 @@ def test_the_backend_is_one_of_three() -> None:
     """auto without a word; either by name; anything else is refused with those."""
     assert read_settings({}).backend == "auto"
     assert [read_settings({"EDGELORA_BACKEND": name}).backend for name in ("MLX", "llama.cpp")] == ["mlx", "llama.cpp"]
-    with pytest.raises(UsageError, match="auto, mlx or llama.cpp"):
+    with pytest.raises(UsageError, match=r"auto, mlx or llama\.cpp"):
         read_settings({"EDGELORA_BACKEND": "cuda"})
