@@ -26,6 +26,7 @@ from edgelora.core import AdapterRef, Request
 from edgelora.errors import Cancelled, EdgeloraError, UsageError
 from edgelora.failures import as_backend_error, engine_stopped
 from edgelora.fetches import Fetches
+from edgelora.guides import guide
 from edgelora.plan import Choice, Ended, Plan
 from edgelora.prefixes.cache import Keep, PrefixCache
 from edgelora.prefixes.traffic import PrefixRead, Traffic
@@ -94,9 +95,10 @@ class Engine:
         Raises UsageError, ContextTooLong, AdapterError(code adapter_too_large), Busy(code queue_full, with
         retry_after) or BackendError(code engine_stopped); everything later arrives as Failed in the stream.
         """
-        sampler = Sampler(request.sampling, request.prompt)
         self._scheduler.check(request)
         self._check_tokens(request)
+        held = guide(request.sampling.constraint, self.vocabulary)
+        sampler = Sampler(request.sampling, request.prompt, guide=held)
         look = self._traffic.look(request, keep)
         stream = Stream(request.id, self.cancel)
         run = Run(request, stream, sampler, Clock(time.monotonic()))
@@ -284,6 +286,10 @@ class Engine:
         if min(request.prompt) < 0 or max(request.prompt) >= size:
             what = f"The prompt has a token outside 0 to {size - 1}."
             raise UsageError("bad_token", what, "Use this base's tokenizer.", param="prompt")
+        for token, _ in request.sampling.logit_bias:
+            if not 0 <= token < size:
+                what = f"logit_bias names token {token}; the vocabulary has 0 to {size - 1}."
+                raise UsageError("bad_token", what, "Use this base's tokenizer.", param="logit_bias")
 
     def _give_back(self) -> None:
         self._traffic.close(_GRACE_SECONDS)
