@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from edgelora.grammar import CALL_CLOSING, CALL_OPENING
+from edgelora.grammar import CALL_OPENING
 
 MAX_DEPTH = 64
 
@@ -108,7 +108,7 @@ class HeldCalls:
     def _begun(self) -> str | None:
         """The function whose opening was read, with what ended the call before; None: it is not complete."""
         for opening, name in self._openings.items():
-            before, found, after = self._waiting.partition(opening)
+            _, found, after = self._waiting.partition(opening)
             if found:
                 self._waiting = after
                 return name

@@ -39,9 +39,7 @@ class TokenGuide:
         from llguidance import LLMatcher
 
         self._size = vocabulary.size
-        self._matcher: LLMatcher = LLMatcher(
-            _describe(vocabulary), constraint.grammar, log_level=0, limits=_limits()
-        )
+        self._matcher: LLMatcher = LLMatcher(_describe(vocabulary), constraint.grammar, log_level=0, limits=_limits())
         self._check()
         self.allowed()
 

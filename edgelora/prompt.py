@@ -56,9 +56,10 @@ def encode_chat(
 ) -> tuple[int, ...]:
     """Token ids of a conversation, up to where the assistant's next message begins. BOS stands there once.
 
-    `tools`: the functions it may call, told of as the base's template does it. A base without a template gets plain lines, `role: content`, and `assistant:` at the end. What surely has `limit`
-    tokens or more is refused before it is tokenised. Raises ContextTooLong, and UsageError: code bad_messages (a role,
-    an order or characters the template cannot take), bad_template (the base's template itself), prompt_too_large.
+    `tools`: the functions it may call, told of as the base's template does it, or in words. A base without a template
+    gets plain lines, `role: content`, and `assistant:` at the end. What surely has `limit` tokens or more is refused
+    before it is tokenised. Raises ContextTooLong, and UsageError: code bad_messages (a role, an order or characters
+    the template cannot take), bad_template (the base's template itself), prompt_too_large.
     """
     _check(messages)
     _check_text("".join(message.content for message in messages), vocabulary, limit, param="messages")

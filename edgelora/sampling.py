@@ -71,9 +71,7 @@ def validate(params: SamplingParams) -> None:
 class Sampler:
     """Chooses one request's tokens. The same seed, prompt and logits give the same tokens."""
 
-    def __init__(
-        self, params: SamplingParams, prompt_tokens: Sequence[int], *, guide: Guide | None = None
-    ) -> None:
+    def __init__(self, params: SamplingParams, prompt_tokens: Sequence[int], *, guide: Guide | None = None) -> None:
         """`guide`: what holds the answer to `params.constraint`. Raises UsageError as `validate` does."""
         validate(params)
         self._params = params

@@ -15,9 +15,7 @@ LEAST = -9999.0
 """What stands for the logarithm of nothing, which JSON cannot write; OpenAI's number for it."""
 
 
-def score(
-    logits: Logits, token: int, *, count: int, piece: Callable[[int], bytes], start: int
-) -> ScoredToken:
+def score(logits: Logits, token: int, *, count: int, piece: Callable[[int], bytes], start: int) -> ScoredToken:
     """`token`, and the `count` likeliest, by the softmax of `logits` [vocab] in float64. `piece`: a token's bytes."""
     highest = float(logits.max())
     total = highest + float(np.log(np.exp(logits.astype(np.float64) - highest).sum()))

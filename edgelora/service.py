@@ -168,9 +168,9 @@ class Service:
     ) -> Stream:
         """Begin an answer to a conversation, by the base alone or with `adapters` (see `compose`).
 
-        `tools`: functions it is told of; what it calls of them is in the answer's text, as `calls.py` reads it. An aLoRA
-        acts from the last occurrence of its invocation in the prompt on. `client`: who asks; clients take turns. Raises
-        as `Engine.submit` does.
+        `tools`: functions it is told of; what it calls is in the answer's text, as `calls.py` reads it. An aLoRA acts
+        from the last occurrence of its invocation in the prompt on. `client`: who asks; clients take turns. Raises as
+        `Engine.submit` does.
         """
         from edgelora.prefixes.system import system_length
         from edgelora.prompt import encode_chat

@@ -23,8 +23,8 @@ def system_length(
 ) -> int:
     """How many first tokens of a conversation do not depend on what follows its system message; 0 where it has none.
 
-    `tokens`: what `encode_chat` gave for these messages and `tools`. Found as what they share with the same system message before
-    another user's words. Raises as `encode_chat` does, which reads `limit` too.
+    `tokens`: what `encode_chat` gave for these messages and `tools`. Found as what they share with the same system
+    message before another user's words. Raises as `encode_chat` does, which reads `limit` too.
     """
     if not messages or messages[0].role != "system":
         return 0
