@@ -44,23 +44,25 @@ def of_schema(schema: object, *, param: str) -> Constraint:
     return _constraint({"json_schema": _ruled(schema, param)})
 
 
-def of_calls(tools: Sequence[Tool], *, several: bool, answer: object | None = None, param: str = "tools") -> Constraint:
-    """Calls of these functions, one or (`several`) up to MAX_CALLS; or, with `answer`, JSON of that schema instead.
-
-    Raises as `of_schema` does.
-    """
-    more = f'("{CALL_BETWEEN}" call){{0,{MAX_CALLS - 1}}}' if several else ""
+def of_calls(tools: Sequence[Tool], *, several: bool) -> Constraint:
+    """Calls of these functions, one or (`several`) up to MAX_CALLS, and nothing else. Raises as `of_schema` does."""
+    more = f' ("{CALL_BETWEEN}" call){{0,{MAX_CALLS - 1}}}' if several else ""
+    either = " | ".join(f"call{number}" for number in range(len(tools)))
     calls = [f'call{n}: {_opening(tool)} @parameters{n} "{CALL_CLOSING}"' for n, tool in enumerate(tools)]
-    either = " | ".join(f"call{n}" for n in range(len(tools)))
-    lines = ["%llguidance {}", f"start: calls{'' if answer is None else ' | @answer'}", f"calls: call {more}"]
-    lark = "\n".join([*lines, f"call: {either}", *calls, ""])
-    parts: list[dict[str, object]] = [{"name": "main", "lark_grammar": lark}]
-    for number, tool in enumerate(tools):
-        schema = _ruled(json.loads(tool.parameters), f"{param}[{number}].function.parameters")
-        parts.append({"name": f"parameters{number}", "json_schema": schema})
-    if answer is not None:
-        parts.append({"name": "answer", "json_schema": _ruled(answer, "response_format")})
-    return _constraint(*parts)
+    lark = "\n".join(["%llguidance {}", f"start: call{more}", f"call: {either}", *calls, ""])
+    schemas = [_ruled(json.loads(tool.parameters), _param(number)) for number, tool in enumerate(tools)]
+    named = [{"name": f"parameters{number}", "json_schema": schema} for number, schema in enumerate(schemas)]
+    return _constraint({"name": "main", "lark_grammar": lark}, *named)
+
+
+def of_call_or_answer(tools: Sequence[Tool], schema: object, *, param: str) -> Constraint:
+    """One call of these functions, or JSON that `schema` describes. Raises as `of_schema` does.
+
+    All of it is one schema: of two grammars that begin alike, only one could be followed.
+    """
+    answer = {"$id": "urn:edgelora:answer", **check_schema(schema, param)}
+    calls = [_call_schema(tool, number) for number, tool in enumerate(tools)]
+    return _constraint({"json_schema": {"anyOf": [*calls, answer], "x-guidance": _RULES}})
 
 
 def check_schema(schema: object, param: str) -> Schema:
@@ -90,6 +92,21 @@ def _check_object(value: Mapping[str, object], param: str) -> None:
     pattern = value.get("pattern")
     if isinstance(pattern, str) and len(pattern) > MAX_PATTERN:
         raise _refused(f"a pattern in it has more than {MAX_PATTERN} characters", param)
+
+
+def _call_schema(tool: Tool, number: int) -> Schema:
+    # With an $id of its own, "#" in a reference still means the function's own schema.
+    parameters = {"$id": f"urn:edgelora:{number}", **check_schema(json.loads(tool.parameters), _param(number))}
+    return {
+        "type": "object",
+        "properties": {"name": {"const": tool.name}, "parameters": parameters},
+        "required": ["name", "parameters"],
+        "additionalProperties": False,
+    }
+
+
+def _param(number: int) -> str:
+    return f"tools[{number}].function.parameters"
 
 
 def _opening(tool: Tool) -> str:

@@ -153,7 +153,7 @@ def _message(message: ChatMessage, given: Mapping[str, object], at: str) -> Mess
     content = message.content
     if content is None and not calls:
         raise missing(f"{at}content")
-    text = content if isinstance(content, str) else _joined(content, f"{at}content") if content else ""
+    text = (content or "") if content is None or isinstance(content, str) else _joined(content, f"{at}content")
     check_text(text, f"{at}content")
     return Message(ROLES[message.role], text, calls, message.tool_call_id or "")
 

@@ -67,7 +67,7 @@ class Toolbox:
         if schema is None:
             return None
         if self.may:
-            return grammar.of_calls(self.may, several=self.several, answer=schema)
+            return grammar.of_call_or_answer(self.may, schema, param="response_format")
         return grammar.of_schema(schema, param="response_format")
 
     def reader(self) -> CallReader:
