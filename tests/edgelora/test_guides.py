@@ -79,9 +79,7 @@ def test_a_constraint_is_a_value() -> None:
     assert pickle.loads(pickle.dumps(constraint)) == constraint == schema(dict(PERSON))
 
 
-@pytest.mark.parametrize(
-    "prefix", ["", '{"name": "A\\u00', '{"name":"x","kind": "b"]
-)
+@pytest.mark.parametrize("prefix", ["", '{"name": "A\\u00', '{"name":"x","kind": "b'])
 def test_a_mask_is_what_may_come_token_by_token(prefix: str) -> None:
     """The slow reference: each token tried alone on a guide of its own."""
     allowed = held(schema(PERSON), prefix).allowed()
