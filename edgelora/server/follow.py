@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from starlette.types import Receive
 
-from edgelora.core import Event, Failed, TextDelta
+from edgelora.core import Event, Failed, Finished, TextDelta
+from edgelora.server.caller import charge
 from edgelora.server.errors import ClientGone, Unavailable
 from edgelora.stream import Stream
 
@@ -35,19 +37,31 @@ class Heard:
     event: Event
 
 
-async def follow(
+Events = AsyncGenerator[Event | None]
+
+
+async def follow(stream: Stream, *, receive: Receive, drain: Drain, tick: float) -> Events:
+    """`follow_all` of one generation."""
+    async with aclosing(follow_all((stream,), receive=receive, drain=drain, tick=tick)) as heard:
+        async for one in heard:
+            yield None if one is None else one.event
+
+
+async def follow_all(
     streams: Sequence[Stream], *, receive: Receive, drain: Drain, tick: float
 ) -> AsyncGenerator[Heard | None]:
     """The events of an answer's choices as they come, to the end of each, or to the first Failed; None after each
     `tick` seconds of silence. Close it to cancel the generations.
 
     Raises ClientGone as soon as the client hangs up. When draining is cut the last event is Failed(Unavailable).
-    The request's body must have been read: only then does `receive` wait for the disconnect.
+    The request's body must have been read: only then does `receive` wait for the disconnect. The caller is charged for
+    the tokens of prompt and answer, or, of an answer that was cut short, for what was sent of it.
     """
     events = [aiter(stream) for stream in streams]
     gone = asyncio.create_task(_gone(receive))
     cut = asyncio.create_task(drain.cut.wait())
     upcoming = {choice: asyncio.create_task(_next(one)) for choice, one in enumerate(events)}
+    tokens = dict.fromkeys(upcoming, 0)
     try:
         while upcoming:
             await asyncio.wait({*upcoming.values(), gone, cut}, timeout=tick, return_when=asyncio.FIRST_COMPLETED)
@@ -62,6 +76,7 @@ async def follow(
                 yield None
             for choice in come:
                 event = upcoming.pop(choice).result()
+                tokens[choice] = _tokens(event, choice, tokens[choice])
                 if isinstance(event, TextDelta):
                     upcoming[choice] = asyncio.create_task(_next(events[choice]))
                 yield Heard(choice, event)
@@ -70,7 +85,15 @@ async def follow(
     finally:
         for stream in streams:
             stream.cancel()
+        charge(sum(tokens.values()))
         await _settle((*upcoming.values(), gone, cut))
+
+
+def _tokens(event: Event, choice: int, before: int) -> int:
+    """What a choice is charged for so far; the prompt they share counts with the first."""
+    if isinstance(event, Finished):
+        return event.usage.completion_tokens if choice else event.usage.total_tokens
+    return before + isinstance(event, TextDelta)
 
 
 async def _next(events: AsyncIterator[Event]) -> Event:

@@ -20,7 +20,7 @@ from edgelora.core import AdapterUse, Failed, Finished, SamplingParams, TextDelt
 from edgelora.errors import EdgeloraError
 from edgelora.server.boundary import send_reply
 from edgelora.server.errors import internal_error
-from edgelora.server.follow import Drain, Heard, follow
+from edgelora.server.follow import Drain, Heard, follow_all
 from edgelora.server.json_app import JSON_HEADERS, read_json
 from edgelora.server.limits import parse_object
 from edgelora.server.options import ServerOptions
@@ -32,7 +32,7 @@ from edgelora.stream import Stream
 
 logger = logging.getLogger(__name__)
 
-_STREAM_HEADERS = (
+STREAM_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
@@ -56,8 +56,6 @@ Start = Callable[[Runtime, dict[str, object]], Job]
 
 Submit = Callable[[SamplingParams], Stream]
 
-Events = AsyncGenerator[Heard | None]
-
 
 @dataclass(frozen=True, slots=True)
 class GenerationApp:
@@ -73,13 +71,13 @@ class GenerationApp:
         raw = await read_json(scope, receive, self.options)
         job = await to_thread.run_sync(lambda: self.start(self.runtime, parse_object(raw)))
         tick = self.options.keepalive_seconds
-        async with aclosing(follow(job.streams, receive=receive, drain=self.drain, tick=tick)) as events:
+        async with aclosing(follow_all(job.streams, receive=receive, drain=self.drain, tick=tick)) as events:
             if job.body.stream:
                 await self._send_stream(job, events, send)
             else:
                 await self._send_whole(job, events, send)
 
-    async def _send_whole(self, job: Job, events: Events, send: Send) -> None:
+    async def _send_whole(self, job: Job, events: AsyncGenerator[Heard | None], send: Send) -> None:
         deltas: list[list[TextDelta]] = [[] for _ in job.streams]
         ends: dict[int, Finished] = {}
         async for heard in events:
@@ -97,21 +95,21 @@ class GenerationApp:
             send, 200, JSON_HEADERS, whole_answer(self._head(job), self.shape, choices=choices, usage=usage)
         )
 
-    async def _send_stream(self, job: Job, events: Events, send: Send) -> None:
+    async def _send_stream(self, job: Job, events: AsyncGenerator[Heard | None], send: Send) -> None:
         first = await anext(events)
         if first is not None and isinstance(first.event, Failed):
             # Nothing has been sent yet, so the client can have a status and not only a frame.
             raise first.event.error
         wordings = [job.wording() for _ in job.streams]
         writer = SseWriter(self._head(job), self.shape, wordings, include_usage=job.body.include_usage)
-        await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
-        await _send_frames(send, writer.opening() + writer.event(first))
+        await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
+        await send_frames(send, writer.opening() + writer.event(first))
         async for heard in events:
             if heard is not None and isinstance(heard.event, Failed):
-                _log_unknown(heard.event.error)
+                log_unknown(heard.event.error)
             frames = writer.event(heard)
             if frames:
-                await _send_frames(send, frames)
+                await send_frames(send, frames)
         await send({"type": "http.response.body", "body": b""})
 
     def _head(self, job: Job) -> Head:
@@ -136,11 +134,11 @@ def begin_all(samplings: Sequence[SamplingParams], submit: Submit) -> tuple[Stre
     return tuple(streams)
 
 
-async def _send_frames(send: Send, frames: bytes) -> None:
+async def send_frames(send: Send, frames: bytes) -> None:
     await send({"type": "http.response.body", "body": frames, "more_body": True})
 
 
-def _log_unknown(error: Exception) -> None:
+def log_unknown(error: Exception) -> None:
     if not isinstance(error, EdgeloraError):
         logger.error("%s", internal_error().what, exc_info=error)
 

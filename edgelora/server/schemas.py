@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 from edgelora.core import MAX_ADAPTERS, MAX_WEIGHT, Constraint, SamplingParams
 from edgelora.errors import UsageError
 from edgelora.sampling import MAX_BIAS, MAX_BIASES
+from edgelora.server.caller import caller
 
 MAX_STOPS = 16
 MAX_CHOICES = 16
@@ -162,9 +163,12 @@ def _biases(given: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
 
 
 def client_of(raw: Mapping[str, object]) -> str:
-    """Who asks, for taking turns: the field `user`, where it is a text. All that say nothing are one client."""
+    """Who asks, for taking turns: the key it comes with, or else the field `user`, where it is a text.
+
+    All that say nothing are one client. A key is one client too: it cannot get more turns by making up users.
+    """
     user = raw.get("user")
-    return user if isinstance(user, str) else ""
+    return caller().name or (user if isinstance(user, str) else "")
 
 
 def check_text(text: str, param: str) -> None:

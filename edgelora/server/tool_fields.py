@@ -15,7 +15,7 @@ from edgelora.calls import CallReader, FoundCalls, HeldCalls
 from edgelora.core import Constraint
 from edgelora.errors import UsageError
 from edgelora.server.limits import parse_object
-from edgelora.server.schemas import check_text, invalid, missing, unsupported
+from edgelora.server.schemas import invalid, missing, unsupported
 from edgelora.tools import Tool
 
 MAX_TOOLS = 128
@@ -130,10 +130,7 @@ def _tool(spec: ToolSpec, at: str) -> Tool:
     if schema["type"] != "object":
         raise invalid(f"{at}.function.parameters", "must be the schema of an object")
     grammar.check_schema(schema, f"{at}.function.parameters")
-    text = json.dumps(schema, ensure_ascii=False)
-    check_text(text, f"{at}.function.parameters")
-    check_text(about.description or "", f"{at}.function.description")
-    return Tool(about.name, text, about.description or "")
+    return Tool(about.name, json.dumps(schema, ensure_ascii=False), about.description or "")
 
 
 def _chosen(choice: str | dict[str, Any] | None, known: tuple[Tool, ...]) -> tuple[str, tuple[Tool, ...]]:
