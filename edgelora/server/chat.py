@@ -31,6 +31,7 @@ from edgelora.server.schemas import (
 from edgelora.server.sse import Shape
 from edgelora.server.tool_fields import (
     MAX_TOOLS,
+    Choice,
     FunctionName,
     ResponseFormat,
     Toolbox,
@@ -57,22 +58,22 @@ class Part(Struct, frozen=True):
     text: str | None = None
 
 
-class CalledFunction(Struct, frozen=True):
+class FormerFunction(Struct, frozen=True):
     name: FunctionName
     arguments: str
     """A JSON object, as text."""
 
 
-class MessageCall(Struct, frozen=True):
+class FormerCall(Struct, frozen=True):
     id: str
-    function: CalledFunction
+    function: FormerFunction
     type: Literal["function"] = "function"
 
 
 class ChatMessage(Struct, frozen=True):
     role: str
     content: str | list[Part] | None = None
-    tool_calls: list[MessageCall] | None = None
+    tool_calls: list[FormerCall] | None = None
     tool_call_id: str | None = None
 
 
@@ -82,7 +83,7 @@ class ChatBody(Generation, frozen=True, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     tools: Annotated[list[ToolSpec], Meta(max_length=MAX_TOOLS)] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    tool_choice: Choice | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
 
@@ -164,7 +165,7 @@ def _calls(message: ChatMessage, at: str) -> tuple[ToolCall, ...]:
     return tuple(_call(call, f"{at}tool_calls[{index}]") for index, call in enumerate(message.tool_calls or ()))
 
 
-def _call(call: MessageCall, at: str) -> ToolCall:
+def _call(call: FormerCall, at: str) -> ToolCall:
     check_text(call.function.arguments, f"{at}.function.arguments")
     if not is_json_object(call.function.arguments):
         raise invalid(f"{at}.function.arguments", "must be a JSON object, as text")

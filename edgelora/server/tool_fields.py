@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
@@ -15,10 +15,12 @@ from edgelora.calls import CallReader, FoundCalls, HeldCalls
 from edgelora.core import Constraint
 from edgelora.errors import UsageError
 from edgelora.server.limits import parse_object
-from edgelora.server.schemas import invalid, missing, unsupported
+from edgelora.server.schemas import invalid, missing
 from edgelora.tools import Tool
 
 MAX_TOOLS = 128
+
+Choice = Literal["none", "auto", "required"]
 
 FunctionName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
@@ -31,8 +33,8 @@ class FunctionSpec(Struct, frozen=True):
 
 
 class ToolSpec(Struct, frozen=True):
-    type: str
-    function: FunctionSpec | None = None
+    type: Literal["function"]
+    function: FunctionSpec
 
 
 class JsonSchemaFormat(Struct, frozen=True):
@@ -40,7 +42,7 @@ class JsonSchemaFormat(Struct, frozen=True):
 
 
 class ResponseFormat(Struct, frozen=True):
-    type: str
+    type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchemaFormat | None = None
 
 
@@ -74,7 +76,7 @@ class Toolbox:
         return HeldCalls(self.names) if self.must else FoundCalls(self.names)
 
 
-def toolbox(tools: Sequence[ToolSpec] | None, choice: str | dict[str, Any] | None, parallel: bool | None) -> Toolbox:
+def toolbox(tools: Sequence[ToolSpec] | None, choice: Choice | dict[str, Any] | None, parallel: bool | None) -> Toolbox:
     """Raises UsageError naming the field."""
     known = tuple(_tool(spec, f"tools[{index}]") for index, spec in enumerate(tools or ()))
     if len({tool.name for tool in known}) < len(known):
@@ -94,8 +96,6 @@ def answer_schema(wanted: ResponseFormat | None) -> grammar.Schema | None:
         return None
     if wanted.type == "json_object":
         return grammar.ANY_OBJECT
-    if wanted.type != "json_schema":
-        raise invalid("response_format.type", "must be 'text', 'json_object' or 'json_schema'")
     if wanted.json_schema is None:
         raise missing("response_format.json_schema")
     return wanted.json_schema.schema
@@ -121,10 +121,6 @@ def is_json_object(text: str) -> bool:
 
 
 def _tool(spec: ToolSpec, at: str) -> Tool:
-    if spec.type != "function":
-        raise unsupported(f"{at}.type", ("function",))
-    if spec.function is None:
-        raise missing(f"{at}.function")
     about = spec.function
     schema = {"type": "object", **(about.parameters or {"properties": {}, "additionalProperties": False})}
     if schema["type"] != "object":
@@ -133,14 +129,10 @@ def _tool(spec: ToolSpec, at: str) -> Tool:
     return Tool(about.name, json.dumps(schema, ensure_ascii=False), about.description or "")
 
 
-def _chosen(choice: str | dict[str, Any] | None, known: tuple[Tool, ...]) -> tuple[str, tuple[Tool, ...]]:
-    """none, auto or required; and which functions may be called."""
-    if choice is None or choice == "auto":
-        return "auto", known
-    if choice in ("none", "required"):
-        return str(choice), known
+def _chosen(choice: Choice | dict[str, Any] | None, known: tuple[Tool, ...]) -> tuple[Choice, tuple[Tool, ...]]:
+    """How it is to be; and which functions may be called."""
     if not isinstance(choice, dict):
-        raise invalid("tool_choice", "must be 'none', 'auto', 'required' or name a function")
+        return choice or "auto", known
     if choice.get("type") == "function":
         return "required", (_named(choice, known),)
     if choice.get("type") != "allowed_tools":
@@ -149,7 +141,8 @@ def _chosen(choice: str | dict[str, Any] | None, known: tuple[Tool, ...]) -> tup
     mode, names = (allowed.get("mode"), allowed.get("tools")) if isinstance(allowed, dict) else (None, None)
     if mode not in ("auto", "required") or not isinstance(names, list) or not names:
         raise invalid("tool_choice.allowed_tools", "must have a 'mode', auto or required, and 'tools'")
-    return mode, tuple(_named(name, known) for name in names)
+    may = {tool.name: tool for tool in (_named(name, known) for name in names)}
+    return "required" if mode == "required" else "auto", tuple(may.values())
 
 
 def _named(choice: object, known: tuple[Tool, ...]) -> Tool:

@@ -115,7 +115,7 @@ BAD_CHATS: list[tuple[dict[str, Any], str, str]] = [
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value"),
     ({"logprobs": True, "tools": [TOOL]}, "logprobs", "invalid_value"),
     ({"tools": [{"type": "function"}]}, "tools[0].function", MISSING),
-    ({"tools": [{"type": "custom", "custom": {}}]}, "tools[0].type", UNSUPPORTED),
+    ({"tools": [{"type": "custom", "custom": {}}]}, "tools[0].type", "invalid_value"),
     ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name", "invalid_value"),
     ({"tools": [TOOL, TOOL]}, "tools", "invalid_value"),
     ({"tools": [_tool({"type": "array"})]}, "tools[0].function.parameters", "invalid_value"),
