@@ -41,16 +41,16 @@ class SamplingParams:
     repeat_penalty: float = 1.0
     repeat_last_n: int = 64
     """How many of the latest tokens (prompt included) the penalty looks at."""
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    """Taken from the logit of a token that the answer has, once; and once for each time. The prompt does not count."""
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    """Token ids, each once, and what is added to their logits."""
     seed: int | None = None
     """None draws a fresh seed for each request."""
     max_tokens: int | None = None
     """None: until the model stops or the context is full."""
     stop: tuple[str, ...] = ()
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    """Taken from the logit of a token that the answer has, once; and once for each time. The prompt does not count."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Token ids, each once, and what is added to their logits."""
     logprobs: int | None = None
     """How many of the likeliest tokens are told beside each one that is chosen; 0 that one alone, None nothing."""
     constraint: Constraint | None = None
