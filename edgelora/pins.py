@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Collection
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Protocol
 
 from edgelora.core import AdapterRef
@@ -16,7 +18,7 @@ _log = logging.getLogger(__name__)
 class Fetcher(Protocol):
     """`edgelora.engine.Engine`."""
 
-    def fetch(self, ref: AdapterRef, *, pin: bool, instead_of: AdapterRef | None = None) -> Future[bool]: ...
+    def fetch(self, ref: AdapterRef, *, pin: bool = False, instead_of: AdapterRef | None = None) -> Future[bool]: ...
 
 
 class Pins:
@@ -30,6 +32,25 @@ class Pins:
         self._engine.fetch(ref, pin=True).result()
         with self._lock:
             self._pinned[name] = ref
+
+    def remove(self, name: str) -> bool:
+        """What `name` pinned may be evicted again, unless another name pins it too. False where it pinned nothing."""
+        with self._lock:
+            ref = self._pinned.pop(name, None)
+            others = {other.key for other in self._pinned.values()}
+        if ref is None:
+            return False
+        if ref.key not in others:
+            with suppress(BackendError):  # The engine was stopped: it holds nothing any more.
+                self._engine.fetch(ref, instead_of=ref).result()
+        return True
+
+    def drop(self, versions: Collection[str]) -> None:
+        """Unpin what is one of these versions (sha256 hex), by whatever name: they were uninstalled."""
+        with self._lock:
+            names = [name for name, ref in self._pinned.items() if ref.version in versions]
+        for name in names:
+            self.remove(name)
 
     def follow(self, name: str, ref: AdapterRef) -> None:
         """`name` was asked for and means `ref`: where it is pinned and meant another version, the pin moves there.

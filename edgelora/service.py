@@ -13,11 +13,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from edgelora.activation import activated
+from edgelora.bases.naming import goes_by
 from edgelora.composition import compose
 from edgelora.core import AdapterRef, AdapterUse, Progress, Request, SamplingParams
-from edgelora.errors import BackendError, NotFound, UsageError
+from edgelora.errors import BackendError, NotFound
 from edgelora.library import Library, open_library
-from edgelora.names import split_model_id
+from edgelora.names import split_model_id, without_project
 
 if TYPE_CHECKING:
     from edgelora.adapters.pool import PoolEntry
@@ -54,8 +55,10 @@ class Service:
     def __init__(self, library: Library, base: BaseRecord, backend: Backend, *, setup: Setup | None = None) -> None:
         """`setup`: what the backend was opened with, where that is known; told and not used."""
         from edgelora.engine import Engine
+        from edgelora.hits import Hits
         from edgelora.pins import Pins
         from edgelora.prefixes.cache import open_cache
+        from edgelora.shelf import Shelf
 
         settings = library.settings
         self.library = library
@@ -70,7 +73,9 @@ class Service:
             prefixes=self._prefixes,
             speculate=settings.speculate == "auto",
         )
-        self._pins = Pins(self._engine)
+        self._pins, self._hits = Pins(self._engine), Hits()
+        self.shelf = Shelf(library, base, self._engine, resolve=self.resolve, pins=self._pins, hits=self._hits)
+        """The installed adapters of this base, to be looked at and changed."""
 
     @classmethod
     def open(cls, settings: Settings, *, base: str | None = None, progress: Progress | None = None) -> Self:
@@ -112,19 +117,19 @@ class Service:
         Raises NotFound with near names, or AdapterIncompatible for an adapter of another base. Never falls back.
         """
         parts = split_model_id(model_id)
-        if parts.base is not None and not self._is_base(parts.base):
+        if parts.base is not None and not goes_by(self.base, parts.base):
             raise NotFound("model", model_id, self._names())
-        if parts.adapter is None or (parts.base is None and self._is_base(parts.adapter)):
+        if parts.adapter is None or (parts.base is None and goes_by(self.base, parts.adapter)):
             return None
-        store = self.library.store
+        store, spec = self.library.store, without_project(parts.adapter)
         try:
             able = self._backend.capabilities
-            ref = store.ref(parts.adapter, self.base, to=able.adapter_format, widened=able.widens_adapters)
+            ref = store.ref(spec, self.base, to=able.adapter_format, widened=able.widens_adapters)
         except NotFound as error:
-            if parts.adapter.partition("@")[0] in store.names():
+            if spec.partition("@")[0] in store.names():
                 raise  # a version it does not have: the store says which it has
             raise NotFound("model", model_id, self._names()) from error
-        self._pins.follow(parts.adapter, ref)
+        self._pins.follow(spec, ref)
         return ref
 
     def pin(self, name: str) -> AdapterRef:
@@ -133,11 +138,7 @@ class Service:
         Returns once it is in memory. Raises as `resolve` does, UsageError for the base, AdapterError where it cannot be
         loaded or the pins are more than the memory for adapters.
         """
-        ref = self.resolve(name)
-        if ref is None:
-            raise UsageError("pin_base", f"{name!r} is the base, which stays in memory anyway.", "Name an adapter.")
-        self._pins.add(split_model_id(name).adapter or name, ref)
-        return ref
+        return self.shelf.pin(name)
 
     def prefetch(self, adapter: AdapterRef) -> None:
         """A hint that it will be asked for soon: it is loaded in the background where there is room. Never fails."""
@@ -240,10 +241,9 @@ class Service:
         system: int,
     ) -> Stream:
         uses = activated(adapters, tokens)
-        return self._engine.submit(Request(uuid.uuid4().hex, tokens, uses, sampling, client, system))
-
-    def _is_base(self, name: str) -> bool:
-        return name == self.base.name or name in self.base.aliases
+        stream = self._engine.submit(Request(uuid.uuid4().hex, tokens, uses, sampling, client, system))
+        self._hits.note(use.ref.version for use in uses)
+        return stream
 
     def _names(self) -> list[str]:
         return [self.base.name, *self.library.store.names()]

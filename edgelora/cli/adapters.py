@@ -164,7 +164,7 @@ def _fields(manifest: AdapterManifest, version: Version, converted: Sequence[Con
         ("other versions", ", ".join(others) or "none"),
         ("base", version.base_name),
         ("trained on", version.base_model or "not said"),
-        *([("pulled from", version.origin.removeprefix("hub:"))] if version.origin else []),
+        *_origin(version.origin),
         ("rank", str(version.rank)),
         ("alpha", f"{version.alpha}{' (rsLoRA)' if version.use_rslora else ''}"),
         ("scale", f"{low:g}" if low == high else f"{low:g} to {high:g}"),
@@ -176,6 +176,12 @@ def _fields(manifest: AdapterManifest, version: Version, converted: Sequence[Con
         ("added", f"{_iso(version.created)} ({human_age(time.time() - version.created)})"),
         *((c.conversion.format, f"{size_text(c.conversion.nbytes)}, {c.path}") for c in converted),
     ]
+
+
+def _origin(origin: str) -> list[tuple[str, str]]:
+    kind, _, what = origin.partition(":")
+    told = {"hub": ("pulled from", what), "upload": ("uploaded as", what), "path": ("came from", "an allowed folder")}
+    return [told[kind]] if kind in told else []
 
 
 def _iso(seconds: float) -> str:

@@ -1,0 +1,152 @@
+"""The installed adapters of a resident base, as they are looked at and changed while it runs. Thread-safe.
+
+Owns no state: what is installed is the library's, what is in memory the engine's, what was asked for `Hits`'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgelora.adapters.manifest import LATEST
+from edgelora.bases.naming import goes_by
+from edgelora.errors import NotFound, UsageError
+from edgelora.hits import Hits
+from edgelora.names import split_model_id, without_project
+from edgelora.offers import Installed, Source, install
+from edgelora.pins import Pins
+
+if TYPE_CHECKING:
+    from edgelora.adapters.manifest import AdapterManifest, Version
+    from edgelora.adapters.pool import PoolEntry
+    from edgelora.bases.record import BaseRecord
+    from edgelora.core import AdapterRef, Progress
+    from edgelora.engine import Engine
+    from edgelora.library import Library
+    from edgelora.uploads import Uploads
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """An installed adapter version, and what is known of it at run time."""
+
+    manifest: AdapterManifest
+    version: Version
+    entry: PoolEntry | None
+    """Its place in memory, where it has one."""
+    hits: int
+    """Requests since the server began."""
+    last_use: float | None
+    """Unix seconds."""
+
+
+class Shelf:
+    def __init__(
+        self,
+        library: Library,
+        base: BaseRecord,
+        engine: Engine,
+        *,
+        resolve: Callable[[str], AdapterRef | None],
+        pins: Pins,
+        hits: Hits,
+    ) -> None:
+        """`resolve`: the service's, from a model id to a version converted for its base."""
+        self.library = library
+        self.base = base
+        self._engine = engine
+        self._resolve = resolve
+        self._pins = pins
+        self._hits = hits
+
+    def latest(self) -> list[Held]:
+        """The latest version of every adapter installed for this base, by name."""
+        mine = self.base.identity.fingerprint.digest
+        entries = self._entries()
+        manifests = self.library.store.list()
+        return [self._held(one, one.latest, entries) for one in manifests if one.latest.base_fingerprint == mine]
+
+    def versions(self) -> list[Held]:
+        """Every version of every adapter installed for this base, by name, then number."""
+        mine = self.base.identity.fingerprint.digest
+        entries = self._entries()
+        every = ((one, version) for one in self.library.store.list() for version in one.versions)
+        return [self._held(one, version, entries) for one, version in every if version.base_fingerprint == mine]
+
+    def get(self, model_id: str) -> Held:
+        """One version, by any form of a model id. Raises NotFound; also for the base, which is no adapter."""
+        spec = self.spec(model_id)
+        manifest, version = self.library.store.resolve(spec)
+        return self._held(manifest, version, self._entries())
+
+    def spec(self, model_id: str) -> str:
+        """`name` or `name@version`, as the store takes it, of a model id. Raises NotFound for the base's."""
+        parts = split_model_id(model_id)
+        if parts.adapter is None or (parts.base is not None and not goes_by(self.base, parts.base)):
+            raise NotFound("adapter", model_id, self.library.store.names())
+        return without_project(parts.adapter)
+
+    def install(self, source: Source, *, name: str, uploads: Uploads, progress: Progress | None = None) -> Installed:
+        """See `offers.install`; what is installed is for this base."""
+        return install(source, name=name, library=self.library, base=self.base, uploads=uploads, progress=progress)
+
+    def remove(self, model_id: str) -> tuple[Version, ...]:
+        """Uninstall a version, or with a bare name all; pins of them end. Running requests finish. Raises NotFound."""
+        gone = self.library.remove_adapter(self.spec(model_id))
+        left = {version.digest for manifest in self.library.store.list() for version in manifest.versions}
+        digests = {version.digest for version in gone} - left
+        self._pins.drop(digests)
+        self._hits.forget(digests)
+        return gone
+
+    def pin(self, model_id: str) -> AdapterRef:
+        """See `Service.pin`."""
+        ref = self._resolve(model_id)
+        if ref is None:
+            raise UsageError("pin_base", f"{model_id!r} is the base, which stays in memory anyway.", "Name an adapter.")
+        self._pins.add(self.spec(model_id), ref)
+        return ref
+
+    def unpin(self, model_id: str) -> bool:
+        """End a pin of that name. False where there was none. Raises NotFound for an unknown adapter."""
+        spec = self.spec(model_id)
+        self.library.store.resolve(spec)
+        return self._pins.remove(spec)
+
+    def warm(self, model_id: str) -> bool:
+        """Convert it where that was not done, and bring it into memory where there is room. Whether it is there now.
+
+        Raises as `Service.resolve` does.
+        """
+        ref = self._resolve(model_id)
+        return ref is None or self._engine.fetch(ref).result()
+
+    def point(self, name: str, alias: str, selector: str) -> AdapterManifest:
+        """Have an alias mean a version, see `Store.point`."""
+        return self.library.store.point(name, alias, selector)
+
+    def unpoint(self, name: str, alias: str) -> AdapterManifest:
+        return self.library.store.unpoint(name, alias)
+
+    def roll_back(self, name: str, selector: str | None) -> AdapterManifest:
+        """Have the bare name mean an older version: `selector`, or the one before the present. Raises NotFound,
+        UsageError where there is none before."""
+        return self.point(name, LATEST, selector or previous(self.library.store.get(name)))
+
+    def _entries(self) -> dict[str, PoolEntry]:
+        return {entry.ref.version: entry for entry in self._engine.stats().adapters}
+
+    def _held(self, manifest: AdapterManifest, version: Version, entries: dict[str, PoolEntry]) -> Held:
+        hit = self._hits.of(version.digest)
+        count, last = (0, None) if hit is None else (hit.count, hit.last)
+        return Held(manifest, version, entries.get(version.digest), count, last)
+
+
+def previous(manifest: AdapterManifest) -> str:
+    """The number of the version before the one the bare name means. Raises UsageError where there is none."""
+    older = [version.number for version in manifest.versions if version.number < manifest.latest.number]
+    if not older:
+        what = f"{manifest.name} has no version before {manifest.latest.number}."
+        raise UsageError("no_older_version", what, "Name one of its versions.", param="version")
+    return str(older[-1])
