@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from edgelora.adapters.loader import Loader, LoadResult
 from edgelora.adapters.pool import Pool
 from edgelora.backends.base import Backend, Capabilities, Vocabulary
+from edgelora.board import Board
 from edgelora.commands import Cancel, Close, Command, Fetch, Submit
 from edgelora.core import AdapterRef, Request
 from edgelora.errors import Cancelled, EdgeloraError, UsageError
@@ -60,7 +61,7 @@ class Engine:
     ) -> None:
         """`prefixes`: KV on disk; closed with the engine. None: there is none. `speculate`: where it pays."""
         self._backend = backend
-        pool = Pool(adapter_budget_bytes, backend.capabilities.max_slots)
+        pool = Pool(adapter_budget_bytes, backend.capabilities.max_slots, clock=time.time)
         self._scheduler = Scheduler(backend.capabilities, pool, max_queue=max_queue, speculate=speculate)
         self._fetches = Fetches(pool)
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
@@ -70,7 +71,7 @@ class Engine:
         self._closing: Close | None = None
         self._steps = self._tokens = 0
         self._service_seconds = 1.0
-        self._published = EngineStats(queued=0, running=0, adapters=(), steps=0, tokens=0)
+        self._board = Board(self._scheduler)
         self._thread = threading.Thread(target=self._main, name="edgelora-engine", daemon=True)
         self._thread.start()
 
@@ -119,8 +120,8 @@ class Engine:
         return fetch.done
 
     def stats(self) -> EngineStats:
-        published = self._published
-        return replace(published, queued=max(0, len(self._runs) - published.running))
+        posted = self._board.stats
+        return replace(posted, queued=max(0, len(self._runs) - posted.running))
 
     def close(self, *, drain: bool = False, timeout: float | None = 10.0) -> None:
         """Refuse new requests, finish (drain) or fail the live ones, close the backend. Safe twice.
@@ -147,7 +148,7 @@ class Engine:
             self._runs.fail_all(why)
             self._fetches.stop(self._commands, engine_stopped(why))
             self._runs.clear()
-            self._published = EngineStats(0, 0, (), self._steps, self._tokens, *self._scheduler.drafts)
+            self._board.close(self._steps, self._tokens)
             self._give_back()
 
     def _turn(self) -> bool:
@@ -163,7 +164,7 @@ class Engine:
         plan = self._scheduler.plan()
         if plan.rows:
             self._compute(plan)
-        self._publish()
+        self._publish(idle=not plan.rows)
         self._obey(wait=not plan.rows)
         return not (self._closing is not None and len(self._scheduler) == 0)
 
@@ -269,10 +270,8 @@ class Engine:
         self._publish()
         return run
 
-    def _publish(self) -> None:
-        scheduler = self._scheduler
-        pool, drafts = scheduler.pool.snapshot(), scheduler.drafts
-        self._published = EngineStats(0, scheduler.num_running, pool, self._steps, self._tokens, *drafts)
+    def _publish(self, *, idle: bool = False) -> None:
+        self._board.post(self._steps, self._tokens, idle=idle)
 
     def _remaining(self) -> float | None:
         """Seconds until the deadline of a close; None where there is none."""

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from edgelora.occupancy import Reuse
 from edgelora.plan import Copy, Cut, Start
 from edgelora.sequence import Sequence
 from edgelora.warm import Match, Warm, WarmSequences, best_match
@@ -37,6 +38,7 @@ class Places:
     def __init__(self, count: int) -> None:
         self.count = count
         self.warm = WarmSequences()
+        self.reuse = Reuse()
         self._free = set(range(count))
         self._uncleared: set[int] = set()
         """Free ids whose KV is still there."""
@@ -83,6 +85,7 @@ class Places:
 
     def take(self, start: Start) -> None:
         """After everything that is given up."""
+        self.reuse = self.reuse.started(start.reused)
         if start.sequence in self.warm.ids:
             self.warm.remove(start.sequence)
         else:

@@ -17,6 +17,7 @@ from edgelora.costs import StepCosts
 from edgelora.errors import ContextTooLong, UsageError
 from edgelora.failures import queue_full
 from edgelora.lines import Lines
+from edgelora.occupancy import Occupancy, Reuse, occupancy
 from edgelora.places import Places, Room
 from edgelora.plan import Admission, Choice, Ended, Load, Plan, Start
 from edgelora.sequence import Sequence
@@ -58,6 +59,7 @@ class Scheduler:
         """It is warm and holds these tokens; none where that failed, and it is cleared with the next turn."""
         if tokens:
             self._places.warm.keep(room.sequence, key, tokens)
+            self._places.reuse = self._places.reuse.read()
         else:
             self._places.give_back(room.sequence)
 
@@ -65,6 +67,14 @@ class Scheduler:
     def drafts(self) -> tuple[int, int]:
         """Tokens computed as drafts since the start, and of those the ones that came."""
         return (self._speculation.drafted, self._speculation.accepted) if self._speculation else (0, 0)
+
+    @property
+    def reuse(self) -> Reuse:
+        return self._places.reuse
+
+    def occupancy(self) -> tuple[Occupancy, ...]:
+        """Requests and KV by the adapters that act."""
+        return occupancy(self._live.values(), self._places.warm, self.pool.tally)
 
     @property
     def num_running(self) -> int:

@@ -1,10 +1,12 @@
-"""What the engine tells about itself. Values only."""
+"""What the engine tells about itself. Values only, which can be pickled."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edgelora.adapters.pool import PoolEntry
+from edgelora.adapters.tally import AdapterCounts
+from edgelora.occupancy import Occupancy, Reuse
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,3 +23,15 @@ class EngineStats:
     drafted: int = 0
     accepted: int = 0
     """Tokens computed as drafts since the start, and of those the ones that came (`speculation.py`)."""
+    pid: int = 0
+    """The process that holds the base."""
+    max_queue: int = 0
+    """Requests that may wait before one is refused."""
+    adapter_budget_bytes: int = 0
+    kv_cells: int = 0
+    """Tokens of KV over all sequences at most."""
+    reuse: Reuse = field(default_factory=Reuse)
+    counts: tuple[AdapterCounts, ...] = ()
+    """By name, of all adapters that were ever used (`tally.py` says what bounds it)."""
+    occupancy: tuple[Occupancy, ...] = ()
+    """By adapters; while steps are computed it may be a tenth of a second old."""

@@ -19,6 +19,7 @@ PURE = (
     *("acceptance", "drafts", "speculation"),
     *("costs", "pieces", "turns", "lines"),
     *("sampling", "text", "adapters.pool", "leases", "sharing", "failures"),
+    *("adapters.tally", "occupancy"),
 )
 """No I/O, no clock, no threads: these see values, the backend protocol and each other."""
 PURE_MAY_USE = {f"edgelora.{name}" for name in PURE} | {"edgelora.errors", "edgelora.backends.base"}

@@ -66,6 +66,11 @@ class LoraPair:
 
     def folded_b(self) -> NDArray[np.float32]:
         """scale * b, multiplied in float64 and rounded once: [out_features, rank]."""
+        with np.errstate(over="ignore"):
+            narrow = np.float32(self.scale)
+        if float(narrow) == self.scale:
+            # A float64 holds the product of two float32 exactly, so one rounding is what float32's product has too.
+            return self.b * narrow
         return (self.b.astype(np.float64) * self.scale).astype(np.float32)
 
 

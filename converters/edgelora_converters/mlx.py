@@ -210,7 +210,7 @@ def _read_module(file: SafetensorsFile, target: Target, shape: LlamaShape, confi
     if found != wanted[: len(found)]:
         what = f"{target.hf_path} has tensors of {[list(f) for f in found]}, not {[list(w) for w in wanted]}."
         raise AdapterIncompatible("shape_mismatch", what, REMEDY_BASE, param=target.hf_path)
-    return Stored(a, folded_b(target, LoraPair(a.T, b.T, config.scale)).T, m)
+    return Stored(a, b if config.scale == 1 else folded_b(target, LoraPair(a.T, b.T, config.scale)).T, m)
 
 
 def _bad_config(path: Path, field: str) -> AdapterCorrupt:

@@ -8,10 +8,13 @@ in silence. Never unpickles.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from edgelora_converters.forms import Form, scaled_rows
+from edgelora_converters.lazy import Lazily
 from edgelora_converters.lora import LoraAdapter, LoraPair, Target, TokenRows
 from edgelora_converters.peft_config import CONFIG_NAME, PeftConfig, parse_config, read_fields
 from edgelora_converters.peft_folder import WEIGHTS_NAME, find_adapter, source_digest
@@ -42,26 +45,44 @@ def read(folder: Path, shape: LlamaShape, *, reading: Reading = PLAIN) -> LoraAd
     """
     folder = find_adapter(folder)
     _check_weights(reading, shape)
-    config, pairs, rows, dropped, told = _read_pairs(folder, shape, reading)
+    with _opened(folder, shape, reading) as found:
+        config, rows, pairs = found.config, found.token_rows, dict(found.pairs)
     initial = None
     if config.initialisation is not None and reading.initial is not None:
-        _, initial, *_ = _read_pairs(find_adapter(reading.initial), shape, reading)
+        with _opened(find_adapter(reading.initial), shape, reading) as first:
+            initial = dict(first.pairs)
     treated, doubt = treat(config, pairs, initial, reading)
     return LoraAdapter(
         pairs=treated,
         source_digest=source_digest(folder),
         base_model=config.base_model,
-        metadata=_facts(config) | _notes(config, told, dropped, doubt),
+        metadata=_facts(config) | _notes(config, found.told, found.dropped, doubt),
         invocation=config.invocation,
         token_rows=rows,
     )
 
 
-def _read_pairs(
-    folder: Path, shape: LlamaShape, reading: Reading
-) -> tuple[PeftConfig, dict[Target, LoraPair], dict[Target, TokenRows], list[str], str]:
-    """The factors as trained, made plain; rows that were replaced; the tensors that were found to be the base's own;
-    and what was done to the adapter before it was written, as its file tells."""
+class Found(NamedTuple):
+    """An adapter as its files have it."""
+
+    config: PeftConfig
+    pairs: Mapping[Target, LoraPair]
+    """As trained, made plain; each read, and its values checked, when it is asked for."""
+    token_rows: Mapping[Target, TokenRows]
+    """Rows that were replaced."""
+    dropped: list[str]
+    """The tensors that were found to be the base's own."""
+    told: str
+    """What was done to the adapter before it was written, as its file tells."""
+
+
+def opened(folder: Path, shape: LlamaShape) -> AbstractContextManager[Found]:
+    """An adapter of plain factors, read module by module: what `to_peft` writes. Raises as `read`."""
+    return _opened(find_adapter(folder), shape, PLAIN)
+
+
+@contextmanager
+def _opened(folder: Path, shape: LlamaShape, reading: Reading) -> Iterator[Found]:
     problems = Problems()
     config = parse_config(read_fields(folder), problems)
     with open_safetensors(folder / WEIGHTS_NAME, readable=FACTORS) as weights:
@@ -77,13 +98,14 @@ def _read_pairs(
         _check_selection(config, stored, shape, names)
         paths = {target: names.spelled(target.hf_path) for target in stored}
         factors = scales(config, {paths[t]: weights.tensors[s.a].shape[0] for t, s in stored.items()})
-        pairs = {
-            target: _pair(weights, tensors, forms[target], factors[paths[target]], target.module.in_features(shape))
-            for target, tensors in stored.items()
-            if weights.tensors[tensors.a].shape[0]
-        }
+
+        def pair(target: Target) -> LoraPair:
+            width, scale = target.module.in_features(shape), factors[paths[target]]
+            return _pair(weights, stored[target], forms[target], scale, width)
+
+        pairs = Lazily([target for target, parts in stored.items() if weights.tensors[parts.a].shape[0]], pair)
         rows = read_token_rows(config, weights, names, shape)
-    return config, pairs, rows, dropped, _told(weights.metadata)
+        yield Found(config, pairs, rows, dropped, _told(weights.metadata))
 
 
 def _pair(weights: SafetensorsFile, stored: Stored, form: Form, scale: float, width: int) -> LoraPair:

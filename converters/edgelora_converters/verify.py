@@ -22,6 +22,7 @@ from edgelora_converters.lazy import Lazily
 from edgelora_converters.lora import LoraAdapter, LoraPair, Target
 from edgelora_converters.mapping import release
 from edgelora_converters.rows import deinterleave
+from edgelora_converters.threads import one_blas_thread
 from edgelora_converters.to_peft import sayable
 from edgelora_models.shape import LlamaShape
 
@@ -115,17 +116,20 @@ def verify_peft(
 ) -> Verification:
     """Compare a written PEFT folder with its source: factors, magnitudes and biases bit for bit, then as `compare`
     does. Raises AdapterError where it cannot be read."""
-    written = peft.read(folder, shape)
-    _check_invocation(written.invocation, adapter)
-    for target, pair in written.pairs.items():
-        if (source := adapter.pairs.get(target)) is not None and not _same(pair, sayable(target, source)):
-            raise _mismatch(target, "is not the source's, bit for bit")
-    for target in adapter.token_rows.keys() | written.token_rows.keys():
-        ours, theirs = adapter.token_rows.get(target), written.token_rows.get(target)
-        if ours is None or theirs is None or ours.tokens != theirs.tokens or not same_bits(ours.rows, theirs.rows):
-            raise _mismatch(target, "has other trained tokens than the source's, bit for bit")
-    rebuilt = {target: _of_pair(pair) for target, pair in written.pairs.items()}
-    return compare(adapter, rebuilt, progress=progress)
+    with peft.opened(folder, shape) as written:
+        _check_invocation(written.config.invocation, adapter)
+        for target in adapter.token_rows.keys() | written.token_rows.keys():
+            ours, theirs = adapter.token_rows.get(target), written.token_rows.get(target)
+            if ours is None or theirs is None or ours.tokens != theirs.tokens or not same_bits(ours.rows, theirs.rows):
+                raise _mismatch(target, "has other trained tokens than the source's, bit for bit")
+
+        def rebuilt(target: Target) -> Rebuilt:
+            pair = written.pairs[target]
+            if not _same(pair, sayable(target, adapter.pairs[target])):
+                raise _mismatch(target, "is not the source's, bit for bit")
+            return _of_pair(pair)
+
+        return compare(adapter, Lazily(written.pairs, rebuilt), progress=progress)
 
 
 def _of_pair(pair: LoraPair) -> Rebuilt:
@@ -159,6 +163,13 @@ def compare(
     `progress` is called with the number of modules done.
     """
     _check_coverage(adapter, rebuilt)
+    with one_blas_thread():
+        return _compare(adapter, rebuilt, progress)
+
+
+def _compare(
+    adapter: LoraAdapter, rebuilt: Mapping[Target, Rebuilt | Factors], progress: Callable[[int], None] | None
+) -> Verification:
     worst, worst_target = 0.0, ""
     for done, (target, pair) in enumerate(adapter.pairs.items(), start=1):
         parts = Rebuilt(*rebuilt[target])
@@ -209,7 +220,7 @@ def relative_distance(pair: LoraPair, rebuilt: Factors) -> float:
     With dB = b' - s b and dA = a' - a, the difference is [dB, b'] @ [a; dA]: its factors are small where the files
     agree, so nothing cancels. Where a' is a, as every exact file has it, that is dB @ a.
     """
-    a, b = pair.a.astype(np.float64), pair.b.astype(np.float64) * pair.scale
+    a, b = pair.a.astype(np.float64), np.multiply(pair.b, pair.scale, dtype=np.float64)
     own = rebuilt[0][: pair.rank]
     if np.array_equal(own, pair.a) and not rebuilt[0][pair.rank :].any():
         square = a @ a.T

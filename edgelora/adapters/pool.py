@@ -5,9 +5,10 @@ are the engine's work, told by what `reserve` returns. No I/O, no threads.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from edgelora.adapters.tally import Tally
 from edgelora.core import AdapterRef
 from edgelora.errors import AdapterError
 
@@ -25,6 +26,10 @@ class PoolEntry:
     """Live requests that hold it."""
     pinned: bool = False
     """Whether it stays though nobody holds it."""
+    requests: int = 0
+    """That held it since it came."""
+    last_used: float = 0.0
+    """By the pool's clock; 0.0: nobody held it yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +45,19 @@ class _Entry:
     slot: int
     resident: bool = False
     leases: int = 0
+    requests: int = 0
+    last_used: float = 0.0
 
 
 class Pool:
     """`slots` adapters in at most `budget_bytes`. The least recently used one without lease or pin is evicted first."""
 
-    def __init__(self, budget_bytes: int, slots: int) -> None:
+    def __init__(self, budget_bytes: int, slots: int, *, clock: Callable[[], float] = float) -> None:
+        """`clock`: Unix seconds, only to tell when what was used; the default is always at 0."""
         self.budget_bytes = budget_bytes
         self.slots = slots
+        self.tally = Tally()
+        self._clock = clock
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
         """Least recently used first."""
         self.pinned: Mapping[Key, AdapterRef] = {}
@@ -135,6 +145,7 @@ class Pool:
     def loaded(self, ref: AdapterRef) -> None:
         """The reserved adapter is attached to its slot."""
         self._loading(ref).resident = True
+        self.tally.loaded(ref)
 
     def drop(self, ref: AdapterRef) -> None:
         """The reserved adapter could not be loaded: its slot is free again. Only without leases."""
@@ -144,20 +155,29 @@ class Pool:
 
     def lease(self, ref: AdapterRef) -> None:
         """Hold an adapter that has a slot: it will not be evicted until `release`. One call, one lease."""
-        self._entries[ref.key].leases += 1
+        entry, now = self._entries[ref.key], self._clock()
+        entry.leases += 1
+        entry.requests += 1
+        entry.last_used = now
         self._entries.move_to_end(ref.key)
+        self.tally.used(ref, hit=entry.resident, now=now)
 
     def release(self, ref: AdapterRef) -> None:
         entry = self._entries[ref.key]
         if not entry.leases:
             raise RuntimeError(f"{ref} is not held")
         entry.leases -= 1
+        entry.last_used = self._clock()
         self._entries.move_to_end(ref.key)
+        self.tally.released(ref, now=entry.last_used)
 
     def snapshot(self) -> tuple[PoolEntry, ...]:
         """What is in memory, least recently used first."""
         pinned = self.pinned
-        return tuple(PoolEntry(e.ref, e.slot, e.resident, e.leases, k in pinned) for k, e in self._entries.items())
+        return tuple(
+            PoolEntry(e.ref, e.slot, e.resident, e.leases, k in pinned, e.requests, e.last_used)
+            for k, e in self._entries.items()
+        )
 
     def check_integrity(self) -> None:
         """Recount slots and bytes. Raises RuntimeError where they do not add up."""
@@ -175,6 +195,7 @@ class Pool:
     def _evict_oldest(self) -> int:
         entry = next(entry for entry in self._entries.values() if self._evictable(entry))
         del self._entries[entry.ref.key]
+        self.tally.evicted(entry.ref)
         return entry.slot
 
     def _loading(self, ref: AdapterRef) -> _Entry:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 from edgelora.core import AdapterUse
 from edgelora.errors import EdgeloraError
 from edgelora.server.runtime import Runtime
-from edgelora.server.schemas import AdapterPart, Generation, check_text, invalid
+from edgelora.server.schemas import AdapterPart, check_text, invalid
 
 
-def acting(runtime: Runtime, body: Generation) -> tuple[AdapterUse, ...]:
+class Asked(Protocol):
+    """What every body that asks for a generation says of who is to answer."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def adapters(self) -> Sequence[AdapterPart] | None: ...
+
+
+def acting(runtime: Runtime, body: Asked) -> tuple[AdapterUse, ...]:
     """`adapters`, where it is there, says everything: `model` then names the base, or one of those adapters.
 
     Raises UsageError naming the field, NotFound with near names, AdapterIncompatible.

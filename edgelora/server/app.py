@@ -12,6 +12,7 @@ from starlette.routing import Route
 from edgelora.server.boundary import Boundary, add_headers
 from edgelora.server.chat import CHAT, start_chat
 from edgelora.server.completions import COMPLETION, start_completion
+from edgelora.server.embeddings import embeddings_routes
 from edgelora.server.errors import MethodNotAllowed, UnknownRoute
 from edgelora.server.follow import Drain
 from edgelora.server.generate import GenerationApp
@@ -20,6 +21,7 @@ from edgelora.server.models import ModelsRoutes
 from edgelora.server.options import ServerOptions
 from edgelora.server.runtime import Runtime
 from edgelora.server.security import Guard, Rules
+from edgelora.server.tokens import count_routes, token_routes
 
 PREFIXES = ("/v1", "/openai/v1")
 """OpenAI's prefix, and the one Groq's clients put before it."""
@@ -33,6 +35,7 @@ def build_app(runtime: Runtime, options: ServerOptions, drain: Drain | None = No
     drain = drain or Drain()
     health = HealthRoutes(runtime, drain)
     routes = [Route("/health", health.health), Route("/ready", health.ready)]
+    routes += token_routes("", runtime, options)
     for prefix in PREFIXES:
         routes += _api_routes(prefix, runtime, options, drain)
     app = Starlette(
@@ -53,6 +56,9 @@ def _api_routes(prefix: str, runtime: Runtime, options: ServerOptions, drain: Dr
         Route(f"{prefix}/models/{{id:path}}", models.retrieve),
         Route(f"{prefix}/chat/completions", chat, methods=["POST"]),
         Route(f"{prefix}/completions", completion, methods=["POST"]),
+        *token_routes(prefix, runtime, options),
+        *count_routes(prefix, runtime, options),
+        *embeddings_routes(prefix, options),
     ]
 
 

@@ -9,7 +9,8 @@ Also the few errors only HTTP has. They extend the project's tree, so `status` s
     |-- MethodNotAllowed   405
     |-- BodyTimeout        408
     |-- BodyTooLarge       413
-    `-- UnsupportedMedia   415
+    |-- UnsupportedMedia   415
+    `-- NotOffered         501   a route of the API that this server does not serve
     Busy
     `-- Unavailable        503   not ready yet, or ending
 """
@@ -57,6 +58,10 @@ class BodyTooLarge(UsageError):
 
 class UnsupportedMedia(UsageError):
     status = 415
+
+
+class NotOffered(UsageError):
+    status = 501
 
 
 class Unavailable(Busy):

@@ -25,6 +25,8 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+ModelName = Annotated[str, Meta(min_length=1, max_length=512)]
 StopText = Annotated[str, Meta(min_length=1, max_length=512)]
 
 Inert = Mapping[str, tuple[object, ...]]
@@ -63,7 +65,7 @@ COMPLETION_INERT: Inert = {**INERT, "best_of": (1,), "echo": (False,), "logprobs
 class AdapterPart(Struct, frozen=True, forbid_unknown_fields=True):
     """One adapter of a composition."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=512)]
+    name: ModelName
     weight: Annotated[float, Meta(ge=-MAX_WEIGHT, le=MAX_WEIGHT)] = 1.0
 
 
@@ -74,7 +76,7 @@ class StreamOptions(Struct, frozen=True):
 class Generation(Struct, frozen=True, kw_only=True):
     """What both bodies say about a generation. `adapters`, `top_k`, `min_p`, `repeat_penalty` are edgelora's own."""
 
-    model: Annotated[str, Meta(min_length=1, max_length=512)]
+    model: ModelName
     adapters: Annotated[list[AdapterPart], Meta(max_length=MAX_ADAPTERS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -100,16 +102,22 @@ class Generation(Struct, frozen=True, kw_only=True):
         return replace(defaults, **given, seed=seed, stop=stop, max_tokens=max_tokens)
 
 
+StructT = TypeVar("StructT", bound=Struct)
 BodyT = TypeVar("BodyT", bound=Generation)
+
+
+def typed(raw: object, kind: type[StructT]) -> StructT:
+    """Raises UsageError with `param` for a missing, mistyped or out-of-range field."""
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        raise _explain(str(error)) from None
 
 
 def parse_body(raw: dict[str, object], kind: type[BodyT], inert: Inert) -> BodyT:
     """A typed body. Raises UsageError with `param` for a missing, mistyped, out-of-range or unsupported field."""
     refuse_unsupported(raw, inert)
-    try:
-        body = msgspec.convert(raw, kind)
-    except msgspec.ValidationError as error:
-        raise _explain(str(error)) from None
+    body = typed(raw, kind)
     _check_stream_options(raw, streamed=bool(body.stream))
     check_text(body.model, "model")
     for text in (body.stop,) if isinstance(body.stop, str) else body.stop or ():

@@ -24,8 +24,8 @@ from edgelora.backends.llama_cpp.products import Product, Products, weight_key
 from edgelora.backends.llama_cpp.tap import Tap
 from edgelora.errors import BackendError
 from edgelora.kernels.reference import Factors, Group, add_delta
-from edgelora.kernels.threads import one_blas_thread
 from edgelora_converters.lora import Target
+from edgelora_converters.threads import one_blas_thread
 from edgelora_models.modules import EMBEDDING
 from edgelora_models.shape import LlamaShape
 

@@ -1,7 +1,8 @@
-"""Keeps numpy's BLAS to one thread while a delta is computed.
+"""Keeps numpy's BLAS to one thread, where its own threads would cost more than they bring.
 
-The delta is added while llama.cpp's own threads wait, spinning, on the other cores; a second BLAS thread fights them.
-Measured on 2 cores, 8 rows, rank 16, the shapes of Llama-3.1-8B: 18 ms a step with one BLAS thread, 60 ms with two.
+While a delta is added llama.cpp's threads wait, spinning, on the other cores, and a second BLAS thread fights them:
+2 cores, 8 rows, rank 16, the shapes of Llama-3.1-8B: 18 ms a step with one BLAS thread, 60 ms with two. A gate's
+products are small, and BLAS threads spin between them: beside other work a conversion took many times as long.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgelora.kernels import threads
+from edgelora_converters import threads
 
 
 def test_threads_come_back_even_after_an_error() -> None:
