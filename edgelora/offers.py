@@ -5,13 +5,15 @@ What an HTTP client may name is decided where its request is read; here a source
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgelora.errors import AdapterError, EdgeloraError
+from edgelora.files import CHUNK, inside, storing
 
 if TYPE_CHECKING:
     from edgelora.adapters.manifest import AdapterManifest, Version
@@ -22,8 +24,10 @@ if TYPE_CHECKING:
 
 MAX_DOWNLOAD_BYTES = 4 << 30
 """Of a repository's adapter; as much as one unpacked from an archive may have."""
-FROM_ROOT = "path"
-"""Origin of what was taken from an allowed folder."""
+UPLOADED = "upload"
+"""Origin of what a client sent; with `:` and the file's id behind it where it was a file."""
+LOADED = "loaded"
+"""Origin of what a client had taken from an allowed folder, or from another name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +60,19 @@ class FromPath:
     """A folder or archive of this machine that the server's owner allowed."""
 
     path: Path
-    origin: str = FROM_ROOT
 
     def __str__(self) -> str:
         return self.path.name
+
+
+@dataclass(frozen=True, slots=True)
+class FromPieces:
+    """Files that were sent in pieces: by the name each gets, its pieces in order. An archive is one file."""
+
+    files: Mapping[str, tuple[Path, ...]]
+
+    def __str__(self) -> str:
+        return ", ".join(self.files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +85,7 @@ class FromInstalled:
         return self.spec
 
 
-Source = FromUpload | FromHub | FromPath | FromInstalled
+Source = FromUpload | FromHub | FromPath | FromPieces | FromInstalled
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +113,14 @@ def install(
         return _copied(source, name, library, base, progress)
     if isinstance(source, FromUpload):
         with uploads.borrowed(source.file) as path, _told_as(path, source.file.filename):
-            return _added(path, name, library, base, origin=f"upload:{source.file.id}", progress=progress)
+            return _added(path, name, library, base, origin=f"{UPLOADED}:{source.file.id}", progress=progress)
+    if isinstance(source, FromPieces):
+        with uploads.workspace() as work:
+            path = _put_together(source, work)
+            with _told_as(path, "The upload"):
+                return _added(path, name, library, base, origin=UPLOADED, progress=progress)
     with _told_as(source.path, source.path.name):
-        return _added(source.path, name, library, base, origin=source.origin, progress=progress)
+        return _added(source.path, name, library, base, origin=LOADED, progress=progress)
 
 
 def _added(
@@ -118,7 +136,18 @@ def _copied(
     if manifest.name == name:
         return Installed(manifest, version)
     with library.store.source(manifest.name, version) as folder:
-        return _added(folder, name, library, base, origin=version.origin, progress=progress)
+        return _added(folder, name, library, base, origin=LOADED, progress=progress)
+
+
+def _put_together(source: FromPieces, work: Path) -> Path:
+    """The archive, or the folder of the files, in the workspace `work`."""
+    with storing(work):
+        for name, pieces in source.files.items():
+            with inside(work, name).open("xb") as out:
+                for piece in pieces:
+                    with piece.open("rb") as read:
+                        shutil.copyfileobj(read, out, CHUNK)
+    return work if len(source.files) > 1 else inside(work, *source.files)
 
 
 def _pulled(source: FromHub, name: str, library: Library, base: BaseRecord, progress: Progress | None) -> Installed:

@@ -55,7 +55,6 @@ class Service:
     def __init__(self, library: Library, base: BaseRecord, backend: Backend, *, setup: Setup | None = None) -> None:
         """`setup`: what the backend was opened with, where that is known; told and not used."""
         from edgelora.engine import Engine
-        from edgelora.hits import Hits
         from edgelora.pins import Pins
         from edgelora.prefixes.cache import open_cache
         from edgelora.shelf import Shelf
@@ -73,8 +72,8 @@ class Service:
             prefixes=self._prefixes,
             speculate=settings.speculate == "auto",
         )
-        self._pins, self._hits = Pins(self._engine), Hits()
-        self.shelf = Shelf(library, base, self._engine, resolve=self.resolve, pins=self._pins, hits=self._hits)
+        self._pins = Pins(self._engine)
+        self.shelf = Shelf(library, base, self._engine, resolve=self.resolve, pins=self._pins)
         """The installed adapters of this base, to be looked at and changed."""
 
     @classmethod
@@ -245,9 +244,7 @@ class Service:
         system: int,
     ) -> Stream:
         uses = activated(adapters, tokens)
-        stream = self._engine.submit(Request(uuid.uuid4().hex, tokens, uses, sampling, client, system))
-        self._hits.note(use.ref.version for use in uses)
-        return stream
+        return self._engine.submit(Request(uuid.uuid4().hex, tokens, uses, sampling, client, system))
 
     def _names(self) -> list[str]:
         return [self.base.name, *self.library.store.names()]

@@ -1,6 +1,6 @@
 """The installed adapters of a resident base, as they are looked at and changed while it runs. Thread-safe.
 
-Owns no state: what is installed is the library's, what is in memory the engine's, what was asked for `Hits`'.
+Owns no state: what is installed is the library's, what is in memory the engine's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from edgelora.adapters.manifest import LATEST
 from edgelora.bases.naming import goes_by
 from edgelora.errors import NotFound, UsageError
-from edgelora.hits import Hits
 from edgelora.names import split_model_id, without_project
 from edgelora.offers import Installed, Source, install
 from edgelora.pins import Pins
@@ -20,6 +19,7 @@ from edgelora.pins import Pins
 if TYPE_CHECKING:
     from edgelora.adapters.manifest import AdapterManifest, Version
     from edgelora.adapters.pool import PoolEntry
+    from edgelora.adapters.tally import AdapterCounts
     from edgelora.bases.record import BaseRecord
     from edgelora.core import AdapterRef, Progress
     from edgelora.engine import Engine
@@ -33,12 +33,10 @@ class Held:
 
     manifest: AdapterManifest
     version: Version
-    entry: PoolEntry | None
+    entry: PoolEntry | None = None
     """Its place in memory, where it has one."""
-    hits: int
-    """Requests since the server began."""
-    last_use: float | None
-    """Unix seconds."""
+    counts: AdapterCounts | None = None
+    """How often its name was used since the start; None: never."""
 
 
 class Shelf:
@@ -50,7 +48,6 @@ class Shelf:
         *,
         resolve: Callable[[str], AdapterRef | None],
         pins: Pins,
-        hits: Hits,
     ) -> None:
         """`resolve`: the service's, from a model id to a version converted for its base."""
         self.library = library
@@ -58,27 +55,24 @@ class Shelf:
         self._engine = engine
         self._resolve = resolve
         self._pins = pins
-        self._hits = hits
 
     def latest(self) -> list[Held]:
         """The latest version of every adapter installed for this base, by name."""
         mine = self.base.identity.fingerprint.digest
-        entries = self._entries()
-        manifests = self.library.store.list()
-        return [self._held(one, one.latest, entries) for one in manifests if one.latest.base_fingerprint == mine]
+        held = self._holder()
+        return [held(one, one.latest) for one in self.library.store.list() if one.latest.base_fingerprint == mine]
 
     def versions(self) -> list[Held]:
         """Every version of every adapter installed for this base, by name, then number."""
         mine = self.base.identity.fingerprint.digest
-        entries = self._entries()
+        held = self._holder()
         every = ((one, version) for one in self.library.store.list() for version in one.versions)
-        return [self._held(one, version, entries) for one, version in every if version.base_fingerprint == mine]
+        return [held(one, version) for one, version in every if version.base_fingerprint == mine]
 
     def get(self, model_id: str) -> Held:
         """One version, by any form of a model id. Raises NotFound; also for the base, which is no adapter."""
-        spec = self.spec(model_id)
-        manifest, version = self.library.store.resolve(spec)
-        return self._held(manifest, version, self._entries())
+        manifest, version = self.library.store.resolve(self.spec(model_id))
+        return self._holder()(manifest, version)
 
     def spec(self, model_id: str) -> str:
         """`name` or `name@version`, as the store takes it, of a model id. Raises NotFound for the base's."""
@@ -95,9 +89,7 @@ class Shelf:
         """Uninstall a version, or with a bare name all; pins of them end. Running requests finish. Raises NotFound."""
         gone = self.library.remove_adapter(self.spec(model_id))
         left = {version.digest for manifest in self.library.store.list() for version in manifest.versions}
-        digests = {version.digest for version in gone} - left
-        self._pins.drop(digests)
-        self._hits.forget(digests)
+        self._pins.drop({version.digest for version in gone} - left)
         return gone
 
     def pin(self, model_id: str) -> AdapterRef:
@@ -134,13 +126,11 @@ class Shelf:
         UsageError where there is none before."""
         return self.point(name, LATEST, selector or previous(self.library.store.get(name)))
 
-    def _entries(self) -> dict[str, PoolEntry]:
-        return {entry.ref.version: entry for entry in self._engine.stats().adapters}
-
-    def _held(self, manifest: AdapterManifest, version: Version, entries: dict[str, PoolEntry]) -> Held:
-        hit = self._hits.of(version.digest)
-        count, last = (0, None) if hit is None else (hit.count, hit.last)
-        return Held(manifest, version, entries.get(version.digest), count, last)
+    def _holder(self) -> Callable[[AdapterManifest, Version], Held]:
+        stats = self._engine.stats()
+        entries = {entry.ref.version: entry for entry in stats.adapters}
+        counts = {one.name: one for one in stats.counts}
+        return lambda manifest, version: Held(manifest, version, entries.get(version.digest), counts.get(manifest.name))
 
 
 def previous(manifest: AdapterManifest) -> str:

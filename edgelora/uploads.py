@@ -1,8 +1,8 @@
 """Uploaded files on disk: what clients of the server sent to be installed. Owns their folder, its budget and expiry.
 
-    <root>/files/<id>.json    one file: its name, purpose, size, digest and end; written last
-    <root>/blobs/<sha256>     the bytes, shared by files of one content
-    <root>/tmp/.tmp-*         what is being sent or used: a kill leaves it to the sweep, and nothing refers to it
+<root>/files/<id>.json    one file: its name, purpose, size, digest and end; written last
+<root>/blobs/<sha256>     the bytes, shared by files of one content
+<root>/tmp/.tmp-*         what is being sent or used: a kill leaves it to the sweep, and nothing refers to it
 """
 
 from __future__ import annotations
@@ -157,7 +157,9 @@ class Uploads:
         return self._clock()
 
     def _changing(self) -> AbstractContextManager[None]:
-        return locked(self._root / "uploads.lock", timeout=LOCK_TIMEOUT, busy="Another process is changing the uploads.")
+        return locked(
+            self._root / "uploads.lock", timeout=LOCK_TIMEOUT, busy="Another process is changing the uploads."
+        )
 
     def _stored(self) -> int:
         folder = self._root / "blobs"

@@ -92,8 +92,8 @@ class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     treatment: str = ""
     """What was done to its factors before they were plain ones, in words; mostly nothing."""
     origin: str = ""
-    """`hub:<repository>@<commit>` where it was pulled, `upload:<file id>` where a client of the server sent it, `path`
-    where one named an allowed folder; empty for what was added from this machine otherwise."""
+    """`hub:<repository>@<commit>` where it was pulled, `upload` or `upload:<file id>` where a client of the server sent it,
+    `loaded` where one had it loaded from this machine; empty for what was added here otherwise (`offers.py`)."""
 
     @property
     def nbytes(self) -> int:

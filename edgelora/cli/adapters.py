@@ -180,8 +180,10 @@ def _fields(manifest: AdapterManifest, version: Version, converted: Sequence[Con
 
 def _origin(origin: str) -> list[tuple[str, str]]:
     kind, _, what = origin.partition(":")
-    told = {"hub": ("pulled from", what), "upload": ("uploaded as", what), "path": ("came from", "an allowed folder")}
-    return [told[kind]] if kind in told else []
+    by_client = {"upload": "a client of the server sent it", "loaded": "a client of the server had it loaded"}
+    if kind == "hub":
+        return [("pulled from", what)]
+    return [("origin", by_client[kind])] if kind in by_client else []
 
 
 def _iso(seconds: float) -> str:

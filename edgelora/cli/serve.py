@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -54,6 +55,14 @@ if TYPE_CHECKING:
     shell_complete=adapter_names,
     help="Load this adapter at the start and keep it in memory. May be given several times.  [default: EDGELORA_PIN]",
 )
+@click.option(
+    "--adapter-root",
+    "adapter_roots",
+    metavar="DIR",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Let clients load adapters below DIR by their path (vLLM's way). May be given several times.",
+)
 @base_option
 @context_option
 @machine_options
@@ -66,6 +75,7 @@ def serve(
     allow_origins: tuple[str, ...],
     allow_hosts: tuple[str, ...],
     pins: tuple[str, ...],
+    adapter_roots: tuple[Path, ...],
     base: str | None,
     context: int | None,
     machine: MachineOptions,
@@ -87,6 +97,7 @@ def serve(
         api_key=api_key or settings.api_key,
         allow_hosts=allow_hosts,
         allow_origins=allow_origins,
+        adapter_roots=adapter_roots,
     )
     close_all(bind(options))  # a port that is taken is told before the base is loaded
     with progress_bars() as bars:

@@ -13,8 +13,8 @@ from starlette.routing import Route
 from edgelora.adapters.manifest import AdapterManifest
 from edgelora.offers import Source
 from edgelora.server.hub_names import parse_repository
-from edgelora.server.jobs import Task
 from edgelora.server.job_routes import job_fields
+from edgelora.server.jobs import Task
 from edgelora.server.managing import Manager, in_thread, reply
 from edgelora.server.schemas import invalid, missing, typed
 from edgelora.shelf import Held
@@ -59,6 +59,7 @@ class AdaptersRoutes:
             Route(f"{one}/rollback", self.roll_back, methods=["POST"]),
             Route(alias, self.point, methods=["PUT"]),
             Route(alias, self.unpoint, methods=["DELETE"]),
+            Route(f"{prefix}/models/{{id:path}}", self.delete_model, methods=["DELETE"]),
         ]
 
     async def index(self, _request: Request) -> Response:
@@ -82,6 +83,12 @@ class AdaptersRoutes:
         gone = await in_thread(lambda: self._shelf.remove(name))
         versions = [version.number for version in gone]
         return reply({"id": name, "object": "adapter", "deleted": True, "versions": versions})
+
+    async def delete_model(self, request: Request) -> Response:
+        """The same in OpenAI's shape, by any form of a model id."""
+        model_id = request.path_params["id"]
+        await in_thread(lambda: self._shelf.remove(model_id))
+        return reply({"id": model_id, "object": "model", "deleted": True})
 
     async def pin(self, request: Request) -> Response:
         return await self._one(request, self._shelf.pin)
@@ -120,7 +127,7 @@ class AdaptersRoutes:
         return reply(adapter_fields(await in_thread(work)))
 
     async def _optional(self, request: Request) -> dict[str, object]:
-        return await self._manager.read(request) if request.headers.get("content-length") not in (None, "0") else {}
+        return {} if request.headers.get("content-length") == "0" else await self._manager.read(request)
 
     def _source(self, body: Adding) -> Source:
         if (body.file_id is None) == (body.source is None):
@@ -131,8 +138,11 @@ class AdaptersRoutes:
 
 
 def adapter_fields(held: Held) -> dict[str, object]:
-    """One adapter version. Sizes in bytes, times in Unix seconds. Never a path."""
-    manifest, version, entry = held.manifest, held.version, held.entry
+    """One adapter version; `requests`, `hits` (those that found it in memory) and `last_use` are of all its versions.
+
+    Sizes in bytes, times in Unix seconds. Never a path.
+    """
+    manifest, version, entry, counts = held.manifest, held.version, held.entry, held.counts
     return {
         "id": manifest.name,
         "object": "adapter",
@@ -150,8 +160,9 @@ def adapter_fields(held: Held) -> dict[str, object]:
         "memory_bytes": None if entry is None else entry.ref.nbytes,
         "leases": 0 if entry is None else entry.leases,
         "pinned": entry is not None and entry.pinned,
-        "hits": held.hits,
-        "last_use": held.last_use,
+        "requests": 0 if counts is None else counts.requests,
+        "hits": 0 if counts is None else counts.hits,
+        "last_use": None if counts is None else counts.last_used,
         "versions": _versions(manifest),
         "aliases": dict(manifest.aliases),
     }

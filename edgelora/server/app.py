@@ -17,6 +17,7 @@ from edgelora.server.errors import MethodNotAllowed, UnknownRoute
 from edgelora.server.follow import Drain
 from edgelora.server.generate import GenerationApp
 from edgelora.server.health import HealthRoutes
+from edgelora.server.management import management_routes
 from edgelora.server.models import ModelsRoutes
 from edgelora.server.options import ServerOptions
 from edgelora.server.runtime import Runtime
@@ -38,6 +39,7 @@ def build_app(runtime: Runtime, options: ServerOptions, drain: Drain | None = No
     routes += token_routes("", runtime, options)
     for prefix in PREFIXES:
         routes += _api_routes(prefix, runtime, options, drain)
+    routes += management_routes(PREFIXES, runtime, options)
     app = Starlette(
         routes=routes,
         middleware=[Middleware(Boundary), Middleware(Guard, rules=Rules.of(options))],

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from edgelora.errors import NotFound
-from edgelora.offers import Source
+from edgelora.offers import UPLOADED, Source
 from edgelora.server.jobs import Task
 from edgelora.server.managing import Manager, in_thread, reply
 from edgelora.server.schemas import typed
@@ -51,7 +51,7 @@ class GroqRoutes:
         source: Source = await in_thread(lambda: self._manager.uploaded(body.input_file_id, param="input_file_id"))
         installed = await self._manager.install(Task("fine_tuning", body.name, str(source)), source)
         base = self._manager.shelf.base.name
-        held = Held(installed.manifest, installed.version, None, 0, None)
+        held = Held(installed.manifest, installed.version)
         return reply(_object(fields(held, base) | {"input_file_id": body.input_file_id}))
 
     async def index(self, _request: Request) -> Response:
@@ -94,7 +94,7 @@ def fields(held: Held, base: str) -> dict[str, object]:
         "name": name,
         "base_model": base,
         "type": "lora",
-        "input_file_id": origin if kind == "upload" else None,
+        "input_file_id": (origin or None) if kind == UPLOADED else None,
         "created_at": int(version.created),
         "fine_tuned_model": f"ft:{base}:{ORGANIZATION}/{name}-{version.digest[:12]}",
     }

@@ -43,9 +43,8 @@ class JobRoutes:
 
 def job_fields(job: Job) -> dict[str, object]:
     """A job for programs. Times in ISO 8601, as Together's clients parse them."""
-    word = TOGETHER_WORDS.get if job.task.kind == TOGETHER_KIND else str
     updates = [
-        {"status": word(update.status), "message": update.message, "timestamp": iso(update.at)}
+        {"status": _word(job, update.status), "message": update.message, "timestamp": iso(update.at)}
         for update in job.updates
     ]
     return {
@@ -53,7 +52,7 @@ def job_fields(job: Job) -> dict[str, object]:
         "job_id": job.id,
         "object": "job",
         "type": job.task.kind,
-        "status": word(job.status),
+        "status": _word(job, job.status),
         "progress": job.progress or None,
         "error": error_fields(job),
         "adapter": _adapter(job),
@@ -66,6 +65,10 @@ def job_fields(job: Job) -> dict[str, object]:
         "updated_at": iso(job.updated),
         "status_updates": updates,
     }
+
+
+def _word(job: Job, status: Status) -> str:
+    return TOGETHER_WORDS[status] if job.task.kind == TOGETHER_KIND else status
 
 
 def error_fields(job: Job) -> object:

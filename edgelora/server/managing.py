@@ -20,7 +20,8 @@ from edgelora.files import check_name
 from edgelora.offers import FromUpload, Installed, Source
 from edgelora.server.errors import internal_error
 from edgelora.server.jobs import Job, Jobs, Task
-from edgelora.server.limits import parse_object, read_body
+from edgelora.server.json_app import read_json
+from edgelora.server.limits import parse_object
 from edgelora.server.options import ServerOptions
 from edgelora.server.receiving import Reception
 from edgelora.server.runtime import Runtime
@@ -49,13 +50,7 @@ class Manager:
 
     async def read(self, request: Request) -> dict[str, object]:
         """The request's JSON object. Raises UsageError, BodyTooLarge, BodyTimeout, ClientGone."""
-        declared = request.headers.get("content-length")
-        raw = await read_body(
-            request.receive,
-            declared=None if declared is None else int(declared),
-            limit=self.options.body_bytes,
-            seconds=self.options.body_seconds,
-        )
+        raw = await read_json(request.scope, request.receive, self.options)
         return await to_thread.run_sync(parse_object, raw)
 
     def check_base(self, name: str | None, *, param: str) -> None:

@@ -1,4 +1,4 @@
-"""Bodies too large for memory, on their way to the disk: pieces within bounds of size and time, written off the loop."""
+"""Bodies too large for memory, on their way to the disk: within bounds of size and time, written off the loop."""
 
 from __future__ import annotations
 
@@ -26,15 +26,17 @@ FORM_BYTES = 64 << 10
 BATCH_BYTES = 1 << 20
 """Written at a time: a hop to a thread for each piece from the socket would cost more than the writing."""
 MAX_AT_ONCE = 8
-"""Uploads being received."""
+"""Uploads being received; more wait, with their bodies unread."""
+MAX_WAITING = 512
 
 
 class Reception:
-    """How many uploads are being received; one for the server."""
+    """Who sends now, and who waits; one for the server."""
 
     def __init__(self, uploads: Uploads) -> None:
         self._uploads = uploads
-        self._now = 0
+        self._places = asyncio.Semaphore(MAX_AT_ONCE)
+        self._waiting = 0
 
     @asynccontextmanager
     async def receiving(self, scope: Scope, receive: Receive, *, limit: int) -> AsyncIterator[Arrival]:
@@ -48,21 +50,30 @@ class Reception:
             declared = Headers(scope=scope).get("content-length")
             if declared is not None and int(declared) > limit:
                 raise _too_large(limit)
-            if self._now >= MAX_AT_ONCE:
-                raise Busy("too_many_uploads", f"{MAX_AT_ONCE} uploads are coming in already.", "Wait for one to end.")
-            self._now += 1
-            try:
+            async with self._place():
                 arrival = Arrival(body, await to_thread.run_sync(self._uploads.begin))
                 try:
                     yield arrival
                 finally:
                     arrival.end()
-            finally:
-                self._now -= 1
         except EdgeloraError:
             if not body.ended:
                 await discard_body(receive)
             raise
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        if self._waiting >= MAX_WAITING:
+            raise Busy("too_many_uploads", f"{MAX_WAITING} uploads wait already.", "Send fewer at a time.")
+        self._waiting += 1
+        try:
+            await self._places.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._places.release()
 
 
 class Arrival:

@@ -89,7 +89,7 @@ class Guard:
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:
         expected = self._rules.api_key
-        if expected is None or scope["path"] in KEYLESS_PATHS:
+        if expected is None or scope["path"] in KEYLESS_PATHS or scope["path"].startswith("/v2/uploads/"):
             return
         sent = headers.get("authorization"), headers.get("x-api-key")
         if not key_admitted(expected, authorization=sent[0], x_api_key=sent[1]):
@@ -104,7 +104,11 @@ def _check_content(scope: Scope, headers: Headers) -> None:
     # A form or text/plain can be posted across origins without a preflight; application/json cannot.
     if scope["method"] not in ("POST", "PUT", "PATCH"):
         return
+    if scope["path"].startswith("/v2/uploads/"):
+        return  # A PUT, which no page can send across origins without a preflight either.
     media, _, parameters = headers.get("content-type", "").partition(";")
+    if media.strip().lower() == "multipart/form-data" and scope["path"].removeprefix("/openai") == "/v1/files":
+        return
     charset = parameters.replace('"', "").strip().lower()
     if media.strip().lower() != "application/json" or charset not in ("", "charset=utf-8"):
         raise UnsupportedMedia(
