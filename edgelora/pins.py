@@ -45,12 +45,13 @@ class Pins:
                 self._engine.fetch(ref, instead_of=ref).result()
         return True
 
-    def drop(self, versions: Collection[str]) -> None:
-        """Unpin what is one of these versions (sha256 hex), by whatever name: they were uninstalled."""
+    def drop(self, adapter: str, versions: Collection[str]) -> None:
+        """Unpin what means one of these versions (sha256 hex) of an adapter: they were uninstalled."""
         with self._lock:
-            names = [name for name, ref in self._pinned.items() if ref.version in versions]
-        for name in names:
-            self.remove(name)
+            mine = [(spec, ref) for spec, ref in self._pinned.items() if spec.partition("@")[0] == adapter]
+        for spec, ref in mine:
+            if ref.version in versions:
+                self.remove(spec)
 
     def follow(self, name: str, ref: AdapterRef) -> None:
         """`name` was asked for and means `ref`: where it is pinned and meant another version, the pin moves there.

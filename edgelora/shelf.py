@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgelora.adapters.manifest import LATEST
+from edgelora.adapters.manifest import LATEST, previous
 from edgelora.bases.naming import goes_by
 from edgelora.errors import NotFound, UsageError
 from edgelora.names import split_model_id, without_project
@@ -87,9 +87,9 @@ class Shelf:
 
     def remove(self, model_id: str) -> tuple[Version, ...]:
         """Uninstall a version, or with a bare name all; pins of them end. Running requests finish. Raises NotFound."""
-        gone = self.library.remove_adapter(self.spec(model_id))
-        left = {version.digest for manifest in self.library.store.list() for version in manifest.versions}
-        self._pins.drop({version.digest for version in gone} - left)
+        spec = self.spec(model_id)
+        gone = self.library.remove_adapter(spec)
+        self._pins.drop(spec.partition("@")[0], {version.digest for version in gone})
         return gone
 
     def pin(self, model_id: str) -> AdapterRef:
@@ -131,12 +131,3 @@ class Shelf:
         entries = {entry.ref.version: entry for entry in stats.adapters}
         counts = {one.name: one for one in stats.counts}
         return lambda manifest, version: Held(manifest, version, entries.get(version.digest), counts.get(manifest.name))
-
-
-def previous(manifest: AdapterManifest) -> str:
-    """The number of the version before the one the bare name means. Raises UsageError where there is none."""
-    older = [version.number for version in manifest.versions if version.number < manifest.latest.number]
-    if not older:
-        what = f"{manifest.name} has no version before {manifest.latest.number}."
-        raise UsageError("no_older_version", what, "Name one of its versions.", param="version")
-    return str(older[-1])

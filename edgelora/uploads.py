@@ -105,10 +105,10 @@ class Uploads:
         return incoming
 
     def expire(self) -> None:
-        """Delete what is past its end."""
+        """Delete what is past its end, and bytes that a kill left without a record."""
         now = self._clock()
         gone = [one for one in self._records() if one.expires <= now]
-        if gone:
+        if gone or self._unused():
             with self._changing():
                 for one in gone:
                     self._forget(one)
@@ -189,12 +189,14 @@ class Uploads:
             sync_folder(path.parent)
 
     def _drop_unused(self) -> None:
+        for path in self._unused():
+            discard(path)
+
+    def _unused(self) -> list[Path]:
         used = {one.digest for one in self._records()}
         folder = self._root / "blobs"
         with storing(folder):
-            unused = [path for path in folder.iterdir() if path.name not in used] if folder.is_dir() else []
-        for path in unused:
-            discard(path)
+            return [path for path in folder.iterdir() if path.name not in used] if folder.is_dir() else []
 
     def _record(self, file_id: str) -> Path:
         return inside(self._root / "files", f"{file_id}.json")
@@ -230,8 +232,9 @@ class Incoming:
             self._file.write(data)
 
     def sync(self) -> Path:
-        """Everything written is on the disk: where it lies until `keep` or `close`."""
-        self.write(b"")
+        """Everything written is on the disk: where it lies until `keep` or `close`. Nothing more is written."""
+        if self._file is None:
+            self.write(b"")
         with storing(self._temp):
             if self._file is not None and not self._file.closed:
                 self._file.flush()

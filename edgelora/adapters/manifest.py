@@ -92,8 +92,8 @@ class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     treatment: str = ""
     """What was done to its factors before they were plain ones, in words; mostly nothing."""
     origin: str = ""
-    """`hub:<repository>@<commit>` where it was pulled, `upload` or `upload:<file id>` where a client of the server sent it,
-    `loaded` where one had it loaded from this machine; empty for what was added here otherwise (`offers.py`)."""
+    """`hub:<repository>@<commit>` where it was pulled, `upload` or `upload:<file id>` where a client of the server sent
+    it, `loaded` where one had it loaded from this machine (`offers.py`); empty for what was added here otherwise."""
 
     @property
     def nbytes(self) -> int:
@@ -180,6 +180,15 @@ def check_alias(alias: str) -> str:
 def first_manifest(name: str, version: Version) -> AdapterManifest:
     """A new adapter with its first version."""
     return AdapterManifest(name, (version,), {LATEST: version.number}, version.number + 1)
+
+
+def previous(manifest: AdapterManifest) -> str:
+    """The number of the version before the one the bare name means. Raises UsageError where there is none."""
+    older = [version.number for version in manifest.versions if version.number < manifest.latest.number]
+    if not older:
+        what = f"{manifest.name} has no version before {manifest.latest.number}."
+        raise UsageError("no_older_version", what, "Name one of its versions.", param="version")
+    return str(older[-1])
 
 
 def encode(value: AdapterManifest | Conversion) -> bytes:

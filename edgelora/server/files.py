@@ -1,4 +1,4 @@
-"""/v1/files: adapters' archives sent by clients, OpenAI's shapes. What becomes of them is the other families' affair."""
+"""/v1/files: adapters' archives sent by clients, OpenAI's shapes. What becomes of them is other families'."""
 
 from __future__ import annotations
 

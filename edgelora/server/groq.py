@@ -1,4 +1,4 @@
-"""/v1/fine_tunings: Groq's way to register an uploaded adapter. An adapter version is a fine-tuning; nothing else is kept.
+"""/v1/fine_tunings: Groq's way to register an uploaded adapter. A version is a fine-tuning; nothing else is kept.
 
 `create` answers when the adapter is installed, because the id it gives out ends in the adapter's own digest; what is
 wrong with an upload is its answer then.

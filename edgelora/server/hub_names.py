@@ -25,7 +25,7 @@ _TOKEN = re.compile(r"[\x21-\x7e]{1,512}")
 
 
 def parse_repository(text: str, *, token: str | None, param: str) -> FromHub:
-    """The repository that `text` names. Raises UsageError for anything else, with `param`: no other URL, and no path."""
+    """The repository that `text` names. Raises UsageError, with `param`, for anything else: any other URL, any path."""
     check_token(token)
     match = _NAME.fullmatch(text) or _ADDRESS.fullmatch(text)
     if match is None or ".." in text:

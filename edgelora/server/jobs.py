@@ -1,7 +1,7 @@
 """Installing adapters for clients that do not wait: one conversion at a time, in a thread off the event loop.
 
-`JobTable` is the pure part: which jobs there are, what became of each, and which are forgotten. `Jobs` runs them. All is
-in memory: after a restart there are no jobs, and what they installed is installed.
+`JobTable` is the pure part: which jobs there are, what became of each, and which are forgotten. `Jobs` runs them. All
+is in memory: after a restart there are no jobs, and what they installed is installed.
 """
 
 from __future__ import annotations
