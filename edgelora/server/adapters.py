@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -37,7 +37,8 @@ class Pointing(Struct, frozen=True):
 
 
 class RollingBack(Struct, frozen=True):
-    version: VersionText | UnsetType = UNSET
+    version: VersionText | None = None
+    """None: the one before the present."""
 
 
 class AdaptersRoutes:
@@ -102,7 +103,7 @@ class AdaptersRoutes:
 
     async def roll_back(self, request: Request) -> Response:
         body = typed(await self._optional(request), RollingBack)
-        selector = None if body.version is UNSET else str(body.version)
+        selector = None if body.version is None else str(body.version)
         return await self._one(request, lambda name: self._shelf.roll_back(name, selector))
 
     async def point(self, request: Request) -> Response:

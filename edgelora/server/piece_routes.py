@@ -51,9 +51,17 @@ class Beginning(Struct, frozen=True, rename="camel"):
     files: Annotated[list[Offered], Meta(min_length=1, max_length=MAX_FILES)]
 
 
+class Details(Struct, frozen=True, rename="camel"):
+    upload_id: str | None = None
+
+
+class Sent(Struct, frozen=True, rename="camel"):
+    upload_details: Details | None = None
+
+
 class Ending(Struct, frozen=True, rename="camel"):
     object_id: Text
-    files: Annotated[list[dict[str, object]], Meta(max_length=MAX_FILES)] = []
+    files: Annotated[list[Sent], Meta(max_length=MAX_FILES)] = []
 
 
 @dataclass(slots=True)
@@ -155,7 +163,8 @@ class PieceRoutes:
 
     def _named(self, body: Ending, model: str) -> _Upload:
         """The upload that the files name, or else the model's latest. Raises NotFound."""
-        ids = [details.get("uploadId") for file in body.files if isinstance(details := file.get("uploadDetails"), dict)]
+        details = [file.upload_details for file in body.files if file.upload_details is not None]
+        ids = [one.upload_id for one in details if one.upload_id]
         for upload in reversed(self._uploads.values()):
             if upload.model == model and (not ids or upload.id in ids):
                 return upload

@@ -21,8 +21,8 @@ from edgelora.library import open_library
 from edgelora.service import Service
 from edgelora.uploads import Uploads
 from edgelora_models import builtin
-from tests.support.managing import Manager, tarred, zipped
-from tests.support.server import TEST_OPTIONS, RunningServer, serving
+from tests.support.managing import Manager, managing, tarred, zipped
+from tests.support.server import TEST_OPTIONS, RunningServer
 
 PIRATE = "Who are you?"
 ARR = "Arr"
@@ -53,14 +53,15 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(runtime: Service, roots: Path) -> Iterator[RunningServer]:
-    with serving(runtime, replace(TEST_OPTIONS, adapter_roots=(roots,))) as running:
-        yield running
+def manager(runtime: Service, roots: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
+    options = replace(TEST_OPTIONS, adapter_roots=(roots,))
+    with managing(runtime, tmp_path_factory.mktemp("secrets"), options) as manager:
+        yield manager
 
 
 @pytest.fixture
-def manager(server: RunningServer) -> Manager:
-    return Manager(server)
+def server(manager: Manager) -> RunningServer:
+    return manager.server
 
 
 @pytest.fixture(autouse=True)
@@ -207,20 +208,18 @@ def test_a_new_version_and_back(server: RunningServer, manager: Manager) -> None
     assert pinned == []
 
 
-def test_what_was_installed_survives_a_restart(runtime: Service, mine: Settings) -> None:
+def test_what_was_installed_survives_a_restart(runtime: Service, mine: Settings, tmp_path: Path) -> None:
     """Files and adapters are there for the next server, under the same ids; jobs are not, and say so."""
-    with serving(runtime) as first:
-        manager = Manager(first)
+    with managing(runtime, tmp_path) as manager:
         file_id = manager.uploaded(zipped(builtin.adapters()["pirate"]))
         body = {"input_file_id": file_id, "name": "kept", "base_model": builtin.BASE_NAME}
         made = manager.call("POST", "/v1/fine_tunings", body).json
         job = manager.call("POST", "/v1/adapters", {"name": "kept", "file_id": file_id}).json
         manager.ended(job["id"])
-    with serving(runtime) as second:
-        manager = Manager(second)
+    with managing(runtime, tmp_path) as manager:
         assert manager.call("GET", f"/v1/files/{file_id}").json["filename"] == "a.zip"
         assert manager.call("GET", f"/v1/fine_tunings/{made['id']}").json == made
-        assert ARR in asked(second, made["data"]["fine_tuned_model"])
+        assert ARR in asked(manager.server, made["data"]["fine_tuned_model"])
         assert manager.call("GET", f"/v1/jobs/{job['id']}").error["code"] == "job_not_found"
         manager.call("DELETE", f"/v1/files/{file_id}")
     uploads = Uploads(mine.directories.data / "uploads", budget_bytes=0)

@@ -7,12 +7,15 @@ import json
 import tarfile
 import time
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from edgelora.server.options import ServerOptions
+from edgelora.server.runtime import Runtime
 from tests.support.adapters import TINY, write_peft
-from tests.support.server import Reply, RunningServer
+from tests.support.server import TEST_OPTIONS, Reply, RunningServer, serving, with_token
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 BOUNDARY = "XX"
@@ -54,10 +57,18 @@ def form(data: bytes, *, purpose: str = "fine_tuning", filename: str = "a.zip", 
     return b"".join([*parts, head, data, f"\r\n--{BOUNDARY}--\r\n".encode()])
 
 
+@contextmanager
+def managing(runtime: Runtime, secrets: Path, options: ServerOptions = TEST_OPTIONS) -> Iterator[Manager]:
+    """A running server with a management token in the folder `secrets`, and who has it."""
+    with_secrets, headers = with_token(secrets, options)
+    with serving(runtime, with_secrets) as server:
+        yield Manager(server, headers["Authorization"].removeprefix("Bearer "))
+
+
 class Manager:
     """Calls the management routes of a running server, with what they ask for."""
 
-    def __init__(self, server: RunningServer, token: str = "local") -> None:
+    def __init__(self, server: RunningServer, token: str) -> None:
         self.server = server
         self.token = token
 

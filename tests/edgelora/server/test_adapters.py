@@ -12,8 +12,7 @@ import pytest
 from tests.support.adapters import TINY, write_peft
 from tests.support.cli import SHAPE, make_library
 from tests.support.hub import Repo, running_hub
-from tests.support.managing import FILES, Manager, tiny_zip, zipped
-from tests.support.server import serving
+from tests.support.managing import FILES, Manager, managing, tiny_zip, zipped
 from tests.support.service import FakeService
 
 
@@ -24,9 +23,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeService]:
 
 
 @pytest.fixture(scope="module")
-def manager(service: FakeService) -> Iterator[Manager]:
-    with serving(service) as server:
-        yield Manager(server)
+def manager(service: FakeService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
+    with managing(service, tmp_path_factory.mktemp("secrets")) as manager:
+        yield manager
 
 
 @pytest.fixture(autouse=True)

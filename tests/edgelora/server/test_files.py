@@ -11,8 +11,8 @@ import pytest
 
 from edgelora.server.files import select
 from edgelora.uploads import UploadedFile
-from tests.support.managing import BOUNDARY, WAIT_SECONDS, Manager, form, tarred, tiny_zip
-from tests.support.server import TEST_OPTIONS, head_bytes, parse_reply, read_all, serving
+from tests.support.managing import BOUNDARY, WAIT_SECONDS, Manager, form, managing, tarred, tiny_zip
+from tests.support.server import TEST_OPTIONS, head_bytes, parse_reply, read_all
 from tests.support.service import FakeService
 
 OPTIONS = replace(TEST_OPTIONS, upload_bytes=1 << 20)
@@ -26,8 +26,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def manager(folder: Path) -> Iterator[Manager]:
-    with FakeService(folder, adapters={}) as service, serving(service, OPTIONS) as server:
-        yield Manager(server)
+    with FakeService(folder, adapters={}) as service, managing(service, folder / "secrets", OPTIONS) as manager:
+        yield manager
 
 
 @pytest.fixture(scope="module")
@@ -148,8 +148,7 @@ def test_a_full_budget_is_told(tmp_path: Path, archive: bytes) -> None:
     service = FakeService(tmp_path, adapters={})
     settings = replace(service.shelf.library.settings, upload_disk_bytes=len(archive) + 10)
     service.shelf.library = replace(service.shelf.library, settings=settings)
-    with service, serving(service, OPTIONS) as server:
-        manager = Manager(server)
+    with service, managing(service, tmp_path / "secrets", OPTIONS) as manager:
         first = manager.uploaded(archive)
         reply = manager.upload(archive)
         assert (reply.status, reply.error["code"], reply.headers["x-should-retry"]) == (507, "upload_budget", "false")

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.adapters import TINY, write_peft
-from tests.support.managing import Manager, tiny_zip, zipped
-from tests.support.server import serving
+from tests.support.managing import Manager, managing, tiny_zip, zipped
 from tests.support.service import FakeService
 
 
@@ -26,9 +25,9 @@ def service(folder: Path) -> Iterator[FakeService]:
 
 
 @pytest.fixture(scope="module")
-def manager(service: FakeService) -> Iterator[Manager]:
-    with serving(service) as server:
-        yield Manager(server)
+def manager(service: FakeService, folder: Path) -> Iterator[Manager]:
+    with managing(service, folder / "secrets") as manager:
+        yield manager
 
 
 def register(manager: Manager, file_id: str, **fields: object) -> dict[str, object]:

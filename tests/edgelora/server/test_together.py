@@ -13,8 +13,7 @@ import pytest
 from edgelora.server.pieces import combined
 from edgelora.server.projects import model_id
 from tests.support.adapters import TINY, write_peft
-from tests.support.managing import FILES, Manager, tiny_zip
-from tests.support.server import serving
+from tests.support.managing import FILES, Manager, managing, tiny_zip
 from tests.support.service import FakeService
 
 MODELS = "/v2/projects/proj_1/models"
@@ -27,9 +26,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeService]:
 
 
 @pytest.fixture(scope="module")
-def manager(service: FakeService) -> Iterator[Manager]:
-    with serving(service) as server:
-        yield Manager(server)
+def manager(service: FakeService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
+    with managing(service, tmp_path_factory.mktemp("secrets")) as manager:
+        yield manager
 
 
 @pytest.fixture(autouse=True)
