@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgelora.adapters.tally import AdapterCounts
     from edgelora.bases.record import BaseRecord
     from edgelora.core import AdapterRef, Progress
-    from edgelora.engine import Engine
+    from edgelora.engine_like import EngineLike
     from edgelora.library import Library
     from edgelora.uploads import Uploads
 
@@ -44,7 +44,7 @@ class Shelf:
         self,
         library: Library,
         base: BaseRecord,
-        engine: Engine,
+        engine: EngineLike,
         *,
         resolve: Callable[[str], AdapterRef | None],
         pins: Pins,

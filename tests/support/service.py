@@ -17,7 +17,7 @@ from edgelora.backends.fake import FakeBackend, write_fake_adapter
 from edgelora.bases.registry import Bases
 from edgelora.composition import compose
 from edgelora.config import read_settings
-from edgelora.core import AdapterRef, AdapterUse, Request, SamplingParams
+from edgelora.core import AdapterRef, AdapterUse, Progress, Request, SamplingParams
 from edgelora.engine import Engine
 from edgelora.errors import NotFound
 from edgelora.library import Library
@@ -26,7 +26,7 @@ from edgelora.pins import Pins
 from edgelora.prompt import Message, encode_chat, encode_text
 from edgelora.service import ModelCard
 from edgelora.shelf import Shelf
-from edgelora.stats import EngineStats
+from edgelora.stats import EngineHealth, EngineStats
 from edgelora.stream import Stream
 from tests.support.adapters import TINY
 from tests.support.records import base_record
@@ -165,8 +165,11 @@ class FakeService:
     def stats(self) -> EngineStats:
         return self.engine.stats()
 
-    def ready(self) -> bool:
-        return self.engine.alive
+    def health(self) -> EngineHealth:
+        return self.engine.health()
+
+    def wait_ready(self, progress: Progress | None = None) -> None:
+        self.engine.wait_ready(progress)
 
     def close(self, *, drain: bool = False, timeout: float = 10.0) -> None:
         self.engine.close(drain=drain, timeout=timeout)
