@@ -202,7 +202,9 @@ def test_a_pin_between_two_checks(
 ) -> None:
     """A request accepted before a pin, that reaches the engine after it, ends with the error; nobody else does."""
     _, engine = start(budget=20)
-    monkeypatch.setattr(engine, "_check_tokens", lambda _: settled(engine, adapters["a"], pin=True))
+    monkeypatch.setattr(
+        "edgelora.engine.check_tokens", lambda request, vocabulary: settled(engine, adapters["a"], pin=True)
+    )
     late = ask(engine, "late", replace(adapters["b"], nbytes=15))
     monkeypatch.undo()
     last = list(late)[-1]

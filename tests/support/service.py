@@ -28,6 +28,7 @@ from edgelora.service import ModelCard
 from edgelora.shelf import Shelf
 from edgelora.stats import EngineHealth, EngineStats
 from edgelora.stream import Stream
+from edgelora.tools import Tool
 from tests.support.adapters import TINY
 from tests.support.records import base_record
 
@@ -139,8 +140,10 @@ class FakeService:
         adapters: Sequence[AdapterUse] = (),
         sampling: SamplingParams,
         client: str = "",
+        tools: Sequence[Tool] = (),
     ) -> Stream:
-        return self._submit(encode_chat(messages, self.engine.vocabulary, limit=self.limit), adapters, sampling, client)
+        tokens = encode_chat(messages, self.engine.vocabulary, tools=tools, limit=self.limit)
+        return self._submit(tokens, adapters, sampling, client)
 
     def complete(
         self,
