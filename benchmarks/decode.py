@@ -145,7 +145,7 @@ class Shared(LlamaCppBackend):
 
     def release(self) -> None:
         """Close the context alone."""
-        for slot in tuple(self._attached):
+        for slot in tuple(self._ledger.attached):
             self.detach(slot)
         self._context.close()
 

@@ -55,11 +55,12 @@ def test_decode_and_stall(folder: Path, capsys: pytest.CaptureFixture[str], monk
     """The tables of both, and a last line that says what computed."""
     pytest.importorskip("mlx")
     monkeypatch.setattr(decode, "LONG", 16)
+    monkeypatch.setattr(decode, "WIDE", 2)
     arguments = ["--base", str(folder / "base"), "--adapters", str(folder / "adapters")]
     assert decode.main([*arguments, "--steps", "4", "--prefills", "1"]) == 0
     out = capsys.readouterr().out
     rows = [line.split("|")[1:-1] for line in out.splitlines() if line.startswith("| ")]
-    assert [row[1].strip() for row in rows if row[0].strip() in {"1", "8"}] == [
+    assert [row[1].strip() for row in rows if row[0].strip() in {"1", "2"}] == [
         *("base", "one adapter", "base", "2 adapters", "one adapter shared by all")
     ]
     assert "MLX on" in out
