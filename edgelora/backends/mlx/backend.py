@@ -47,6 +47,7 @@ class MlxBackend:
             context_length=min(options.context_length, base.trained_context, options.cells),
             kv_cells=options.cells,
             max_outputs=options.outputs,
+            widens_adapters=True,
         )
         self._ledger = Ledger(self._capabilities, vocabulary=base.shape.vocab)
 
