@@ -68,7 +68,7 @@ def combine(
     with progress_bars() as bars:
         library = app.open_library(bars)
         known = _base(library, [spec for spec, _ in wanted], base)
-        with opened(reading, usual=known.path) as given:
+        with opened(reading, bars, usual=known.path) as given:
             parts = read_parts(library.store, wanted, known.fingerprint.shape, reading=given or PLAIN)
         tell_treatments(parts)
         combination = combine_parts(parts, rank=rank)

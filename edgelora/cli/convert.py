@@ -50,7 +50,7 @@ def convert(
     with progress_bars() as bars:
         found = app.open_library(bars).find_base(base)
         progress = None if bars is None else lambda done, total: bars(f"Converting {source.name}", done, total)
-        with opened(reading, usual=found.path if found.record is None else None) as given:
+        with opened(reading, bars, usual=found.path if found.record is None else None) as given:
             report = convert_adapter(
                 source,
                 out,

@@ -58,7 +58,7 @@ def merge(
         known = library.find_base(base)
         found = [version for name, _ in wanted if (version := installed_version(library.store, name)) is not None]
         _warn_of_other_bases(found, known)
-        with opened(reading, usual=known.path) as given:
+        with opened(reading, bars, usual=known.path) as given:
             parts = read_parts(library.store, wanted, known.fingerprint.shape, reading=given or PLAIN)
         tell_treatments(parts)
         progress = None if bars is None else lambda done, total: bars(f"Merging into {known.path.name}", done, total)

@@ -15,10 +15,13 @@ from edgelora.server.completions import COMPLETION, start_completion
 from edgelora.server.embeddings import embeddings_routes
 from edgelora.server.errors import MethodNotAllowed, UnknownRoute
 from edgelora.server.follow import Drain
+from edgelora.server.gate import Keepers, gated
 from edgelora.server.generate import GenerationApp
 from edgelora.server.health import HealthRoutes
 from edgelora.server.models import ModelsRoutes
 from edgelora.server.options import ServerOptions
+from edgelora.server.permitted import permitted
+from edgelora.server.responses.routes import ResponsesRoutes
 from edgelora.server.runtime import Runtime
 from edgelora.server.security import Guard, Rules
 from edgelora.server.tokens import count_routes, token_routes
@@ -30,17 +33,19 @@ PREFIXES = ("/v1", "/openai/v1")
 def build_app(runtime: Runtime, options: ServerOptions, drain: Drain | None = None) -> Starlette:
     """The ASGI application over a resident base. `drain` is how its server tells it that the end is near.
 
-    Raises UsageError for options that cannot be right.
+    Raises UsageError for options that cannot be right, StorageError where the keys cannot be read.
     """
     drain = drain or Drain()
+    runtime = permitted(runtime)
     health = HealthRoutes(runtime, drain)
     routes = [Route("/health", health.health), Route("/ready", health.ready)]
     routes += token_routes("", runtime, options)
+    responses = ResponsesRoutes(runtime, options, drain)
     for prefix in PREFIXES:
-        routes += _api_routes(prefix, runtime, options, drain)
+        routes += [*responses.routes(prefix), *_api_routes(prefix, runtime, options, drain)]
     app = Starlette(
-        routes=routes,
-        middleware=[Middleware(Boundary), Middleware(Guard, rules=Rules.of(options))],
+        routes=gated(routes, Keepers.of(options)),
+        middleware=[Middleware(Boundary), Middleware(Guard, rules=Rules.of(options), routes=routes)],
         exception_handlers={HTTPException: _refuse_route},
     )
     app.router.redirect_slashes = False

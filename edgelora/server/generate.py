@@ -31,7 +31,7 @@ from edgelora.stream import Stream
 
 logger = logging.getLogger(__name__)
 
-_STREAM_HEADERS = (
+STREAM_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
@@ -91,12 +91,12 @@ class GenerationApp:
             # Nothing has been sent yet, so the client can have a status and not only a frame.
             raise first.error
         writer = SseWriter(self._head(job), self.shape, include_usage=job.body.include_usage)
-        await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
-        await _send_frames(send, writer.opening() + writer.event(first))
+        await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
+        await send_frames(send, writer.opening() + writer.event(first))
         async for event in events:
             if isinstance(event, Failed):
-                _log_unknown(event.error)
-            await _send_frames(send, writer.event(event))
+                log_unknown(event.error)
+            await send_frames(send, writer.event(event))
         await send({"type": "http.response.body", "body": b""})
 
     def _head(self, job: Job) -> Head:
@@ -108,11 +108,11 @@ class GenerationApp:
         )
 
 
-async def _send_frames(send: Send, frames: bytes) -> None:
+async def send_frames(send: Send, frames: bytes) -> None:
     await send({"type": "http.response.body", "body": frames, "more_body": True})
 
 
-def _log_unknown(error: Exception) -> None:
+def log_unknown(error: Exception) -> None:
     if not isinstance(error, EdgeloraError):
         logger.error("%s", internal_error().what, exc_info=error)
 

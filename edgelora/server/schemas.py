@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 
 from edgelora.core import MAX_ADAPTERS, MAX_WEIGHT, SamplingParams
 from edgelora.errors import UsageError
+from edgelora.server.caller import caller
 
 MAX_STOPS = 16
 _SEED_MASK = (1 << 64) - 1
@@ -126,9 +127,12 @@ def parse_body(raw: dict[str, object], kind: type[BodyT], inert: Inert) -> BodyT
 
 
 def client_of(raw: Mapping[str, object]) -> str:
-    """Who asks, for taking turns: the field `user`, where it is a text. All that say nothing are one client."""
+    """Who asks, for taking turns: the key it comes with, or else the field `user`, where it is a text.
+
+    All that say nothing are one client. A key is one client too: it cannot get more turns by making up users.
+    """
     user = raw.get("user")
-    return user if isinstance(user, str) else ""
+    return caller().name or (user if isinstance(user, str) else "")
 
 
 def check_text(text: str, param: str) -> None:
