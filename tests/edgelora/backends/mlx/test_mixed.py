@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from edgelora_converters import mapped, mlx
 from edgelora_converters.lora import LoraAdapter
 from edgelora_converters.oracle import Part
 from tests.edgelora.backends.llama_cpp.conftest import make_adapters
-from tests.edgelora.backends.mlx.conftest import SEED, opened
+from tests.edgelora.backends.mlx.conftest import EXACT, SEED, opened
 from tests.support.lora import GQA, full_adapter, random_adapter
 from tests.support.oracles import deltas, distance, tiny_oracle
 from tests.support.steps import Lane, advance, generate
@@ -40,11 +41,13 @@ def eight() -> tuple[LoraAdapter, ...]:
     )
 
 
-@pytest.fixture(scope="module")
-def backend(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlxBackend]:
-    """Adapter N of `eight` in slot N."""
+@pytest.fixture(scope="module", params=[0, 1 << 28], ids=["runs", "stacks"])
+def backend(
+    request: pytest.FixtureRequest, tiny: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MlxBackend]:
+    """Adapter N of `eight` in slot N; once with each way to apply several."""
     folder = tmp_path_factory.mktemp("eight")
-    with opened(tiny) as backend:
+    with opened(tiny, options=replace(EXACT, stack_bytes=request.param)) as backend:
         for slot, adapter in enumerate(eight()):
             writer = mapped if adapter.row_scales else mlx
             writer.write(adapter, GQA, folder / f"{slot}", provenance={})
