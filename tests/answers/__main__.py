@@ -53,7 +53,7 @@ def _answers(folder: Path, to: Format, *, every: int) -> dict[tuple[str | None, 
             for name, question in asked
         }
         answers = {key: stream.text() for key, stream in streams.items()}
-        print(f"{service._backend.name}: {len(answers)} answers in {time.perf_counter() - began:.0f} s")
+        print(f"{to}: {len(answers)} answers in {time.perf_counter() - began:.0f} s")
     return answers
 
 

@@ -83,7 +83,7 @@ def test_the_same_answers_as_llama_cpp(bases: Path, over_mlx: Service) -> None:
     with Service.open(settings_of(bases), base="gguf") as llama:
         assert found == answers(llama)
     right = sum(text == question.answer for (text, _), (_, question) in zip(found, asked, strict=True))
-    assert right >= len(asked) - 1 and over_mlx._backend.name == "mlx"
+    assert right >= len(asked) - 1 and over_mlx.base.format == "mlx"
 
 
 def test_a_mixed_batch_answers_as_each_alone(over_mlx: Service) -> None:
@@ -105,7 +105,7 @@ def test_prefixes_within_and_across_restarts(bases: Path, tmp_path: Path) -> Non
 
     questions = ("What is hypertension?", "What is asthma?", "What is a fever?")
     with Service.open(settings_of(home)) as first:
-        length = len(system_prefix(SYSTEM, first._backend.vocabulary))
+        length = len(system_prefix(SYSTEM, first.vocabulary))
         heard = [ask(first, question, "medical-faq") for question in questions]
         assert heard[0][1] == 0 and all(cached >= length for _, cached in heard[1:])
         assert ask(first, questions[0], "pirate")[1] == 0
