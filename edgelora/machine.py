@@ -1,10 +1,14 @@
-"""What this machine is: its processor's name, the cores this process may use, and how much others use of them."""
+"""What this machine is: its processor's name, the cores this process may use, how much others use of them, and what a
+process takes of its memory.
+"""
 
 from __future__ import annotations
 
 import os
 import platform
+import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -35,6 +39,46 @@ def processor_name() -> str:
         if label.strip() == "model name":
             return value.strip()
     return platform.processor() or platform.machine()
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessMemory:
+    resident: int
+    """Bytes, mapped files included."""
+    peak: int | None
+    """The most there ever was of it; None where the system does not say."""
+
+
+def process_memory(pid: int) -> ProcessMemory | None:
+    """None for a process that is gone, or whose memory this user may not see."""
+    import psutil
+
+    try:
+        info = psutil.Process(pid).memory_info()
+    except psutil.Error:
+        return None
+    return ProcessMemory(info.rss, _peak(pid, info))
+
+
+def _peak(pid: int, info: object) -> int | None:
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) << 10
+    windows: int | None = getattr(info, "peak_wset", None)
+    return windows if windows is not None or pid != os.getpid() else _own_peak()
+
+
+def _own_peak() -> int | None:
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak << 10  # Apple counts bytes, the others kibibytes
 
 
 class OtherWork:

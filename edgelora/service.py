@@ -206,6 +206,11 @@ class Service:
         uses = activated(adapters, tokens)
         return add_named(self._engine, self._prefixes, tokens, uses=uses, name=name, progress=progress)
 
+    @property
+    def backend_name(self) -> str:
+        """What computes, for people."""
+        return "MLX" if self.base.format == "mlx" else "llama.cpp"
+
     def stats(self) -> EngineStats:
         return self._engine.stats()
 

@@ -39,6 +39,7 @@ VERBS = {
     "base": "edgelora.cli.base:base",
     "prefix": "edgelora.cli.prefix:prefix",
     "serve": "edgelora.cli.serve:serve",
+    "ps": "edgelora.cli.ps:ps",
     "tune": "edgelora.cli.tune:tune",
     "doctor": "edgelora.cli.doctor:doctor",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import click
@@ -9,6 +10,7 @@ import click
 from edgelora.cli.app import App
 from edgelora.cli.options import MachineOptions, adapter_names, base_option, context_option, machine_options
 from edgelora.cli.output import hint, note
+from edgelora.logs import FORMATS, LEVELS, LogFormat, LogLevel, LogOptions, logged
 from edgelora.server.options import DEFAULT_HOST, DEFAULT_PORT
 
 if TYPE_CHECKING:
@@ -54,6 +56,13 @@ if TYPE_CHECKING:
     shell_complete=adapter_names,
     help="Load this adapter at the start and keep it in memory. May be given several times.  [default: EDGELORA_PIN]",
 )
+@click.option("--access-log", is_flag=True, help="Log a line for each request: names, numbers and times, no content.")
+@click.option(
+    "--log-format", type=click.Choice(FORMATS), default="text", show_default=True, help="Log lines of text, or of JSON."
+)
+@click.option(
+    "--log-level", type=click.Choice(LEVELS), default="warning", show_default=True, help="What is worth a line."
+)
 @base_option
 @context_option
 @machine_options
@@ -66,6 +75,9 @@ def serve(
     allow_origins: tuple[str, ...],
     allow_hosts: tuple[str, ...],
     pins: tuple[str, ...],
+    access_log: bool,
+    log_format: LogFormat,
+    log_level: LogLevel,
     base: str | None,
     context: int | None,
     machine: MachineOptions,
@@ -76,6 +88,7 @@ def serve(
     other users of this machine: EDGELORA_API_KEY cannot.
     """
     from edgelora.cli.progress import progress_bars
+    from edgelora.presence import present
     from edgelora.server.binding import bind, close_all
     from edgelora.server.options import ServerOptions
     from edgelora.server.run import run
@@ -87,14 +100,22 @@ def serve(
         api_key=api_key or settings.api_key,
         allow_hosts=allow_hosts,
         allow_origins=allow_origins,
+        access_log=access_log,
     )
-    close_all(bind(options))  # a port that is taken is told before the base is loaded
-    with progress_bars() as bars:
-        service = app.service(settings, base=base, progress=bars)
-    with service:
+    with ExitStack() as held:
+        held.enter_context(logged(LogOptions(log_format, log_level)))
+        close_all(bind(options))  # a port that is taken is told before the base is loaded
+        with progress_bars() as bars:
+            service = app.service(settings, base=base, progress=bars)
+        held.enter_context(service)
         for name in dict.fromkeys(pins or settings.pins):
             service.pin(name)
-        run(service, options, on_ready=lambda urls: announce(service, urls, options.host))
+
+        def ready(urls: list[str]) -> None:
+            held.enter_context(present(settings.directories.state, urls[0]))
+            announce(service, urls, options.host)
+
+        run(service, options, on_ready=ready)
         hint("Stopped.")
 
 
@@ -107,6 +128,7 @@ def announce(service: Service, urls: list[str], host: str) -> None:
     if pinned := [card.id for card in service.models() if card.pinned]:
         note(f"  pinned: {', '.join(pinned)}")
     note(f"  OPENAI_BASE_URL={_friendly(urls[0], host)}/v1")
+    hint(f"  A page to try it on: {_friendly(urls[0], host)}/")
     if service.setup is not None:
         hint(f"  {service.setup}")
     hint("Ctrl-C stops.")

@@ -60,6 +60,11 @@ class OriginList:
         return lower in self._exact or (lower.startswith(self._schemes) and _ORIGIN.fullmatch(lower) is not None)
 
 
+def own_origin(origin: str, host: str) -> bool:
+    """Whether a page was served by this server itself, under the very name and port that it now calls."""
+    return origin.lower() == f"http://{host.lower()}"
+
+
 def site_admitted(sec_fetch_site: str | None) -> bool:
     """Whether Sec-Fetch-Site allows a request without an admitted Origin. Only browsers send the header."""
     return sec_fetch_site in (None, "none", "same-origin")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -12,14 +14,18 @@ from starlette.routing import Route
 from edgelora.server.boundary import Boundary, add_headers
 from edgelora.server.chat import CHAT, start_chat
 from edgelora.server.completions import COMPLETION, start_completion
+from edgelora.server.counters import Counters
 from edgelora.server.errors import MethodNotAllowed, UnknownRoute
 from edgelora.server.follow import Drain
 from edgelora.server.generate import GenerationApp
 from edgelora.server.health import HealthRoutes
+from edgelora.server.metrics import MetricsRoutes
 from edgelora.server.models import ModelsRoutes
 from edgelora.server.options import ServerOptions
+from edgelora.server.page import page_routes
 from edgelora.server.runtime import Runtime
 from edgelora.server.security import Guard, Rules
+from edgelora.server.status import StatusRoutes
 
 PREFIXES = ("/v1", "/openai/v1")
 """OpenAI's prefix, and the one Groq's clients put before it."""
@@ -30,14 +36,19 @@ def build_app(runtime: Runtime, options: ServerOptions, drain: Drain | None = No
 
     Raises UsageError for options that cannot be right.
     """
-    drain = drain or Drain()
+    drain, counters = drain or Drain(), Counters(started=time.monotonic())
     health = HealthRoutes(runtime, drain)
     routes = [Route("/health", health.health), Route("/ready", health.ready)]
+    routes += [Route("/metrics", MetricsRoutes(runtime, counters).metrics), *page_routes()]
+    routes += [Route("/v1/status", StatusRoutes(runtime, counters, drain).status)]
     for prefix in PREFIXES:
         routes += _api_routes(prefix, runtime, options, drain)
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(Boundary), Middleware(Guard, rules=Rules.of(options))],
+        middleware=[
+            Middleware(Boundary, counters=counters, access_log=options.access_log),
+            Middleware(Guard, rules=Rules.of(options)),
+        ],
         exception_handlers={HTTPException: _refuse_route},
     )
     app.router.redirect_slashes = False

@@ -9,6 +9,7 @@ from starlette.types import Receive
 
 from edgelora.core import Event, Failed, TextDelta
 from edgelora.server.errors import ClientGone, Unavailable
+from edgelora.server.record import note_event
 from edgelora.stream import Stream
 
 
@@ -45,6 +46,7 @@ async def follow(stream: Stream, *, receive: Receive, drain: Drain, tick: float)
                 yield None
                 continue
             event = upcoming.result()
+            note_event(event)
             yield event
             if not isinstance(event, TextDelta):
                 return

@@ -24,6 +24,7 @@ from edgelora.server.errors import internal_error
 from edgelora.server.follow import Drain, follow
 from edgelora.server.limits import parse_object, read_body
 from edgelora.server.options import ServerOptions
+from edgelora.server.record import note_adapters
 from edgelora.server.runtime import Runtime
 from edgelora.server.schemas import Generation
 from edgelora.server.sse import Head, Shape, SseWriter, whole_answer
@@ -67,6 +68,7 @@ class GenerationApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw = await self._read(scope, receive)
         job = await to_thread.run_sync(lambda: self.start(self.runtime, parse_object(raw)))
+        note_adapters(use.ref.name for use in job.adapters)
         tick = self.options.keepalive_seconds
         async with aclosing(follow(job.stream, receive=receive, drain=self.drain, tick=tick)) as events:
             if job.body.stream:

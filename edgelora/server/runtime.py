@@ -8,6 +8,7 @@ from typing import Protocol
 from edgelora.core import AdapterRef, AdapterUse, SamplingParams
 from edgelora.prompt import Message
 from edgelora.service import ModelCard
+from edgelora.stats import EngineStats
 from edgelora.stream import Stream
 
 
@@ -21,6 +22,16 @@ class Runtime(Protocol):
 
     @property
     def base(self) -> ResidentBase: ...
+
+    @property
+    def backend_name(self) -> str:
+        """What computes, for people."""
+        ...
+
+    @property
+    def setup(self) -> object | None:
+        """How, where something was chosen; its text is for people."""
+        ...
 
     def models(self) -> list[ModelCard]: ...
 
@@ -37,5 +48,7 @@ class Runtime(Protocol):
     ) -> Stream: ...
 
     def default_sampling(self) -> SamplingParams: ...
+
+    def stats(self) -> EngineStats: ...
 
     def ready(self) -> bool: ...

@@ -14,14 +14,15 @@ from typing import Self
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from edgelora.server.access import LOOPBACK_HOSTS, HostList, OriginList, key_admitted, site_admitted
+from edgelora.server.access import LOOPBACK_HOSTS, HostList, OriginList, key_admitted, own_origin, site_admitted
 from edgelora.server.binding import is_loopback
 from edgelora.server.boundary import add_headers, send_reply
 from edgelora.server.errors import Forbidden, Unauthorized, UnsupportedMedia
 from edgelora.server.options import ServerOptions
+from edgelora.server.page import PAGE_PATHS
 
-KEYLESS_PATHS = frozenset({"/health", "/ready"})
-"""Probes carry no key, and say nothing but that the server is there."""
+KEYLESS_PATHS = frozenset({"/health", "/ready", *PAGE_PATHS})
+"""Probes carry no key, and say nothing but that the server is there; nor can a browser that opens the page."""
 
 _PREFLIGHT_SECONDS = b"600"
 _REQUEST_HEADERS = re.compile(r"authorization|content-type|x-api-key|x-stainless-[a-z0-9-]{1,64}")
@@ -54,8 +55,8 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        self._check_host(headers)
-        origin = self._check_origin(headers)
+        host = self._check_host(headers)
+        origin = self._check_origin(headers, host)
         if origin is not None:
             add_headers(scope, _cors(origin))
             if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
@@ -65,7 +66,7 @@ class Guard:
         _check_content(scope, headers)
         await self._app(scope, receive, send)
 
-    def _check_host(self, headers: Headers) -> None:
+    def _check_host(self, headers: Headers) -> str:
         given = headers.getlist("host")
         if len(given) != 1 or not self._rules.hosts.admits(given[0]):
             raise Forbidden(
@@ -73,13 +74,15 @@ class Guard:
                 "The Host header names a host this server does not answer for.",
                 "Call it as 127.0.0.1 or localhost, or start it with --allow-host NAME.",
             )
+        return given[0]
 
-    def _check_origin(self, headers: Headers) -> str | None:
-        """The admitted Origin, or None where the request has none."""
+    def _check_origin(self, headers: Headers, host: str) -> str | None:
+        """The admitted Origin of another place; None where the request has none, or comes from a page served here."""
         origins = headers.getlist("origin")
         if len(origins) == 1 and origins[0] in self._rules.origins:
             return origins[0]
-        if origins or not all(site_admitted(site) for site in headers.getlist("sec-fetch-site")):
+        foreign = [origin for origin in origins if len(origins) > 1 or not own_origin(origin, host)]
+        if foreign or not all(site_admitted(site) for site in headers.getlist("sec-fetch-site")):
             raise Forbidden(
                 "origin_not_allowed",
                 "A page of another origin may not call this server.",
