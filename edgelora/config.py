@@ -31,6 +31,8 @@ class Directories:
     """Downloaded bases. Losing it costs a download."""
     state: Path
     """Logs, the chat history, and what `edgelora tune` measured."""
+    config: Path
+    """The management token and the API keys: files that only this user can read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +92,14 @@ def _directories(env: Mapping[str, str]) -> Directories:
     home = env.get("EDGELORA_HOME")
     if home:
         root = Path(home).expanduser().absolute()
-        return Directories(data=root / "data", cache=root / "cache", state=root / "state")
+        return Directories(data=root / "data", cache=root / "cache", state=root / "state", config=root)
     dirs = platformdirs.PlatformDirs("edgelora", appauthor=False)
-    return Directories(data=dirs.user_data_path, cache=dirs.user_cache_path, state=dirs.user_state_path)
+    return Directories(
+        data=dirs.user_data_path,
+        cache=dirs.user_cache_path,
+        state=dirs.user_state_path,
+        config=dirs.user_config_path,
+    )
 
 
 def _flag(env: Mapping[str, str], name: str) -> bool:

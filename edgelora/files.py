@@ -155,13 +155,17 @@ def locked(path: Path, *, timeout: float, busy: str) -> Iterator[None]:
         lock.release()
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`, synced; a reader sees the old bytes or the new ones. Leaves nothing on failure."""
+def write_atomic(path: Path, data: bytes, *, private: bool = False) -> None:
+    """Replace `path` by `data`, synced; a reader sees the old bytes or the new ones. Leaves nothing on failure.
+
+    `private`: no other user can read it (mode 0600), at any moment.
+    """
     make_folder(path.parent)
     temp = temp_path(path.parent)
     try:
         with storing(path):
-            with temp.open("xb") as file:
+            temp.touch(0o600 if private else 0o666, exist_ok=False)
+            with temp.open("wb") as file:
                 file.write(data)
                 file.flush()
                 sync_file(file.fileno())

@@ -19,6 +19,8 @@ from edgelora.machine import usable_cores
 from edgelora.tuning.record import Tunings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgelora.backends.base import Backend
     from edgelora.bases.record import BaseRecord
     from edgelora.config import Settings
@@ -100,14 +102,12 @@ def open_backend(record: BaseRecord, setup: Setup, settings: Settings, progress:
     """Load a base into the backend that runs its format. Raises UsageError (a KV type it cannot have), BaseError,
     BackendError.
     """
-    if record.format == "mlx":
-        from edgelora.backends.mlx import open_mlx
-
-        return open_mlx(record.path, shape=record.identity.fingerprint.shape)
-    from edgelora.backends.llama_cpp.backend import LlamaCppBackend
-    from edgelora.speculation import DRAFT_ROWS
-
     label = f"Loading {record.name}"
+    loading = None if progress is None else lambda part: progress(label, round(part * 100), 100)
+    if record.format == "mlx":
+        return _open_mlx(record, setup, settings, loading)
+    from edgelora.backends.llama_cpp.backend import LlamaCppBackend
+
     return LlamaCppBackend.open(
         record.path,
         shape=record.identity.fingerprint.shape,
@@ -121,8 +121,30 @@ def open_backend(record: BaseRecord, setup: Setup, settings: Settings, progress:
             weights=setup.weights,
             kv_type=setup.kv_type,
             kv_cells=setup.kv_tokens,
-            max_outputs=settings.max_sequences + (DRAFT_ROWS if settings.speculate == "auto" else 0),
+            max_outputs=_max_outputs(settings),
             kernel=settings.kernel,
         ),
-        progress=None if progress is None else lambda part: progress(label, round(part * 100), 100),
+        progress=loading,
     )
+
+
+def _open_mlx(
+    record: BaseRecord, setup: Setup, settings: Settings, progress: Callable[[float], None] | None
+) -> Backend:
+    from edgelora.backends.mlx import MlxOptions, open_mlx
+
+    options = MlxOptions(
+        context_length=setup.context_length,
+        max_sequences=settings.max_sequences,
+        max_step_tokens=STEP_TOKENS,
+        max_slots=MAX_RESIDENT,
+        kv_cells=setup.kv_tokens,
+        max_outputs=_max_outputs(settings),
+    )
+    return open_mlx(record.path, shape=record.identity.fingerprint.shape, options=options, progress=progress)
+
+
+def _max_outputs(settings: Settings) -> int:
+    from edgelora.speculation import DRAFT_ROWS
+
+    return settings.max_sequences + (DRAFT_ROWS if settings.speculate == "auto" else 0)

@@ -21,7 +21,7 @@ from edgelora.names import split_model_id
 
 if TYPE_CHECKING:
     from edgelora.adapters.pool import PoolEntry
-    from edgelora.backends.base import Backend
+    from edgelora.backends.base import Backend, Vocabulary
     from edgelora.bases.record import BaseRecord
     from edgelora.config import Settings
     from edgelora.engine import Engine
@@ -173,7 +173,7 @@ class Service:
         from edgelora.prompt import encode_chat
 
         vocabulary = self._backend.vocabulary
-        tokens = encode_chat(messages, vocabulary, limit=self._limit)
+        tokens = encode_chat(messages, vocabulary, limit=self.limit)
         system = system_length(messages, tokens, vocabulary)
         return self._submit(tokens, adapters, sampling, client, system=system)
 
@@ -189,7 +189,7 @@ class Service:
         from edgelora.prompt import encode_text
 
         vocabulary = self._backend.vocabulary
-        tokens = encode_text(prompt, vocabulary, limit=self._limit) if isinstance(prompt, str) else tuple(prompt)
+        tokens = encode_text(prompt, vocabulary, limit=self.limit) if isinstance(prompt, str) else tuple(prompt)
         return self._submit(tokens, adapters, sampling, client, system=0)
 
     def add_prefix(
@@ -202,7 +202,7 @@ class Service:
         from edgelora.prefixes.adding import add_named
         from edgelora.prefixes.system import system_prefix
 
-        tokens = system_prefix(system, self._backend.vocabulary, limit=self._limit)
+        tokens = system_prefix(system, self._backend.vocabulary, limit=self.limit)
         uses = activated(adapters, tokens)
         return add_named(self._engine, self._prefixes, tokens, uses=uses, name=name, progress=progress)
 
@@ -231,7 +231,11 @@ class Service:
         self.close(drain=kind is None)
 
     @property
-    def _limit(self) -> int:
+    def vocabulary(self) -> Vocabulary:
+        return self._backend.vocabulary
+
+    @property
+    def limit(self) -> int:
         """A prompt of so many tokens, or more, is refused."""
         return self._backend.capabilities.sequence_tokens
 

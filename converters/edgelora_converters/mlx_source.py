@@ -9,7 +9,6 @@ Source: mlx-lm 0.32.2, tuner/utils.py (linear_to_lora_layers, load_adapters) and
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
 from collections.abc import Mapping
@@ -20,11 +19,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgelora_converters.files_digest import files_digest
 from edgelora_converters.lora import LoraAdapter, LoraPair, Target
 from edgelora_converters.mlx import CONFIG_LIMIT, CONFIG_NAME, TENSORS_NAME
 from edgelora_converters.safetensors_file import SafetensorsFile, open_safetensors
 from edgelora_models.errors import AdapterCorrupt, AdapterIncompatible, AdapterUnsupported
-from edgelora_models.files import quoted, read_json, regular_size, unreadable
+from edgelora_models.files import quoted, read_json
 from edgelora_models.modules import BY_HF, EMBEDDING, HEAD, LINEAR_MODULES
 from edgelora_models.shape import LlamaShape
 
@@ -61,18 +61,8 @@ def read(folder: Path, shape: LlamaShape) -> LoraAdapter:
 
 
 def source_digest(folder: Path) -> str:
-    """sha256 hex over the two files, each as name, zero byte, length (u64 little endian), bytes."""
-    digest = hashlib.sha256()
-    for name in (CONFIG_NAME, TENSORS_NAME):
-        path = folder / name
-        digest.update(name.encode() + b"\0" + regular_size(path, error=AdapterCorrupt).to_bytes(8, "little"))
-        try:
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-        except OSError as e:
-            raise unreadable(path, e) from e
-    return digest.hexdigest()
+    """`files_digest` of the two files."""
+    return files_digest(folder, (CONFIG_NAME, TENSORS_NAME))
 
 
 def _read_config(path: Path) -> _Config:

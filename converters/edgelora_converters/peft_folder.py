@@ -6,11 +6,11 @@ adapter's name. Trainers write checkpoints below it too, which are never taken i
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Collection, Iterable
 from pathlib import Path, PurePosixPath
 
+from edgelora_converters.files_digest import files_digest
 from edgelora_converters.peft_config import CONFIG_NAME
 from edgelora_models.errors import AdapterCorrupt, AdapterUnsupported
 from edgelora_models.files import quoted, regular_size, unreadable
@@ -62,21 +62,11 @@ def find_adapter(folder: Path) -> Path:
 
 
 def source_digest(folder: Path) -> str:
-    """sha256 hex over the two files in FILES, each as name, zero byte, length (u64 little endian), bytes.
+    """`files_digest` of the two files in FILES.
 
     What else the folder holds (a README, a tokenizer) does not matter: it does not change what the adapter computes.
     """
-    digest = hashlib.sha256()
-    for name in FILES:
-        path = folder / name
-        digest.update(name.encode() + b"\0" + regular_size(path, error=AdapterCorrupt).to_bytes(8, "little"))
-        try:
-            with path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-        except OSError as e:
-            raise unreadable(path, e) from e
-    return digest.hexdigest()
+    return files_digest(folder, FILES)
 
 
 def refuse_pickle(name: str) -> AdapterUnsupported:

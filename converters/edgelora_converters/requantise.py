@@ -7,7 +7,9 @@ no quantizer, by ggml's own, row by row and without an importance matrix: what `
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,8 @@ FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 GGUF_PACKAGE = frozenset({"Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"})
 GGML = frozenset({"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"})
 """Those that ggml quantizes well without an importance matrix."""
+_ROWS = 64
+"""Of a thread's turn: milliseconds of work."""
 WRITABLE = FLOATS | GGUF_PACKAGE | GGML
 
 
@@ -65,7 +69,15 @@ def _by_ggml(rows: Rows, kind: str) -> NDArray[Any]:
     block, nbytes = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
     count, width = rows.shape
     packed = np.empty((count, width // block * nbytes), np.uint8)
-    _quantize_chunk()(GGMLQuantizationType[kind].value, rows.ctypes.data, packed.ctypes.data, 0, count, width, None)
+    quantize, number = _quantize_chunk(), GGMLQuantizationType[kind].value
+    addresses = rows.ctypes.data, packed.ctypes.data
+
+    def some(first: int) -> None:
+        quantize(number, *addresses, first * width, min(_ROWS, count - first), width, None)
+
+    # Every row is quantized by itself, so threads give the same bytes; each call lets the others run.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(some, range(0, count, _ROWS)))
     return packed
 
 

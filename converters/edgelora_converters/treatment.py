@@ -82,7 +82,9 @@ def treat(
     if taking is None:
         return dict(pairs), 0.0
     treated, worst = dict(pairs), 0.0
-    for target, pair in pairs.items():
+    for done, (target, pair) in enumerate(pairs.items()):
+        if reading.progress is not None:
+            reading.progress(done, len(pairs))
         if target.module == EMBEDDING:  # PEFT initialises an embedding's factors in its own way
             continue
         if pair.scale == 0:
@@ -92,6 +94,8 @@ def treat(
         if taken.doubt > DOUBT and not reading.allow_approximate:
             raise _doubtful(target, taken.doubt)
         treated[target], worst = less_taken(pair, taken), max(worst, taken.doubt)
+    if reading.progress is not None:
+        reading.progress(len(pairs), len(pairs))
     return treated, worst
 
 

@@ -57,7 +57,7 @@ def add(app: App, source: Path, name: str | None, base: str | None, reading: Rea
     with progress_bars() as bars:
         library = app.open_library(bars)
         record = library.bases.get(base) if base else library.bases.current()
-        with opened(reading) as given:
+        with opened(reading, bars) as given:
             manifest, version = library.store.add(source, name=name, base=record, reading=given, progress=bars)
     if as_json:
         emit_json(summary(manifest, version))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from edgelora.cli.app import App
-from edgelora.cli.options import json_option
+from edgelora.cli.options import json_option, out_option
 from edgelora.cli.output import emit_json, hint, note
 
 if TYPE_CHECKING:
@@ -36,14 +36,7 @@ def _types(context: click.Context, parameter: click.Parameter, incomplete: str) 
     help="How the weights are kept. GGUF: f32, f16, bf16, q8_0, q4_0, q6_k, q5_k_m, q4_k_m, q3_k_m, q2_k; "
     "MLX: f32, f16, bf16, 8bit, 6bit, 4bit, 3bit.  [default: q4_k_m, 4bit]",
 )
-@click.option(
-    "-o",
-    "--out",
-    metavar="OUT",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Where to: a file for gguf, a folder for mlx. Never replaced.",
-)
+@out_option("Where to: a file for gguf, a folder for mlx.")
 @json_option
 @click.pass_obj
 def convert(app: App, folder: Path, to: Literal["gguf", "mlx"], kind: str | None, out: Path, as_json: bool) -> None:

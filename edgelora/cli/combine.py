@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgelora.cli.app import App
-from edgelora.cli.options import adapter_names, base_names, json_option
+from edgelora.cli.options import adapter_names, base_path_option, json_option, out_option
 from edgelora.cli.output import emit_json, emit_table, hint, note
 from edgelora.cli.reading import ReadingOptions, opened, reading_options
 from edgelora.cli.treatments import tell_treatments
@@ -25,25 +25,14 @@ if TYPE_CHECKING:
 @click.command(short_help="Combine adapters into one.")
 @click.argument("adapters", metavar="ADAPTER[:WEIGHT]...", nargs=-1, required=True, shell_complete=adapter_names)
 @click.option("-n", "--name", metavar="NAME", help="Install the result under this name.")
-@click.option(
-    "-o",
-    "--out",
-    metavar="OUT",
-    type=click.Path(path_type=Path),
-    help="Write the result to this folder, as PEFT would. Never replaced.",
-)
+@out_option("Write the result to this folder, as PEFT would.", required=False)
 @click.option(
     "--rank",
     type=click.IntRange(min=1),
     metavar="R",
     help="Approximate the result with rank R, and tell the error.  [default: exact, with the ranks added up]",
 )
-@click.option(
-    "--base",
-    metavar="NAME|PATH",
-    shell_complete=base_names,
-    help="The base they are for.  [default: the one the first was added for]",
-)
+@base_path_option("The base they are for.  [default: the one the first was added for]")
 @reading_options
 @click.option("--modules", is_flag=True, help="Tell of every module what a lower rank cost.")
 @json_option
@@ -79,7 +68,7 @@ def combine(
     with progress_bars() as bars:
         library = app.open_library(bars)
         known = _base(library, [spec for spec, _ in wanted], base)
-        with opened(reading, usual=known.path) as given:
+        with opened(reading, bars, usual=known.path) as given:
             parts = read_parts(library.store, wanted, known.fingerprint.shape, reading=given or PLAIN)
         tell_treatments(parts)
         combination = combine_parts(parts, rank=rank)

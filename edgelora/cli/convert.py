@@ -9,7 +9,7 @@ from typing import Literal
 import click
 
 from edgelora.cli.app import App
-from edgelora.cli.options import base_names, json_option
+from edgelora.cli.options import base_path_option, json_option, out_option
 from edgelora.cli.output import emit_json, note
 from edgelora.cli.reading import ReadingOptions, opened, reading_options
 
@@ -17,19 +17,9 @@ from edgelora.cli.reading import ReadingOptions, opened, reading_options
 @click.command(short_help="Convert an adapter to GGUF, MLX or PEFT.")
 @click.argument("source", metavar="ADAPTER", type=click.Path(path_type=Path))
 @click.option("--to", type=click.Choice(["gguf", "mlx", "peft"]), required=True, help="What to make of it.")
-@click.option(
-    "-o",
-    "--out",
-    metavar="OUT",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Where to: a file for gguf, a folder for mlx and peft. Never replaced.",
-)
-@click.option(
-    "--base",
-    metavar="NAME|PATH",
-    shell_complete=base_names,
-    help="The base it was trained on: an installed one, a GGUF file or an MLX folder.  [default: the chosen base]",
+@out_option("Where to: a file for gguf, a folder for mlx and peft.")
+@base_path_option(
+    "The base it was trained on: an installed one, a GGUF file or an MLX folder.  [default: the chosen base]"
 )
 @reading_options
 @json_option
@@ -60,7 +50,7 @@ def convert(
     with progress_bars() as bars:
         found = app.open_library(bars).find_base(base)
         progress = None if bars is None else lambda done, total: bars(f"Converting {source.name}", done, total)
-        with opened(reading, usual=found.path if found.record is None else None) as given:
+        with opened(reading, bars, usual=found.path if found.record is None else None) as given:
             report = convert_adapter(
                 source,
                 out,

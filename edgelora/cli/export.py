@@ -8,27 +8,15 @@ import click
 
 from edgelora.adapters.export import ExportFormat
 from edgelora.cli.app import App
-from edgelora.cli.options import adapter_names, base_names, json_option
+from edgelora.cli.options import adapter_names, base_path_option, json_option, out_option
 from edgelora.cli.output import emit_json, note
 
 
 @click.command(short_help="Write an installed adapter to files.")
 @click.argument("name", metavar="ADAPTER", shell_complete=adapter_names)
 @click.option("--to", type=click.Choice(["peft", "gguf", "mlx"]), required=True, help="In which form.")
-@click.option(
-    "-o",
-    "--out",
-    metavar="OUT",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Where to: a file for gguf, a folder for peft and mlx. Never replaced.",
-)
-@click.option(
-    "--base",
-    metavar="NAME|PATH",
-    shell_complete=base_names,
-    help="The base to convert for.  [default: the one it was added for]",
-)
+@out_option("Where to: a file for gguf, a folder for peft and mlx.")
+@base_path_option("The base to convert for.  [default: the one it was added for]")
 @json_option
 @click.pass_obj
 def export(app: App, name: str, to: ExportFormat, out: Path, base: str | None, as_json: bool) -> None:

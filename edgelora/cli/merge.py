@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgelora.cli.app import App
-from edgelora.cli.options import adapter_names, base_names, json_option
+from edgelora.cli.options import adapter_names, base_path_option, json_option, out_option
 from edgelora.cli.output import emit_json, emit_table, hint, note
 from edgelora.cli.reading import ReadingOptions, opened, reading_options
 from edgelora.cli.treatments import tell_treatments
@@ -23,21 +23,8 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Merge adapters into a base.")
 @click.argument("adapters", metavar="ADAPTER[:WEIGHT]...", nargs=-1, required=True, shell_complete=adapter_names)
-@click.option(
-    "--base",
-    metavar="NAME|PATH",
-    required=True,
-    shell_complete=base_names,
-    help="What to merge into: an installed base, a GGUF file or a Hugging Face folder.",
-)
-@click.option(
-    "-o",
-    "--out",
-    metavar="OUT",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="Where to: a file for a GGUF base, else a folder. Never replaced.",
-)
+@base_path_option("What to merge into: an installed base, a GGUF file or a Hugging Face folder.", required=True)
+@out_option("Where to: a file for a GGUF base, else a folder.")
 @reading_options
 @click.option("--modules", is_flag=True, help="Tell of every module what rounding cost.")
 @json_option
@@ -71,7 +58,7 @@ def merge(
         known = library.find_base(base)
         found = [version for name, _ in wanted if (version := installed_version(library.store, name)) is not None]
         _warn_of_other_bases(found, known)
-        with opened(reading, usual=known.path) as given:
+        with opened(reading, bars, usual=known.path) as given:
             parts = read_parts(library.store, wanted, known.fingerprint.shape, reading=given or PLAIN)
         tell_treatments(parts)
         progress = None if bars is None else lambda done, total: bars(f"Merging into {known.path.name}", done, total)

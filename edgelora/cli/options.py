@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -109,6 +110,17 @@ def json_option(verb: Verb) -> Verb:
         callback=_remember_json,
         help="Print JSON, for programs. Errors are JSON on stderr.",
     )(verb)
+
+
+def out_option(where: str, *, required: bool = True) -> Callable[[Verb], Verb]:
+    """Add `-o OUT`, a path that nothing is at yet. `where`: what it becomes, for the help."""
+    path = click.Path(path_type=Path)
+    return click.option("-o", "--out", metavar="OUT", type=path, required=required, help=f"{where} Never replaced.")
+
+
+def base_path_option(purpose: str, *, required: bool = False) -> Callable[[Verb], Verb]:
+    """Add `--base`, an installed base's name or a path."""
+    return click.option("--base", metavar="NAME|PATH", required=required, shell_complete=base_names, help=purpose)
 
 
 def context_option(verb: Verb) -> Verb:

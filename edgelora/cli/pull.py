@@ -52,7 +52,7 @@ def pull(
     from edgelora.pull import pull as pull_repository
 
     try:
-        with progress_bars() as bars, opened(reading) as given:
+        with progress_bars() as bars, opened(reading, bars) as given:
             library = app.open_library(bars)
             wishes = Wishes(called=called, base=base, subfolder=subfolder, reading=given)
             pulled = pull_repository(name, library=library, wishes=wishes, access=Access(token=token, progress=bars))

@@ -14,6 +14,7 @@ from edgelora.cli.options import gather
 from edgelora.errors import BaseError
 
 if TYPE_CHECKING:
+    from edgelora.core import Progress
     from edgelora_converters.reading import Reading
 
 
@@ -47,9 +48,9 @@ _READING = (
 
 
 @contextmanager
-def opened(given: ReadingOptions, *, usual: Path | None = None) -> Iterator[Reading | None]:
+def opened(given: ReadingOptions, bars: Progress | None, *, usual: Path | None = None) -> Iterator[Reading | None]:
     """What was given, open for the block; None where nothing was. `usual` is the base itself, whose weights serve where
-    no others were given and they can be read."""
+    no others were given and they can be read. `bars` shows how far a decomposition of them is."""
     from edgelora_converters.base_weights import open_base_weights
     from edgelora_converters.reading import Reading
 
@@ -63,7 +64,11 @@ def opened(given: ReadingOptions, *, usual: Path | None = None) -> Iterator[Read
         elif usual is not None:
             with suppress(BaseError):  # packed as MLX packs it: what needs the weights asks for them by name
                 weights = stack.enter_context(open_base_weights(usual))
-        yield Reading(weights=weights, initial=given.initial, allow_approximate=given.allow_approximate)
+        yield Reading(weights, given.initial, given.allow_approximate, progress=_told(bars))
+
+
+def _told(bars: Progress | None) -> Callable[[int, int], None] | None:
+    return None if bars is None else lambda done, total: bars("Decomposing the base's weights", done, total)
 
 
 def reading_options(verb: Callable[..., Any]) -> Callable[..., Any]:

@@ -40,6 +40,7 @@ VERBS = {
     "prefix": "edgelora.cli.prefix:prefix",
     "serve": "edgelora.cli.serve:serve",
     "ps": "edgelora.cli.ps:ps",
+    "keys": "edgelora.cli.keys:keys",
     "tune": "edgelora.cli.tune:tune",
     "doctor": "edgelora.cli.doctor:doctor",
 }

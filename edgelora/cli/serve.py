@@ -49,6 +49,24 @@ if TYPE_CHECKING:
     help="Another name this machine is called by, for clients elsewhere. May be given several times.",
 )
 @click.option(
+    "--allow-keyless",
+    "keyless",
+    is_flag=True,
+    help="Let programs of this machine in without a key though there are keys.",
+)
+@click.option(
+    "--requests-per-minute",
+    metavar="N",
+    type=click.IntRange(1, 10**9),
+    help="Requests that all programs together may send in a minute.",
+)
+@click.option(
+    "--tokens-per-minute",
+    metavar="N",
+    type=click.IntRange(1, 10**9),
+    help="Tokens, of prompts and answers, that all programs together may use in a minute.",
+)
+@click.option(
     "--pin",
     "pins",
     metavar="NAME",
@@ -74,6 +92,9 @@ def serve(
     api_key: str | None,
     allow_origins: tuple[str, ...],
     allow_hosts: tuple[str, ...],
+    keyless: bool,
+    requests_per_minute: int | None,
+    tokens_per_minute: int | None,
     pins: tuple[str, ...],
     access_log: bool,
     log_format: LogFormat,
@@ -85,9 +106,10 @@ def serve(
     """Serve the base and its adapters as an OpenAI-style API, until Ctrl-C.
 
     Every installed adapter is a model; clients change only their base URL. A key on the command line can be seen by
-    other users of this machine: EDGELORA_API_KEY cannot.
+    other users of this machine: EDGELORA_API_KEY cannot, and `edgelora keys add` gives each program one of its own.
     """
     from edgelora.cli.progress import progress_bars
+    from edgelora.keys.token import ensure_token
     from edgelora.presence import present
     from edgelora.server.binding import bind, close_all
     from edgelora.server.options import ServerOptions
@@ -101,10 +123,15 @@ def serve(
         allow_hosts=allow_hosts,
         allow_origins=allow_origins,
         access_log=access_log,
+        secrets=settings.directories.config,
+        keyless=keyless,
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
     )
     with ExitStack() as held:
         held.enter_context(logged(LogOptions(log_format, log_level)))
         close_all(bind(options))  # a port that is taken is told before the base is loaded
+        ensure_token(settings.directories.config)
         with progress_bars() as bars:
             service = app.service(settings, base=base, progress=bars)
         held.enter_context(service)

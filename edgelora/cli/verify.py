@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgelora.cli.app import App
-from edgelora.cli.options import adapter_names, base_names, json_option
+from edgelora.cli.options import adapter_names, base_path_option, json_option
 from edgelora.cli.output import emit, emit_fields, emit_json, emit_table, note
 
 if TYPE_CHECKING:
@@ -23,12 +23,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Prove that conversions are exact.")
 @click.argument("adapter", metavar="ADAPTER", shell_complete=adapter_names)
-@click.option(
-    "--base",
-    metavar="NAME|PATH",
-    shell_complete=base_names,
-    help="Run prompts on this base as well: an installed one, a GGUF file or a Hugging Face folder.",
-)
+@base_path_option("Run prompts on this base as well: an installed one, a GGUF file or a Hugging Face folder.")
 @click.option(
     "--source", metavar="DIR", type=click.Path(path_type=Path, exists=True), help="What a converted file was made of."
 )

@@ -1,4 +1,4 @@
-"""Who may call: pure questions about the Host, Origin, Sec-Fetch-Site and key a request carries. No I/O.
+"""Who may call: pure questions about the Host, Origin, Sec-Fetch-Site and keys a request carries. No I/O.
 
 A web page anywhere can make its visitor's browser send requests to localhost. Three things give it away: after DNS
 rebinding its own name stands in Host; across origins its origin stands in Origin; and Sec-Fetch-Site says `cross-site`.
@@ -6,7 +6,6 @@ rebinding its own name stands in Host; across origins its origin stands in Origi
 
 from __future__ import annotations
 
-import hmac
 import ipaddress
 import re
 from collections.abc import Iterable
@@ -70,16 +69,12 @@ def site_admitted(sec_fetch_site: str | None) -> bool:
     return sec_fetch_site in (None, "none", "same-origin")
 
 
-def key_admitted(expected: str, *, authorization: str | None, x_api_key: str | None) -> bool:
-    """Whether one of the two headers carries the key. Takes the same time for every wrong key of a length."""
+def presented(authorization: str | None, x_api_key: str | None) -> list[bytes]:
+    """The secrets a request carries, in either of the two headers that clients put a key in."""
     scheme, _, token = (authorization or "").partition(" ")
-    bearer = token.strip() if scheme.lower() == "bearer" else ""
-    return _same(bearer, expected) | _same(x_api_key or "", expected)
-
-
-def _same(given: str, expected: str) -> bool:
+    given = (token.strip() if scheme.lower() == "bearer" else "", (x_api_key or "").strip())
     # Header values come decoded as Latin-1, whatever bytes the client wrote.
-    return hmac.compare_digest(given.encode("latin-1"), expected.encode("utf-8"))
+    return [secret.encode("latin-1") for secret in given if secret]
 
 
 def is_address(name: str) -> bool:

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 from edgelora.core import AdapterUse
 from edgelora.errors import EdgeloraError
+from edgelora.server.record import note_adapters
 from edgelora.server.runtime import Runtime
-from edgelora.server.schemas import AdapterPart, Generation, check_text, invalid
+from edgelora.server.schemas import AdapterPart, check_text, invalid
 
 
-def acting(runtime: Runtime, body: Generation) -> tuple[AdapterUse, ...]:
+class Asked(Protocol):
+    """What every body that asks for a generation says of who is to answer."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def adapters(self) -> Sequence[AdapterPart] | None: ...
+
+
+def acting(runtime: Runtime, body: Asked) -> tuple[AdapterUse, ...]:
     """`adapters`, where it is there, says everything: `model` then names the base, or one of those adapters.
 
     Raises UsageError naming the field, NotFound with near names, AdapterIncompatible.
     """
+    uses = _acting(runtime, body)
+    note_adapters(use.ref.name for use in uses)
+    return uses
+
+
+def _acting(runtime: Runtime, body: Asked) -> tuple[AdapterUse, ...]:
     named = runtime.resolve(body.model)
     if body.adapters is None:
         return () if named is None else (AdapterUse(named),)

@@ -15,17 +15,22 @@ from edgelora.server.boundary import Boundary, add_headers
 from edgelora.server.chat import CHAT, start_chat
 from edgelora.server.completions import COMPLETION, start_completion
 from edgelora.server.counters import Counters
+from edgelora.server.embeddings import embeddings_routes
 from edgelora.server.errors import MethodNotAllowed, UnknownRoute
 from edgelora.server.follow import Drain
+from edgelora.server.gate import Keepers, gated
 from edgelora.server.generate import GenerationApp
 from edgelora.server.health import HealthRoutes
 from edgelora.server.metrics import MetricsRoutes
 from edgelora.server.models import ModelsRoutes
 from edgelora.server.options import ServerOptions
 from edgelora.server.page import page_routes
+from edgelora.server.permitted import permitted
+from edgelora.server.responses.routes import ResponsesRoutes
 from edgelora.server.runtime import Runtime
 from edgelora.server.security import Guard, Rules
 from edgelora.server.status import StatusRoutes
+from edgelora.server.tokens import count_routes, token_routes
 
 PREFIXES = ("/v1", "/openai/v1")
 """OpenAI's prefix, and the one Groq's clients put before it."""
@@ -34,20 +39,23 @@ PREFIXES = ("/v1", "/openai/v1")
 def build_app(runtime: Runtime, options: ServerOptions, drain: Drain | None = None) -> Starlette:
     """The ASGI application over a resident base. `drain` is how its server tells it that the end is near.
 
-    Raises UsageError for options that cannot be right.
+    Raises UsageError for options that cannot be right, StorageError where the keys cannot be read.
     """
     drain, counters = drain or Drain(), Counters(started=time.monotonic())
+    runtime = permitted(runtime)
     health = HealthRoutes(runtime, drain)
     routes = [Route("/health", health.health), Route("/ready", health.ready)]
     routes += [Route("/metrics", MetricsRoutes(runtime, counters).metrics), *page_routes()]
     routes += [Route("/v1/status", StatusRoutes(runtime, counters, drain).status)]
+    routes += token_routes("", runtime, options)
+    responses = ResponsesRoutes(runtime, options, drain)
     for prefix in PREFIXES:
-        routes += _api_routes(prefix, runtime, options, drain)
+        routes += [*responses.routes(prefix), *_api_routes(prefix, runtime, options, drain)]
     app = Starlette(
-        routes=routes,
+        routes=gated(routes, Keepers.of(options)),
         middleware=[
             Middleware(Boundary, counters=counters, access_log=options.access_log),
-            Middleware(Guard, rules=Rules.of(options)),
+            Middleware(Guard, rules=Rules.of(options), routes=routes),
         ],
         exception_handlers={HTTPException: _refuse_route},
     )
@@ -64,6 +72,9 @@ def _api_routes(prefix: str, runtime: Runtime, options: ServerOptions, drain: Dr
         Route(f"{prefix}/models/{{id:path}}", models.retrieve),
         Route(f"{prefix}/chat/completions", chat, methods=["POST"]),
         Route(f"{prefix}/completions", completion, methods=["POST"]),
+        *token_routes(prefix, runtime, options),
+        *count_routes(prefix, runtime, options),
+        *embeddings_routes(prefix, options),
     ]
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from edgelora.errors import Busy, UsageError
+from edgelora.keys.store import KeyStore
 from edgelora.server.access import is_address
 from edgelora.server.options import ServerOptions
 
@@ -27,13 +28,11 @@ def is_loopback(host: str) -> bool:
 
 
 def bind(options: ServerOptions) -> list[socket.socket]:
-    """Listening sockets, all on one port. Raises UsageError (no key off loopback, no such address) and Busy."""
-    if not is_loopback(options.host) and not options.api_key:
-        raise UsageError(
-            "api_key_required",
-            f"Listening on {options.host} lets other machines in, and no API key is set.",
-            "Set EDGELORA_API_KEY, or listen on localhost.",
-        )
+    """Listening sockets, all on one port. Raises UsageError (no key off loopback, no such address), Busy,
+    and StorageError where the keys cannot be read.
+    """
+    if not is_loopback(options.host):
+        _check_keys(options)
     bound: list[socket.socket] = []
     try:
         for address in _addresses(options.host):
@@ -56,6 +55,21 @@ def urls(bound: Sequence[socket.socket]) -> list[str]:
 def close_all(bound: Sequence[socket.socket]) -> None:
     for listening in bound:
         listening.close()
+
+
+def _check_keys(options: ServerOptions) -> None:
+    if options.keyless:
+        raise UsageError(
+            "keyless_off_loopback",
+            f"Listening on {options.host} lets other machines in, and those need a key.",
+            "Leave --allow-keyless out, or listen on localhost.",
+        )
+    if not options.api_key and not (options.secrets and KeyStore(options.secrets).list()):
+        raise UsageError(
+            "api_key_required",
+            f"Listening on {options.host} lets other machines in, and there is no API key.",
+            "Make one with `edgelora keys add NAME`, set EDGELORA_API_KEY, or listen on localhost.",
+        )
 
 
 def _addresses(host: str) -> list[str]:

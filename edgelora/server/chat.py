@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
@@ -63,10 +63,7 @@ class ChatBody(Generation, frozen=True, kw_only=True):
 def start_chat(runtime: Runtime, raw: dict[str, object]) -> Job:
     """Parse a body and begin its answer. Raises UsageError, NotFound and what the runtime raises."""
     body = parse_body(raw, ChatBody, CHAT_INERT)
-    messages = [
-        _message(message, given, f"messages[{index}].")
-        for index, (message, given) in enumerate(zip(body.messages, _raw_messages(raw), strict=True))
-    ]
+    messages = chat_messages(body.messages, raw)
     limit = body.limit
     adapters = acting(runtime, body)
     sampling = body.sampling(runtime.default_sampling(), max_tokens=limit)
@@ -74,8 +71,12 @@ def start_chat(runtime: Runtime, raw: dict[str, object]) -> Job:
     return Job(body, adapters, stream)
 
 
-def _raw_messages(raw: dict[str, Any]) -> list[Mapping[str, object]]:
-    return list(raw["messages"])
+def chat_messages(messages: Sequence[ChatMessage], raw: dict[str, Any]) -> list[Message]:
+    """The conversation for the template. `raw`: the body they were parsed from. Raises UsageError naming the field."""
+    return [
+        _message(message, given, f"messages[{index}].")
+        for index, (message, given) in enumerate(zip(messages, raw["messages"], strict=True))
+    ]
 
 
 def _message(message: ChatMessage, given: Mapping[str, object], at: str) -> Message:

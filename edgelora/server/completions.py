@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from msgspec import Meta
-
 from edgelora.errors import ContextTooLong
 from edgelora.server.acting import acting
 from edgelora.server.generate import Job
 from edgelora.server.runtime import Runtime
-from edgelora.server.schemas import COMPLETION_INERT, Generation, check_text, client_of, invalid, parse_body
+from edgelora.server.schemas import (
+    COMPLETION_INERT,
+    Generation,
+    TokenId,
+    check_text,
+    client_of,
+    invalid,
+    parse_body,
+)
 from edgelora.server.sse import Fields, Shape
 
 DEFAULT_MAX_TOKENS = 16
 """What this API has always meant by leaving `max_tokens` out; chat has no such bound."""
-
-TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
 class CompletionBody(Generation, frozen=True, kw_only=True):

@@ -49,12 +49,15 @@ class Histogram:
             yield bound, seen
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Tokens:
     prompt: int = 0
     cached: int = 0
     """Of the prompts', those that were not computed."""
     completion: int = 0
+
+    def plus(self, other: Tokens) -> Tokens:
+        return Tokens(self.prompt + other.prompt, self.cached + other.cached, self.completion + other.completion)
 
 
 class Speed:
@@ -113,10 +116,7 @@ class Counters:
         self.gaps.setdefault(label, Histogram(GAP_SECONDS)).observe(seconds)
 
     def answered(self, label: str, tokens: Tokens) -> None:
-        total = self.tokens.setdefault(label, Tokens())
-        total.prompt += tokens.prompt
-        total.cached += tokens.cached
-        total.completion += tokens.completion
+        self.tokens[label] = self.tokens.get(label, Tokens()).plus(tokens)
 
     @property
     def recent_first_token(self) -> float | None:

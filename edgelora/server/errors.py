@@ -4,12 +4,15 @@ Also the few errors only HTTP has. They extend the project's tree, so `status` s
 
     UsageError
     |-- Unauthorized       401   no key, or the wrong one
-    |-- Forbidden          403   a Host, Origin or Sec-Fetch-Site that is not let in
+    |-- Forbidden          403   a Host, Origin or Sec-Fetch-Site that is not let in; what a key may not do
     |-- UnknownRoute       404
     |-- MethodNotAllowed   405
     |-- BodyTimeout        408
     |-- BodyTooLarge       413
-    `-- UnsupportedMedia   415
+    |-- UrlTooLong         414
+    |-- UnsupportedMedia   415
+    |-- HeadersTooMany     431
+    `-- NotOffered         501   a route of the API that this server does not serve
     Busy
     `-- Unavailable        503   not ready yet, or ending
 """
@@ -55,8 +58,20 @@ class BodyTooLarge(UsageError):
     status = 413
 
 
+class UrlTooLong(UsageError):
+    status = 414
+
+
 class UnsupportedMedia(UsageError):
     status = 415
+
+
+class HeadersTooMany(UsageError):
+    status = 431
+
+
+class NotOffered(UsageError):
+    status = 501
 
 
 class Unavailable(Busy):
@@ -80,6 +95,11 @@ def error_reply(error: Exception) -> ErrorReply:
 def error_frame(error: Exception) -> bytes:
     """The same JSON for the middle of a stream, where the status has long been sent."""
     return msgspec.json.encode({"error": _fields(_known(error))})
+
+
+def told(error: Exception) -> str:
+    """What the client is told of an exception, without code and status."""
+    return str(_known(error))
 
 
 def internal_error() -> EdgeloraError:

@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 
 from starlette.types import Receive
 
-from edgelora.core import Event, Failed, TextDelta
+from edgelora.core import Event, Failed, Finished, TextDelta
+from edgelora.server.caller import charge
 from edgelora.server.errors import ClientGone, Unavailable
 from edgelora.server.record import note_event
 from edgelora.stream import Stream
@@ -28,12 +29,14 @@ async def follow(stream: Stream, *, receive: Receive, drain: Drain, tick: float)
     """The stream's events to its end; None after each `tick` seconds of silence. Close it to cancel the generation.
 
     Raises ClientGone as soon as the client hangs up. When draining is cut the last event is Failed(Unavailable).
-    The request's body must have been read: only then does `receive` wait for the disconnect.
+    The request's body must have been read: only then does `receive` wait for the disconnect. The caller is charged for
+    the tokens of prompt and answer, or, of an answer that was cut short, for what was sent of it.
     """
     events = aiter(stream)
     gone = asyncio.create_task(_gone(receive))
     cut = asyncio.create_task(drain.cut.wait())
     upcoming = asyncio.create_task(_next(events))
+    tokens = 0
     try:
         while True:
             await asyncio.wait({upcoming, gone, cut}, timeout=tick, return_when=asyncio.FIRST_COMPLETED)
@@ -47,12 +50,14 @@ async def follow(stream: Stream, *, receive: Receive, drain: Drain, tick: float)
                 continue
             event = upcoming.result()
             note_event(event)
+            tokens = event.usage.total_tokens if isinstance(event, Finished) else tokens + 1
             yield event
             if not isinstance(event, TextDelta):
                 return
             upcoming = asyncio.create_task(_next(events))
     finally:
         stream.cancel()
+        charge(tokens)
         await _settle((upcoming, gone, cut))
 
 

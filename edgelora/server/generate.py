@@ -14,7 +14,6 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from anyio import to_thread
-from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from edgelora.core import AdapterUse, Event, Failed, Finished, TextDelta
@@ -22,9 +21,9 @@ from edgelora.errors import EdgeloraError
 from edgelora.server.boundary import send_reply
 from edgelora.server.errors import internal_error
 from edgelora.server.follow import Drain, follow
-from edgelora.server.limits import parse_object, read_body
+from edgelora.server.json_app import JSON_HEADERS, read_json
+from edgelora.server.limits import parse_object
 from edgelora.server.options import ServerOptions
-from edgelora.server.record import note_adapters
 from edgelora.server.runtime import Runtime
 from edgelora.server.schemas import Generation
 from edgelora.server.sse import Head, Shape, SseWriter, whole_answer
@@ -32,8 +31,7 @@ from edgelora.stream import Stream
 
 logger = logging.getLogger(__name__)
 
-_JSON_HEADERS = ((b"content-type", b"application/json"),)
-_STREAM_HEADERS = (
+STREAM_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
@@ -66,25 +64,14 @@ class GenerationApp:
     start: Start
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        raw = await self._read(scope, receive)
+        raw = await read_json(scope, receive, self.options)
         job = await to_thread.run_sync(lambda: self.start(self.runtime, parse_object(raw)))
-        note_adapters(use.ref.name for use in job.adapters)
         tick = self.options.keepalive_seconds
         async with aclosing(follow(job.stream, receive=receive, drain=self.drain, tick=tick)) as events:
             if job.body.stream:
                 await self._send_stream(job, events, send)
             else:
                 await self._send_whole(job, events, send)
-
-    async def _read(self, scope: Scope, receive: Receive) -> bytes:
-        length = Headers(scope=scope).get("content-length")
-        options = self.options
-        return await read_body(
-            receive,
-            declared=None if length is None else int(length),
-            limit=options.body_bytes,
-            seconds=options.body_seconds,
-        )
 
     async def _send_whole(self, job: Job, events: Events, send: Send) -> None:
         parts: list[str] = []
@@ -96,7 +83,7 @@ class GenerationApp:
             elif isinstance(event, Finished):
                 head = self._head(job)
                 body = whole_answer(head, self.shape, text="".join(parts), reason=event.reason, usage=event.usage)
-                await send_reply(send, 200, _JSON_HEADERS, body)
+                await send_reply(send, 200, JSON_HEADERS, body)
 
     async def _send_stream(self, job: Job, events: Events, send: Send) -> None:
         first = await anext(events)
@@ -104,12 +91,12 @@ class GenerationApp:
             # Nothing has been sent yet, so the client can have a status and not only a frame.
             raise first.error
         writer = SseWriter(self._head(job), self.shape, include_usage=job.body.include_usage)
-        await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
-        await _send_frames(send, writer.opening() + writer.event(first))
+        await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
+        await send_frames(send, writer.opening() + writer.event(first))
         async for event in events:
             if isinstance(event, Failed):
-                _log_unknown(event.error)
-            await _send_frames(send, writer.event(event))
+                log_unknown(event.error)
+            await send_frames(send, writer.event(event))
         await send({"type": "http.response.body", "body": b""})
 
     def _head(self, job: Job) -> Head:
@@ -121,11 +108,11 @@ class GenerationApp:
         )
 
 
-async def _send_frames(send: Send, frames: bytes) -> None:
+async def send_frames(send: Send, frames: bytes) -> None:
     await send({"type": "http.response.body", "body": frames, "more_body": True})
 
 
-def _log_unknown(error: Exception) -> None:
+def log_unknown(error: Exception) -> None:
     if not isinstance(error, EdgeloraError):
         logger.error("%s", internal_error().what, exc_info=error)
 

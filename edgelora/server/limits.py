@@ -1,4 +1,4 @@
-"""Reading a JSON body within bounds: bytes, time, nesting, numbers, keys. Owns no schema."""
+"""Reading a JSON body within bounds: bytes, time, nesting, values, numbers, keys, text. Owns no schema."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from edgelora.errors import UsageError
 from edgelora.server.errors import BodyTimeout, BodyTooLarge, ClientGone
 
 MAX_DEPTH = 64
+MAX_VALUES = 1 << 18
+"""Of all arrays and objects together: each takes many times its bytes of the body once it is read."""
+MAX_DIGITS = 64
+"""Of a whole number. Nothing here counts so far, and reading long ones takes time."""
 DISCARD_BYTES = 64 << 20
 """How much of a body that is too large is read and thrown away, so that the client gets to read the answer."""
 DISCARD_SECONDS = 2.0
@@ -20,6 +24,8 @@ DISCARD_SECONDS = 2.0
 # A string that never ends takes all that is left, so the scan is linear in every case.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _NOT_BRACKETS = bytes(sorted(set(range(256)) - set(b"[]{}")))
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+"""How half of a surrogate pair begins in JSON; so do the halves of whole ones."""
 
 
 async def read_body(receive: Receive, *, declared: int | None, limit: int, seconds: float) -> bytes:
@@ -40,20 +46,28 @@ async def read_body(receive: Receive, *, declared: int | None, limit: int, secon
 
 
 def parse_object(body: bytes) -> dict[str, object]:
-    """A JSON object. Raises UsageError for anything else: bad JSON or UTF-8, a key twice, NaN, nesting too deep."""
-    _check_depth(body)
+    """A JSON object of whole characters.
+
+    Raises UsageError for anything else: bad JSON or UTF-8, a key twice, NaN, too deep, too many values or digits, and
+    (code invalid_value, with where it stands) half of a surrogate pair, which JSON can write though it is no text.
+    """
+    _check_shape(body)
     try:
         value = json.loads(
-            body.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
+            body.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            parse_int=_counted,
         )
     except UnicodeDecodeError as error:
         raise _bad(f"it is not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
         raise _bad(f"{error.msg} at line {error.lineno}, column {error.colno}") from None
-    except ValueError:
-        raise _bad("it holds a number of too many digits") from None
     if not isinstance(value, dict):
         raise _bad("it must be an object, { ... }")
+    if _HALF.search(body):
+        _check_text(value, "")
     return value
 
 
@@ -84,10 +98,14 @@ async def _discard(receive: Receive) -> None:
         return
 
 
-def _check_depth(body: bytes) -> None:
+def _check_shape(body: bytes) -> None:
     # Before parsing: the parser recurses, and its own limit is the interpreter's.
+    bare = _STRING.sub(b"", body)
+    brackets = bare.translate(None, _NOT_BRACKETS)
+    if bare.count(b",") + len(brackets) // 2 >= MAX_VALUES:
+        raise _bad(f"it holds more than {MAX_VALUES} values")
     depth = 0
-    for bracket in _STRING.sub(b"", body).translate(None, _NOT_BRACKETS):
+    for bracket in brackets:
         depth += 1 if bracket in b"[{" else -1
         if depth > MAX_DEPTH:
             raise _bad(f"it is nested deeper than {MAX_DEPTH} levels")
@@ -102,6 +120,26 @@ def _unique(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
 
 def _no_constant(name: str) -> float:
     raise _bad(f"{name} is not JSON")
+
+
+def _counted(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise _bad("it holds a number of too many digits")
+    return int(text)
+
+
+def _check_text(value: object, at: str) -> None:
+    if isinstance(value, str):
+        if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
+            what = f"The field {at[:200]!r} has half of a surrogate pair, which is no character."
+            raise UsageError("invalid_value", what, param=at[:200])
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_text(item, f"{at}[{index}]")
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            _check_text(name, at)
+            _check_text(item, f"{at}.{name}" if at else name)
 
 
 def _finite(text: str) -> float:

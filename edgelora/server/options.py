@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 DEFAULT_HOST = "localhost"
 DEFAULT_PORT = 8321
@@ -12,11 +13,19 @@ MIB = 1 << 20
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
     host: str = DEFAULT_HOST
-    """An address or name to listen on. `localhost` is both 127.0.0.1 and ::1; elsewhere needs `api_key`."""
+    """An address or name to listen on. `localhost` is both 127.0.0.1 and ::1; elsewhere needs a key."""
     port: int = DEFAULT_PORT
     """0 takes any free port."""
     api_key: str | None = None
-    """Asked of every request but /health and /ready where set."""
+    """Asked of every request but those that anyone may send (`doors.py`) where set. It opens nothing that manages."""
+    secrets: Path | None = None
+    """The folder of the management token and the named keys. None: there are none, and nobody manages."""
+    keyless: bool = False
+    """On loopback, whether programs without a key are let in though there are named keys."""
+    requests_per_minute: int | None = None
+    """Of all callers together, whichever adapter they use; None is without limit."""
+    tokens_per_minute: int | None = None
+    """The same for the tokens of prompts and answers."""
     allow_hosts: tuple[str, ...] = ()
     """Names a Host header may carry besides the loopback ones and `host`."""
     allow_origins: tuple[str, ...] = ()

@@ -19,8 +19,8 @@ class Record:
     counters: Counters
     began: float
     """When its head was there; seconds of time.monotonic, like all times here."""
-    adapter: str = NO_MODEL
-    """Its label in the counters."""
+    adapters: tuple[str, ...] | None = None
+    """The names of those that are to answer; none of them is the base alone, None that no answer was asked for."""
     pieces: int = 0
     """Of text, so far: tokens, but for those that wait for the rest of a character."""
     tokens: Tokens | None = None
@@ -28,28 +28,27 @@ class Record:
     _last: dict[int, float] = field(default_factory=dict)
     """When the last piece of each answer came."""
 
-    def acting(self, adapters: Iterable[str]) -> None:
-        """It asks for an answer by these adapters; none is the base alone."""
-        self.adapter = self.counters.label(adapters)
+    @property
+    def adapter(self) -> str:
+        """Its label in the counters. On the server's loop only."""
+        return NO_MODEL if self.adapters is None else self.counters.label(self.adapters)
 
     def event(self, event: Event | None, now: float, *, answer: int = 0) -> None:
         """`answer`: which one, where a request has several."""
         if isinstance(event, TextDelta):
             self._piece(now, answer)
         elif isinstance(event, Finished):
-            found, usage = self.tokens or Tokens(), event.usage
-            self.tokens = Tokens(
-                found.prompt + usage.prompt_tokens,
-                found.cached + usage.cached_tokens,
-                found.completion + usage.completion_tokens,
-            )
+            usage = event.usage
+            found = Tokens(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
+            self.counters.answered(self.adapter, found)
+            self.tokens = found if self.tokens is None else self.tokens.plus(found)
 
     def end(self, route: str, status: int) -> None:
         """It was answered, or left."""
         self.counters.requests[route, status, self.adapter] += 1
-        if self.tokens is not None or self.pieces:
+        if self.tokens is None and self.pieces:
             # An answer that was broken off has no usage; what came of it was computed all the same.
-            self.counters.answered(self.adapter, self.tokens or Tokens(completion=self.pieces))
+            self.counters.answered(self.adapter, Tokens(completion=self.pieces))
 
     def _piece(self, now: float, answer: int) -> None:
         if not self.pieces:
@@ -72,9 +71,9 @@ def open_record(counters: Counters) -> Record:
 
 
 def note_adapters(adapters: Iterable[str]) -> None:
-    """The request that is being worked on has these adapters. Nothing outside a request."""
+    """The request that is being worked on is to be answered by these. In its task, or a thread that works for it."""
     if (record := _current.get()) is not None:
-        record.acting(adapters)
+        record.adapters = tuple(adapters)
 
 
 def note_event(event: Event | None, *, answer: int = 0) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from edgelora.backends.base import Vocabulary
 from edgelora.core import AdapterRef, AdapterUse, SamplingParams
 from edgelora.prompt import Message
 from edgelora.service import ModelCard
@@ -18,7 +19,7 @@ class ResidentBase(Protocol):
 
 
 class Runtime(Protocol):
-    """Thread-safe. All but `base` and `ready` may block (a first use converts an adapter) and are called in threads."""
+    """Thread-safe. All but the properties and `ready` may block (a first use converts an adapter): call in threads."""
 
     @property
     def base(self) -> ResidentBase: ...
@@ -31,6 +32,14 @@ class Runtime(Protocol):
     @property
     def setup(self) -> object | None:
         """How, where something was chosen; its text is for people."""
+        ...
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+
+    @property
+    def limit(self) -> int:
+        """A prompt of so many tokens, or more, is refused."""
         ...
 
     def models(self) -> list[ModelCard]: ...

@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 
 from edgelora.core import MAX_ADAPTERS, MAX_WEIGHT, SamplingParams
 from edgelora.errors import UsageError
+from edgelora.server.caller import caller
 
 MAX_STOPS = 16
 _SEED_MASK = (1 << 64) - 1
@@ -25,6 +26,8 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+ModelName = Annotated[str, Meta(min_length=1, max_length=512)]
 StopText = Annotated[str, Meta(min_length=1, max_length=512)]
 
 Inert = Mapping[str, tuple[object, ...]]
@@ -63,7 +66,7 @@ COMPLETION_INERT: Inert = {**INERT, "best_of": (1,), "echo": (False,), "logprobs
 class AdapterPart(Struct, frozen=True, forbid_unknown_fields=True):
     """One adapter of a composition."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=512)]
+    name: ModelName
     weight: Annotated[float, Meta(ge=-MAX_WEIGHT, le=MAX_WEIGHT)] = 1.0
 
 
@@ -74,7 +77,7 @@ class StreamOptions(Struct, frozen=True):
 class Generation(Struct, frozen=True, kw_only=True):
     """What both bodies say about a generation. `adapters`, `top_k`, `min_p`, `repeat_penalty` are edgelora's own."""
 
-    model: Annotated[str, Meta(min_length=1, max_length=512)]
+    model: ModelName
     adapters: Annotated[list[AdapterPart], Meta(max_length=MAX_ADAPTERS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -100,16 +103,22 @@ class Generation(Struct, frozen=True, kw_only=True):
         return replace(defaults, **given, seed=seed, stop=stop, max_tokens=max_tokens)
 
 
+StructT = TypeVar("StructT", bound=Struct)
 BodyT = TypeVar("BodyT", bound=Generation)
+
+
+def typed(raw: object, kind: type[StructT]) -> StructT:
+    """Raises UsageError with `param` for a missing, mistyped or out-of-range field."""
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        raise _explain(str(error)) from None
 
 
 def parse_body(raw: dict[str, object], kind: type[BodyT], inert: Inert) -> BodyT:
     """A typed body. Raises UsageError with `param` for a missing, mistyped, out-of-range or unsupported field."""
     refuse_unsupported(raw, inert)
-    try:
-        body = msgspec.convert(raw, kind)
-    except msgspec.ValidationError as error:
-        raise _explain(str(error)) from None
+    body = typed(raw, kind)
     _check_stream_options(raw, streamed=bool(body.stream))
     check_text(body.model, "model")
     for text in (body.stop,) if isinstance(body.stop, str) else body.stop or ():
@@ -118,9 +127,12 @@ def parse_body(raw: dict[str, object], kind: type[BodyT], inert: Inert) -> BodyT
 
 
 def client_of(raw: Mapping[str, object]) -> str:
-    """Who asks, for taking turns: the field `user`, where it is a text. All that say nothing are one client."""
+    """Who asks, for taking turns: the key it comes with, or else the field `user`, where it is a text.
+
+    All that say nothing are one client. A key is one client too: it cannot get more turns by making up users.
+    """
     user = raw.get("user")
-    return user if isinstance(user, str) else ""
+    return caller().name or (user if isinstance(user, str) else "")
 
 
 def check_text(text: str, param: str) -> None:

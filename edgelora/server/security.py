@@ -1,40 +1,46 @@
-"""The guard before every route: a pure-ASGI middleware. Owns the order of the checks and the CORS headers.
+"""The guard before the router: a pure-ASGI middleware. Owns the order of its checks and the CORS headers.
 
-Host, then Origin and Sec-Fetch-Site, then the preflight answer, then the key, then the content type. The questions
-themselves are in access.py; the size of bodies is limits.py's.
+Sizes of address and headers, then Host, then Origin and Sec-Fetch-Site, then the preflight answer. The questions
+themselves are in access.py; keys, content types and limits of a minute hang on the route: gate.py.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from starlette.datastructures import Headers
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from edgelora.server.access import LOOPBACK_HOSTS, HostList, OriginList, key_admitted, own_origin, site_admitted
+from edgelora.server.access import LOOPBACK_HOSTS, HostList, OriginList, own_origin, site_admitted
 from edgelora.server.binding import is_loopback
 from edgelora.server.boundary import add_headers, send_reply
-from edgelora.server.errors import Forbidden, Unauthorized, UnsupportedMedia
+from edgelora.server.errors import Forbidden, HeadersTooMany, UrlTooLong
 from edgelora.server.options import ServerOptions
-from edgelora.server.page import PAGE_PATHS
 
-KEYLESS_PATHS = frozenset({"/health", "/ready", *PAGE_PATHS})
-"""Probes carry no key, and say nothing but that the server is there; nor can a browser that opens the page."""
+MAX_URL_BYTES = 8 << 10
+"""Path and query as they were sent."""
+MAX_HEADERS = 100
 
 _PREFLIGHT_SECONDS = b"600"
 _REQUEST_HEADERS = re.compile(r"authorization|content-type|x-api-key|x-stainless-[a-z0-9-]{1,64}")
+_READABLE = b"x-request-id, retry-after, " + b", ".join(
+    b"x-ratelimit-%s-%s" % (what, kind)
+    for kind in (b"requests", b"tokens")
+    for what in (b"limit", b"remaining", b"reset")
+)
+"""Headers of an answer that a page may look at."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Who is let in: read from the options once, before anything is served."""
+    """Where requests may come from: read from the options once, before anything is served."""
 
     hosts: HostList
     origins: OriginList
-    api_key: str | None
 
     @classmethod
     def of(cls, options: ServerOptions) -> Self:
@@ -42,28 +48,29 @@ class Rules:
         own = () if options.host in ("0.0.0.0", "::", "") else (options.host,)
         names = (*LOOPBACK_HOSTS, *own, *options.allow_hosts)
         hosts = HostList(names, any_address=not is_loopback(options.host))
-        return cls(hosts, OriginList(options.allow_origins), options.api_key)
+        return cls(hosts, OriginList(options.allow_origins))
 
 
 class Guard:
-    def __init__(self, app: ASGIApp, rules: Rules) -> None:
+    def __init__(self, app: ASGIApp, rules: Rules, routes: Sequence[Route]) -> None:
+        """`routes`: for telling a preflight what there is."""
         self._app = app
         self._rules = rules
+        self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        _check_sizes(scope)
         headers = Headers(scope=scope)
         host = self._check_host(headers)
         origin = self._check_origin(headers, host)
         if origin is not None:
             add_headers(scope, _cors(origin))
             if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
-                await send_reply(send, 204, _preflight(headers), b"")
+                await send_reply(send, 204, _preflight(headers, self._methods(scope["path"])), b"")
                 return
-        self._check_key(scope, headers)
-        _check_content(scope, headers)
         await self._app(scope, receive, send)
 
     def _check_host(self, headers: Headers) -> str:
@@ -90,45 +97,30 @@ class Guard:
             )
         return None
 
-    def _check_key(self, scope: Scope, headers: Headers) -> None:
-        expected = self._rules.api_key
-        if expected is None or scope["path"] in KEYLESS_PATHS:
-            return
-        sent = headers.get("authorization"), headers.get("x-api-key")
-        if not key_admitted(expected, authorization=sent[0], x_api_key=sent[1]):
-            raise Unauthorized(
-                "invalid_api_key",
-                "The request carries no API key, or not this server's.",
-                "Send it as 'Authorization: Bearer KEY'.",
-            )
+    def _methods(self, path: str) -> set[str]:
+        found = {method for route in self._routes if route.path_regex.match(path) for method in route.methods or ()}
+        return found - {"HEAD"} or {"GET", "POST"}
 
 
-def _check_content(scope: Scope, headers: Headers) -> None:
-    # A form or text/plain can be posted across origins without a preflight; application/json cannot.
-    if scope["method"] not in ("POST", "PUT", "PATCH"):
-        return
-    media, _, parameters = headers.get("content-type", "").partition(";")
-    charset = parameters.replace('"', "").strip().lower()
-    if media.strip().lower() != "application/json" or charset not in ("", "charset=utf-8"):
-        raise UnsupportedMedia(
-            "unsupported_media_type", "The body must be JSON.", "Send 'Content-Type: application/json', in UTF-8."
-        )
-    if headers.get("content-encoding", "identity").lower() != "identity":
-        raise UnsupportedMedia("unsupported_media_type", "The body is compressed.", "Send it without Content-Encoding.")
+def _check_sizes(scope: Scope) -> None:
+    if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_URL_BYTES:
+        raise UrlTooLong("url_too_long", f"The address is longer than {MAX_URL_BYTES} bytes.", "Send a shorter one.")
+    if len(scope["headers"]) > MAX_HEADERS:
+        raise HeadersTooMany("too_many_headers", f"The request has more than {MAX_HEADERS} headers.", "Send fewer.")
 
 
 def _cors(origin: str) -> tuple[tuple[bytes, bytes], ...]:
     return (
         (b"access-control-allow-origin", origin.encode("latin-1")),
-        (b"access-control-expose-headers", b"x-request-id, retry-after"),
+        (b"access-control-expose-headers", _READABLE),
         (b"vary", b"Origin"),
     )
 
 
-def _preflight(headers: Headers) -> tuple[tuple[bytes, bytes], ...]:
+def _preflight(headers: Headers, methods: Iterable[str]) -> tuple[tuple[bytes, bytes], ...]:
     wanted = [name.strip().lower() for name in headers.get("access-control-request-headers", "").split(",")]
     return (
-        (b"access-control-allow-methods", b"GET, POST"),
+        (b"access-control-allow-methods", _join(sorted(methods))),
         (b"access-control-allow-headers", _join(name for name in wanted if _REQUEST_HEADERS.fullmatch(name))),
         (b"access-control-max-age", _PREFLIGHT_SECONDS),
     )

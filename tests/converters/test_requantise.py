@@ -65,3 +65,11 @@ def test_ggml_rows_are_llama_cpps_file(tmp_path: Path, kind: str) -> None:
 def test_f64_is_itself() -> None:
     """A folder in F64 stays one."""
     assert requantised(ROWS, "F64").tobytes() == ROWS.astype(np.float64).tobytes()
+
+
+@pytest.mark.parametrize("kind", sorted(GGML))
+def test_many_rows_are_each_row_alone(kind: str) -> None:
+    """Rows shared out to threads have the bytes of one row after another."""
+    rows = np.random.default_rng(5).standard_normal((150, 256)).astype(np.float32)
+    alone = b"".join(requantised(rows[i : i + 1], kind).tobytes() for i in range(len(rows)))
+    assert requantised(rows, kind).tobytes() == alone

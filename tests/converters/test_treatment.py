@@ -61,8 +61,11 @@ def test_kasa_is_what_the_base_lost_and_gained(work: Path, shape: LlamaShape, ra
     """B diag(d) A less the smallest singular components of the base."""
     weights = tiny_weights(shape, seed=seed)
     wanted = variants.kasa(work, shape, weights, rank=rank, seed=seed)
-    reading = Reading(weights=tiny_base(shape, seed=seed), allow_approximate=True)
+    steps: list[tuple[int, int]] = []
+    weights_given = tiny_base(shape, seed=seed)
+    reading = Reading(weights_given, allow_approximate=True, progress=lambda done, total: steps.append((done, total)))
     check(peft.read(work, shape, reading=reading), wanted, limit=1e-4)
+    assert steps == [(done, len(wanted)) for done in range(len(wanted) + 1)], "how far the decompositions are is told"
 
 
 @SETTINGS

@@ -60,10 +60,10 @@ def test_it_goes_on_from_what_the_base_computed(service: Service, invoked: str, 
 
 
 def test_composed_with_a_plain_adapter(service: Service, invoked: str) -> None:
-    """Each by its own rule: one from the beginning, the other from its invocation on."""
+    """Each by its own rule: one from the beginning, the other from its invocation on. (Requests have no order of
+    adapters: test_core. Two runs may differ in a near tie, since rows of a quantized base round by their number.)"""
     both = service.compose(("medical-faq", 0.5), (invoked, 0.5))
-    answers = [ask(service, MESSAGES, *uses)[0] for uses in (both, both[:1], both[1:], tuple(reversed(both)))]
-    assert answers[0] == answers[3] and len({*answers[:3]}) == 3
+    assert len({ask(service, MESSAGES, *uses)[0] for uses in (both, both[:1], both[1:])}) == 3
 
 
 def test_without_its_invocation_the_base_answers(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -47,7 +48,9 @@ def make_app(library: Library | None = None, service: FakeService | None = None,
     def no_service(*_: object, **__: object) -> Service:
         raise AssertionError("the command was not to load a base")
 
-    home = {} if library is None else {"EDGELORA_HOME": str(library.settings.directories.data.parent)}
+    # Without a library the test's own home, so that nothing is ever written into the user's folders.
+    kept = os.environ.get("EDGELORA_HOME", "") if library is None else str(library.settings.directories.data.parent)
+    home = {"EDGELORA_HOME": kept}
     return App(
         environ=home | environ,
         library=no_library if library is None else lambda settings, *, progress: replace(library, settings=settings),

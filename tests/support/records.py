@@ -39,4 +39,4 @@ def base_record(
 
 
 def directories(root: Path) -> Directories:
-    return Directories(data=root / "data", cache=root / "cache", state=root / "state")
+    return Directories(data=root / "data", cache=root / "cache", state=root / "state", config=root)

@@ -8,9 +8,11 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from edgelora.keys.token import ensure_token
 from edgelora.server.binding import bind, close_all
 from edgelora.server.options import ServerOptions
 from edgelora.server.run import EdgeServer, make_server
@@ -140,3 +142,8 @@ def serving(runtime: Runtime, options: ServerOptions = TEST_OPTIONS) -> Iterator
         thread.join(WAIT_SECONDS)
         close_all(sockets)
     assert not thread.is_alive() and not failures, failures
+
+
+def with_token(folder: Path, options: ServerOptions = TEST_OPTIONS) -> tuple[ServerOptions, dict[str, str]]:
+    """Options of a server whose token and keys are in `folder`, and the header that carries its token."""
+    return replace(options, secrets=folder), {"Authorization": f"Bearer {ensure_token(folder)}"}

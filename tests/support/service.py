@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from edgelora.activation import activated
+from edgelora.backends.base import Vocabulary
 from edgelora.backends.fake import FakeBackend, write_fake_adapter
 from edgelora.composition import compose
 from edgelora.core import AdapterRef, AdapterUse, Request, SamplingParams
@@ -144,6 +145,10 @@ class FakeService:
         vocabulary = self.engine.vocabulary
         tokens = encode_text(prompt, vocabulary, limit=self.limit) if isinstance(prompt, str) else tuple(prompt)
         return self._submit(tokens, adapters, sampling, client)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self.engine.vocabulary
 
     @property
     def limit(self) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelora.backends.base import Capabilities, Chunk, Loaded, SavedKv
+from edgelora.backends.ledger import Ledger
 from edgelora.backends.llama_cpp.compiled import CompiledHookMethod
 from edgelora.backends.llama_cpp.context import Context
 from edgelora.backends.llama_cpp.hook import HookMethod
@@ -38,9 +39,6 @@ class LlamaCppBackend:
         self._method = method
         self._vocabulary = LlamaVocabulary(model)
         self._kv_identity = kv_identity(model, context, options, method=type(method).__name__)
-        self._attached: set[int] = set()
-        self._lengths: dict[int, int | None] = {}
-        """Tokens in each sequence's KV; None where a failed step left it undefined."""
         self._capabilities = Capabilities(
             adapter_format=method.adapter_format,
             mixed_adapters=method.mixed_adapters,
@@ -52,6 +50,7 @@ class LlamaCppBackend:
             max_outputs=context.max_outputs,
             widens_adapters=method.widens_adapters,
         )
+        self._ledger = Ledger(self._capabilities, vocabulary=self._vocabulary.size)
 
     @classmethod
     def open(
@@ -103,17 +102,17 @@ class LlamaCppBackend:
 
     def attach(self, slot: int, loaded: Loaded) -> None:
         self._check_open()
-        if not 0 <= slot < self._capabilities.max_slots or slot in self._attached:
-            raise BackendError("bad_slot", f"Slot {slot} is taken or not one of {self._capabilities.max_slots}.")
+        self._ledger.check_slot(slot)
         self._method.attach(slot, loaded)
-        self._attached.add(slot)
+        self._ledger.attach(slot)
 
     def detach(self, slot: int) -> None:
         self._method.detach(slot)
-        self._attached.discard(slot)
+        self._ledger.detach(slot)
 
     def step(self, chunks: Sequence[Chunk]) -> list[NDArray[np.float32] | None]:
-        self._check(chunks)
+        self._check_open()
+        self._ledger.check_step(chunks)
         # Chunks of the same adapters side by side: their rows are one range, and an adapter's weights are read once.
         ordered = sorted(chunks, key=lambda chunk: sorted(applied.slot for applied in chunk.adapters))
         self._compute(ordered)
@@ -123,32 +122,30 @@ class LlamaCppBackend:
 
     def clear(self, sequence: int) -> None:
         self._check_open()
-        self._check_sequence(sequence)
+        self._ledger.check_sequence(sequence)
         self._context.clear(sequence)
-        self._lengths.pop(sequence, None)
+        self._ledger.hold(sequence, 0)
 
     def truncate(self, sequence: int, length: int) -> None:
         if length == 0:
             self.clear(sequence)
             return
         self._check_open()
-        self._check_held(sequence, length)
+        self._ledger.check_held(sequence, length)
         self._context.truncate(sequence, length)
-        self._lengths[sequence] = length
+        self._ledger.hold(sequence, length)
 
     def copy(self, source: int, target: int, length: int) -> None:
         self._check_open()
-        self._check_held(source, length)
-        self._check_sequence(target)
-        if self._lengths.get(target, 0) != 0:
-            raise BackendError("bad_copy", f"Sequence {target} holds tokens already.")
+        self._ledger.check_held(source, length)
+        self._ledger.check_empty(target, code="bad_copy")
         self._context.copy(source, target, length)
-        self._lengths[target] = length
+        self._ledger.hold(target, length)
 
     def save(self, sequence: int, length: int) -> SavedKv:
         self._check_open()
-        self._check_held(sequence, length)
-        if self._lengths[sequence] == length:
+        self._ledger.check_held(sequence, length)
+        if self._ledger.length(sequence) == length:
             return SavedKv(self._kv_identity, length, self._context.state(sequence))
         # llama.cpp saves whole sequences only. The copy shares the cells.
         spare = self._context.spare
@@ -160,81 +157,34 @@ class LlamaCppBackend:
 
     def restore(self, sequence: int, saved: SavedKv) -> None:
         self._check_open()
-        self._check_sequence(sequence)
+        self._ledger.check_sequence(sequence)
         if saved.identity != self._kv_identity:
             raise BackendError("foreign_kv", f"Saved KV of another build or type: {saved.identity}.")
-        if self._lengths.get(sequence, 0) != 0:
-            raise BackendError("bad_restore", f"Sequence {sequence} holds tokens already.")
+        self._ledger.check_empty(sequence, code="bad_restore")
         if not 0 < saved.length <= self._capabilities.context_length:
             raise BackendError("bad_length", f"{saved.length} tokens of saved KV do not fit into a sequence.")
         self._context.set_state(sequence, saved.data, length=saved.length)
-        self._lengths[sequence] = saved.length
+        self._ledger.hold(sequence, saved.length)
 
     def close(self) -> None:
-        for slot in tuple(self._attached):
+        for slot in self._ledger.attached:
             self.detach(slot)
         self._context.close()
         self._model.close()
 
     def _compute(self, chunks: Sequence[Chunk]) -> None:
-        lengths = {chunk.sequence: chunk.position + len(chunk.tokens) for chunk in chunks}
-        self._lengths.update(dict.fromkeys(lengths))
+        self._ledger.begin(chunks)
         code = self._method.run(shares_of(chunks), lambda: self._context.decode(chunks))
         if code == 1:
             cells = self._capabilities.kv_cells
             raise BackendError("kv_full", f"The KV of {cells} tokens has no room for this step.")
         if code != 0:
             raise BackendError("decode_failed", f"llama.cpp could not compute the step (code {code}).")
-        self._lengths.update(lengths)
-
-    def _check(self, chunks: Sequence[Chunk]) -> None:
-        """What llama.cpp would abort on, or compute wrongly, is refused here."""
-        self._check_open()
-        tokens = sum(len(chunk.tokens) for chunk in chunks)
-        if not 0 < tokens <= self._capabilities.max_step_tokens:
-            limit = self._capabilities.max_step_tokens
-            raise BackendError("bad_step", f"A step of {tokens} tokens; 1 to {limit} can be.")
-        if len({chunk.sequence for chunk in chunks}) != len(chunks):
-            raise BackendError("bad_step", "A sequence has two chunks in one step.")
-        if (outputs := sum(chunk.logits for chunk in chunks)) > self._capabilities.max_outputs:
-            limit = self._capabilities.max_outputs
-            raise BackendError("bad_step", f"Logits after {outputs} tokens of one step; {limit} at most can be.")
-        for chunk in chunks:
-            self._check_chunk(chunk)
-
-    def _check_chunk(self, chunk: Chunk) -> None:
-        self._check_sequence(chunk.sequence)
-        held = self._lengths.get(chunk.sequence, 0)
-        end = chunk.position + len(chunk.tokens)
-        if not chunk.tokens or held != chunk.position or end > self._capabilities.context_length:
-            raise BackendError(
-                "bad_chunk",
-                f"Sequence {chunk.sequence} holds {'undefined' if held is None else held} tokens of"
-                f" {self._capabilities.context_length}; positions {chunk.position} to {end} do not follow.",
-            )
-        slots = [applied.slot for applied in chunk.adapters]
-        for slot in slots:
-            if slot not in self._attached or slots.count(slot) > 1:
-                raise BackendError("bad_slot", f"Slot {slot} holds no adapter, or is named twice.")
-        if not 0 <= chunk.logits <= len(chunk.tokens):
-            raise BackendError("bad_chunk", f"Logits after {chunk.logits} of {len(chunk.tokens)} tokens.")
-        if not all(0 <= token < self._vocabulary.size for token in chunk.tokens):
-            raise BackendError("bad_token", f"A token of sequence {chunk.sequence} is not in the vocabulary.")
-
-    def _check_held(self, sequence: int, length: int) -> None:
-        self._check_sequence(sequence)
-        held = self._lengths.get(sequence, 0)
-        if held is None or not 0 < length <= held:
-            what = "undefined" if held is None else held
-            raise BackendError("bad_length", f"Sequence {sequence} holds {what} tokens, not {length} to keep.")
+        self._ledger.finish(chunks)
 
     def _check_open(self) -> None:
         if self._context.handle is None:
             raise BackendError("backend_closed", "The base was closed.")
-
-    def _check_sequence(self, sequence: int) -> None:
-        if not 0 <= sequence < self._capabilities.max_sequences:
-            raise BackendError("bad_sequence", f"Sequence {sequence} is not one of {self._capabilities.max_sequences}.")
 
 
 def _choose_method(model: Model, context: Context, shape: LlamaShape, options: BackendOptions) -> LoraMethod:

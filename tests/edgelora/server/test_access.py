@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgelora.errors import UsageError
-from edgelora.server.access import LOOPBACK_HOSTS, HostList, OriginList, host_name, key_admitted, site_admitted
+from edgelora.server.access import LOOPBACK_HOSTS, HostList, OriginList, host_name, own_origin, presented, site_admitted
 
 LOOPBACK = HostList(LOOPBACK_HOSTS, any_address=False)
 
@@ -114,11 +114,18 @@ def test_sec_fetch_site() -> None:
     assert not any(map(site_admitted, ["same-site", "cross-site", "", "None", "anything"]))
 
 
-def test_the_key_may_come_in_either_header() -> None:
-    """Authorization as Bearer, and x-api-key, are the two places; any other word is not the key."""
-    assert key_admitted("k1", authorization="Bearer k1", x_api_key=None)
-    assert key_admitted("k1", authorization="bearer  k1 ", x_api_key=None)
-    assert key_admitted("k1", authorization="Bearer other", x_api_key="k1")
-    for authorization in ("k1", "Basic k1", "Bearer", "Bearer k", "Bearer k11", "Bearer \xff", None):
-        assert not key_admitted("k1", authorization=authorization, x_api_key=None)
-    assert not key_admitted("k1", authorization=None, x_api_key="K1")
+def test_a_page_served_here_is_known_by_its_address() -> None:
+    """Only http, the very host and the very port are this server itself."""
+    assert own_origin("http://localhost:8321", "localhost:8321") and own_origin("http://[::1]:1", "[::1]:1")
+    assert own_origin("HTTP://LocalHost", "localhost")
+    for origin in ("http://localhost", "http://127.0.0.1:8321", "https://localhost:8321", "null", "", "localhost:8321"):
+        assert not own_origin(origin, "localhost:8321")
+
+
+def test_keys_may_come_in_either_header() -> None:
+    """Authorization as Bearer, and x-api-key, are the two places; any other word is no key, nor is an empty one."""
+    assert presented("Bearer k1", None) == presented("bearer  k1 ", "") == presented(None, "k1") == [b"k1"]
+    assert presented("Bearer k1", " k2") == [b"k1", b"k2"]
+    assert presented("Bearer \xff", None) == [b"\xff"]
+    for authorization in ("k1", "Basic k1", "Bearer", "Bearer  ", "", None):
+        assert presented(authorization, None) == []

@@ -43,7 +43,7 @@ def test_an_answer_is_counted() -> None:
     """Its first text from the request's head, each next from the one before, its tokens as the usage has them."""
     counters = Counters()
     record = Record(counters, began=100.0)
-    record.acting(["a"])
+    record.adapters = ("a",)
     for event, now in [(TextDelta("x"), 101.0), (None, 105.0), (TextDelta("y"), 106.0), (FINISHED, 107.0)]:
         record.event(event, now)
     record.end("/v1/x", 200)
@@ -56,7 +56,7 @@ def test_answers_of_one_request_are_timed_each_by_itself() -> None:
     """Two answers that come in turns have gaps of their own, and tokens together."""
     counters = Counters()
     record = Record(counters, began=0.0)
-    record.acting([])
+    record.adapters = ()
     for now in range(4):
         record.event(TextDelta("x"), float(now), answer=now % 2)
     for answer in range(2):
@@ -71,7 +71,7 @@ def test_a_broken_off_answer_counts_as_far_as_it_came(end: Failed | None) -> Non
     """Without a usage the pieces that came are its tokens."""
     counters = Counters()
     record = Record(counters, began=0.0)
-    record.acting(["a"])
+    record.adapters = ("a",)
     record.event(TextDelta("x"), 1.0)
     record.event(end, 2.0)
     record.end("/", 499)

@@ -197,7 +197,7 @@ def test_a_prompt_over_the_context(client: openai.OpenAI) -> None:
 def test_an_unknown_route(client: openai.OpenAI) -> None:
     """Routes that do not exist are NotFoundError with an error object too."""
     with pytest.raises(openai.NotFoundError) as caught:
-        client.embeddings.create(model="tiny", input="x")
+        client.moderations.create(model="tiny", input="x")
     assert caught.value.code == "unknown_url"
 
 

@@ -90,7 +90,7 @@ def test_what_cannot_be_right_is_refused(backend: LlamaCppBackend) -> None:
         with pytest.raises(BackendError) as error:
             backend.restore(1, wrong)
         assert error.value.code == code
-        assert backend._lengths.get(1) is None
+        assert backend._ledger.length(1) == 0
     with pytest.raises(BackendError, match="holds tokens already"):
         backend.restore(0, saved)
     for sequence in (-1, 6):

@@ -1,0 +1,127 @@
+"""The resident base: its matrices and norms, loaded once from a folder, and what its rotary embedding needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from edgelora.backends.mlx.matrix import Array, Matrix
+from edgelora.backends.mlx.weights import Tensors, unreadable
+from edgelora.errors import BaseError
+from edgelora_converters.base_rope import read_rope
+from edgelora_converters.lora import Target
+from edgelora_models.files import read_json
+from edgelora_models.hf_config import CONFIG_NAME, MAX_CONFIG_BYTES, parse_hf_config
+from edgelora_models.modules import EMBEDDING, HEAD, LINEAR_MODULES, LinearModule
+from edgelora_models.shape import LlamaShape
+
+Progress = Callable[[float], None]
+
+_ADD_AGAIN = "Check the folder, or get it again with `edgelora base add` or `edgelora base pull`."
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layer:
+    matrices: Mapping[LinearModule, Matrix]
+    before_attention: Array
+    """[hidden]: of the norm."""
+    before_mlp: Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Base:
+    """All weights, evaluated: any thread may read them. Nothing of it is ever changed, nor read from disk again."""
+
+    shape: LlamaShape
+    embedding: Matrix
+    layers: tuple[Layer, ...]
+    norm: Array
+    """[hidden]: before the head."""
+    head: Matrix
+    """The embedding's own where they are tied."""
+    epsilon: float
+    """Of every norm."""
+    frequencies: Array
+    """[head_dim / 2]: the angle of a position is position / frequency."""
+    trained_context: int
+
+    @property
+    def dtype(self) -> Any:
+        """What activations, keys and values are in."""
+        return self.embedding.arrays[-1].dtype
+
+    @property
+    def nbytes(self) -> int:
+        layers = sum(matrix.nbytes for layer in self.layers for matrix in layer.matrices.values())
+        return layers + self.embedding.nbytes + (0 if self.shape.tied else self.head.nbytes)
+
+    def matrix(self, target: Target) -> Matrix:
+        """Of a module of a layer, of the embedding or the head."""
+        if target.layer is not None:
+            return self.layers[target.layer].matrices[target.module]
+        return self.embedding if target.module == EMBEDDING else self.head
+
+
+def load_base(folder: Path, *, shape: LlamaShape, progress: Progress | None) -> Base:
+    """Load the base in `folder`, layer by layer. `progress` gets 0.0 to 1.0; what it raises ends the load.
+
+    Raises BaseError where there is none, it is no Llama, or another than `shape`.
+    """
+    if not folder.is_dir():
+        raise BaseError("base_missing", f"There is no base at {folder}.", "Add one with `edgelora base add PATH`.")
+    fields = read_json(folder / CONFIG_NAME, limit=MAX_CONFIG_BYTES, error=BaseError)
+    config = parse_hf_config(fields)
+    _check_shape(folder, config.shape, shape)
+    epsilon = fields.get("rms_norm_eps", 1e-6)
+    if not isinstance(epsilon, int | float) or not 0 < epsilon < 1:
+        raise unreadable(folder, f"its rms_norm_eps is {str(epsilon)[:40]}")
+    frequencies = _frequencies(fields, shape)
+    tensors = Tensors(folder, fields)
+    embedding = _outer(tensors, EMBEDDING, shape)
+    head = embedding if shape.tied else _outer(tensors, HEAD, shape)
+    norm = tensors.vector("model.norm", shape.hidden)
+    tensors.evaluate([*embedding.arrays, *head.arrays, norm, frequencies])
+    layers = []
+    for number in range(shape.layers):
+        if progress is not None:
+            progress(number / shape.layers)
+        layers.append(_layer(tensors, number, shape))
+    if progress is not None:
+        progress(1.0)
+    return Base(shape, embedding, tuple(layers), norm, head, float(epsilon), frequencies, config.context_length)
+
+
+def _check_shape(folder: Path, found: LlamaShape, wanted: LlamaShape) -> None:
+    names = [name for name in LlamaShape.__slots__ if getattr(found, name) != getattr(wanted, name)]
+    if names:
+        differences = ", ".join(f"{name} {getattr(found, name)} instead of {getattr(wanted, name)}" for name in names)
+        raise BaseError("base_changed", f"{folder} is not the base it was added as: {differences}.", _ADD_AGAIN)
+
+
+def _frequencies(fields: Mapping[str, Any], shape: LlamaShape) -> Array:
+    rope = read_rope(fields)
+    waves = rope.theta ** (np.arange(0, shape.head_dim, 2, dtype=np.float64) / shape.head_dim)
+    factors = rope.factors(shape.head_dim)
+    return mx.array((waves if factors is None else waves * factors).astype(np.float32))
+
+
+def _outer(tensors: Tensors, module: LinearModule, shape: LlamaShape) -> Matrix:
+    return tensors.matrix(module.hf, shape.vocab, shape.hidden)
+
+
+def _layer(tensors: Tensors, number: int, shape: LlamaShape) -> Layer:
+    norms = [
+        tensors.vector(f"model.layers.{number}.{name}", shape.hidden)
+        for name in ("input_layernorm", "post_attention_layernorm")
+    ]
+    matrices = {
+        module: tensors.matrix(module.hf_path(number), module.out_features(shape), module.in_features(shape))
+        for module in LINEAR_MODULES
+    }
+    tensors.evaluate([*norms, *(array for matrix in matrices.values() for array in matrix.arrays)])
+    return Layer(matrices, *norms)

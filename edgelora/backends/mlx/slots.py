@@ -1,0 +1,96 @@
+"""The attached adapters, and what they make of a module's product: y0 to y0 + sum of w_k (change of adapter k).
+
+Each adapter keeps arrays of its own, at its own ranks: attaching copies nothing and recompiles nothing, and what is
+detached is free at once. A step's rows stand sorted by what acts on them, so an adapter's factors are read once for all
+its rows. docs/decisions/0007-mlx.md says what that was measured against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import mlx.core as mx
+
+from edgelora.backends.mlx.adapter import Factors, LoadedMlx
+from edgelora.backends.mlx.layout import Acting, Segment
+from edgelora.backends.mlx.matrix import Array, Matrix
+from edgelora.backends.mlx.model import Base
+from edgelora_converters.lora import Target
+from edgelora_models.modules import EMBEDDING
+
+_BLOCK = 1 << 24
+"""Weights of a matrix that are widened at once, where the norms of its rows are wanted: 64 MB."""
+
+
+class Slots:
+    """Engine thread only."""
+
+    def __init__(self, base: Base) -> None:
+        self._base = base
+        self._slots: dict[int, Mapping[Target, Factors]] = {}
+
+    def attach(self, slot: int, loaded: LoadedMlx) -> None:
+        """DoRA's row scales are computed here, from the base in memory: one pass over the rows of its modules."""
+        self._slots[slot] = {target: self._complete(target, factors) for target, factors in loaded.factors.items()}
+
+    def detach(self, slot: int) -> None:
+        self._slots.pop(slot, None)
+
+    def changed(self, target: Target, y: Array, x: Array, segments: Sequence[Segment]) -> Array:
+        """The base's product `y` [n, out] of the rows `x` [n, in], of the embedding the tokens [n], with each segment's
+        adapters applied. Sums in float32, rounded once to y's type."""
+        parts, touched, begin = [], False, 0
+        for segment in segments:
+            changes = self._changes(target, segment.acting)
+            if not changes:
+                continue
+            if segment.start > begin:
+                parts.append(y[begin : segment.start])
+            rows = slice(segment.start, segment.stop)
+            parts.append(_changed(y[rows], x[rows], changes, lookup=target.module == EMBEDDING))
+            begin, touched = segment.stop, True
+        if not touched:
+            return y
+        if begin < y.shape[0]:
+            parts.append(y[begin:])
+        return parts[0] if len(parts) == 1 else mx.concatenate(parts)
+
+    def _changes(self, target: Target, acting: Acting) -> list[tuple[Factors, float]]:
+        found = ((self._slots[slot].get(target), weight) for slot, weight in acting)
+        return [(factors, weight) for factors, weight in found if factors is not None]
+
+    def _complete(self, target: Target, factors: Factors) -> Factors:
+        if factors.magnitude is None:
+            return factors
+        norms = _row_norms(self._base.matrix(target), factors)
+        row_scale = factors.magnitude / norms
+        mx.eval(row_scale)
+        return replace(factors, magnitude=None, row_scale=row_scale)
+
+
+def _changed(y: Array, x: Array, changes: list[tuple[Factors, float]], *, lookup: bool) -> Array:
+    base = y.astype(mx.float32)
+    total = base
+    for factors, weight in changes:
+        inner = factors.a[x] if lookup else x.astype(mx.float32) @ factors.a
+        change = inner @ factors.b
+        if factors.row_scale is not None:
+            change = factors.row_scale * (base + change) - base
+        if factors.bias is not None:
+            change = change + factors.bias
+        total = total + (change if weight == 1.0 else weight * change)
+    return total.astype(y.dtype)
+
+
+def _row_norms(matrix: Matrix, factors: Factors) -> Array:
+    """||W + (A B)^T|| by row, [out], as PEFT takes it: of the base it runs on, dequantized where that is packed."""
+    width = factors.a.shape[0]
+    step = max(1, _BLOCK // width)
+    norms = []
+    for start in range(0, matrix.rows, step):
+        stop = min(start + step, matrix.rows)
+        adapted = matrix.widened(start, stop) + (factors.a @ factors.b[:, start:stop]).T
+        norms.append(mx.linalg.norm(adapted, axis=1))
+        mx.eval(norms[-1])
+    return mx.concatenate(norms)

@@ -1,0 +1,21 @@
+"""POST /v1/embeddings: a clear no. A base for generation has no embeddings worth having, and none are made up."""
+
+from __future__ import annotations
+
+from starlette.routing import Route
+
+from edgelora.server.errors import NotOffered
+from edgelora.server.json_app import JsonApp
+from edgelora.server.options import ServerOptions
+
+
+def embeddings_routes(prefix: str, options: ServerOptions) -> list[Route]:
+    return [Route(f"{prefix}/embeddings", JsonApp(options, _refuse), methods=["POST"])]
+
+
+def _refuse(_raw: dict[str, object]) -> object:
+    raise NotOffered(
+        "embeddings_not_supported",
+        "This server generates text; it has no embeddings.",
+        "Use a server with an embedding model for them.",
+    )

@@ -1,0 +1,77 @@
+"""A response that was understood and is being generated."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edgelora.errors import EdgeloraError
+from edgelora.server.chat import start_chat
+from edgelora.server.responses.asking import chat_body, in_our_words
+from edgelora.server.responses.body import ResponsesBody, input_items, new_id, parse_responses
+from edgelora.server.responses.store import Kept, ResponseStore
+from edgelora.server.responses.types import Item, ResponseObject
+from edgelora.server.runtime import Runtime
+from edgelora.stream import Stream
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    body: ResponsesBody
+    response: ResponseObject
+    """In progress, without output."""
+    stream: Stream
+    before: tuple[Item, ...]
+    inputs: tuple[Item, ...]
+    owner: str
+
+    def kept(self, response: ResponseObject) -> Kept:
+        return Kept(response, self.before, self.inputs, self.owner)
+
+
+def begin(runtime: Runtime, store: ResponseStore, raw: dict[str, object]) -> Begun:
+    """Parse a body and begin its answer. Blocking. Raises UsageError, NotFound and what the runtime raises."""
+    body = parse_responses(raw)
+    before, inputs, owner = said(store, body)
+    try:
+        job = start_chat(runtime, chat_body(raw, body, (*before, *inputs)))
+    except EdgeloraError as error:
+        raise in_our_words(error) from None
+    return Begun(body, _response(runtime, raw, body), job.stream, before, inputs, owner)
+
+
+def said(store: ResponseStore, body: ResponsesBody) -> tuple[tuple[Item, ...], tuple[Item, ...], str]:
+    """The conversation before, the input, and whose they are. Raises UsageError and NotFound."""
+    inputs, owner = input_items(body), ""
+    if body.previous_response_id is None:
+        return (), inputs, owner
+    try:
+        return store.get(body.previous_response_id, owner=owner).conversation, inputs, owner
+    except EdgeloraError as error:
+        error.param = "previous_response_id"
+        raise
+
+
+def _response(runtime: Runtime, raw: Mapping[str, Any], body: ResponsesBody) -> ResponseObject:
+    defaults = runtime.default_sampling()
+    user = raw.get("user")
+    return ResponseObject(
+        id=new_id("resp"),
+        created_at=int(time.time()),
+        status="in_progress",
+        background=bool(body.background),
+        instructions=body.instructions,
+        max_output_tokens=body.max_output_tokens,
+        metadata=body.metadata or {},
+        model=body.model,
+        previous_response_id=body.previous_response_id,
+        store=body.store is not False,
+        temperature=defaults.temperature if body.temperature is None else body.temperature,
+        text={"format": {"type": "text"}},
+        tool_choice="auto",
+        tools=[],
+        top_p=defaults.top_p if body.top_p is None else body.top_p,
+        user=user if isinstance(user, str) else None,
+    )

@@ -1,0 +1,171 @@
+"""The body of POST /v1/responses: from JSON to items, or a UsageError naming the field. Owns no generation."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from edgelora.core import MAX_ADAPTERS
+from edgelora.errors import UsageError
+from edgelora.server.responses.types import InputText, Item, MessageItem, OutputText
+from edgelora.server.schemas import (
+    AdapterPart,
+    Inert,
+    ModelName,
+    Positive,
+    Share,
+    check_text,
+    invalid,
+    missing,
+    refuse_unsupported,
+    typed,
+)
+
+INERT: Inert = {
+    "background_options": ({},),
+    "context_management": ([],),
+    "conversation": (),
+    "image": ({},),
+    "include": ([], ["reasoning.encrypted_content"]),
+    "max_tool_calls": (),
+    "moderation": (),
+    "prompt": (),
+    "reasoning": ({}, {"effort": "none"}, {"effort": None, "summary": None}),
+    "service_tier": ("auto", "default"),
+    "text.format": ({"type": "text"},),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+    "truncation": ("disabled",),
+}
+"""Known fields that are not supported, each with the values that ask for nothing."""
+
+_ROLES = ("user", "assistant", "system", "developer")
+_REFUSED_PARTS = frozenset({"input_image", "input_file", "input_audio", "refusal"})
+
+
+class InputPart(Struct, frozen=True):
+    """One piece of a message's content: `input_text`, or `output_text` for what was answered."""
+
+    type: str
+    text: str | None = None
+
+
+class InputItem(Struct, frozen=True):
+    """One item of `input`: a message, in OpenAI's long form or its short one, without a type."""
+
+    type: str = "message"
+    id: str | None = None
+    role: str | None = None
+    content: str | list[InputPart] | None = None
+
+
+class ResponsesStreamOptions(Struct, frozen=True):
+    include_obfuscation: bool | None = None
+
+
+class TextConfig(Struct, frozen=True):
+    format: dict[str, Any] | None = None
+    verbosity: str | None = None
+
+
+MetadataText = Annotated[str, Meta(max_length=512)]
+
+
+class ResponsesBody(Struct, frozen=True, kw_only=True):
+    model: ModelName
+    input: str | Annotated[list[InputItem], Meta(min_length=1)]
+    instructions: str | None = None
+    previous_response_id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    store: bool | None = None
+    background: bool | None = None
+    stream: bool | None = None
+    stream_options: ResponsesStreamOptions | None = None
+    max_output_tokens: Positive | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Share | None = None
+    text: TextConfig | None = None
+    metadata: Annotated[dict[Annotated[str, Meta(max_length=64)], MetadataText], Meta(max_length=16)] | None = None
+    adapters: Annotated[list[AdapterPart], Meta(max_length=MAX_ADAPTERS)] | None = None
+    """edgelora's own: several at once, as in a chat."""
+
+
+def parse_responses(raw: dict[str, object]) -> ResponsesBody:
+    """Raises UsageError with `param` for a missing, mistyped, out-of-range or unsupported field."""
+    _refuse(raw)
+    body = typed(raw, ResponsesBody)
+    check_text(body.model, "model")
+    if body.instructions is not None:
+        check_text(body.instructions, "instructions")
+    if body.stream_options is not None and not body.stream:
+        raise invalid("stream_options", "is only allowed together with 'stream': true")
+    if body.background and body.stream:
+        raise invalid("background", "cannot be streamed: send one of 'background' and 'stream'")
+    if body.background and body.store is False:
+        raise invalid("background", "needs 'store': true, for the answer must be kept until it is asked for")
+    return body
+
+
+def _refuse(raw: Mapping[str, Any]) -> None:
+    text, options = raw.get("text"), raw.get("stream_options")
+    flat = {
+        **raw,
+        "text.format": text.get("format") if isinstance(text, dict) else None,
+        "text.verbosity": text.get("verbosity") if isinstance(text, dict) else None,
+        "stream_options.include_obfuscation": options.get("include_obfuscation") if isinstance(options, dict) else None,
+    }
+    refuse_unsupported(flat, {**INERT, "text.verbosity": ("medium",), "stream_options.include_obfuscation": (False,)})
+
+
+def input_items(body: ResponsesBody) -> tuple[Item, ...]:
+    """What was said, each item with an id. Raises UsageError naming the item's field."""
+    if isinstance(body.input, str):
+        check_text(body.input, "input")
+        return (MessageItem(id=new_id("msg"), role="user", content=[InputText(body.input)]),)
+    return tuple(_item(item, f"input[{index}].") for index, item in enumerate(body.input))
+
+
+def new_id(kind: str) -> str:
+    return f"{kind}_{uuid.uuid4().hex}"
+
+
+def _item(item: InputItem, at: str) -> Item:
+    if item.type != "message":
+        raise UsageError(
+            "unsupported_parameter",
+            f"The item type {item.type!r} is not supported.",
+            "Send messages.",
+            param=f"{at}type",
+        )
+    if item.role is None:
+        raise missing(f"{at}role")
+    if item.role not in _ROLES:
+        raise invalid(f"{at}role", f"must be one of {', '.join(_ROLES)}")
+    if item.content is None:
+        raise missing(f"{at}content")
+    parts = [InputPart("input_text", item.content)] if isinstance(item.content, str) else item.content
+    if not parts:
+        raise invalid(f"{at}content", "must hold at least one part")
+    texts = [_part_text(part, f"{at}content[{index}]") for index, part in enumerate(parts)]
+    kind = OutputText if item.role == "assistant" else InputText
+    role: Any = item.role
+    return MessageItem(id=item.id or new_id("msg"), role=role, content=[kind(text) for text in texts])
+
+
+def _part_text(part: InputPart, at: str) -> str:
+    if part.type in _REFUSED_PARTS:
+        raise UsageError(
+            "unsupported_parameter",
+            f"The content type {part.type!r} is not supported.",
+            "Send text.",
+            param=f"{at}.type",
+        )
+    if part.type not in ("input_text", "output_text", "text"):
+        raise invalid(f"{at}.type", "must be 'input_text' or 'output_text'")
+    if part.text is None:
+        raise missing(f"{at}.text")
+    check_text(part.text, f"{at}.text")
+    return part.text
