@@ -36,6 +36,11 @@ class Caller:
         limits = Limits(key.requests_per_minute, key.tokens_per_minute)
         return cls(key.name, key.adapters, key.base, key.management, limits)
 
+    @property
+    def sees_all(self) -> bool:
+        """Whether nothing that is installed is kept from them."""
+        return self.base and "*" in self.adapters
+
     def may_use(self, adapter: str | None) -> bool:
         """Whether an adapter of that name may answer them; None is the base alone."""
         return self.base if adapter is None else matches(adapter, self.adapters)

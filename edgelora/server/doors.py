@@ -1,7 +1,8 @@
 """What a caller must bring to each route: one table by method and path. A route that no row means is never served.
 
 OPEN asks for nothing and says nothing that is anybody's. KEY is what applications use: an API key where the server asks
-for one. TOKEN changes what is installed, or sees files: the token of the installation, or a key made for it.
+for one. SIGNED addresses carry a secret of their own, which their route checks. TOKEN changes what is installed, or
+sees files: the token of the installation, or a key made for it.
 """
 
 from __future__ import annotations
@@ -12,14 +13,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
-from edgelora.server.page import PAGE_PATHS
-
 READING = ("GET", "HEAD")
 
 
 class Door(StrEnum):
     OPEN = "open"
     KEY = "key"
+    SIGNED = "signed"
     TOKEN = "token"
 
 
@@ -42,24 +42,29 @@ class Row:
     media: Media = Media.JSON
     metered: bool = False
     """Whether it generates, and so counts against the limits of a minute."""
+    whole: bool = False
+    """Whether it tells of every adapter: not for a key that may use only some."""
 
     def means(self, method: str, path: str) -> bool:
         return (method in self.methods or "*" in self.methods) and fnmatchcase(path, self.path)
 
 
-def _rows(door: Door, *paths: str, methods: tuple[str, ...] = ("*",), metered: bool = False) -> list[Row]:
-    return [Row(methods, path, door, metered=metered) for path in paths]
+def _rows(
+    door: Door, *paths: str, methods: tuple[str, ...] = ("*",), metered: bool = False, whole: bool = False
+) -> list[Row]:
+    return [Row(methods, path, door, metered=metered, whole=whole) for path in paths]
 
 
 TABLE: tuple[Row, ...] = (
-    # A browser that opens the page has no key to send; the page asks for one where its calls need it.
-    *_rows(Door.OPEN, *PAGE_PATHS, "/health", "/ready", "/openapi.json", methods=READING),
-    *_rows(Door.KEY, "/metrics", "/v1/status", "/v1/models", "/v1/models/{}", methods=READING),
-    *_rows(Door.KEY, "/v1/adapters", "/v1/adapters/{}", methods=READING),
+    *_rows(Door.OPEN, "/", "/health", "/ready", "/openapi.json", methods=READING),
+    *_rows(Door.OPEN, "/page.css", "/page.js", "/chat.js", "/icon.svg", methods=READING),
+    *_rows(Door.KEY, "/v1/models", "/v1/models/{}", methods=READING),
+    *_rows(Door.KEY, "/metrics", "/v1/status", "/v1/adapters", "/v1/adapters/{}", methods=READING, whole=True),
     *_rows(Door.KEY, "/v1/chat/completions", "/v1/completions", "/v1/responses", methods=("POST",), metered=True),
     *_rows(Door.KEY, "/v1/responses/*", "/v1/chat/completions/input_tokens", "/v1/embeddings"),
     *_rows(Door.KEY, "/tokenize", "/v1/tokenize", "/detokenize", "/v1/detokenize", methods=("POST",)),
     Row(("POST",), "/v1/files", Door.TOKEN, media=Media.FORM),
+    Row(("PUT",), "/v2/uploads/*", Door.SIGNED, media=Media.ANY),
     *_rows(Door.TOKEN, "/v1/files*", "/v1/fine_tunings*", "/v1/adapters*", "/v1/jobs*", "/v2/projects*"),
     *_rows(Door.TOKEN, "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/models", "/v1/models/{}"),
 )

@@ -18,7 +18,7 @@ from edgelora.server.boundary import add_headers
 from edgelora.server.caller import Call, Caller, Limits, set_call
 from edgelora.server.credentials import Credentials
 from edgelora.server.doors import Media, Row, rows_of
-from edgelora.server.errors import UnsupportedMedia
+from edgelora.server.errors import Forbidden, UnsupportedMedia
 from edgelora.server.options import ServerOptions
 from edgelora.server.quota import Quota
 
@@ -50,6 +50,12 @@ class Gate:
         headers = Headers(scope=scope)
         keys = headers.get("authorization"), headers.get("x-api-key")
         who = self._keepers.credentials.admit(row.door, authorization=keys[0], x_api_key=keys[1])
+        if row.whole and not who.sees_all:
+            raise Forbidden(
+                "whole_view_not_allowed",
+                f"This tells of every adapter, and the key {who.name!r} may use only some.",
+                "GET /v1/models lists what it may use.",
+            )
         check_content(scope["method"], headers, row.media)
         set_call(Call(who, lambda tokens: self._charge(who, tokens)))
         if row.metered:

@@ -14,7 +14,6 @@ from starlette.responses import Response
 from edgelora.adapters.pool import PoolEntry
 from edgelora.machine import ProcessMemory
 from edgelora.occupancy import Occupancy
-from edgelora.server.caller import caller
 from edgelora.server.counters import Counters
 from edgelora.server.follow import Drain
 from edgelora.server.runtime import Runtime
@@ -43,7 +42,6 @@ class StatusRoutes:
         stats, runtime = snapshot.stats, self._runtime
         rates = self._counters.speed.rates(time.monotonic())
         setup = runtime.setup
-        visible = [entry for entry in reversed(stats.adapters) if caller().may_use(entry.ref.name)]
         return {
             "object": "edgelora.status",
             "version": __version__,
@@ -64,7 +62,7 @@ class StatusRoutes:
             "adapters": {
                 "bytes": sum(entry.ref.nbytes for entry in stats.adapters),
                 "budget_bytes": stats.adapter_budget_bytes,
-                "data": [_adapter(entry, stats.occupancy, rates) for entry in visible],
+                "data": [_adapter(entry, stats.occupancy, rates) for entry in reversed(stats.adapters)],
             },
             "kv": {
                 "cells": stats.kv_cells,

@@ -224,13 +224,23 @@ async function poll() {
 async function look() {
   try {
     if (performance.now() - modelsAt > MODELS_MS && !running) await readModels();
-    show(await get("/v1/status"));
+    await showStatus();
     alertUser("");
     $("key").hidden = true;
   } catch (error) {
     alertUser(error.message);
     if (error.status === 401 && !refusedKey) askKey();
     else if (error.status !== 401) $("base").textContent = "No answer";
+  }
+}
+
+async function showStatus() {
+  try {
+    show(await get("/v1/status"));
+  } catch (error) {
+    if (error.status !== 403) throw error;
+    $("pool").textContent = error.message; // a key that may use some adapters only: the chat is there all the same
+    $("base").textContent = models.find((card) => !card.parent)?.id ?? "";
   }
 }
 

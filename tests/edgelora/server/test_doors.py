@@ -13,8 +13,11 @@ from edgelora.server.gate import Gate
 from edgelora.server.options import ServerOptions
 from tests.support.service import FakeService
 
-PAGE = {("GET", path) for path in ("/", "/page.css", "/page.js", "/chat.js", "/icon.svg")}
-OPEN = {*PAGE, ("GET", "/health"), ("GET", "/ready"), ("GET", "/openapi.json")}
+PAGE = ("/", "/page.css", "/page.js", "/chat.js", "/icon.svg")
+OPEN = {("GET", path) for path in (*PAGE, "/health", "/ready", "/openapi.json")} | {
+    ("PUT", "/v2/uploads/{upload}/{file:int}/{piece:int}")
+}
+"""What is told or taken without a key: nothing that is anybody's, or what its own address is the key to."""
 MANAGED = [
     ("POST", "/v1/files"),
     ("GET", "/v1/files"),
@@ -61,7 +64,7 @@ def test_every_route_has_its_door(tmp_path: Path) -> None:
         row = row_of(method, route.path)
         assert row is not None, f"{method} {route.path} has no row in doors.TABLE"
         assert isinstance(route.app, Gate)
-        if row.door is Door.OPEN:
+        if row.door in (Door.OPEN, Door.SIGNED):
             assert (method.replace("HEAD", "GET"), route.path) in OPEN
 
 
@@ -77,6 +80,12 @@ def test_what_applications_use_needs_a_key_at_most(method: str, path: str) -> No
     """Asking for models and answers is no management."""
     row = row_of(method, path)
     assert row is not None and row.door is Door.KEY
+
+
+def test_what_tells_of_everything_is_not_for_every_key() -> None:
+    """Lists of all adapters are marked; lists that are cut to the key are not."""
+    assert all((row := row_of("GET", path)) and row.whole for path in ("/metrics", "/v1/status", "/v1/adapters"))
+    assert all((row := row_of("GET", path)) and not row.whole for path in ("/v1/models", "/health"))
 
 
 def test_one_route_takes_a_form() -> None:

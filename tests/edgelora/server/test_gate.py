@@ -106,13 +106,15 @@ async def _who(request: Request) -> Response:
 
 FILES = Route("/v1/files", _who, methods=["POST", "GET"])
 MODELS = Route("/v1/models/{id:path}", _who, methods=["GET", "DELETE"])
+METRICS = Route("/metrics", _who)
+UPLOADS = Route("/v2/uploads/{upload}/{file:int}/{piece:int}", _who, methods=["PUT"])
 
 
 @pytest.fixture
 def ask(tmp_path: Path) -> Callable[..., str]:
-    """One request straight to two gated routes: method, path, headers to the status, or the error's code."""
+    """One request straight to gated routes: method, path, headers to the status, or the error's code."""
     routes = gated(
-        [Route(route.path, _who, methods=sorted(route.methods or ())) for route in (FILES, MODELS)],
+        [Route(route.path, _who, methods=sorted(route.methods or ())) for route in (FILES, MODELS, METRICS, UPLOADS)],
         Keepers.of(ServerOptions(secrets=tmp_path)),
     )
 
@@ -151,6 +153,22 @@ def test_management(ask: Callable[..., str], tmp_path: Path) -> None:
     assert ask("POST", "/v1/files", x_api_key=token[7:], content_type=form, content_encoding="gzip") == (
         "unsupported_media_type"
     )
+
+
+def test_what_tells_of_every_adapter(ask: Callable[..., str], tmp_path: Path) -> None:
+    """A key for some adapters does not read of the others there; without keys, and with a whole one, anybody does."""
+    assert ask("GET", "/metrics") == "200"
+    store = KeyStore(tmp_path)
+    secrets = [store.add("some", adapters=("a*",))[1], store.add("no-base", base=False)[1], store.add("whole")[1]]
+    codes = [ask("GET", "/metrics", x_api_key=secret) for secret in secrets]
+    assert codes == ["whole_view_not_allowed", "whole_view_not_allowed", "200"]
+
+
+def test_signed_addresses(ask: Callable[..., str], tmp_path: Path) -> None:
+    """They need no key, keys or not, and take bytes of any kind: their route looks at the signature."""
+    KeyStore(tmp_path).add("a")
+    assert ask("PUT", "/v2/uploads/x/0/1", content_type="application/octet-stream") == "200"
+    assert ask("PUT", "/v2/uploads/x/0/1") == "200"
 
 
 def test_errors_before_the_route_cost_nothing(keyed: tuple[RunningServer, KeyStore]) -> None:
