@@ -27,18 +27,21 @@ NUMBERS = frozenset({2, 3, 6, 7, 8})
 def ps(app: App, url: str | None, as_json: bool) -> None:
     """Show what running servers hold: adapters in memory, who uses them, what waits, how fast it goes.
 
-    Servers that were started by this user on this machine are found by themselves. Where one asks for a key,
-    EDGELORA_API_KEY is sent.
+    Servers that were started by this user on this machine are found by themselves, and asked with the installation's
+    token. Another one gets EDGELORA_API_KEY.
     """
     from edgelora.errors import EdgeloraError
+    from edgelora.keys.token import read_token
     from edgelora.presence import running
 
     settings = app.settings()
     urls = [url] if url else [one.url for one in running(settings.directories.state)]
+    # The token opens everything: it is for this installation's own servers, never for a URL that somebody gave.
+    key = settings.api_key if url else read_token(settings.directories.config) or settings.api_key
     told: list[_Status] = []
     for one in urls:
         try:
-            status = ask(one, settings.api_key)
+            status = ask(one, key)
         except EdgeloraError as error:
             if url:
                 raise

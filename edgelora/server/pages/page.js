@@ -10,6 +10,7 @@ const columns = [];
 let models = [];
 let running = null; // the AbortController of what is being answered
 let refusedKey = false; // the dialog was dismissed: do not ask again unasked
+let triedKey = false;
 
 // ---- words ----
 
@@ -121,7 +122,7 @@ class Column {
   fail(message, error) {
     const words = error instanceof Failure ? error.message : `Something in this page went wrong: ${error.message}`;
     message.append(make("div", "bad", words));
-    if (error.status === 401) askKey(words);
+    if (error.status === 401) askKey();
     this.log.scrollTop = this.log.scrollHeight;
   }
 }
@@ -174,7 +175,7 @@ function settings() {
 
 async function send() {
   const prompt = $("prompt").value.trim();
-  if (running || !prompt || !$("ask").reportValidity()) return;
+  if (running || !prompt || !columns.length || !$("ask").reportValidity()) return;
   $("prompt").value = "";
   running = new AbortController();
   arrange();
@@ -228,8 +229,9 @@ async function look() {
     alertUser("");
     $("key").hidden = true;
   } catch (error) {
-    alertUser(error.message);
-    if (error.status === 401 && !refusedKey) askKey();
+    const words = triedKey ? "The server does not take that key." : "This server asks for a key.";
+    alertUser(error.status === 401 ? words : error.message);
+    if (error.status === 401 && !refusedKey) askKey(triedKey ? words : "");
     else if (error.status !== 401) $("base").textContent = "No answer";
   }
 }
@@ -266,6 +268,7 @@ $("ask-key").querySelector("form").addEventListener("submit", (event) => {
   setKey($("secret").value);
   $("secret").value = "";
   refusedKey = false;
+  triedKey = true;
   $("ask-key").close("used");
   modelsAt = -Infinity;
   poll();

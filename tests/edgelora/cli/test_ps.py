@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from edgelora.keys.token import ensure_token
 from edgelora.presence import present
 from tests.support.cli import make_app, run
 from tests.support.server import TEST_OPTIONS, serving
@@ -53,6 +54,21 @@ def test_a_server_elsewhere(tmp_path: Path) -> None:
     with FakeService(tmp_path, adapters={}) as service, serving(service) as server:
         for url in (server.url, f"{server.url}/", f"{server.url}/v1"):
             assert "tiny on fake" in run(app, "ps", "--url", url).stdout
+
+
+def test_the_token_is_for_servers_of_this_installation(tmp_path: Path) -> None:
+    """One that is found by itself is asked with it, key or not; a URL that was given never gets it."""
+    app = make_app(EDGELORA_HOME=str(tmp_path))
+    secrets = app.settings().directories.config
+    ensure_token(secrets)
+    with (
+        FakeService(tmp_path, adapters={}) as service,
+        serving(service, replace(TEST_OPTIONS, api_key="s3cret", secrets=secrets)) as server,
+        present(tmp_path / "state", server.url),
+    ):
+        found, given = run(app, "ps"), run(app, "ps", "--url", server.url)
+    assert "tiny on fake" in found.stdout
+    assert (given.exit_code, "asks for a key" in given.stderr) == (2, True)
 
 
 def test_a_key_is_sent_where_one_is_known(tmp_path: Path) -> None:
