@@ -99,8 +99,12 @@ def show(status: _Status) -> None:
     setup = f" ({base['setup']})" if base["setup"] else ""
     began = human_age(status["uptime_seconds"]).replace(" ago", "")
     up = "just started" if began == "just now" else f"up {began}"
-    ready = "" if status["ready"] else ", not ready"
-    emit(f"{status['url']}  {base['name']} on {base['backend']}{setup}; pid {status['pid']}, {up}{ready}")
+    emit(f"{status['url']}  {base['name']} on {base['backend']}{setup}; pid {status['pid']}, {up}")
+    engine = status["engine"]
+    if not status["ready"]:
+        emit(f"not ready: {engine['why'] or engine['state']}")
+    if engine["restarts"]:
+        emit(f"the engine crashed and was started again: {engine['restarts']} times")
     emit(
         f"{requests['running']} running, {requests['queued']} waiting, {speed['tokens_per_second']:.1f} tokens/s;"
         f" memory {_memory(status['memory'])}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -74,6 +76,13 @@ if TYPE_CHECKING:
     shell_complete=adapter_names,
     help="Load this adapter at the start and keep it in memory. May be given several times.  [default: EDGELORA_PIN]",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["child", "in-process"]),
+    default="child",
+    show_default=True,
+    help="Compute in a process of its own, which is started again when it crashes, or in the server's.",
+)
 @click.option("--access-log", is_flag=True, help="Log a line for each request: names, numbers and times, no content.")
 @click.option(
     "--log-format", type=click.Choice(FORMATS), default="text", show_default=True, help="Log lines of text, or of JSON."
@@ -96,6 +105,7 @@ def serve(
     requests_per_minute: int | None,
     tokens_per_minute: int | None,
     pins: tuple[str, ...],
+    engine: str,
     access_log: bool,
     log_format: LogFormat,
     log_level: LogLevel,
@@ -109,6 +119,7 @@ def serve(
     other users of this machine: EDGELORA_API_KEY cannot, and `edgelora keys add` gives each program one of its own.
     """
     from edgelora.cli.progress import progress_bars
+    from edgelora.cli.run import check_adapter
     from edgelora.keys.token import ensure_token
     from edgelora.presence import present
     from edgelora.server.binding import bind, close_all
@@ -133,17 +144,38 @@ def serve(
         close_all(bind(options))  # a port that is taken is told before the base is loaded
         ensure_token(settings.directories.config)
         with progress_bars() as bars:
-            service = app.service(settings, base=base, progress=bars)
+            service = (app.supervised if engine == "child" else app.service)(settings, base=base, progress=bars)
         held.enter_context(service)
-        for name in dict.fromkeys(pins or settings.pins):
-            service.pin(name)
+        wanted = tuple(dict.fromkeys(pins or settings.pins))
+        later = None
+        if service.health().state == "ready":
+            pin_all(service, wanted)
+        else:
+            for name in wanted:
+                check_adapter(service.library, name)
+            later = partial(prepare, service, wanted)
 
         def ready(urls: list[str]) -> None:
             held.enter_context(present(settings.directories.state, urls[0]))
             announce(service, urls, options.host)
 
-        run(service, options, on_ready=ready)
+        run(service, options, on_ready=ready, meanwhile=later)
         hint("Stopped.")
+
+
+def prepare(service: Service, pins: Sequence[str]) -> None:
+    """What is done while the server listens already. Raises what keeps the base, or a pin, out of memory."""
+    from edgelora.cli.progress import progress_bars
+
+    with progress_bars() as bars:
+        service.wait_ready(bars)
+    pin_all(service, pins)
+    hint("The base is in memory.")
+
+
+def pin_all(service: Service, pins: Sequence[str]) -> None:
+    for name in pins:
+        service.pin(name)
 
 
 def announce(service: Service, urls: list[str], host: str) -> None:
@@ -158,6 +190,8 @@ def announce(service: Service, urls: list[str], host: str) -> None:
     hint(f"  A page to try it on: {_friendly(urls[0], host)}/")
     if service.setup is not None:
         hint(f"  {service.setup}")
+    if service.health().state != "ready":
+        hint("  The base is being loaded; until then requests are told to come back.")
     hint("Ctrl-C stops.")
 
 

@@ -23,6 +23,7 @@ from edgelora.server.generate import GenerationApp
 from edgelora.server.health import HealthRoutes
 from edgelora.server.metrics import MetricsRoutes
 from edgelora.server.models import ModelsRoutes
+from edgelora.server.openapi.route import openapi_routes
 from edgelora.server.options import ServerOptions
 from edgelora.server.page import page_routes
 from edgelora.server.permitted import permitted
@@ -47,7 +48,7 @@ def build_app(runtime: Runtime, options: ServerOptions, drain: Drain | None = No
     routes = [Route("/health", health.health), Route("/ready", health.ready)]
     routes += [Route("/metrics", MetricsRoutes(runtime, counters).metrics), *page_routes()]
     routes += [Route("/v1/status", StatusRoutes(runtime, counters, drain).status)]
-    routes += token_routes("", runtime, options)
+    routes += [*openapi_routes(), *token_routes("", runtime, options)]
     responses = ResponsesRoutes(runtime, options, drain)
     for prefix in PREFIXES:
         routes += [*responses.routes(prefix), *_api_routes(prefix, runtime, options, drain)]

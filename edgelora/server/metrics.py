@@ -30,14 +30,20 @@ class MetricsRoutes:
         self._counters = counters
 
     async def metrics(self, request: Request) -> Response:
+        snapshot = await to_thread.run_sync(self._prepare)
         from prometheus_client import CollectorRegistry
         from prometheus_client.exposition import choose_encoder
 
-        snapshot = await to_thread.run_sync(take_snapshot, self._runtime, self._counters.started)
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Once([*server_metrics(self._counters), *engine_metrics(snapshot)]))
         encode, media_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), media_type=media_type)
+
+    def _prepare(self) -> Snapshot:
+        """What blocks: the first time the library is read from disk, too."""
+        import prometheus_client.exposition  # noqa: F401
+
+        return take_snapshot(self._runtime, self._counters.started)
 
 
 class _Once:
@@ -74,6 +80,8 @@ def engine_metrics(snapshot: Snapshot) -> Iterator[Metric]:
     resident = {name: one.resident for name, one in snapshot.memory.items()}
     peak = {name: one.peak for name, one in snapshot.memory.items() if one.peak is not None}
     yield _gauge("uptime_seconds", "Since the server began.", snapshot.uptime)
+    yield _gauge("ready", "1 where a request sent now would be worked on.", int(snapshot.health.state == "ready"))
+    yield _counter("engine_restarts", "Crashes of the engine that were got over.", snapshot.health.restarts)
     yield _gauges("process_resident_bytes", "Resident memory, mapped files included.", resident, label="process")
     yield _gauges("process_peak_resident_bytes", "The most there was of it.", peak, label="process")
     yield _gauge("requests_running", "Requests with a place in the batch.", stats.running)

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from edgelora.machine import ProcessMemory, process_memory
 from edgelora.server.runtime import Runtime
-from edgelora.stats import EngineStats
+from edgelora.stats import EngineHealth, EngineStats
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     stats: EngineStats
+    health: EngineHealth
     uptime: float
     """Seconds."""
     memory: dict[str, ProcessMemory]
@@ -22,8 +23,9 @@ class Snapshot:
 
 def take_snapshot(runtime: Runtime, started: float) -> Snapshot:
     """`started`: when the server began, by time.monotonic."""
-    stats, own = runtime.stats(), os.getpid()
+    health, own = runtime.health(), os.getpid()
     memory = {"server": process_memory(own)}
-    if stats.pid not in (0, own):
-        memory["engine"] = process_memory(stats.pid)
-    return Snapshot(stats, time.monotonic() - started, {name: one for name, one in memory.items() if one is not None})
+    if health.pid not in (None, own):
+        memory["engine"] = process_memory(health.pid)
+    known = {name: one for name, one in memory.items() if one is not None}
+    return Snapshot(runtime.stats(), health, time.monotonic() - started, known)

@@ -39,7 +39,7 @@ class StatusRoutes:
     def _fields(self, snapshot: Snapshot) -> _Fields:
         from edgelora import __version__
 
-        stats, runtime = snapshot.stats, self._runtime
+        stats, health, runtime = snapshot.stats, snapshot.health, self._runtime
         rates = self._counters.speed.rates(time.monotonic())
         setup = runtime.setup
         return {
@@ -47,7 +47,13 @@ class StatusRoutes:
             "version": __version__,
             "pid": os.getpid(),
             "uptime_seconds": round(snapshot.uptime, 3),
-            "ready": runtime.ready() and not self._drain.begun,
+            "ready": health.state == "ready" and not self._drain.begun,
+            "engine": {
+                "state": health.state,
+                "why": health.why or None,
+                "restarts": health.restarts,
+                "pid": health.pid,
+            },
             "base": {
                 "name": runtime.base.name,
                 "backend": runtime.backend_name,

@@ -31,7 +31,7 @@ from edgelora.server.schemas import (
     typed,
 )
 
-_INERT: Inert = {
+TOKENIZE_INERT: Inert = {
     "add_generation_prompt": (True,),
     "chat_template": (),
     "chat_template_kwargs": ({},),
@@ -103,7 +103,7 @@ def count_routes(prefix: str, runtime: Runtime, options: ServerOptions) -> list[
 
 def tokenize(runtime: Runtime, raw: dict[str, object]) -> Tokenized:
     """Raises UsageError naming the field, and NotFound for an unknown model."""
-    refuse_unsupported(raw, _INERT)
+    refuse_unsupported(raw, TOKENIZE_INERT)
     body = typed(raw, TokenizeBody)
     _check_model(runtime, body.model)
     vocabulary = runtime.vocabulary

@@ -184,14 +184,16 @@ async function send() {
   await Promise.all(columns.map((column) => column.answer(prompt, settings(), signal)));
   running = null;
   arrange();
+  poll();
   $("prompt").focus();
 }
 
 // ---- what the server holds ----
 
 function show(status) {
-  const { base, adapters, requests, memory, speed, kv } = status;
-  $("base").textContent = `${base.name} on ${base.backend}${status.ready ? "" : ", not ready yet"}`;
+  const { base, adapters, engine, requests, memory, speed, kv } = status;
+  const wait = engine.why ?? "It is not ready yet.";
+  $("base").textContent = `${base.name} on ${base.backend}${status.ready ? "" : `. ${wait}`}`;
   $("base").title = base.setup ?? "";
   $("speed").textContent = speed.tokens_per_second.toFixed(1);
   $("first").textContent = speed.first_token_seconds === null ? "–" : seconds(speed.first_token_seconds);

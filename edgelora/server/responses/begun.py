@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgelora.errors import EdgeloraError
+from edgelora.server.caller import caller
 from edgelora.server.chat import start_chat
 from edgelora.server.responses.asking import chat_body, in_our_words
 from edgelora.server.responses.body import ResponsesBody, input_items, new_id, parse_responses
@@ -44,7 +45,7 @@ def begin(runtime: Runtime, store: ResponseStore, raw: dict[str, object]) -> Beg
 
 def said(store: ResponseStore, body: ResponsesBody) -> tuple[tuple[Item, ...], tuple[Item, ...], str]:
     """The conversation before, the input, and whose they are. Raises UsageError and NotFound."""
-    inputs, owner = input_items(body), ""
+    inputs, owner = input_items(body), caller().name
     if body.previous_response_id is None:
         return (), inputs, owner
     try:
