@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from edgelora.prompt import Message
     from edgelora.stats import EngineHealth, EngineStats
     from edgelora.stream import Stream
+    from edgelora.tools import Tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,18 +202,20 @@ class Service:
         adapters: Sequence[AdapterUse] = (),
         sampling: SamplingParams,
         client: str = "",
+        tools: Sequence[Tool] = (),
     ) -> Stream:
         """Begin an answer to a conversation, by the base alone or with `adapters` (see `compose`).
 
-        An aLoRA acts from the last occurrence of its invocation in the prompt on. `client`: who asks; clients take
-        turns. Raises as `Engine.submit` does.
+        `tools`: functions it is told of; what it calls is in the answer's text, as `calls.py` reads it. An aLoRA acts
+        from the last occurrence of its invocation in the prompt on. `client`: who asks; clients take turns. Raises as
+        `Engine.submit` does.
         """
         from edgelora.prefixes.system import system_length
         from edgelora.prompt import encode_chat
 
         vocabulary = self.engine.vocabulary
-        tokens = encode_chat(messages, vocabulary, limit=self.limit)
-        system = system_length(messages, tokens, vocabulary)
+        tokens = encode_chat(messages, vocabulary, tools=tools, limit=self.limit)
+        system = system_length(messages, tokens, vocabulary, tools=tools)
         return self._submit(tokens, adapters, sampling, client, system=system)
 
     def complete(
@@ -285,6 +288,9 @@ class Service:
         *,
         system: int,
     ) -> Stream:
+        from edgelora.guides import guide
+
+        guide(sampling.constraint, self.vocabulary)  # A bad one is refused here, whatever process the engine is in.
         uses = activated(adapters, tokens)
         return self.engine.submit(Request(uuid.uuid4().hex, tokens, uses, sampling, client, system))
 
@@ -296,8 +302,11 @@ class Service:
 
 
 def _opened(settings: Settings, base: str | None, progress: Progress | None) -> tuple[Library, BaseRecord]:
+    """What is installed, and which base to open: by its name and by the backend that the settings name."""
+    from edgelora.bases.choosing import choose_base
+
     library = open_library(settings, progress=progress)
-    return library, (library.bases.get(base) if base else library.bases.current()).check()
+    return library, choose_base(library.bases, base, settings.backend, progress=progress)
 
 
 def _card(model_id: str, created: int, base: str, root: str, entry: PoolEntry | None) -> ModelCard:

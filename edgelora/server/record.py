@@ -39,7 +39,9 @@ class Record:
             self._piece(now, answer)
         elif isinstance(event, Finished):
             usage = event.usage
-            found = Tokens(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
+            found = Tokens(completion=usage.completion_tokens)
+            if not answer:  # the prompt they share counts with the first
+                found = Tokens(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
             self.counters.answered(self.adapter, found)
             self.tokens = found if self.tokens is None else self.tokens.plus(found)
 

@@ -53,7 +53,7 @@ def test_an_answer_is_counted() -> None:
 
 
 def test_answers_of_one_request_are_timed_each_by_itself() -> None:
-    """Two answers that come in turns have gaps of their own, and tokens together."""
+    """Two answers that come in turns have gaps of their own, and tokens together; their prompt is one."""
     counters = Counters()
     record = Record(counters, began=0.0)
     record.adapters = ()
@@ -63,7 +63,7 @@ def test_answers_of_one_request_are_timed_each_by_itself() -> None:
         record.event(FINISHED, 9.0, answer=answer)
     record.end("/", 200)
     assert sum(counters.gaps[BASE].counts) == 2 and counters.gaps[BASE].total == 4.0
-    assert counters.tokens[BASE] == Tokens(20, 8, 6)
+    assert counters.tokens[BASE] == Tokens(10, 4, 6)
 
 
 @pytest.mark.parametrize("end", [Failed(ValueError()), None])
