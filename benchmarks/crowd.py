@@ -1,4 +1,4 @@
-"""Many clients at once: what each was told, what the server's memory did meanwhile; and how fast a list can be asked."""
+"""Many clients at once: what each was told, what the server's memory did meanwhile. And how fast a list is given."""
 
 from __future__ import annotations
 
@@ -38,9 +38,7 @@ class Crowd:
         """What must not be, in words."""
         found = [f"status {one.status} {one.error}" for one in self.exchanges if one.status not in ALLOWED]
         found += ["an answer that never ended" for one in self.exchanges if one.ended is None and one.status]
-        found += [
-            f"a {one.status} without Retry-After" for one in self.exchanges if one.refused and not one.retry_after
-        ]
+        found += ["a 429 without Retry-After" for one in self.exchanges if one.refused and not one.retry_after]
         if not any(one.status == 200 for one in self.exchanges):
             found.append("nobody was answered")
         grown = self.most.anonymous - self.before.anonymous
@@ -82,7 +80,7 @@ def _anonymous(memory: Memory) -> int:
 
 
 def models_per_second(port: int, *, connections: int, seconds: float) -> float:
-    """Requests of /v1/models that are answered, on connections that are kept. Raises RuntimeError for another status."""
+    """Requests of /v1/models that are answered on kept connections. Raises RuntimeError for another status."""
     return asyncio.run(_models_per_second(port, connections, seconds))
 
 

@@ -1,11 +1,11 @@
 """`python -m benchmarks.http [--base FILE --adapters DIR]`: what HTTP costs over the engine, and what a crowd does.
 
 The same work three ways, in turns, on a base that each has open: asked of a `Service` in this process; of `edgelora
-serve --engine in-process`, one connection for each request; and of `edgelora serve` as people run it, with the engine in
-a process of its own. Time to the first token and time per token, one request at a time and several at once, on the base
-and on adapters. Then requests per second of /v1/models on connections that are kept; then `--clients` clients at once
-that ask without a pause: every reply must be 200, 429 or 503, a refusal must say when to come back, and the server's
-memory must stay within GROWTH. Exit code 1 where it is not so.
+serve --engine in-process`, one connection for each request; and of `edgelora serve` as people run it, with the engine
+in a process of its own. Time to the first token and time per token, one request at a time and several at once, on the
+base and on adapters. Then requests per second of /v1/models on connections that are kept; then `--clients` clients at
+once that ask without a pause: every reply must be 200, 429 or 503, a refusal must say when to come back, and the
+server's memory must stay within GROWTH. Exit code 1 where it is not so.
 """
 
 from __future__ import annotations
@@ -100,9 +100,9 @@ class Case:
 
     @property
     def label(self) -> str:
-        return (
-            f"{self.width} on {'an adapter' if self.width == 1 else 'adapters'}" if self.adapters else "1 on the base"
-        )
+        if not self.adapters:
+            return f"{self.width} on the base"
+        return "1 on an adapter" if self.width == 1 else f"{self.width} on adapters"
 
 
 class Bench:

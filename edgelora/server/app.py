@@ -21,6 +21,7 @@ from edgelora.server.follow import Drain
 from edgelora.server.gate import Keepers, gated
 from edgelora.server.generate import GenerationApp
 from edgelora.server.health import HealthRoutes
+from edgelora.server.management import management_routes
 from edgelora.server.metrics import MetricsRoutes
 from edgelora.server.models import ModelsRoutes
 from edgelora.server.openapi.route import openapi_routes
@@ -52,6 +53,7 @@ def build_app(runtime: Runtime, options: ServerOptions, drain: Drain | None = No
     responses = ResponsesRoutes(runtime, options, drain)
     for prefix in PREFIXES:
         routes += [*responses.routes(prefix), *_api_routes(prefix, runtime, options, drain)]
+    routes += management_routes(PREFIXES, runtime, options)
     app = Starlette(
         routes=gated(routes, Keepers.of(options)),
         middleware=[
