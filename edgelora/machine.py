@@ -1,13 +1,11 @@
-"""What this machine is: its processor's name, the cores this process may use, how much others use of them, and what a
-process takes of its memory.
-"""
+"""What this machine is: its processor's name, the cores and the memory this process may use, how much others use."""
 
 from __future__ import annotations
 
 import os
 import platform
-import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,43 +40,46 @@ def processor_name() -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class ProcessMemory:
-    resident: int
-    """Bytes, mapped files included."""
-    peak: int | None
-    """The most there ever was of it; None where the system does not say."""
+class Memory:
+    """Bytes."""
+
+    total: int
+    """Of the machine, or of the container this process is in."""
+    available: int
+    """What can be had now without pushing other programs out."""
 
 
-def process_memory(pid: int) -> ProcessMemory | None:
-    """None for a process that is gone, or whose memory this user may not see."""
+def memory() -> Memory:
     import psutil
 
-    try:
-        info = psutil.Process(pid).memory_info()
-    except psutil.Error:
-        return None
-    return ProcessMemory(info.rss, _peak(pid, info))
+    whole = psutil.virtual_memory()
+    return within(Memory(int(whole.total), int(whole.available)), _cgroup_limits())
 
 
-def _peak(pid: int, info: object) -> int | None:
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) << 10
-    windows: int | None = getattr(info, "peak_wset", None)
-    return windows if windows is not None or pid != os.getpid() else _own_peak()
+def within(machine: Memory, groups: Iterable[tuple[int, int]]) -> Memory:
+    """What is left of `machine` inside control groups, each as (limit, used) in bytes."""
+    total, available = machine.total, machine.available
+    for limit, used in groups:
+        total, available = min(total, limit), min(available, max(0, limit - used))
+    return Memory(total, available)
 
 
-def _own_peak() -> int | None:
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak << 10  # Apple counts bytes, the others kibibytes
+def _cgroup_limits() -> Iterable[tuple[int, int]]:
+    """Of this process's group, in Linux's version 2 and version 1; groups without a limit are left out.
+
+    What a group uses counts without the files it has read, which make room by themselves.
+    """
+    for folder, limit, used, cache in (
+        (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+        (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            numbers = [(folder / name).read_text(encoding="ascii").strip() for name in (limit, used)]
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+        except (OSError, ValueError):
+            continue
+        if all(number.isdigit() for number in numbers):
+            yield int(numbers[0]), max(0, int(numbers[1]) - int(stat.get(cache, "0")))
 
 
 class OtherWork:

@@ -6,7 +6,7 @@ import os
 import time
 from dataclasses import dataclass
 
-from edgelora.machine import ProcessMemory, process_memory
+from edgelora.footprint import ProcessMemory, process_memory
 from edgelora.server.runtime import Runtime
 from edgelora.stats import EngineHealth, EngineStats
 
