@@ -19,6 +19,7 @@ from edgelora.server.gate import Keepers, gated
 from edgelora.server.generate import GenerationApp
 from edgelora.server.health import HealthRoutes
 from edgelora.server.models import ModelsRoutes
+from edgelora.server.openapi.route import openapi_routes
 from edgelora.server.options import ServerOptions
 from edgelora.server.permitted import permitted
 from edgelora.server.responses.routes import ResponsesRoutes
@@ -39,7 +40,7 @@ def build_app(runtime: Runtime, options: ServerOptions, drain: Drain | None = No
     runtime = permitted(runtime)
     health = HealthRoutes(runtime, drain)
     routes = [Route("/health", health.health), Route("/ready", health.ready)]
-    routes += token_routes("", runtime, options)
+    routes += [*openapi_routes(), *token_routes("", runtime, options)]
     responses = ResponsesRoutes(runtime, options, drain)
     for prefix in PREFIXES:
         routes += [*responses.routes(prefix), *_api_routes(prefix, runtime, options, drain)]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from msgspec import Struct
 from starlette.routing import Route
 
 from edgelora.server.errors import NotOffered
 from edgelora.server.json_app import JsonApp
 from edgelora.server.options import ServerOptions
+
+
+class EmbeddingsBody(Struct, frozen=True):
+    """Whatever is asked for: the answer is the same."""
 
 
 def embeddings_routes(prefix: str, options: ServerOptions) -> list[Route]:

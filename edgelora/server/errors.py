@@ -13,8 +13,8 @@ Also the few errors only HTTP has. They extend the project's tree, so `status` s
     |-- UnsupportedMedia   415
     |-- HeadersTooMany     431
     `-- NotOffered         501   a route of the API that this server does not serve
-    Busy
-    `-- Unavailable        503   not ready yet, or ending
+    EdgeloraError
+    `-- DeadlineExceeded   504   it took longer than it may
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ from dataclasses import dataclass
 import msgspec
 
 from edgelora.errors import Busy, Cancelled, EdgeloraError, UsageError
+from edgelora.errors import Unavailable as Unavailable
 
+_FINAL = frozenset({"unsupported_schema"})
+"""Codes below 500 that say themselves that repeating is of no use."""
 TRY_AGAIN_SECONDS = 1
 """Told to a refused client when the runtime does not know how long the wait will be."""
 
@@ -74,8 +77,8 @@ class NotOffered(UsageError):
     status = 501
 
 
-class Unavailable(Busy):
-    status = 503
+class DeadlineExceeded(EdgeloraError):
+    status = 504
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,4 +137,5 @@ def _headers(error: EdgeloraError) -> tuple[tuple[bytes, bytes], ...]:
     if isinstance(error, Unauthorized):
         return ((b"www-authenticate", b"Bearer"),)
     # Clients repeat every 5xx of their own accord. A missing base or a full disk does not get better by repeating.
-    return ((b"x-should-retry", b"false"),) if error.status >= 500 else ()
+    final = error.status >= 500 or error.code in _FINAL
+    return ((b"x-should-retry", b"false"),) if final else ()

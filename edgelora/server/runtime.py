@@ -9,7 +9,9 @@ from edgelora.backends.base import Vocabulary
 from edgelora.core import AdapterRef, AdapterUse, SamplingParams
 from edgelora.prompt import Message
 from edgelora.service import ModelCard
+from edgelora.stats import EngineHealth
 from edgelora.stream import Stream
+from edgelora.tools import Tool
 
 
 class ResidentBase(Protocol):
@@ -18,7 +20,7 @@ class ResidentBase(Protocol):
 
 
 class Runtime(Protocol):
-    """Thread-safe. All but the properties and `ready` may block (a first use converts an adapter): call in threads."""
+    """Thread-safe. All but the properties and `health` may block (a first use converts an adapter): call in threads."""
 
     @property
     def base(self) -> ResidentBase: ...
@@ -38,7 +40,13 @@ class Runtime(Protocol):
     def resolve(self, model_id: str) -> AdapterRef | None: ...
 
     def chat(
-        self, messages: Sequence[Message], *, adapters: Sequence[AdapterUse], sampling: SamplingParams, client: str = ""
+        self,
+        messages: Sequence[Message],
+        *,
+        adapters: Sequence[AdapterUse],
+        sampling: SamplingParams,
+        client: str = "",
+        tools: Sequence[Tool] = (),
     ) -> Stream: ...
 
     def complete(
@@ -47,4 +55,4 @@ class Runtime(Protocol):
 
     def default_sampling(self) -> SamplingParams: ...
 
-    def ready(self) -> bool: ...
+    def health(self) -> EngineHealth: ...

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from edgelora.backends.base import Vocabulary
 from edgelora.errors import UsageError
 from edgelora.prompt import LARGE, encode_chat
-from edgelora.server.chat import ChatBody, ChatMessage, chat_messages
+from edgelora.server.chat import ChatBody, ChatMessage, chat_messages, chat_tools
 from edgelora.server.json_app import JsonApp
 from edgelora.server.options import ServerOptions
 from edgelora.server.runtime import Runtime
@@ -31,7 +31,7 @@ from edgelora.server.schemas import (
     typed,
 )
 
-_INERT: Inert = {
+TOKENIZE_INERT: Inert = {
     "add_generation_prompt": (True,),
     "chat_template": (),
     "chat_template_kwargs": ({},),
@@ -103,7 +103,7 @@ def count_routes(prefix: str, runtime: Runtime, options: ServerOptions) -> list[
 
 def tokenize(runtime: Runtime, raw: dict[str, object]) -> Tokenized:
     """Raises UsageError naming the field, and NotFound for an unknown model."""
-    refuse_unsupported(raw, _INERT)
+    refuse_unsupported(raw, TOKENIZE_INERT)
     body = typed(raw, TokenizeBody)
     _check_model(runtime, body.model)
     vocabulary = runtime.vocabulary
@@ -133,7 +133,7 @@ def count_chat(runtime: Runtime, raw: dict[str, object]) -> InputTokens:
     body = parse_body(raw, ChatBody, CHAT_INERT)
     messages = chat_messages(body.messages, raw)
     _check_model(runtime, body.model)
-    return InputTokens(len(encode_chat(messages, runtime.vocabulary)))
+    return InputTokens(len(encode_chat(messages, runtime.vocabulary, tools=chat_tools(body).tools)))
 
 
 def _check_model(runtime: Runtime, model: str | None) -> None:

@@ -14,14 +14,15 @@ from edgelora.activation import activated
 from edgelora.backends.base import Vocabulary
 from edgelora.backends.fake import FakeBackend, write_fake_adapter
 from edgelora.composition import compose
-from edgelora.core import AdapterRef, AdapterUse, Request, SamplingParams
+from edgelora.core import AdapterRef, AdapterUse, Progress, Request, SamplingParams
 from edgelora.engine import Engine
 from edgelora.errors import NotFound
 from edgelora.names import split_model_id
 from edgelora.prompt import Message, encode_chat, encode_text
 from edgelora.service import ModelCard
-from edgelora.stats import EngineStats
+from edgelora.stats import EngineHealth, EngineStats
 from edgelora.stream import Stream
+from edgelora.tools import Tool
 
 CREATED = 1_750_000_000
 
@@ -130,8 +131,10 @@ class FakeService:
         adapters: Sequence[AdapterUse] = (),
         sampling: SamplingParams,
         client: str = "",
+        tools: Sequence[Tool] = (),
     ) -> Stream:
-        return self._submit(encode_chat(messages, self.engine.vocabulary, limit=self.limit), adapters, sampling, client)
+        tokens = encode_chat(messages, self.engine.vocabulary, tools=tools, limit=self.limit)
+        return self._submit(tokens, adapters, sampling, client)
 
     def complete(
         self,
@@ -156,8 +159,11 @@ class FakeService:
     def stats(self) -> EngineStats:
         return self.engine.stats()
 
-    def ready(self) -> bool:
-        return self.engine.alive
+    def health(self) -> EngineHealth:
+        return self.engine.health()
+
+    def wait_ready(self, progress: Progress | None = None) -> None:
+        self.engine.wait_ready(progress)
 
     def close(self, *, drain: bool = False, timeout: float = 10.0) -> None:
         self.engine.close(drain=drain, timeout=timeout)

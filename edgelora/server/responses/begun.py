@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgelora.errors import EdgeloraError
+from edgelora.server.caller import caller
 from edgelora.server.chat import start_chat
 from edgelora.server.responses.asking import chat_body, in_our_words
 from edgelora.server.responses.body import ResponsesBody, input_items, new_id, parse_responses
@@ -39,12 +40,12 @@ def begin(runtime: Runtime, store: ResponseStore, raw: dict[str, object]) -> Beg
         job = start_chat(runtime, chat_body(raw, body, (*before, *inputs)))
     except EdgeloraError as error:
         raise in_our_words(error) from None
-    return Begun(body, _response(runtime, raw, body), job.stream, before, inputs, owner)
+    return Begun(body, _response(runtime, raw, body), job.streams[0], before, inputs, owner)
 
 
 def said(store: ResponseStore, body: ResponsesBody) -> tuple[tuple[Item, ...], tuple[Item, ...], str]:
     """The conversation before, the input, and whose they are. Raises UsageError and NotFound."""
-    inputs, owner = input_items(body), ""
+    inputs, owner = input_items(body), caller().name
     if body.previous_response_id is None:
         return (), inputs, owner
     try:

@@ -24,7 +24,7 @@ from edgelora.server.schemas import (
     typed,
 )
 
-INERT: Inert = {
+OUTER_INERT: Inert = {
     "background_options": ({},),
     "context_management": ([],),
     "conversation": (),
@@ -35,13 +35,19 @@ INERT: Inert = {
     "prompt": (),
     "reasoning": ({}, {"effort": "none"}, {"effort": None, "summary": None}),
     "service_tier": ("auto", "default"),
-    "text.format": ({"type": "text"},),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
     "top_logprobs": (0,),
     "truncation": ("disabled",),
 }
 """Known fields that are not supported, each with the values that ask for nothing."""
+
+_INNER_INERT: Inert = {
+    "stream_options.include_obfuscation": (False,),
+    "text.format": ({"type": "text"},),
+    "text.verbosity": ("medium",),
+}
+"""The same, of fields within others."""
 
 _ROLES = ("user", "assistant", "system", "developer")
 _REFUSED_PARTS = frozenset({"input_image", "input_file", "input_audio", "refusal"})
@@ -93,6 +99,16 @@ class ResponsesBody(Struct, frozen=True, kw_only=True):
     """edgelora's own: several at once, as in a chat."""
 
 
+class CountBody(ResponsesBody, frozen=True, kw_only=True):
+    """The same, for counting its tokens: they are the same with every model."""
+
+    model: ModelName | None = None  # type: ignore[assignment]
+
+
+class CancelBody(Struct, frozen=True):
+    """Nothing: `{}`, which is sent as JSON like every body."""
+
+
 def parse_responses(raw: dict[str, object]) -> ResponsesBody:
     """Raises UsageError with `param` for a missing, mistyped, out-of-range or unsupported field."""
     _refuse(raw)
@@ -110,14 +126,12 @@ def parse_responses(raw: dict[str, object]) -> ResponsesBody:
 
 
 def _refuse(raw: Mapping[str, Any]) -> None:
-    text, options = raw.get("text"), raw.get("stream_options")
-    flat = {
-        **raw,
-        "text.format": text.get("format") if isinstance(text, dict) else None,
-        "text.verbosity": text.get("verbosity") if isinstance(text, dict) else None,
-        "stream_options.include_obfuscation": options.get("include_obfuscation") if isinstance(options, dict) else None,
-    }
-    refuse_unsupported(flat, {**INERT, "text.verbosity": ("medium",), "stream_options.include_obfuscation": (False,)})
+    refuse_unsupported(raw, OUTER_INERT)
+    for path, accepted in _INNER_INERT.items():
+        outer, _, name = path.partition(".")
+        inner = raw.get(outer)
+        if isinstance(inner, dict):
+            refuse_unsupported(inner, {name: accepted}, at=f"{outer}.")
 
 
 def input_items(body: ResponsesBody) -> tuple[Item, ...]:

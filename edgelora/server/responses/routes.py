@@ -16,8 +16,9 @@ from starlette.types import Receive, Scope, Send
 from edgelora.core import Event, Failed, Finished
 from edgelora.errors import EdgeloraError, UsageError
 from edgelora.server.boundary import send_reply
-from edgelora.server.follow import Drain, follow
-from edgelora.server.generate import STREAM_HEADERS, Events, log_unknown, send_frames
+from edgelora.server.caller import caller
+from edgelora.server.follow import Drain, Events, follow
+from edgelora.server.generate import STREAM_HEADERS, log_unknown, send_frames
 from edgelora.server.json_app import JSON_HEADERS, JsonApp, read_json
 from edgelora.server.limits import parse_object
 from edgelora.server.options import ServerOptions
@@ -67,7 +68,7 @@ class ResponsesRoutes:
     async def _one(self, request: Request) -> Response:
         response_id = request.path_params["id"]
         if request.method == "DELETE":
-            self._store.remove(response_id, owner=_owner())
+            self._store.remove(response_id, owner=caller().name)
             await self._background.cancel(response_id)
             return _json(DeletedResponse(response_id))
         if request.query_params.get("stream") == "true":
@@ -88,7 +89,7 @@ class ResponsesRoutes:
         return _json(_page(self._kept(request).inputs, request))
 
     def _kept(self, request: Request) -> Kept:
-        return self._store.get(request.path_params["id"], owner=_owner())
+        return self._store.get(request.path_params["id"], owner=caller().name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +149,6 @@ class _Create:
     def _keep(self, begun: Begun, writer: ResponseWriter) -> None:
         if begun.response.store:
             self.store.put(begun.kept(writer.response))
-
-
-def _owner() -> str:
-    return ""
 
 
 def _page(items: tuple[Item, ...], request: Request) -> ItemList:

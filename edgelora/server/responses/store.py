@@ -26,7 +26,7 @@ class Kept:
     """The conversation it went on from, earlier answers included; instructions are never carried over."""
     inputs: tuple[Item, ...]
     owner: str
-    """Whose it is: nobody else is told that it exists."""
+    """The name of the key it was made with: nobody else is told that it exists."""
 
     @property
     def conversation(self) -> tuple[Item, ...]:

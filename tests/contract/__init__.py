@@ -1,0 +1,1 @@
+"""The published OpenAPI document held against a real server: schemathesis makes requests of it, right and wrong."""
