@@ -74,6 +74,8 @@ def _listen(server: EdgeServer, service: FakeService, errors: Errors) -> None:
 
 
 def _state(server: EdgeServer, service: FakeService, errors: Errors) -> dict[str, Any]:
+    for noted in (service.prompts, service.samplings, service.clients):
+        noted.clear()  # the fake's own notes of every request
     gc.collect()
     stats, process = service.stats(), psutil.Process()
     return {
