@@ -19,7 +19,7 @@ import psutil
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from edgelora.server import protocol
+from edgelora.server import protocol, receiving
 from edgelora.server.binding import bind
 from edgelora.server.run import EdgeServer, make_server
 from tests.support.server import TEST_OPTIONS
@@ -48,7 +48,7 @@ def main() -> None:
     errors = Errors()
     logging.getLogger().addHandler(errors)
     # What is bounded in seconds is bounded in tenths here: the fuzz waits for every one of them.
-    protocol.HEAD_SECONDS = 0.3
+    protocol.HEAD_SECONDS = receiving.IDLE_SECONDS = 0.3
     options = replace(TEST_OPTIONS, secrets=folder, body_seconds=0.3, keepalive_seconds=0.05)
     with FakeService(folder, adapters=ADAPTERS, max_queue=256) as service:
         server = make_server(service, options, on_ready=lambda _: None)
