@@ -189,6 +189,7 @@ def port() -> Check:
 def library_checks(library: Library) -> Iterator[Check]:
     """The store, and the chosen base against this machine's memory."""
     yield store(library)
+    yield quarantine(library)
     try:
         record = library.bases.current()
     except EdgeloraError as error:
@@ -207,6 +208,17 @@ def store(library: Library) -> Check:
         first, more = problems[0], f" ({len(problems)} in all)" if len(problems) > 1 else ""
         return fail("store", f"{first.what}{more}", first.remedy)
     return ok("store", f"{count} adapter{'' if count == 1 else 's'}, every file as it was written")
+
+
+def quarantine(library: Library) -> Check:
+    """Adapters that crashed the engine."""
+    locked = library.quarantine().list()
+    if not locked:
+        return ok("quarantine", "no adapter has crashed the engine")
+    told = ", ".join(f"{one.name}@{one.version[:12]} ({one.why})" for one in locked)
+    return warn(
+        "quarantine", f"crashed the engine and is not run: {told}", "Add a new version, or: edgelora release NAME"
+    )
 
 
 def memory(settings: Settings, record: BaseRecord) -> Check:

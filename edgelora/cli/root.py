@@ -31,6 +31,7 @@ VERBS = {
     "show": "edgelora.cli.adapters:show",
     "rm": "edgelora.cli.adapters:rm",
     "warm": "edgelora.cli.warm:warm",
+    "release": "edgelora.cli.release:release",
     "convert": "edgelora.cli.convert:convert",
     "verify": "edgelora.cli.verify:verify",
     "export": "edgelora.cli.export:export",
