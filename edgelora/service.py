@@ -291,8 +291,11 @@ class Service:
 
 
 def _opened(settings: Settings, base: str | None, progress: Progress | None) -> tuple[Library, BaseRecord]:
+    """What is installed, and which base to open: by its name and by the backend that the settings name."""
+    from edgelora.bases.choosing import choose_base
+
     library = open_library(settings, progress=progress)
-    return library, (library.bases.get(base) if base else library.bases.current()).check()
+    return library, choose_base(library.bases, base, settings.backend, progress=progress)
 
 
 def _card(model_id: str, created: int, base: str, root: str, entry: PoolEntry | None) -> ModelCard:
