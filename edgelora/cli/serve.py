@@ -75,6 +75,20 @@ if TYPE_CHECKING:
     help="Load this adapter at the start and keep it in memory. May be given several times.  [default: EDGELORA_PIN]",
 )
 @click.option(
+    "--queue-timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    default=300.0,
+    show_default=True,
+    help="How long a request may wait for its place.",
+)
+@click.option(
+    "--deadline",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    help="How long a request may take altogether.  [default: no limit]",
+)
+@click.option(
     "--engine",
     type=click.Choice(["child", "in-process"]),
     default="child",
@@ -96,6 +110,8 @@ def serve(
     requests_per_minute: int | None,
     tokens_per_minute: int | None,
     pins: tuple[str, ...],
+    queue_timeout: float,
+    deadline: float | None,
     engine: str,
     base: str | None,
     context: int | None,
@@ -111,6 +127,7 @@ def serve(
     from edgelora.keys.token import ensure_token
     from edgelora.server.binding import bind, close_all
     from edgelora.server.options import ServerOptions
+    from edgelora.server.patience import Patience
     from edgelora.server.run import run
 
     settings = app.settings(context=context, machine=machine)
@@ -124,6 +141,7 @@ def serve(
         keyless=keyless,
         requests_per_minute=requests_per_minute,
         tokens_per_minute=tokens_per_minute,
+        patience=Patience(queue_timeout, deadline),
     )
     close_all(bind(options))  # a port that is taken is told before the base is loaded
     ensure_token(settings.directories.config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections import Counter
 
 from tests.chaos.arena import chaos
 
@@ -16,8 +17,8 @@ def main() -> int:
     options = parser.parse_args()
     began = time.perf_counter()
     record = chaos(options.count, kind=options.backend, seed=options.seed)
-    for finding in record.findings:
-        print(finding)
+    for finding, times in Counter(record.findings).most_common():
+        print(f"{finding}{f' ({times} times)' if times > 1 else ''}")
     for what, count in sorted(record.counts.items()):
         print(f"{count:6} {what}")
     print(f"{options.count} kills in {time.perf_counter() - began:.0f} s: {len(record.findings)} findings")
