@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -89,6 +90,14 @@ if TYPE_CHECKING:
     help="How long a request may take altogether.  [default: no limit]",
 )
 @click.option(
+    "--adapter-root",
+    "adapter_roots",
+    metavar="DIR",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Let clients load adapters below DIR by their path (vLLM's way). May be given several times.",
+)
+@click.option(
     "--engine",
     type=click.Choice(["child", "in-process"]),
     default="child",
@@ -112,6 +121,7 @@ def serve(
     pins: tuple[str, ...],
     queue_timeout: float,
     deadline: float | None,
+    adapter_roots: tuple[Path, ...],
     engine: str,
     base: str | None,
     context: int | None,
@@ -137,6 +147,7 @@ def serve(
         api_key=api_key or settings.api_key,
         allow_hosts=allow_hosts,
         allow_origins=allow_origins,
+        adapter_roots=adapter_roots,
         secrets=settings.directories.config,
         keyless=keyless,
         requests_per_minute=requests_per_minute,

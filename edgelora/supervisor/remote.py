@@ -138,6 +138,9 @@ class RemoteEngine:
             if self._status.error is not None:
                 raise self._status.error
             self._blame.know([ref])
+            if instead_of is not None and not pin:  # A pin ends, whether or not there is a process to hear of it.
+                self._fetching.forget(instead_of)
+                self._tell_rules()
             command, done = self._fetching.begin(ref, pin=pin, instead_of=instead_of)
             if self._process is not None:
                 self._process.put(self._fetching.send(command.number))
@@ -276,6 +279,10 @@ class RemoteEngine:
         for done in fetches:
             tell(done, error)
 
+    def _tell_rules(self) -> None:
+        if self._rules is not None:
+            self._rules.pool.pinned = self._fetching.pins
+
     def _take_fetched(self, event: messages.Fetched) -> None:
         outcome = event.outcome if isinstance(event.outcome, bool) else error_of(event.outcome)
         with self._changed:
@@ -285,8 +292,7 @@ class RemoteEngine:
             command, done = found
             if command.pin and outcome is True:
                 self._fetching.pinned(command)
-                if self._rules is not None:
-                    self._rules.pool.pinned = self._fetching.pins
+                self._tell_rules()
         tell(done, outcome)
 
     def _loading(self, label: str, done: int, total: int) -> None:
