@@ -19,18 +19,18 @@ from edgelora.supervisor.watch import Backoff, Times, Watch
 from edgelora.supervisor.witness import LEAST_SECONDS, MEASURED, UNMEASURED_SECONDS, Witness
 from tests.support.openers import Mortal
 
-TIMES = Times(turn=5.0, silent=20.0)
+TIMES = Times(turn=5.0, silent=20.0, first=40.0)
 ONE, TWO = Path("one"), Path("two")
 REF = AdapterRef("bad", "b" * 64, ONE, 5)
 
 
 def test_silence_is_counted_in_turns() -> None:
-    """Four unanswered looks are twenty seconds; an answer in between begins anew."""
+    """Four unanswered looks are twenty seconds; an answer in between begins anew; the first may take longer."""
     watch = Watch(TIMES)
-    assert [watch.looked() for _ in range(4)] == [None] * 4
+    assert [watch.looked() for _ in range(8)] == [None] * 8
     assert watch.answered(1, None) is None
     assert [watch.looked() for _ in range(4)] == [None] * 4
-    assert "did not answer" in (watch.looked() or "")
+    assert "did not answer for 20 seconds" in (watch.looked() or "")
 
 
 def test_a_call_hangs_after_its_bound() -> None:
