@@ -2,7 +2,8 @@
 
 Llama 3.1 writes `{"name": "f", "parameters": {...}}`, and so does the grammar that answers are held to where they must
 call. Where they only may, what models really write is understood too: `arguments`, OpenAI's own wrapping,
-`<function=f>{...}</function>`, a brace forgotten at the end, words before a call. A function nobody offered is words.
+`<function=f>{...}</function>`, Hermes' `<tool_call>` around it, a brace forgotten at the end, words before a call. A
+function nobody offered is words.
 """
 
 from __future__ import annotations
@@ -119,11 +120,12 @@ class HeldCalls:
 
 # How a call may begin: an object's brace with one of the keys that a call has first, or Llama's other form.
 _KEYS = tuple(f'"{key}"' for key in ("name", "type", "id", "function", "parameters", "arguments"))
-_TAG, _END_TAG = "<function=", "</function>"
+_TAG = "<function="
+_AROUND = ("</function>", "<tool_call>", "</tool_call>")
 _TAGGED = re.compile(r"<function=(?P<name>[\w-]{1,64})>\s*(?=\{)")
 _TAG_CHARS = 100
-_SPACE = re.compile(r"\s*")
-_BETWEEN = re.compile(r"(?:[\s;,]|</function>)*")
+_SPACE = re.compile(r"(?:\s|<tool_call>)*")
+_BETWEEN = re.compile(r"(?:[\s;,]|</function>|</?tool_call>)*")
 _FORGOTTEN = 2
 """Closing braces that may be missing at an answer's end."""
 
@@ -235,7 +237,7 @@ def _begins(text: str) -> bool | None:
     if not text:
         return None
     if text[0] == "<":
-        return None if any(tag.startswith(text) for tag in (_TAG, _END_TAG)) else text.startswith(_TAG)
+        return None if any(tag.startswith(text) for tag in (_TAG, *_AROUND)) else text.startswith(_TAG)
     if text[0] != "{":
         return False
     key = text[1:].lstrip()

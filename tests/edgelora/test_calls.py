@@ -52,6 +52,10 @@ WHOLE: list[tuple[str, list[tuple[str, str]]]] = [
     ('{ "parameters": {"a": 1}, "name": "clock" }', [called("clock", {"a": 1})]),
     ('<function=clock>{"a": 1}</function>', [called("clock", {"a": 1})]),
     ('<function=clock>{"a": 1}</function>\n<function=clock>{}', [called("clock", {"a": 1}), called("clock", {})]),
+    (
+        f"<tool_call>\n{CALL}\n</tool_call>\n<tool_call>{CLOCK}</tool_call>",
+        [called("weather", BERN), called("clock", {})],
+    ),
     ('{"name": "weather", "parameters": {"city": "Bern"}', [called("weather", {"city": "Bern"})]),
     ('{"name": "clock", "parameters": {"a": "\\ud800"}}', [("clock", '{"a": "\\ud800"}')]),
 ]
@@ -63,6 +67,8 @@ WORDS = [
     "<",
     "<b>bold</b>",
     "</function>",
+    "<tool_call>",
+    "<tool_call>x</tool_call>",
     '{"weather": 5}',
     '{"name": "Ann", "age": 5}',
     '{"name": "rain", "parameters": {}}',
