@@ -18,6 +18,7 @@ MIB = 1 << 20
 WeightsChoice = Literal["auto", "mapped", "repacked"]
 Speculate = Literal["auto", "off"]
 BackendChoice = Literal["auto", "mlx", "llama.cpp"]
+MemoryCheck = Literal["on", "off"]
 WEIGHTS: tuple[WeightsChoice, ...] = get_args(WeightsChoice)
 KV_TYPES: tuple[KvType, ...] = get_args(KvType)
 
@@ -53,6 +54,8 @@ class Settings:
     """Memory for resident adapters (EDGELORA_ADAPTER_MEMORY, in MiB)."""
     prefix_disk_bytes: int
     """Disk for prompts' beginnings, named ones included; 0 keeps none (EDGELORA_PREFIX_DISK, in MiB)."""
+    upload_disk_bytes: int
+    """Disk for what the server's clients upload, until it expires (EDGELORA_UPLOAD_DISK, in MiB)."""
     threads: int | None
     """Compute threads; None: what `edgelora tune` measured, or one per physical core (EDGELORA_THREADS)."""
     weights: WeightsChoice
@@ -63,6 +66,8 @@ class Settings:
     """Adapters a server keeps in memory from its start on (EDGELORA_PIN: names with commas or spaces between)."""
     kernel: Kernel
     """What adds the adapters in llama.cpp (EDGELORA_KERNEL). auto: the native kernel where it was built."""
+    memory_check: MemoryCheck
+    """Whether a base that does not fit into memory is refused (EDGELORA_MEMORY_CHECK)."""
     backend: BackendChoice
     """What computes (EDGELORA_BACKEND): `bases/choosing.py` says which base each of them opens."""
     speculate: Speculate
@@ -82,11 +87,13 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         max_queue=_count(env, "EDGELORA_QUEUE", 64, low=1),
         adapter_budget_bytes=_count(env, "EDGELORA_ADAPTER_MEMORY", 1024, low=1) * MIB,
         prefix_disk_bytes=_count(env, "EDGELORA_PREFIX_DISK", 4096, low=0) * MIB,
+        upload_disk_bytes=_count(env, "EDGELORA_UPLOAD_DISK", 8192, low=1) * MIB,
         threads=threads or None,
         weights=cast(WeightsChoice, _choice(env, "EDGELORA_WEIGHTS", WEIGHTS)),
         kv_type=cast(KvType, _choice(env, "EDGELORA_KV_TYPE", KV_TYPES)),
         pins=tuple(env.get("EDGELORA_PIN", "").replace(",", " ").split()),
         kernel=cast(Kernel, _choice(env, "EDGELORA_KERNEL", get_args(Kernel))),
+        memory_check=cast(MemoryCheck, _choice(env, "EDGELORA_MEMORY_CHECK", get_args(MemoryCheck))),
         backend=cast(BackendChoice, _choice(env, "EDGELORA_BACKEND", get_args(BackendChoice))),
         speculate=cast(Speculate, _choice(env, "EDGELORA_SPECULATE", get_args(Speculate))),
     )
