@@ -71,7 +71,9 @@ class GenerationApp:
         raw = await read_json(scope, receive, self.options)
         job = await to_thread.run_sync(lambda: self.start(self.runtime, parse_object(raw)))
         tick = self.options.keepalive_seconds
-        async with aclosing(follow_all(job.streams, receive=receive, drain=self.drain, tick=tick)) as events:
+        async with aclosing(
+            follow_all(job.streams, receive=receive, drain=self.drain, tick=tick, patience=self.options.patience)
+        ) as events:
             if job.body.stream:
                 await self._send_stream(job, events, send)
             else:
