@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 from anyio import to_thread
 from starlette.requests import Request
@@ -12,13 +14,18 @@ from edgelora.service import ModelCard
 
 OWNER = "edgelora"
 
+_TOGETHER = re.compile(r"(?:Async)?Together/")
+"""How Together's 2.x client names itself; to it the list is the bare array that its own service sends."""
+
 
 class ModelsRoutes:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
-    async def list(self, _request: Request) -> Response:
+    async def list(self, request: Request) -> Response:
         cards = await to_thread.run_sync(self._runtime.models)
+        if _TOGETHER.match(request.headers.get("user-agent", "")):
+            return _json([{**_fields(card), "type": "chat"} for card in cards])
         return _json({"object": "list", "data": [_fields(card) for card in cards]})
 
     async def retrieve(self, request: Request) -> Response:
