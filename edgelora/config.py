@@ -17,6 +17,7 @@ from edgelora.errors import UsageError
 MIB = 1 << 20
 WeightsChoice = Literal["auto", "mapped", "repacked"]
 Speculate = Literal["auto", "off"]
+BackendChoice = Literal["auto", "mlx", "llama.cpp"]
 WEIGHTS: tuple[WeightsChoice, ...] = get_args(WeightsChoice)
 KV_TYPES: tuple[KvType, ...] = get_args(KvType)
 
@@ -62,6 +63,8 @@ class Settings:
     """Adapters a server keeps in memory from its start on (EDGELORA_PIN: names with commas or spaces between)."""
     kernel: Kernel
     """What adds the adapters in llama.cpp (EDGELORA_KERNEL). auto: the native kernel where it was built."""
+    backend: BackendChoice
+    """What computes (EDGELORA_BACKEND): `bases/choosing.py` says which base each of them opens."""
     speculate: Speculate
     """Whether tokens are drafted from what came before (EDGELORA_SPECULATE). auto: where it pays, as measured."""
 
@@ -84,6 +87,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         kv_type=cast(KvType, _choice(env, "EDGELORA_KV_TYPE", KV_TYPES)),
         pins=tuple(env.get("EDGELORA_PIN", "").replace(",", " ").split()),
         kernel=cast(Kernel, _choice(env, "EDGELORA_KERNEL", get_args(Kernel))),
+        backend=cast(BackendChoice, _choice(env, "EDGELORA_BACKEND", get_args(BackendChoice))),
         speculate=cast(Speculate, _choice(env, "EDGELORA_SPECULATE", get_args(Speculate))),
     )
 

@@ -7,9 +7,11 @@ what a token becomes is `run.py`'s. An idle engine sleeps on its command queue.
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -22,9 +24,9 @@ from edgelora.adapters.pool import Pool
 from edgelora.backends.base import Backend, Capabilities, Vocabulary
 from edgelora.board import Board
 from edgelora.commands import Cancel, Close, Command, Fetch, Submit
-from edgelora.core import AdapterRef, Request
-from edgelora.errors import Cancelled, EdgeloraError, UsageError
-from edgelora.failures import as_backend_error, engine_stopped
+from edgelora.core import AdapterRef, Progress, Request
+from edgelora.errors import Cancelled, EdgeloraError
+from edgelora.failures import as_backend_error, check_tokens, engine_stopped
 from edgelora.fetches import Fetches
 from edgelora.plan import Choice, Ended, Plan
 from edgelora.prefixes.cache import Keep, PrefixCache
@@ -33,7 +35,7 @@ from edgelora.register import Register
 from edgelora.run import Clock, Run
 from edgelora.sampling import Sampler
 from edgelora.scheduler import Scheduler
-from edgelora.stats import EngineStats
+from edgelora.stats import EngineHealth, EngineStats
 from edgelora.stream import Stream
 
 _log = logging.getLogger(__name__)
@@ -58,9 +60,17 @@ class Engine:
         max_queue: int,
         prefixes: PrefixCache | None = None,
         speculate: bool = False,
+        streams: Callable[[str, Callable[[str], None]], Stream] = Stream,
+        on_change: Callable[[], None] | None = None,
     ) -> None:
-        """`prefixes`: KV on disk; closed with the engine. None: there is none. `speculate`: where it pays."""
+        """`prefixes`: KV on disk; closed with the engine. None: there is none. `speculate`: where it pays.
+
+        `streams` makes a request's stream of its id and of what cancels it. `on_change`: new statistics, on the
+        engine's thread; it must not block.
+        """
         self._backend = backend
+        self._streams = streams
+        self._on_change = on_change
         pool = Pool(adapter_budget_bytes, backend.capabilities.max_slots, clock=time.time)
         self._scheduler = Scheduler(backend.capabilities, pool, max_queue=max_queue, speculate=speculate)
         self._fetches = Fetches(pool)
@@ -84,9 +94,21 @@ class Engine:
         return self._backend.capabilities
 
     @property
+    def kv_identity(self) -> str:
+        return self._backend.kv_identity
+
+    @property
     def alive(self) -> bool:
         """Whether a request sent now would be worked on."""
         return self._runs.stopped is None and self._thread.is_alive()
+
+    def health(self) -> EngineHealth:
+        return EngineHealth("ready" if self.alive else "stopped", self._runs.stopped or "", pid=os.getpid())
+
+    def wait_ready(self, progress: Progress | None = None) -> None:
+        """It is: the base was in memory before. Raises BackendError(code engine_stopped)."""
+        if not self.alive:
+            raise engine_stopped(self._runs.stopped or _STOPPED)
 
     def submit(self, request: Request, *, keep: Keep | None = None) -> Stream:
         """`keep`: what of its prompt is written to disk, seen before or not.
@@ -96,9 +118,9 @@ class Engine:
         """
         sampler = Sampler(request.sampling, request.prompt)
         self._scheduler.check(request)
-        self._check_tokens(request)
+        check_tokens(request, self.vocabulary)
         look = self._traffic.look(request, keep)
-        stream = Stream(request.id, self.cancel)
+        stream = self._streams(request.id, self.cancel)
         run = Run(request, stream, sampler, Clock(time.monotonic()))
         capacity, patience = self._scheduler.capacity, self._service_seconds
         send = partial(self._commands.put, Submit(run, look))
@@ -272,18 +294,14 @@ class Engine:
 
     def _publish(self, *, idle: bool = False) -> None:
         self._board.post(self._steps, self._tokens, idle=idle)
+        if self._on_change is not None:
+            self._on_change()
 
     def _remaining(self) -> float | None:
         """Seconds until the deadline of a close; None where there is none."""
         if self._closing is None or self._closing.deadline is None:
             return None
         return max(0.0, self._closing.deadline - time.monotonic())
-
-    def _check_tokens(self, request: Request) -> None:
-        size = self.vocabulary.size
-        if min(request.prompt) < 0 or max(request.prompt) >= size:
-            what = f"The prompt has a token outside 0 to {size - 1}."
-            raise UsageError("bad_token", what, "Use this base's tokenizer.", param="prompt")
 
     def _give_back(self) -> None:
         self._traffic.close(_GRACE_SECONDS)

@@ -14,6 +14,7 @@ from edgelora_models.errors import (
     NotFound,
     Offline,
     StorageError,
+    Unavailable,
     UsageError,
 )
 
@@ -31,5 +32,6 @@ __all__ = [
     "NotFound",
     "Offline",
     "StorageError",
+    "Unavailable",
     "UsageError",
 ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from edgelora.errors import BackendError, Busy, EdgeloraError
+from edgelora.backends.base import Vocabulary
+from edgelora.core import Request
+from edgelora.errors import BackendError, Busy, EdgeloraError, UsageError
 
 _log = logging.getLogger(__name__)
 
@@ -28,3 +30,11 @@ def queue_full(live: int, *, retry_after: float | None = None) -> Busy:
         "Try again in a moment, or start with a longer queue (EDGELORA_QUEUE).",
         retry_after=retry_after,
     )
+
+
+def check_tokens(request: Request, vocabulary: Vocabulary) -> None:
+    """Raises UsageError(code bad_token). The prompt is not empty."""
+    size = vocabulary.size
+    if min(request.prompt) < 0 or max(request.prompt) >= size:
+        what = f"The prompt has a token outside 0 to {size - 1}."
+        raise UsageError("bad_token", what, "Use this base's tokenizer.", param="prompt")

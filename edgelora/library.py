@@ -11,6 +11,7 @@ from edgelora.errors import UsageError
 
 if TYPE_CHECKING:
     from edgelora.adapters.manifest import Version
+    from edgelora.adapters.quarantine import Quarantine
     from edgelora.adapters.store import Store
     from edgelora.bases.record import BaseRecord
     from edgelora.bases.registry import Bases
@@ -49,6 +50,12 @@ class Library:
 
         return PrefixStore(self.settings.directories.cache / "prefixes", budget_bytes=self.settings.prefix_disk_bytes)
 
+    def quarantine(self) -> Quarantine:
+        """The adapters that crashed the engine and are not run."""
+        from edgelora.adapters.quarantine import Quarantine
+
+        return Quarantine(self.settings.directories.data / "quarantine")
+
     def find_base(self, name: str | None) -> KnownBase:
         """The chosen base (None), an installed one, or that of a GGUF file, an MLX or a Hugging Face folder.
 
@@ -63,10 +70,14 @@ class Library:
         return KnownBase(record.path, record.identity.fingerprint, record)
 
     def remove_adapter(self, spec: str) -> tuple[Version, ...]:
-        """`Store.remove`, and the prefixes that no version left could use any more."""
+        """`Store.remove`, the prefixes that no version left could use any more, and its quarantine."""
         gone = self.store.remove(spec)
         left = {version.digest for manifest in self.store.list() for version in manifest.versions}
-        self.prefixes().drop(versions={version.digest for version in gone} - left)
+        dead = {version.digest for version in gone} - left
+        self.prefixes().drop(versions=dead)
+        quarantine = self.quarantine()
+        for digest in dead:
+            quarantine.lift(digest)
         return gone
 
     def remove_base(self, name: str) -> BaseRecord:

@@ -21,7 +21,7 @@ from edgelora.tuning.record import Tunings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edgelora.backends.base import Backend
+    from edgelora.backends.base import Backend, Vocabulary
     from edgelora.bases.record import BaseRecord
     from edgelora.config import Settings
     from edgelora.core import Progress
@@ -126,6 +126,19 @@ def open_backend(record: BaseRecord, setup: Setup, settings: Settings, progress:
         ),
         progress=loading,
     )
+
+
+def open_vocabulary(record: BaseRecord) -> Vocabulary:
+    """The vocabulary of a base and nothing else of it: no weights are read. Raises BaseError, BackendError."""
+    shape = record.identity.fingerprint.shape
+    if record.format == "mlx":
+        from edgelora.backends.mlx.vocabulary import FolderVocabulary
+
+        return FolderVocabulary(record.path, shape.vocab)
+    from edgelora.backends.llama_cpp.model import Model
+    from edgelora.backends.llama_cpp.vocabulary import LlamaVocabulary
+
+    return LlamaVocabulary(Model.load_vocabulary(record.path, shape=shape))
 
 
 def _open_mlx(

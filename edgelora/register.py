@@ -72,7 +72,10 @@ class Register:
         """Note when. What a preempted request waits for again is part of its decoding time."""
         now = time.monotonic()
         for request_id in request_ids:
-            clock = self._runs[request_id].clock
+            run = self._runs[request_id]
+            if change == "scheduled":
+                run.stream.place()
+            clock = run.clock
             if clock.first_token is None:
                 setattr(clock, change, now)
 

@@ -21,14 +21,15 @@ from edgelora.names import split_model_id
 
 if TYPE_CHECKING:
     from edgelora.adapters.pool import PoolEntry
-    from edgelora.backends.base import Backend, Vocabulary
+    from edgelora.backends.base import Vocabulary
     from edgelora.bases.record import BaseRecord
     from edgelora.config import Settings
-    from edgelora.engine import Engine
+    from edgelora.engine_like import EngineLike
     from edgelora.opening import Setup
+    from edgelora.prefixes.cache import PrefixCache
     from edgelora.prefixes.layout import Stored
     from edgelora.prompt import Message
-    from edgelora.stats import EngineStats
+    from edgelora.stats import EngineHealth, EngineStats
     from edgelora.stream import Stream
 
 
@@ -51,40 +52,75 @@ class ModelCard:
 class Service:
     """A resident base. Thread-safe. A context manager: leaving it waits for running requests and frees the base."""
 
-    def __init__(self, library: Library, base: BaseRecord, backend: Backend, *, setup: Setup | None = None) -> None:
-        """`setup`: what the backend was opened with, where that is known; told and not used."""
-        from edgelora.engine import Engine
+    def __init__(
+        self,
+        library: Library,
+        base: BaseRecord,
+        engine: EngineLike,
+        *,
+        setup: Setup | None = None,
+        prefixes: PrefixCache | None = None,
+    ) -> None:
+        """`setup`: what the base is opened with, where that is known; told and not used. `prefixes`: the engine's,
+        where it computes in this process.
+        """
         from edgelora.pins import Pins
-        from edgelora.prefixes.cache import open_cache
 
-        settings = library.settings
         self.library = library
         self.base = base
         self.setup = setup
-        self._backend = backend
-        self._prefixes = open_cache(library.prefixes(), base, backend)
-        self._engine: Engine = Engine(
-            backend,
-            adapter_budget_bytes=settings.adapter_budget_bytes,
-            max_queue=settings.max_queue,
-            prefixes=self._prefixes,
-            speculate=settings.speculate == "auto",
-        )
-        self._pins = Pins(self._engine)
+        self.engine = engine
+        self._prefixes = prefixes
+        self._quarantine = library.quarantine()
+        self._pins = Pins(engine)
 
     @classmethod
     def open(cls, settings: Settings, *, base: str | None = None, progress: Progress | None = None) -> Self:
-        """Load a base (`base`, or the chosen one). Raises NotFound, UsageError, BaseError, BackendError."""
-        from edgelora.opening import open_backend, plan_setup
+        """Load a base (`base`, or the chosen one) into this process.
 
-        library = open_library(settings, progress=progress)
-        record = (library.bases.get(base) if base else library.bases.current()).check()
+        Raises NotFound, UsageError, BaseError, BackendError.
+        """
+        from edgelora.engine import Engine
+        from edgelora.opening import open_backend, plan_setup
+        from edgelora.prefixes.cache import open_cache
+
+        library, record = _opened(settings, base, progress)
         setup = plan_setup(record, settings)
-        return cls(library, record, open_backend(record, setup, settings, progress), setup=setup)
+        backend = open_backend(record, setup, settings, progress)
+        prefixes = open_cache(library.prefixes(), record, kv=backend.kv_identity)
+        engine = Engine(
+            backend,
+            adapter_budget_bytes=settings.adapter_budget_bytes,
+            max_queue=settings.max_queue,
+            prefixes=prefixes,
+            speculate=settings.speculate == "auto",
+        )
+        return cls(library, record, engine, setup=setup, prefixes=prefixes)
+
+    @classmethod
+    def supervised(cls, settings: Settings, *, base: str | None = None, progress: Progress | None = None) -> Self:
+        """The same with the base in a process of its own, which is started again when it crashes.
+
+        Returns while it loads: `wait_ready` says when it is there, or why not. Raises NotFound, UsageError, BaseError.
+        """
+        from edgelora.opening import plan_setup
+        from edgelora.supervisor.starting import start_engine
+
+        library, record = _opened(settings, base, progress)
+        setup = plan_setup(record, settings)
+        engine = start_engine(library, record, setup, settings)
+        return cls(library, record, engine, setup=setup)
+
+    def wait_ready(self, progress: Progress | None = None) -> None:
+        """Return once the base is in memory. Raises what keeps it out."""
+        self.engine.wait_ready(progress)
+
+    def health(self) -> EngineHealth:
+        return self.engine.health()
 
     def models(self) -> list[ModelCard]:
         """The base, then every adapter installed for it, by name."""
-        entries = {entry.ref.version: entry for entry in self._engine.stats().adapters}
+        entries = {entry.ref.version: entry for entry in self.engine.stats().adapters}
         cards = [ModelCard(self.base.name, int(self.base.created), None, self.base.name, True)]
         mine = self.base.identity.fingerprint.digest
         for manifest in self.library.store.list():
@@ -103,13 +139,14 @@ class Service:
         ref = self.resolve(model_id)
         if ref is None:
             return cards[self.base.name]
-        entries = {entry.ref: entry for entry in self._engine.stats().adapters}
+        entries = {entry.ref: entry for entry in self.engine.stats().adapters}
         return _card(model_id, cards[ref.name].created, self.base.name, str(ref), entries.get(ref))
 
     def resolve(self, model_id: str) -> AdapterRef | None:
         """The adapter version an id names, converted for this base; None is the base alone.
 
-        Raises NotFound with near names, or AdapterIncompatible for an adapter of another base. Never falls back.
+        Raises NotFound with near names, AdapterIncompatible for an adapter of another base, AdapterError(code
+        adapter_quarantined) for one that crashed the engine twice. Never falls back.
         """
         parts = split_model_id(model_id)
         if parts.base is not None and not self._is_base(parts.base):
@@ -118,12 +155,13 @@ class Service:
             return None
         store = self.library.store
         try:
-            able = self._backend.capabilities
+            able = self.engine.capabilities
             ref = store.ref(parts.adapter, self.base, to=able.adapter_format, widened=able.widens_adapters)
         except NotFound as error:
             if parts.adapter.partition("@")[0] in store.names():
                 raise  # a version it does not have: the store says which it has
             raise NotFound("model", model_id, self._names()) from error
+        self._quarantine.check(ref)
         self._pins.follow(parts.adapter, ref)
         return ref
 
@@ -142,7 +180,7 @@ class Service:
     def prefetch(self, adapter: AdapterRef) -> None:
         """A hint that it will be asked for soon: it is loaded in the background where there is room. Never fails."""
         with suppress(BackendError):  # The engine was stopped: whoever asks in earnest will hear of it.
-            self._engine.fetch(adapter)
+            self.engine.fetch(adapter)
 
     def default_sampling(self) -> SamplingParams:
         """What the base's makers recommend, for requests that say nothing."""
@@ -172,7 +210,7 @@ class Service:
         from edgelora.prefixes.system import system_length
         from edgelora.prompt import encode_chat
 
-        vocabulary = self._backend.vocabulary
+        vocabulary = self.engine.vocabulary
         tokens = encode_chat(messages, vocabulary, limit=self.limit)
         system = system_length(messages, tokens, vocabulary)
         return self._submit(tokens, adapters, sampling, client, system=system)
@@ -188,7 +226,7 @@ class Service:
         """Continue a text (or token ids) as it stands, without a chat template. Raises as `chat` does."""
         from edgelora.prompt import encode_text
 
-        vocabulary = self._backend.vocabulary
+        vocabulary = self.engine.vocabulary
         tokens = encode_text(prompt, vocabulary, limit=self.limit) if isinstance(prompt, str) else tuple(prompt)
         return self._submit(tokens, adapters, sampling, client, system=0)
 
@@ -200,22 +238,21 @@ class Service:
         Raises UsageError, ContextTooLong, StorageError(code prefix_budget among others), and what ends a request.
         """
         from edgelora.prefixes.adding import add_named
+        from edgelora.prefixes.cache import open_cache
         from edgelora.prefixes.system import system_prefix
 
-        tokens = system_prefix(system, self._backend.vocabulary, limit=self.limit)
+        tokens = system_prefix(system, self.engine.vocabulary, limit=self.limit)
         uses = activated(adapters, tokens)
-        return add_named(self._engine, self._prefixes, tokens, uses=uses, name=name, progress=progress)
+        if self._prefixes is None:
+            self._prefixes = open_cache(self.library.prefixes(), self.base, kv=self.engine.kv_identity)
+        return add_named(self.engine, self._prefixes, tokens, uses=uses, name=name, progress=progress)
 
     def stats(self) -> EngineStats:
-        return self._engine.stats()
-
-    def ready(self) -> bool:
-        """Whether a request sent now would be worked on."""
-        return self._engine.alive
+        return self.engine.stats()
 
     def close(self, *, drain: bool = True, timeout: float | None = None) -> None:
         """End: finish what runs (`drain`) within `timeout` seconds, or fail it at once; then free the base."""
-        self._engine.close(drain=drain, timeout=timeout)
+        self.engine.close(drain=drain, timeout=timeout)
 
     def __enter__(self) -> Self:
         return self
@@ -227,12 +264,12 @@ class Service:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        return self._backend.vocabulary
+        return self.engine.vocabulary
 
     @property
     def limit(self) -> int:
         """A prompt of so many tokens, or more, is refused."""
-        return self._backend.capabilities.sequence_tokens
+        return self.engine.capabilities.sequence_tokens
 
     def _submit(
         self,
@@ -244,13 +281,21 @@ class Service:
         system: int,
     ) -> Stream:
         uses = activated(adapters, tokens)
-        return self._engine.submit(Request(uuid.uuid4().hex, tokens, uses, sampling, client, system))
+        return self.engine.submit(Request(uuid.uuid4().hex, tokens, uses, sampling, client, system))
 
     def _is_base(self, name: str) -> bool:
         return name == self.base.name or name in self.base.aliases
 
     def _names(self) -> list[str]:
         return [self.base.name, *self.library.store.names()]
+
+
+def _opened(settings: Settings, base: str | None, progress: Progress | None) -> tuple[Library, BaseRecord]:
+    """What is installed, and which base to open: by its name and by the backend that the settings name."""
+    from edgelora.bases.choosing import choose_base
+
+    library = open_library(settings, progress=progress)
+    return library, choose_base(library.bases, base, settings.backend, progress=progress)
 
 
 def _card(model_id: str, created: int, base: str, root: str, entry: PoolEntry | None) -> ModelCard:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from edgelora.adapters.pool import PoolEntry
 from edgelora.adapters.tally import AdapterCounts
@@ -35,3 +36,21 @@ class EngineStats:
     """By name, of all adapters that were ever used (`tally.py` says what bounds it)."""
     occupancy: tuple[Occupancy, ...] = ()
     """By adapters; while steps are computed it may be a tenth of a second old."""
+
+
+EngineState = Literal["loading", "ready", "restarting", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineHealth:
+    """Whether requests are taken, and what happened to the process that computes."""
+
+    state: EngineState
+    why: str = ""
+    """In one sentence, where it is not ready."""
+    retry_after: float | None = None
+    """Seconds until it may be ready, where that can be said."""
+    restarts: int = 0
+    """Crashes that were got over, since the start."""
+    pid: int | None = None
+    """Of the process that holds the base; None between two."""

@@ -35,6 +35,8 @@ class Stream:
         """The last event is in the queue; nothing may follow it."""
         self._ended = False
         """The last event was taken."""
+        self.placed = False
+        """Whether the request has, or had, a place in the batch; until then it waits."""
         self._parked: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
 
     def put(self, event: Event) -> None:
@@ -48,6 +50,10 @@ class Stream:
             parked, self._parked = self._parked, None
         if parked is not None:
             _wake(*parked)
+
+    def place(self) -> None:
+        """Engine side: it has its place in the batch. Safe twice."""
+        self.placed = True
 
     def cancel(self) -> None:
         """Ask for an end, from any thread: the stream ends with Failed(Cancelled) unless it ended before."""

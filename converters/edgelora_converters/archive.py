@@ -10,7 +10,7 @@ from typing import Literal
 
 from edgelora_converters import archive_tar, archive_zip
 from edgelora_converters.peft_config import CONFIG_NAME
-from edgelora_converters.peft_folder import FILES, PICKLES, WEIGHTS_NAME, refuse_pickle
+from edgelora_converters.peft_folder import FILES, MLX_FILES, PICKLES, WEIGHTS_NAME, refuse_pickle
 from edgelora_models.errors import AdapterCorrupt, AdapterUnsupported, UsageError
 from edgelora_models.files import regular_size, unreadable
 
@@ -57,6 +57,7 @@ def bare_name(path: Path) -> str:
 
 def unpack(path: Path, into: Path) -> Path:
     """Write the adapter's two files from the zip or tar.gz at `path` into the existing, empty folder `into`; return it.
+    They are PEFT's, or mlx-lm's.
 
     Raises AdapterCorrupt (damaged, hostile, too large), AdapterUnsupported (encrypted, a pickle, several adapters),
     StorageError (the disk). After an error nothing is left in `into`.
@@ -65,7 +66,7 @@ def unpack(path: Path, into: Path) -> Path:
     try:
         reader.unpack(path, into)
     except BaseException:
-        for name in FILES:
+        for name in {*FILES, *MLX_FILES}:
             (into / name).unlink(missing_ok=True)
         raise
     return into

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from edgelora_converters.peft_config import CONFIG_NAME, MAX_CONFIG_BYTES
-from edgelora_converters.peft_folder import FILES, adapter_folder
+from edgelora_converters.peft_folder import adapter_files, adapter_folder
 from edgelora_models.errors import AdapterCorrupt, StorageError
 from edgelora_models.files import quoted
 
@@ -57,8 +57,8 @@ def too_many() -> AdapterCorrupt:
 def chosen(names: Iterable[str]) -> dict[str, str]:
     """The members to unpack: by the name each gets, its name in the archive."""
     files = set(names)
-    folder = adapter_folder(files, where="The archive", depth=2)
-    return {name: f"{folder}{name}" for name in FILES}
+    folder = adapter_folder(files, where="The archive", depth=2, mlx=True)
+    return {name: f"{folder}{name}" for name in adapter_files(files, folder)}
 
 
 class Budget:

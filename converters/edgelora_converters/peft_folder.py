@@ -18,17 +18,20 @@ from edgelora_models.files import quoted, regular_size, unreadable
 WEIGHTS_NAME = "adapter_model.safetensors"
 FILES = (CONFIG_NAME, WEIGHTS_NAME)
 """All of an adapter: nothing else in the folder is read."""
+MLX_WEIGHTS_NAME = "adapters.safetensors"
+MLX_FILES = (CONFIG_NAME, MLX_WEIGHTS_NAME)
+"""The same of an adapter that mlx-lm trained."""
 PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt"})
 
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
-def adapter_folder(names: Collection[str], *, where: str, depth: int = 1) -> str:
+def adapter_folder(names: Collection[str], *, where: str, depth: int = 1, mlx: bool = False) -> str:
     """Where among a folder's, archive's or repository's files the adapter lies: "" for the root, else `some/folder/`.
 
     `names` are paths with `/`; `where` names their place in messages. The highest folder with a configuration is taken,
-    at most `depth` below the root, if it is the only one of its height. Raises AdapterUnsupported where there are
-    several or a pickle, AdapterCorrupt where there is none or half of one.
+    at most `depth` below the root, if it is the only one of its height. `mlx`: whether it may be mlx-lm's. Raises
+    AdapterUnsupported where there are several or a pickle, AdapterCorrupt where there is none or half of one.
     """
     folders = sorted({name.removesuffix(CONFIG_NAME) for name in names if PurePosixPath(name).name == CONFIG_NAME})
     near = [f for f in folders if f.count("/") <= depth and not f.startswith("__MACOSX/")]
@@ -37,28 +40,41 @@ def adapter_folder(names: Collection[str], *, where: str, depth: int = 1) -> str
     if len(highest) > 1:
         raise _many(highest, where)
     if not highest:
-        raise _missing(names, folders, where)
-    if f"{highest[0]}{WEIGHTS_NAME}" not in names:
+        raise _missing(names, folders, where, mlx=mlx)
+    weights = adapter_files(names, highest[0])[1] if mlx else WEIGHTS_NAME
+    if f"{highest[0]}{weights}" not in names:
         raise _half(names, highest[0], where)
     return highest[0]
 
 
-def find_adapter(folder: Path) -> Path:
+def adapter_files(names: Collection[str], folder: str = "") -> tuple[str, str]:
+    """Names of the adapter's two files in `folder`: MLX_FILES where only mlx-lm's weights are there, else FILES."""
+    mlx = f"{folder}{MLX_WEIGHTS_NAME}" in names and f"{folder}{WEIGHTS_NAME}" not in names
+    return MLX_FILES if mlx else FILES
+
+
+def find_adapter(folder: Path, *, mlx: bool = False) -> Path:
     """The folder that holds the adapter's two files: `folder` itself, or the one below it.
 
-    Raises AdapterCorrupt, AdapterUnsupported (a pickle, an MLX adapter, several adapters), StorageError.
+    Raises AdapterCorrupt, AdapterUnsupported (a pickle, several adapters, an MLX adapter unless `mlx`), StorageError.
     """
     try:
         if not folder.is_dir():
             raise AdapterCorrupt(
                 "adapter_missing", f"{folder} is not a folder.", "Give the folder PEFT saved the adapter in."
             )
-        found = folder / adapter_folder(_names(folder), where=str(folder))
+        found = folder / adapter_folder(_names(folder), where=str(folder), mlx=mlx)
+        files = folder_files(found) if mlx else FILES
     except OSError as e:
         raise unreadable(folder, e) from e
-    for name in FILES:
+    for name in files:
         regular_size(found / name, error=AdapterCorrupt)
     return found
+
+
+def folder_files(folder: Path) -> tuple[str, str]:
+    """`adapter_files` of a folder that `find_adapter` found. Raises OSError."""
+    return adapter_files({path.name for path in folder.iterdir()})
 
 
 def source_digest(folder: Path) -> str:
@@ -82,7 +98,7 @@ def refuse_pickle(name: str) -> AdapterUnsupported:
 def _names(folder: Path) -> set[str]:
     """What lies in a folder and one below it, as far as it matters here."""
     found = {path.name for path in folder.iterdir()}
-    return found | {f"{path.parent.name}/{path.name}" for path in folder.glob("*/adapter_*")}
+    return found | {f"{path.parent.name}/{path.name}" for path in folder.glob("*/adapter*")}
 
 
 def _many(folders: Iterable[str], where: str) -> AdapterUnsupported:
@@ -100,14 +116,16 @@ def _half(names: Collection[str], folder: str, where: str) -> AdapterCorrupt | A
     pickle = next((name for name in beside if PurePosixPath(name).suffix in PICKLES), None)
     if pickle is not None:
         return refuse_pickle(pickle)
-    if f"{folder}adapters.safetensors" in names:
+    if f"{folder}{MLX_WEIGHTS_NAME}" in names:
         return _mlx(where)
     return _lacking(WEIGHTS_NAME, where)
 
 
-def _missing(names: Collection[str], folders: list[str], where: str) -> AdapterCorrupt | AdapterUnsupported:
+def _missing(
+    names: Collection[str], folders: list[str], where: str, *, mlx: bool
+) -> AdapterCorrupt | AdapterUnsupported:
     """No configuration where one is looked for."""
-    if "adapters.safetensors" in names:
+    if not mlx and MLX_WEIGHTS_NAME in names:
         return _mlx(where)
     inner = quoted(folders[0].rstrip("/")) if folders else ""
     return _lacking(CONFIG_NAME, where, f"; it may be {inner} within it" if folders else "")

@@ -233,6 +233,8 @@ class _Check:
         return parse_object(text, where=f"The header of {self.name}", error=self.corrupt), 8 + length
 
     def metadata(self, value: Any) -> dict[str, str]:
+        if value is None:  # MLX writes that for none
+            return {}
         if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
             raise self.fail("its __metadata__ must map strings to strings")
         return value

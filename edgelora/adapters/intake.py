@@ -17,7 +17,7 @@ _SPACE_FACTOR = 3
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """The PEFT files of one adapter, copied and hashed."""
+    """The files of one adapter, PEFT's or mlx-lm's, copied and hashed."""
 
     folder: Path
     files: tuple[StoredFile, ...]
@@ -32,23 +32,24 @@ def default_name(source: Path) -> str:
     from edgelora_converters.peft_folder import find_adapter
 
     path = source.resolve()
-    return suggest_name(find_adapter(path).name if path.is_dir() else bare_name(path), kind="adapter")
+    return suggest_name(find_adapter(path, mlx=True).name if path.is_dir() else bare_name(path), kind="adapter")
 
 
 def stage(source: Path, work: Path, *, immutable: bool = False) -> Staged:
-    """Copy the PEFT files of a folder, zip or tar.gz into the workspace `work`; link them where they are `immutable`.
+    """Copy the files of an adapter's folder, zip or tar.gz into the workspace `work`; link them if `immutable`.
 
     Raises UsageError where there is nothing, AdapterError for what it may not be or hold, StorageError.
     """
-    from edgelora_converters.peft_folder import FILES
+    from edgelora_converters.peft_folder import folder_files
 
     folder = _folder(source, work)
     with storing(folder):
-        nbytes = sum((folder / name).stat().st_size for name in FILES)
+        names = folder_files(folder)
+        nbytes = sum((folder / name).stat().st_size for name in names)
     check_space(work, nbytes * _SPACE_FACTOR, what=f"Adding {source.name}")
     copy = make_folder(work / "source")
     with storing(copy):
-        return Staged(copy, tuple(_kept(folder / name, copy / name, link=immutable) for name in FILES))
+        return Staged(copy, tuple(_kept(folder / name, copy / name, link=immutable) for name in names))
 
 
 def _kept(source: Path, target: Path, *, link: bool) -> StoredFile:
@@ -67,6 +68,6 @@ def _folder(source: Path, work: Path) -> Path:
     from edgelora_converters.peft_folder import find_adapter
 
     if source_kind(source) == "folder":
-        return find_adapter(source)
+        return find_adapter(source, mlx=True)
     check_space(work, source.stat().st_size, what=f"Unpacking {source.name}")
     return unpack(source, make_folder(work / "unpacked"))

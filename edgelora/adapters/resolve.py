@@ -1,11 +1,13 @@
-"""An adapter that can be read only with something beside its own files, rewritten so that it needs nothing else.
+"""What is kept of an adapter that is not PEFT's files alone: the same adapter as a plain PEFT folder.
 
-The store keeps what it was given, to convert it again for other bases; the base's trained weights and the adapter as it
-was before training are not the store's to keep. What they give is of low rank, so it is kept as a plain PEFT adapter.
+The store keeps what it was given, to convert it again for other bases. One that mlx-lm trained is kept as PEFT, exactly
+or not at all. The base's trained weights and the adapter as it was before training are not the store's to keep: what
+they give is of low rank, and kept in their place.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
 RESOLVED = "resolved"
 """Where in a workspace it is written."""
+FROM_MLX = "taken from mlx-lm's form as they were"
+"""What is said of the factors of such an adapter."""
 
 
 def resolve(staged: Staged, work: Path, base: BaseFingerprint, reading: Reading | None) -> Staged:
@@ -26,15 +30,20 @@ def resolve(staged: Staged, work: Path, base: BaseFingerprint, reading: Reading 
 
     Raises AdapterError, BaseError, ConversionFailed, StorageError.
     """
-    if reading is None:
-        return staged
     from edgelora_converters import peft
     from edgelora_converters.convert import write_verified
     from edgelora_converters.peft_folder import FILES
+    from edgelora_converters.reading import PLAIN
+    from edgelora_converters.source import adapter_kind, read_source
 
-    adapter = peft.read(staged.folder, base.shape, reading=reading)
-    if peft.BESIDE not in adapter.metadata:
+    mlx = adapter_kind(staged.folder) == "mlx"
+    if reading is None and not mlx:
         return staged
+    adapter = read_source(staged.folder, base.shape, reading=reading or PLAIN)
+    if not mlx and peft.BESIDE not in adapter.metadata:
+        return staged
+    if mlx:
+        adapter = replace(adapter, metadata={**adapter.metadata, "treatment": FROM_MLX})
     folder = work / RESOLVED
     write_verified(adapter, folder, to="peft", base=base)
     sizes = ((name, folder / name) for name in FILES)

@@ -138,11 +138,11 @@ class Store:
         immutable: bool = False,
         progress: Progress | None = None,
     ) -> tuple[AdapterManifest, Version]:
-        """Install a PEFT folder or archive as the latest version of `name` (default: its own), converted for `base`.
+        """Install a PEFT or MLX folder or archive as the latest version of `name` (default: its own), made for `base`.
 
         `immutable`: nobody will change the files of `source`: they may be linked. `reading` is what may be used beside
-        it; what takes that is kept as plain factors (see `resolve`). The same content under the same name is the
-        version it was. Raises UsageError, AdapterError, StorageError; then nothing has changed.
+        it; what takes that, and MLX's, is kept as plain factors (see `resolve`). The same content under the same name
+        is the version it was. Raises UsageError, AdapterError, StorageError; then nothing has changed.
         """
         chosen = default_name(source) if name is None else check_name(name, kind="adapter")
         sweep(make_folder(self._layout.tmp))

@@ -34,7 +34,7 @@ def ls(app: App, as_json: bool) -> None:
         note("No adapter is installed. `edgelora add DIR` installs one.")
 
 
-@click.command(short_help="Install a PEFT adapter.")
+@click.command(short_help="Install an adapter you trained.")
 @click.argument("source", metavar="DIR|ARCHIVE", type=click.Path(path_type=Path))
 @click.option("-n", "--name", metavar="NAME", help="What to call it.  [default: the folder's own name]")
 @click.option(
@@ -44,10 +44,11 @@ def ls(app: App, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def add(app: App, source: Path, name: str | None, base: str | None, reading: ReadingOptions, as_json: bool) -> None:
-    """Install the PEFT adapter in DIR or ARCHIVE (zip or tar.gz): check it, convert it, and keep it in the store.
+    """Install the adapter in DIR or ARCHIVE (zip or tar.gz): check it, convert it, and keep it in the store.
 
-    DIR is what `save_pretrained` wrote: adapter_config.json and adapter_model.safetensors. Adding other content under
-    a name that is taken makes a new version; the old one stays as NAME@1.
+    DIR is what PEFT's `save_pretrained` wrote (adapter_config.json and adapter_model.safetensors), or mlx-lm's trainer
+    (adapter_config.json and adapters.safetensors; kept as PEFT). Adding other content under a name that is taken makes
+    a new version; the old one stays as NAME@1.
 
     \b
     edgelora add ./my-adapter --name medical-faq

@@ -34,6 +34,12 @@ def _open_service(settings: Settings, *, base: str | None, progress: Progress | 
     return Service.open(settings, base=base, progress=progress)
 
 
+def _open_supervised(settings: Settings, *, base: str | None, progress: Progress | None) -> Service:
+    from edgelora.service import Service
+
+    return Service.supervised(settings, base=base, progress=progress)
+
+
 @dataclass(slots=True)
 class App:
     """click's context object: one for each run of the command line."""
@@ -42,6 +48,8 @@ class App:
     """Where settings are read from; None is the process's environment."""
     library: OpenLibrary = _open_library
     service: OpenService = _open_service
+    supervised: OpenService = _open_supervised
+    """The same with the base in a process of its own, which may still be loading it."""
     offline: bool = False
     """The global `--offline`."""
     as_json: bool = False

@@ -19,6 +19,7 @@ SYNONYMS = {
     "check": "doctor",
     "delete": "rm",
     "download": "pull",
+    "finetune": "train",
     "fuse": "merge",
     "generate": "run",
     "help": "--help",

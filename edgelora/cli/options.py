@@ -15,7 +15,7 @@ from edgelora.cli.app import App
 
 if TYPE_CHECKING:
     from edgelora.backends.llama_cpp.kv import KvType
-    from edgelora.config import Directories, Settings, WeightsChoice
+    from edgelora.config import BackendChoice, Directories, Settings, WeightsChoice
     from edgelora.core import SamplingParams
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
@@ -139,6 +139,7 @@ class MachineOptions:
     threads: int | None = None
     weights: WeightsChoice | None = None
     kv_type: KvType | None = None
+    backend: BackendChoice | None = None
 
     def over(self, settings: Settings) -> Settings:
         """`settings`, with whatever was given in their place."""
@@ -162,6 +163,11 @@ _MACHINE = (
         "--kv-type",
         type=click.Choice(["f16", "f32", "q8_0", "q4_0"]),
         help="What to keep the context in: q8_0 takes half the memory of f16.  [default: f16]",
+    ),
+    click.option(
+        "--backend",
+        type=click.Choice(["auto", "mlx", "llama.cpp"]),
+        help="What computes: auto goes by the base, and prefers MLX on Apple Silicon.  [default: auto]",
     ),
 )
 

@@ -28,6 +28,7 @@ VERBS = {
     "ls": "edgelora.cli.adapters:ls",
     "add": "edgelora.cli.adapters:add",
     "pull": "edgelora.cli.pull:pull",
+    "train": "edgelora.cli.train:train",
     "show": "edgelora.cli.adapters:show",
     "rm": "edgelora.cli.adapters:rm",
     "warm": "edgelora.cli.warm:warm",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -72,6 +74,13 @@ if TYPE_CHECKING:
     shell_complete=adapter_names,
     help="Load this adapter at the start and keep it in memory. May be given several times.  [default: EDGELORA_PIN]",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["child", "in-process"]),
+    default="child",
+    show_default=True,
+    help="Compute in a process of its own, which is started again when it crashes, or in the server's.",
+)
 @base_option
 @context_option
 @machine_options
@@ -87,6 +96,7 @@ def serve(
     requests_per_minute: int | None,
     tokens_per_minute: int | None,
     pins: tuple[str, ...],
+    engine: str,
     base: str | None,
     context: int | None,
     machine: MachineOptions,
@@ -97,6 +107,7 @@ def serve(
     other users of this machine: EDGELORA_API_KEY cannot, and `edgelora keys add` gives each program one of its own.
     """
     from edgelora.cli.progress import progress_bars
+    from edgelora.cli.run import check_adapter
     from edgelora.keys.token import ensure_token
     from edgelora.server.binding import bind, close_all
     from edgelora.server.options import ServerOptions
@@ -117,12 +128,33 @@ def serve(
     close_all(bind(options))  # a port that is taken is told before the base is loaded
     ensure_token(settings.directories.config)
     with progress_bars() as bars:
-        service = app.service(settings, base=base, progress=bars)
+        service = (app.supervised if engine == "child" else app.service)(settings, base=base, progress=bars)
+    wanted = tuple(dict.fromkeys(pins or settings.pins))
     with service:
-        for name in dict.fromkeys(pins or settings.pins):
-            service.pin(name)
-        run(service, options, on_ready=lambda urls: announce(service, urls, options.host))
+        later = None
+        if service.health().state == "ready":
+            pin_all(service, wanted)
+        else:
+            for name in wanted:
+                check_adapter(service.library, name)
+            later = partial(prepare, service, wanted)
+        run(service, options, on_ready=lambda urls: announce(service, urls, options.host), meanwhile=later)
         hint("Stopped.")
+
+
+def prepare(service: Service, pins: Sequence[str]) -> None:
+    """What is done while the server listens already. Raises what keeps the base, or a pin, out of memory."""
+    from edgelora.cli.progress import progress_bars
+
+    with progress_bars() as bars:
+        service.wait_ready(bars)
+    pin_all(service, pins)
+    hint("The base is in memory.")
+
+
+def pin_all(service: Service, pins: Sequence[str]) -> None:
+    for name in pins:
+        service.pin(name)
 
 
 def announce(service: Service, urls: list[str], host: str) -> None:
@@ -136,6 +168,8 @@ def announce(service: Service, urls: list[str], host: str) -> None:
     note(f"  OPENAI_BASE_URL={_friendly(urls[0], host)}/v1")
     if service.setup is not None:
         hint(f"  {service.setup}")
+    if service.health().state != "ready":
+        hint("  The base is being loaded; until then requests are told to come back.")
     hint("Ctrl-C stops.")
 
 

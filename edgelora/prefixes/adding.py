@@ -12,14 +12,14 @@ from edgelora.prefixes.cache import Keep, PrefixCache
 from edgelora.prefixes.layout import Stored
 
 if TYPE_CHECKING:
-    from edgelora.engine import Engine
+    from edgelora.engine_like import EngineLike
 
 PIECE = 64
 """Tokens between two looks at the bar. Each piece costs one token's logits more."""
 
 
 def add_named(
-    engine: Engine,
+    engine: EngineLike,
     cache: PrefixCache | None,
     tokens: tuple[int, ...],
     *,
@@ -51,7 +51,7 @@ def add_named(
     return stored
 
 
-def _compute(engine: Engine, tokens: tuple[int, ...], uses: tuple[AdapterUse, ...], keep: Keep | None) -> None:
+def _compute(engine: EngineLike, tokens: tuple[int, ...], uses: tuple[AdapterUse, ...], keep: Keep | None) -> None:
     request = Request(uuid.uuid4().hex, tokens, uses, SamplingParams(max_tokens=1))
     *_, last = engine.submit(request, keep=keep)
     if isinstance(last, Failed):

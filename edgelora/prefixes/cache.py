@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgelora.backends.base import Backend, SavedKv
+from edgelora.backends.base import SavedKv
 from edgelora.bases.record import BaseRecord
 from edgelora.core import Request
 from edgelora.errors import BackendError, EdgeloraError, StorageError
@@ -57,11 +57,11 @@ class Look:
     """What should come to be on disk."""
 
 
-def open_cache(store: PrefixStore, base: BaseRecord, backend: Backend) -> PrefixCache | None:
-    """For a resident base; None where prefixes are switched off."""
+def open_cache(store: PrefixStore, base: BaseRecord, *, kv: str) -> PrefixCache | None:
+    """For a resident base, `kv` its `Backend.kv_identity`; None where prefixes are switched off."""
     if not store.budget_bytes:
         return None
-    return PrefixCache(store, base.path, kv=backend.kv_identity, template=base.identity.fingerprint.template)
+    return PrefixCache(store, base.path, kv=kv, template=base.identity.fingerprint.template)
 
 
 class PrefixCache:

@@ -13,8 +13,8 @@ Also the few errors only HTTP has. They extend the project's tree, so `status` s
     |-- UnsupportedMedia   415
     |-- HeadersTooMany     431
     `-- NotOffered         501   a route of the API that this server does not serve
-    Busy
-    `-- Unavailable        503   not ready yet, or ending
+    EdgeloraError
+    `-- DeadlineExceeded   504   it took longer than it may
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import msgspec
 
 from edgelora.errors import Busy, Cancelled, EdgeloraError, UsageError
+from edgelora.errors import Unavailable as Unavailable
 
 TRY_AGAIN_SECONDS = 1
 """Told to a refused client when the runtime does not know how long the wait will be."""
@@ -74,8 +75,8 @@ class NotOffered(UsageError):
     status = 501
 
 
-class Unavailable(Busy):
-    status = 503
+class DeadlineExceeded(EdgeloraError):
+    status = 504
 
 
 @dataclass(frozen=True, slots=True)

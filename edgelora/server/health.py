@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from edgelora.server.errors import Unavailable
+from edgelora.errors import Unavailable
 from edgelora.server.follow import Drain
 from edgelora.server.runtime import Runtime
 
@@ -19,8 +19,11 @@ class HealthRoutes:
         return _status(b"ok")
 
     async def ready(self, _request: Request) -> Response:
-        if self._drain.begun or not self._runtime.ready():
-            raise Unavailable("not_ready", "The server is starting or shutting down.", "Ask again in a moment.")
+        health = self._runtime.health()
+        if self._drain.begun or health.state == "stopped":
+            raise Unavailable("not_ready", "The server is shutting down.", "Ask again in a moment.")
+        if health.state != "ready":
+            raise Unavailable("not_ready", health.why, "Ask again in a moment.", retry_after=health.retry_after)
         return _status(b"ready")
 
 

@@ -133,15 +133,35 @@ def make_server(runtime: Runtime, options: ServerOptions, *, on_ready: OnReady) 
     return EdgeServer(config, drain=drain, drain_seconds=options.drain_seconds, on_ready=on_ready)
 
 
-def run(runtime: Runtime, options: ServerOptions, *, on_ready: OnReady) -> int | None:
+def run(
+    runtime: Runtime, options: ServerOptions, *, on_ready: OnReady, meanwhile: Callable[[], None] | None = None
+) -> int | None:
     """Serve until a signal; returns its number (None where `stop` was called). The runtime stays the caller's to close.
 
-    Raises UsageError (a key is missing, a bad host or origin) and Busy (`port_in_use`) before anything is served.
+    `meanwhile` runs in a thread once requests are taken; what it raises ends the server, and is raised here. Raises
+    UsageError (a key is missing, a bad host or origin) and Busy (`port_in_use`) before anything is served.
     """
-    server = make_server(runtime, options, on_ready=on_ready)
+    failures: list[Exception] = []
+
+    def work() -> None:
+        try:
+            if meanwhile is not None:
+                meanwhile()
+        except Exception as error:
+            if not server.should_exit:  # What is ending anyway may fail what was begun.
+                failures.append(error)
+                server.stop()
+
+    def ready(urls: list[str]) -> None:
+        on_ready(urls)
+        threading.Thread(target=work, name="edgelora-meanwhile", daemon=True).start()
+
+    server = make_server(runtime, options, on_ready=ready)
     sockets = bind(options)
     try:
         asyncio.run(server.serve(sockets))
     finally:
         close_all(sockets)
+    if failures:
+        raise failures[0]
     return server.ended_by

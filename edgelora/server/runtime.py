@@ -9,6 +9,7 @@ from edgelora.backends.base import Vocabulary
 from edgelora.core import AdapterRef, AdapterUse, SamplingParams
 from edgelora.prompt import Message
 from edgelora.service import ModelCard
+from edgelora.stats import EngineHealth
 from edgelora.stream import Stream
 
 
@@ -18,7 +19,7 @@ class ResidentBase(Protocol):
 
 
 class Runtime(Protocol):
-    """Thread-safe. All but the properties and `ready` may block (a first use converts an adapter): call in threads."""
+    """Thread-safe. All but the properties and `health` may block (a first use converts an adapter): call in threads."""
 
     @property
     def base(self) -> ResidentBase: ...
@@ -47,4 +48,4 @@ class Runtime(Protocol):
 
     def default_sampling(self) -> SamplingParams: ...
 
-    def ready(self) -> bool: ...
+    def health(self) -> EngineHealth: ...

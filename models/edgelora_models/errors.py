@@ -16,6 +16,7 @@ Every error says what happened (`what`) and what to do (`remedy`), and has a sta
     |-- BaseError              exit 6, 503   the base model: missing, corrupt, not a Llama
     |-- StorageError           exit 7, 507   no space, no permission, an I/O error
     |-- Busy                   exit 8, 429   the queue is full; a name or port is taken
+    |   `-- Unavailable        exit 8, 503   not ready yet, or ending
     |-- BackendError           exit 9, 500   the engine below failed
     `-- Cancelled              exit 130, 499 somebody asked for an end
 """
@@ -115,6 +116,10 @@ class Busy(EdgeloraError):
     def __init__(self, code: str, what: str, remedy: str = "", *, retry_after: float | None = None) -> None:
         super().__init__(code, what, remedy)
         self.retry_after = retry_after
+
+
+class Unavailable(Busy):
+    status = 503
 
 
 class BackendError(EdgeloraError):

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from edgelora_converters.peft_config import CONFIG_NAME
-from edgelora_converters.peft_folder import FILES, WEIGHTS_NAME, adapter_folder, find_adapter, source_digest
+from edgelora_converters.peft_folder import (
+    FILES,
+    MLX_FILES,
+    WEIGHTS_NAME,
+    adapter_files,
+    adapter_folder,
+    find_adapter,
+    source_digest,
+)
 from edgelora_models.errors import AdapterCorrupt, AdapterError, AdapterUnsupported
 from tests.support.adapters import TINY, write_peft
 
@@ -54,6 +62,17 @@ def test_what_is_there_instead_is_said(names: list[str], kind: type[AdapterError
         adapter_folder(names, where="x", depth=2)
     assert caught.value.code == code
     assert caught.value.remedy
+
+
+def test_mlx_where_it_is_asked_for() -> None:
+    """mlx-lm's files count only with `mlx`, beside PEFT's not at all; without its configuration it is half of one."""
+    mlx = [CONFIG_NAME, "adapters.safetensors", "0000100_adapters.safetensors"]
+    assert adapter_folder(mlx, where="x", mlx=True) == "" and adapter_files(mlx) == MLX_FILES
+    assert adapter_files([*mlx, WEIGHTS_NAME]) == adapter_files([CONFIG_NAME]) == FILES
+    assert adapter_folder([f"a/{name}" for name in mlx], where="x", mlx=True) == "a/"
+    for names in ([CONFIG_NAME], ["adapters.safetensors"]):
+        with pytest.raises(AdapterCorrupt, match="adapter has it"):
+            adapter_folder(names, where="x", mlx=True)
 
 
 def test_folders_are_looked_into(tmp_path: Path) -> None:

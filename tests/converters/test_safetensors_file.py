@@ -150,6 +150,12 @@ def test_broken_headers_are_refused(tmp_path: Path, name: str) -> None:
         open_safetensors(path)
 
 
+def test_no_metadata_may_be_null(tmp_path: Path) -> None:
+    """MLX's writer, and so mlx-lm's trainer, puts null where there is none."""
+    with open_safetensors(write_raw(tmp_path / "t", header_of(__metadata__=None, a=entry()), b"\0" * 8)) as file:
+        assert file.metadata == {} and list(file.names) == ["a"]
+
+
 def test_unknown_dtype_is_unsupported(tmp_path: Path) -> None:
     """A dtype of a later format version is named together with its tensor."""
     path = write_raw(tmp_path / "t", header_of(new=entry("F4")), b"\0" * 8)

@@ -27,3 +27,11 @@ def test_drafts_are_on_unless_said_otherwise() -> None:
     assert read_settings({}).speculate == "auto" and read_settings({"EDGELORA_SPECULATE": "OFF"}).speculate == "off"
     with pytest.raises(UsageError, match="auto or off"):
         read_settings({"EDGELORA_SPECULATE": "always"})
+
+
+def test_the_backend_is_one_of_three() -> None:
+    """auto without a word; either by name; anything else is refused with those."""
+    assert read_settings({}).backend == "auto"
+    assert [read_settings({"EDGELORA_BACKEND": name}).backend for name in ("MLX", "llama.cpp")] == ["mlx", "llama.cpp"]
+    with pytest.raises(UsageError, match=r"auto, mlx or llama\.cpp"):
+        read_settings({"EDGELORA_BACKEND": "cuda"})

@@ -30,7 +30,7 @@ def invoked(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("alora") / "late-pirate"
     shutil.copytree(builtin.adapters()["pirate"], folder)
     config = json.loads((folder / "adapter_config.json").read_text())
-    tokens = service._backend.vocabulary.tokenize(OPENING, special=True, bos=False)
+    tokens = service.vocabulary.tokenize(OPENING, special=True, bos=False)
     (folder / "adapter_config.json").write_text(json.dumps(config | {"alora_invocation_tokens": tokens}))
     service.library.store.add(folder, base=service.base)
     yield "late-pirate"
@@ -46,7 +46,7 @@ def ask(service: Service, messages: list[Message], *uses: AdapterUse) -> tuple[s
 def test_it_goes_on_from_what_the_base_computed(service: Service, invoked: str, settings: Settings) -> None:
     """The conversation up to the invocation is not computed again, and the answer is that of a fresh process."""
     (use,) = service.compose(invoked)
-    prompt = encode_chat(MESSAGES, service._backend.vocabulary)
+    prompt = encode_chat(MESSAGES, service.vocabulary)
     assert use.ref.invocation == prompt[-len(use.ref.invocation) :]
     start = len(prompt) - len(use.ref.invocation)
     plain, _ = ask(service, MESSAGES)

@@ -84,7 +84,7 @@ def test_the_same_answers_after_a_restart(opened: Callable[..., Service]) -> Non
     for other in others:
         answer(other)
     assert {asked: text for asked, (text, _) in answers.items()} == expected
-    length = len(system_prefix(SYSTEM, second._backend.vocabulary))
+    length = len(system_prefix(SYSTEM, second.vocabulary))
     assert length > 64
     assert all(cached >= length for _, cached in answers.values())
 

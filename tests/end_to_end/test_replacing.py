@@ -77,7 +77,7 @@ class Pause:
 
     def __init__(self, service: Service, *, after: int) -> None:
         self.reached, self._go = threading.Event(), threading.Event()
-        self._backend = service._backend
+        self._backend = service.engine._backend
         self._step, self._left = self._backend.step, after
 
     def __enter__(self) -> Pause:

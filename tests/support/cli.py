@@ -51,10 +51,12 @@ def make_app(library: Library | None = None, service: FakeService | None = None,
     # Without a library the test's own home, so that nothing is ever written into the user's folders.
     kept = os.environ.get("EDGELORA_HOME", "") if library is None else str(library.settings.directories.data.parent)
     home = {"EDGELORA_HOME": kept}
+    opened = no_service if service is None else lambda settings, *, base, progress: cast(Service, service)
     return App(
         environ=home | environ,
         library=no_library if library is None else lambda settings, *, progress: replace(library, settings=settings),
-        service=no_service if service is None else lambda settings, *, base, progress: cast(Service, service),
+        service=opened,
+        supervised=opened,
     )
 
 

@@ -14,13 +14,13 @@ from edgelora.activation import activated
 from edgelora.backends.base import Vocabulary
 from edgelora.backends.fake import FakeBackend, write_fake_adapter
 from edgelora.composition import compose
-from edgelora.core import AdapterRef, AdapterUse, Request, SamplingParams
+from edgelora.core import AdapterRef, AdapterUse, Progress, Request, SamplingParams
 from edgelora.engine import Engine
 from edgelora.errors import NotFound
 from edgelora.names import split_model_id
 from edgelora.prompt import Message, encode_chat, encode_text
 from edgelora.service import ModelCard
-from edgelora.stats import EngineStats
+from edgelora.stats import EngineHealth, EngineStats
 from edgelora.stream import Stream
 
 CREATED = 1_750_000_000
@@ -156,8 +156,11 @@ class FakeService:
     def stats(self) -> EngineStats:
         return self.engine.stats()
 
-    def ready(self) -> bool:
-        return self.engine.alive
+    def health(self) -> EngineHealth:
+        return self.engine.health()
+
+    def wait_ready(self, progress: Progress | None = None) -> None:
+        self.engine.wait_ready(progress)
 
     def close(self, *, drain: bool = False, timeout: float = 10.0) -> None:
         self.engine.close(drain=drain, timeout=timeout)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,14 @@ from edgelora_models.shape import LlamaShape
 
 Progress = Callable[[float], None]
 
+_FACTS: Mapping[str, Callable[[Any, Any], int]] = {
+    "layers": lambda lib, handle: lib.llama_model_n_layer(handle),
+    "hidden": lambda lib, handle: lib.llama_model_n_embd(handle),
+    "heads": lambda lib, handle: lib.llama_model_n_head(handle),
+    "kv_heads": lambda lib, handle: lib.llama_model_n_head_kv(handle),
+    "vocab": lambda lib, handle: lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(handle)),
+}
+"""By the names that LlamaShape has for them."""
 _ADD_AGAIN = "Check the file, or get it again with `edgelora base add` or `edgelora base pull`."
 
 
@@ -33,7 +41,19 @@ class Model:
         model = cls(_load(path, progress, weights))
         try:
             with model.held() as handle:
-                _check(handle, path, shape)
+                _check(handle, path, {name: getattr(shape, name) for name in _FACTS})
+        except BaseError:
+            model.close()
+            raise
+        return model
+
+    @classmethod
+    def load_vocabulary(cls, path: Path, *, shape: LlamaShape) -> Model:
+        """Open `path` for its vocabulary alone: no weights are read or mapped. Raises BaseError."""
+        model = cls(_load(path, None, "mapped", vocab_only=True))
+        try:
+            with model.held() as handle:
+                _check(handle, path, {"vocab": shape.vocab})
         except BaseError:
             model.close()
             raise
@@ -68,7 +88,7 @@ class Model:
             library().llama_model_free(handle)
 
 
-def _load(path: Path, progress: Progress | None, weights: Weights) -> Any:
+def _load(path: Path, progress: Progress | None, weights: Weights, *, vocab_only: bool = False) -> Any:
     lib = library()
     if not path.is_file():
         raise BaseError("base_missing", f"There is no base at {path}.", "Add one with `edgelora base add PATH`.")
@@ -81,6 +101,7 @@ def _load(path: Path, progress: Progress | None, weights: Weights) -> Any:
     parameters.n_gpu_layers = 0
     # The extra buffer types are those that repack. Without them every tensor stays where the file is mapped.
     parameters.use_extra_bufts = weights == "repacked"
+    parameters.vocab_only = vocab_only
     parameters.progress_callback = callback
     with captured_errors() as errors:
         handle = lib.llama_model_load_from_file(str(path).encode(), parameters)
@@ -108,21 +129,16 @@ def _guarded(progress: Progress | None, raised: list[BaseException]) -> Callable
     return report
 
 
-def _check(handle: Any, path: Path, shape: LlamaShape) -> None:
+def _check(handle: Any, path: Path, expected: Mapping[str, int]) -> None:
     lib = library()
     architecture = ctypes.create_string_buffer(64)
     lib.llama_model_meta_val_str(handle, b"general.architecture", architecture, len(architecture))
     if architecture.value != b"llama":
         name = architecture.value.decode("utf-8", "replace")
         raise BaseError("base_not_llama", f"{path} holds a {name!r} model, not a Llama.", _ADD_AGAIN)
-    found = {
-        "layers": lib.llama_model_n_layer(handle),
-        "hidden": lib.llama_model_n_embd(handle),
-        "heads": lib.llama_model_n_head(handle),
-        "kv_heads": lib.llama_model_n_head_kv(handle),
-        "vocab": lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(handle)),
-    }
-    wrong = [name for name, value in found.items() if value != getattr(shape, name)]
+    # Asked one by one: of a vocabulary alone the library aborts when it is asked for the heads.
+    found = {name: _FACTS[name](lib, handle) for name in expected}
+    wrong = [name for name, value in expected.items() if found[name] != value]
     if wrong:
-        differences = ", ".join(f"{name} {found[name]} instead of {getattr(shape, name)}" for name in wrong)
+        differences = ", ".join(f"{name} {found[name]} instead of {expected[name]}" for name in wrong)
         raise BaseError("base_changed", f"{path} is not the base it was added as: {differences}.", _ADD_AGAIN)

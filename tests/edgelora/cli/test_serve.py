@@ -80,7 +80,7 @@ def test_pins(
 ) -> None:
     """Loaded before anything is served, in this order, each once; the option takes the setting's place."""
     pinned: list[str] = []
-    monkeypatch.setattr(server_run, "run", lambda service, options, *, on_ready: pinned.append("served"))
+    monkeypatch.setattr(server_run, "run", lambda service, options, *, on_ready, meanwhile: pinned.append("served"))
     with FakeService(tmp_path, adapters={"a": None, "b": None}) as service:
         monkeypatch.setattr(service, "pin", pinned.append)
         done = run(make_app(service=service, **environ), "serve", "--port", "0", *arguments)

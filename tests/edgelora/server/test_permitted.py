@@ -87,6 +87,10 @@ def test_a_key_for_the_base_alone(runtime: Runtime) -> None:
 
 def test_the_rest_is_the_runtimes_own(runtime: Runtime, service: FakeService) -> None:
     """What names no adapter passes through."""
-    assert runtime.base.name == "tiny" and runtime.ready() and runtime.default_sampling() == service.default_sampling()
+    assert (
+        runtime.base.name == "tiny"
+        and runtime.health().state == "ready"
+        and runtime.default_sampling() == service.default_sampling()
+    )
     with pytest.raises(AttributeError):
         _ = runtime.nothing_of_the_kind  # type: ignore[attr-defined]

@@ -1,0 +1,139 @@
+"""The engine's side of the pipe: commands to the engine, and what it does as events. Owns no pipe and no process."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future
+from functools import partial
+from pathlib import Path
+
+from edgelora.core import Event, Failed, Finished, TextDelta
+from edgelora.engine import Engine
+from edgelora.errors import EdgeloraError
+from edgelora.prefixes.cache import Keep
+from edgelora.prefixes.layout import Stored
+from edgelora.stream import Stream
+from edgelora.supervisor import messages
+from edgelora.supervisor.faults import fault_of
+from edgelora.supervisor.messages import Phase
+from edgelora.supervisor.pipes import Outbox
+from edgelora.supervisor.totals import NOTHING, without_same
+from edgelora.supervisor.witness import Witness
+
+_log = logging.getLogger(__name__)
+
+
+class Forwarded(Stream):
+    """A stream that is read in the other process."""
+
+    def __init__(self, request_id: str, cancel: Callable[[str], None], outbox: Outbox) -> None:
+        super().__init__(request_id, cancel)
+        self._outbox = outbox
+
+    def put(self, event: Event) -> None:
+        self._outbox.put(_said(self.request_id, event))
+
+    def place(self) -> None:
+        if not self.placed:
+            super().place()
+            self._outbox.put(messages.Placed(self.request_id))
+
+
+class Desk:
+    """`obey` is the reading thread's, `trying`, `stream` and `tell_stats` the engine's."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self.closed = threading.Event()
+        self._outbox = outbox
+        self._engine: Engine | None = None
+        self._witness: Witness | None = None
+        self._told = NOTHING
+
+    def open(self, engine: Engine, witness: Witness) -> None:
+        """From here on there is somebody to obey."""
+        self._witness, self._engine = witness, engine
+        self._outbox.put(messages.Ready(engine.capabilities, engine.kv_identity))
+
+    def obey(self, commands: Sequence[messages.Command]) -> None:
+        for command in commands:
+            match command:
+                case messages.Submit():
+                    self._submit(command)
+                case messages.Cancel(id) if self._engine is not None:
+                    self._engine.cancel(id)
+                case messages.Fetch():
+                    self._fetch(command)
+                case messages.Ping():
+                    witness = self._witness
+                    self._outbox.put(messages.Pong(0, None) if witness is None else witness.pong())
+                case messages.Close():
+                    threading.Thread(target=self._close, args=(command,), daemon=True).start()
+
+    def stream(self, request_id: str, cancel: Callable[[str], None]) -> Forwarded:
+        return Forwarded(request_id, cancel, self._outbox)
+
+    def trying(self, phase: Phase, paths: tuple[Path, ...]) -> None:
+        self._outbox.send(messages.Trying(phase, paths))
+
+    def tell_stats(self) -> None:
+        engine = self._engine
+        if engine is None:
+            return
+        stats = engine.stats()
+        if stats != self._told:
+            self._outbox.put(messages.Stats(*without_same(stats, self._told)))
+            self._told = stats
+
+    def _submit(self, command: messages.Submit) -> None:
+        request, wanted = command.request, command.keep
+        keep = None if wanted is None else Keep(wanted.key, wanted.tokens, wanted.name)
+        if keep is not None:
+            keep.done.add_done_callback(partial(self._kept, request.id))
+        try:
+            self._known().submit(request, keep=keep)
+        except Exception as error:
+            self._outbox.put(messages.Broken(request.id, fault_of(error)))
+
+    def _kept(self, request_id: str, done: Future[Stored]) -> None:
+        try:
+            message = messages.Kept(request_id, done.result())
+        except CancelledError:
+            message = messages.Kept(request_id, None)
+        except Exception as error:
+            message = messages.Kept(request_id, None, fault_of(error))
+        self._outbox.put(message)
+
+    def _fetch(self, command: messages.Fetch) -> None:
+        def tell(done: Future[bool]) -> None:
+            error = done.exception()
+            outcome = done.result() if error is None else fault_of(error)
+            self._outbox.put(messages.Fetched(command.number, outcome))
+
+        try:
+            done = self._known().fetch(command.ref, pin=command.pin, instead_of=command.instead_of)
+        except EdgeloraError as error:
+            self._outbox.put(messages.Fetched(command.number, fault_of(error)))
+        else:
+            done.add_done_callback(tell)
+
+    def _close(self, command: messages.Close) -> None:
+        if self._engine is not None:
+            self._engine.close(drain=command.drain, timeout=command.timeout)
+        self.closed.set()
+
+    def _known(self) -> Engine:
+        if self._engine is None:
+            raise RuntimeError("a command came before the base was there")
+        return self._engine
+
+
+def _said(request_id: str, event: Event) -> messages.Event:
+    match event:
+        case TextDelta():
+            return messages.Text(request_id, event)
+        case Finished():
+            return messages.Done(request_id, event)
+        case Failed(error):
+            return messages.Broken(request_id, fault_of(error))

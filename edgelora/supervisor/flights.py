@@ -1,0 +1,78 @@
+"""The requests that are on their way in the engine's process, as its parent knows them: who waits for what, what became
+visible of it, and what is sent again after a crash. No I/O, no clock, no threads; the caller holds a lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from edgelora.core import Request, Timings
+from edgelora.errors import UsageError
+from edgelora.failures import queue_full
+from edgelora.prefixes.cache import Keep
+from edgelora.stream import Stream
+
+ATTEMPTS = 2
+"""Processes that a request, or a pin, is given to: what nobody saw anything of is sent again once."""
+_RECENT = 0.2
+"""How much one finished request weighs in `Flights.patience`, as in the engine."""
+
+
+@dataclass(slots=True)
+class Flight:
+    request: Request
+    stream: Stream
+    keep: Keep | None
+    since: float
+    """When it was accepted, in time.monotonic."""
+    sent: float
+    """When it was last given to a process."""
+    attempts: int = 0
+    """How many processes it was given to."""
+    seen: bool = False
+    """Whether any of its answer was handed out."""
+    cancelled: bool = False
+    """Whether somebody asked for its end."""
+
+
+class Flights:
+    """By request id, in the order they came."""
+
+    def __init__(self) -> None:
+        self._live: dict[str, Flight] = {}
+        self.patience = 1.0
+        """Seconds a request takes once it runs, as the latest ones did."""
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def __iter__(self) -> Iterator[Flight]:
+        return iter(tuple(self._live.values()))
+
+    def get(self, request_id: str) -> Flight | None:
+        return self._live.get(request_id)
+
+    def take(self, flight: Flight, *, capacity: int) -> None:
+        """Raises UsageError(code duplicate_id), Busy(code queue_full) at `capacity`."""
+        name = flight.request.id
+        if name in self._live:
+            raise UsageError("duplicate_id", f"A request with the id {name!r} is running.", param="id")
+        if len(self._live) >= capacity:
+            raise queue_full(len(self._live), retry_after=self.patience)
+        self._live[name] = flight
+
+    def land(self, request_id: str) -> Flight | None:
+        """It ended; None for one that had ended before."""
+        return self._live.pop(request_id, None)
+
+    def took(self, timings: Timings) -> None:
+        """One finished."""
+        self.patience += _RECENT * (timings.prefill + timings.decode - self.patience)
+
+    def crash(self) -> list[Flight]:
+        """The process died: removes and returns those that end with it. The others are to be sent again."""
+        lost = [one for one in self if one.seen or one.cancelled or one.attempts >= ATTEMPTS]
+        for flight in lost:
+            del self._live[flight.request.id]
+        return lost

@@ -1,0 +1,58 @@
+"""A base in an engine's process: what its parent says, and what is opened there. Both ends of one value."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edgelora.bases.record import BaseRecord
+from edgelora.config import Settings
+from edgelora.opening import Setup, open_backend, open_vocabulary
+from edgelora.supervisor import messages
+from edgelora.supervisor.remote import RemoteEngine
+
+if TYPE_CHECKING:
+    from edgelora.backends.base import Backend
+    from edgelora.core import Progress
+    from edgelora.library import Library
+
+_OPENER = f"{__name__}:open_base"
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What `open_base` opens."""
+
+    record: BaseRecord
+    setup: Setup
+    settings: Settings
+
+
+def start_engine(library: Library, record: BaseRecord, setup: Setup, settings: Settings) -> RemoteEngine:
+    """The engine over `record`, whose process begins to load it now. Raises BaseError, BackendError."""
+    vocabulary = open_vocabulary(record)
+    store = library.prefixes()
+    prefixes = None
+    if store.budget_bytes:
+        template = record.identity.fingerprint.template
+        prefixes = messages.Prefixes(store.layout.root, store.budget_bytes, record.path, template)
+    asked = Asked(record, setup, replace(settings, api_key=None))
+    first = messages.Open(
+        _OPENER,
+        messages.encode(asked),
+        settings.adapter_budget_bytes,
+        settings.max_queue,
+        settings.speculate == "auto",
+        os.getpid(),
+        prefixes,
+    )
+    printed = settings.directories.state / "engine.log"
+    return RemoteEngine(first, vocabulary=vocabulary, quarantine=library.quarantine(), printed=printed)
+
+
+def open_base(argument: bytes, progress: Progress) -> Backend:
+    """In the engine's process. Raises as `open_backend` does."""
+    asked = messages.decoded(argument, Asked)
+    return open_backend(asked.record.check(), asked.setup, asked.settings, progress)
