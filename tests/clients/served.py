@@ -6,7 +6,9 @@ import os
 import re
 import subprocess
 import sys
-import threading
+import time
+import urllib.error
+import urllib.request
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,8 +31,8 @@ class Served:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Served]:
-    """The server, over the built-in base, until the block is left."""
+def serving(folder: Path, *, origin: str) -> Iterator[Served]:
+    """The server, over the built-in base, until the block is left. `origin`: of a page that may call it."""
     source = builtin.adapters()["medical-faq"]
     files = {name: (source / name).read_bytes() for name in UPLOADED}
     archive = folder / "adapter.zip"
@@ -42,32 +44,56 @@ def serving(folder: Path) -> Iterator[Served]:
         hub.repos[REPOSITORY] = Repo(files)
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("EDGELORA_", "HF_"))}
         environment |= {"EDGELORA_HOME": str(home), "EDGELORA_THREADS": "1", "HF_ENDPOINT": hub.url}
-        with _started(environment, folder / "log") as url:
+        with _started(environment, folder / "log", origin) as url:
             token = (home / "token").read_text(encoding="utf-8").strip()
-            told = {"EDGELORA_TOKEN": token, "EDGELORA_ARCHIVE": str(archive), "EDGELORA_REPOSITORY": REPOSITORY}
+            told = {
+                "EDGELORA_TOKEN": token,
+                "EDGELORA_ARCHIVE": str(archive),
+                "EDGELORA_REPOSITORY": REPOSITORY,
+                "OPENAI_BASE_URL": f"{url}/v1",
+                "GROQ_BASE_URL": url,
+                "GROQ_API_KEY": token,
+                "TOGETHER_BASE_URL": url,
+                "TOGETHER_API_KEY": token,
+                "TOGETHER_PROJECT_ID": "mine",
+            }
             yield Served(url, {**os.environ, **told})
 
 
 @contextmanager
-def _started(environment: dict[str, str], log: Path) -> Iterator[str]:
+def _started(environment: dict[str, str], log: Path, origin: str) -> Iterator[str]:
     """The URL of a server that is ready."""
-    command = [sys.executable, "-m", "edgelora", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "edgelora", "serve", "--port", "0", "--allow-origin", origin]
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
     try:
-        yield _address(process, log)
+        url = _address(process, log)
+        _wait_ready(url)
+        yield url
     finally:
         process.terminate()
         process.wait(timeout=60)
 
 
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:
-    waited = threading.Event()
     for _ in range(int(START_SECONDS / 0.1)):
         found = re.search(r"OPENAI_BASE_URL=(http://\S+)/v1", log.read_text(encoding="utf-8"))
         if found:
             return found[1]
         if process.poll() is not None:
             break
-        waited.wait(0.1)
+        time.sleep(0.1)
     raise RuntimeError(f"the server did not start:\n{log.read_text(encoding='utf-8')}")
+
+
+def _wait_ready(url: str) -> None:
+    """It listens before its base is in memory."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            urllib.request.urlopen(f"{url}/ready", timeout=10).close()
+            return
+        except urllib.error.HTTPError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
