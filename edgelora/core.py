@@ -22,6 +22,14 @@ class FinishReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Constraint:
+    """What an answer's text must be, to the letter, unless it is cut by its length. `grammar.py` makes them."""
+
+    grammar: str
+    """As llguidance reads it (its JSON of named grammars)."""
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingParams:
     """How the next token is chosen. temperature 0 is greedy and ignores top_p, top_k, min_p and seed."""
 
@@ -38,6 +46,14 @@ class SamplingParams:
     max_tokens: int | None = None
     """None: until the model stops or the context is full."""
     stop: tuple[str, ...] = ()
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    """Taken from the logit of a token that the answer has, once; and once for each time. The prompt does not count."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Token ids, each once, and what is added to their logits."""
+    logprobs: int | None = None
+    """How many of the likeliest tokens are told beside each one that is chosen; 0 that one alone, None nothing."""
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +152,33 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """A token, and how likely the model held it: before constraint, bias, penalties and temperature."""
+
+    token: int
+    piece: bytes
+    logprob: float
+    """Natural logarithm; finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredToken:
+    """A token of the answer beside those that were likeliest in its place."""
+
+    chosen: Candidate
+    top: tuple[Candidate, ...]
+    """Likeliest first."""
+    start: int
+    """Where its text begins, in characters of the answer."""
+
+
+@dataclass(frozen=True, slots=True)
 class TextDelta:
     """More of the answer. `text` may hold several tokens where bytes or a possible stop string had to wait."""
 
     text: str
+    tokens: tuple[ScoredToken, ...] = ()
+    """Those whose text is now shown, where logprobs were asked for: what a stop string swallowed is not among them."""
 
 
 @dataclass(frozen=True, slots=True)

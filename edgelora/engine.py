@@ -28,6 +28,7 @@ from edgelora.core import AdapterRef, Progress, Request
 from edgelora.errors import Cancelled, EdgeloraError
 from edgelora.failures import as_backend_error, check_tokens, engine_stopped
 from edgelora.fetches import Fetches
+from edgelora.guides import guide
 from edgelora.plan import Choice, Ended, Plan
 from edgelora.prefixes.cache import Keep, PrefixCache
 from edgelora.prefixes.traffic import PrefixRead, Traffic
@@ -116,9 +117,10 @@ class Engine:
         Raises UsageError, ContextTooLong, AdapterError(code adapter_too_large), Busy(code queue_full, with
         retry_after) or BackendError(code engine_stopped); everything later arrives as Failed in the stream.
         """
-        sampler = Sampler(request.sampling, request.prompt)
         self._scheduler.check(request)
         check_tokens(request, self.vocabulary)
+        held = guide(request.sampling.constraint, self.vocabulary)
+        sampler = Sampler(request.sampling, request.prompt, guide=held)
         look = self._traffic.look(request, keep)
         stream = self._streams(request.id, self.cancel)
         run = Run(request, stream, sampler, Clock(time.monotonic()))

@@ -8,20 +8,16 @@ reads exactly the characters that were written, as plain text.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgelora.backends.base import Vocabulary
 from edgelora.errors import ContextTooLong, UsageError
-
-if TYPE_CHECKING:
-    from jinja2 import Template
+from edgelora.template import render
+from edgelora.tools import Change, Tool, ToolCall, Turn, in_words, texts
 
 ROLES = ("system", "user", "assistant", "tool")
 LARGE = 2 << 20
@@ -42,30 +38,47 @@ class Message:
     role: str
     """One of ROLES."""
     content: str
+    calls: tuple[ToolCall, ...] = ()
+    """What the assistant called."""
+    call_id: str = ""
+    """Of a tool's message: the call it answers."""
+
+    def turn(self, change: Change) -> Turn:
+        """As chat templates take it, every text changed."""
+        turn: Turn = {"role": self.role, "content": change(self.content)}
+        if self.calls:
+            turn["tool_calls"] = [call.spec(change) for call in self.calls]
+        return {**turn, "tool_call_id": self.call_id} if self.role == "tool" else turn
 
 
-def encode_chat(messages: Sequence[Message], vocabulary: Vocabulary, *, limit: int | None = None) -> tuple[int, ...]:
+def encode_chat(
+    messages: Sequence[Message], vocabulary: Vocabulary, *, tools: Sequence[Tool] = (), limit: int | None = None
+) -> tuple[int, ...]:
     """Token ids of a conversation, up to where the assistant's next message begins. BOS stands there once.
 
-    A base without a template gets plain lines, `role: content`, and `assistant:` at the end. What surely has `limit`
-    tokens or more is refused before it is tokenised. Raises ContextTooLong, and UsageError: code bad_messages (a role,
-    an order or characters the template cannot take), bad_template (the base's template itself), prompt_too_large.
+    `tools`: the functions it may call, told of as the base's template does it, or in words. A base without a template
+    gets plain lines, `role: content`, and `assistant:` at the end. What surely has `limit` tokens or more is refused
+    before it is tokenised. Raises ContextTooLong, and UsageError: code bad_messages (a role, an order or characters
+    the template cannot take), bad_template (the base's template itself), prompt_too_large.
     """
     _check(messages)
-    written = "".join(message.content for message in messages)
-    _check_text(written, vocabulary, limit, param="messages")
+    _check_text("".join(message.content for message in messages), vocabulary, limit, param="messages")
+    plain, specs = [message.turn(str) for message in messages], [tool.spec(str) for tool in tools]
+    written = [*texts(plain), *texts(specs)]
+    _check_unicode("".join(written), param="messages")
     source = vocabulary.chat_template
     if source is None:
-        lines = [f"{message.role}: {message.content}\n" for message in messages]
+        lines = [f"{turn['role']}: {turn['content']}\n" for turn in in_words(plain, specs)]
         text = "".join(lines) + "assistant:"
         _check_fits(text, vocabulary, limit)
         return tuple(vocabulary.tokenize(text, special=False, bos=True))
-    if limit is not None and len(written) >= limit:
+    if limit is not None and sum(map(len, written)) >= limit:
         # What the template makes of it counts: it may leave things out. Unguarded, this costs nothing like a tokeniser.
-        _check_fits(_render(source, messages, vocabulary), vocabulary, limit)
-    sentinel = _sentinel(chain((source,), (message.content for message in messages)))
-    guarded = [replace(m, content=_guard(m.content, sentinel, vocabulary)) for m in messages]
-    text = _render(source, guarded, vocabulary)
+        _check_fits(render(source, plain, specs, vocabulary), vocabulary, limit)
+    sentinel = _sentinel(chain((source,), written))
+    guard = partial(_guard, sentinel=sentinel, vocabulary=vocabulary)
+    guarded = [message.turn(guard) for message in messages]
+    text = render(source, guarded, [tool.spec(guard) for tool in tools], vocabulary)
     return tuple(_tokenize(text.split(sentinel), vocabulary))
 
 
@@ -101,6 +114,10 @@ def _check_text(text: str, vocabulary: Vocabulary, limit: int | None, *, param: 
         if limit is None or not vocabulary.fewest_tokens(text):
             what = f"The text has {len(text):,} characters; at most {LARGE:,} are accepted."
             raise UsageError("prompt_too_large", what, "Shorten it.", param=param)
+    _check_unicode(text, param=param)
+
+
+def _check_unicode(text: str, *, param: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -137,61 +154,3 @@ def _guard(content: str, sentinel: str, vocabulary: Vocabulary) -> str:
             break
         guarded = place.sub(lambda match: match[0] + sentinel, content)
     return guarded
-
-
-def _render(source: str, messages: Sequence[Message], vocabulary: Vocabulary) -> str:
-    template = _compile(source)
-    try:
-        return template.render(
-            messages=[{"role": message.role, "content": message.content} for message in messages],
-            bos_token=vocabulary.bos_text,
-            eos_token=vocabulary.eos_text,
-            add_generation_prompt=True,
-        )
-    except _Refused as refusal:
-        what = f"The base's chat template refuses these messages: {refusal}."
-        raise UsageError("bad_messages", what, "Change their roles or order.", param="messages") from None
-    except Exception as error:  # A template is a program from a file: it may raise anything.
-        raise _bad_template(error) from error
-
-
-class _Refused(Exception):
-    """The template called raise_exception."""
-
-
-@lru_cache(maxsize=8)
-def _compile(source: str) -> Template:
-    """As transformers does it (utils/chat_template_utils.py): blocks trimmed, sandboxed, four helpers."""
-    from jinja2 import TemplateError
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    try:
-        return environment.from_string(source)
-    except TemplateError as error:
-        raise _bad_template(error) from error
-
-
-def _refuse(message: str) -> NoReturn:
-    raise _Refused(message)
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Not jinja2's own, which escapes for HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _bad_template(error: Exception) -> UsageError:
-    what = f"The base's chat template does not work ({type(error).__name__}: {error})."
-    return UsageError("bad_template", what, "Use a base with a working template, or send a bare text.")

@@ -11,6 +11,7 @@ from edgelora.backends.base import Vocabulary
 from edgelora.core import Failed, Finished, FinishReason, Request, TextDelta, Timings, Usage
 from edgelora.plan import Choice
 from edgelora.sampling import Sampler
+from edgelora.scores import Scores, score
 from edgelora.stream import Stream
 from edgelora.text import Answer
 
@@ -39,6 +40,7 @@ class Run:
     sampler: Sampler
     clock: Clock
     answer: Answer = field(init=False)
+    scores: Scores = field(default_factory=Scores)
 
     def __post_init__(self) -> None:
         self.answer = Answer(self.request.sampling.stop)
@@ -61,17 +63,28 @@ class Run:
         token = self.sampler.choose(logits)
         if token in vocabulary.end_ids:
             return Choice(token, stop=True)
-        self._show(self.answer.feed(vocabulary.piece(token)))
-        return Choice(token, stop=self.answer.stopped)
+        start = self.answer.read
+        text = self.answer.feed(vocabulary.piece(token))
+        self._note(logits, token, start=start, vocabulary=vocabulary)
+        self._show(text, last=self.answer.stopped)
+        return Choice(token, stop=self.answer.stopped or self.sampler.complete)
+
+    def _note(self, logits: NDArray[np.float32], token: int, *, start: int, vocabulary: Vocabulary) -> None:
+        count = self.request.sampling.logprobs
+        if count is not None:
+            scored = score(logits, token, count=count, piece=vocabulary.piece, start=start)
+            self.scores.add(scored, end=self.answer.touched)
 
     def finish(self, reason: FinishReason, *, usage: Usage, now: float) -> None:
         """The answer's rest and its end, to the stream."""
-        self._show(self.answer.finish())
+        self._show(self.answer.finish(), last=True)
         self.stream.put(Finished(reason, usage, self.clock.timings(now)))
 
     def fail(self, error: Exception) -> None:
         self.stream.put(Failed(error))
 
-    def _show(self, text: str) -> None:
-        if text:
-            self.stream.put(TextDelta(text))
+    def _show(self, text: str, *, last: bool) -> None:
+        shown = self.answer.shown
+        tokens = self.scores.take_last(shown) if last else self.scores.take(shown)
+        if text or tokens:
+            self.stream.put(TextDelta(text, tokens))

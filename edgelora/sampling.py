@@ -1,14 +1,16 @@
 """From logits to the next token, in numpy. Pure: the only state is one request's recent tokens and its generator.
 
-Order, as llama.cpp's default chain has it (common/sampling): repeat penalty, top_k, top_p, min_p, temperature. So top_p
-and min_p look at the probabilities before the temperature, and a hot temperature does not widen what they keep.
+Order: the constraint, before everything else; then as llama.cpp's default chain has it (common/sampling): bias, the
+penalties, top_k, top_p, min_p, temperature. So top_p and min_p look at the probabilities before the temperature, and a
+hot temperature does not widen what they keep.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +23,29 @@ Ids = NDArray[np.intp]
 
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
+MAX_BIASES = 1024
+MAX_BIAS = 100.0
+MAX_LOGPROBS = 20
 
 # top_p looks for its tokens among this many of the likeliest first, and among eight times as many each time it must.
 _FIRST_LOOK = 64
+
+
+class Guide(Protocol):
+    """Holds one answer to its constraint, token by token."""
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """[vocab]: the tokens that may come next, at least one. Raises UsageError(code unsupported_schema)."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """It came. Raises as `allowed` does."""
+        ...
+
+    @property
+    def complete(self) -> bool:
+        """Nothing may follow."""
+        ...
 
 
 def validate(params: SamplingParams) -> None:
@@ -32,8 +54,13 @@ def validate(params: SamplingParams) -> None:
     _check_number("top_p", params.top_p, low=0.0, high=1.0)
     _check_number("min_p", params.min_p, low=0.0, high=1.0)
     _check_number("repeat_penalty", params.repeat_penalty, low=0.01, high=100.0)
+    _check_number("presence_penalty", params.presence_penalty, low=-2.0, high=2.0)
+    _check_number("frequency_penalty", params.frequency_penalty, low=-2.0, high=2.0)
+    _check_bias(params.logit_bias)
     _check_count("top_k", params.top_k, low=0)
     _check_count("repeat_last_n", params.repeat_last_n, low=0)
+    if params.logprobs is not None:
+        _check_count("logprobs", params.logprobs, low=0, high=MAX_LOGPROBS)
     if params.max_tokens is not None:
         _check_count("max_tokens", params.max_tokens, low=1)
     if params.seed is not None:
@@ -44,27 +71,50 @@ def validate(params: SamplingParams) -> None:
 class Sampler:
     """Chooses one request's tokens. The same seed, prompt and logits give the same tokens."""
 
-    def __init__(self, params: SamplingParams, prompt_tokens: Sequence[int]) -> None:
-        """Raises UsageError as `validate` does."""
+    def __init__(self, params: SamplingParams, prompt_tokens: Sequence[int], *, guide: Guide | None = None) -> None:
+        """`guide`: what holds the answer to `params.constraint`. Raises UsageError as `validate` does."""
         validate(params)
         self._params = params
+        self._guide = guide
+        self._bias = np.fromiter((token for token, _ in params.logit_bias), np.intp, len(params.logit_bias))
+        self._biases = np.array([bias for _, bias in params.logit_bias], np.float32)
+        self._counts: Counter[int] = Counter()
+        """How often each token is in the answer."""
         self._recent: deque[int] = deque(prompt_tokens, maxlen=params.repeat_last_n)
         # Seeds are 64 bits wide for numpy; a negative one is the same bits.
         seed = None if params.seed is None else params.seed % (1 << 64)
         self._generator = np.random.Generator(np.random.PCG64(seed))
 
+    @property
+    def complete(self) -> bool:
+        """Whether the constraint lets nothing follow."""
+        return self._guide is not None and self._guide.complete
+
     def choose(self, logits: Logits) -> int:
         """The next token from `logits` [vocab] float32, which is not changed. Equal logits: the lowest id first.
 
-        -inf forbids a token. Raises BackendError(code bad_logits) for NaN, +inf, or where everything is forbidden.
+        -inf forbids a token. Raises BackendError(code bad_logits) for NaN, +inf, or where everything is forbidden, and
+        as the guide does.
         """
-        if not np.isfinite(logits.max()):
-            what = "The model's output is not a number: the base or the adapter is damaged."
-            raise BackendError("bad_logits", what)
-        logits = penalize(logits, self._recent, self._params.repeat_penalty)
+        _check_finite(logits)
+        if self._guide is not None:
+            logits = np.where(self._guide.allowed(), logits, np.float32(-np.inf))
+            _check_finite(logits)
+        logits = self._weighed(logits)
         token = int(logits.argmax()) if self._params.temperature == 0 else self._draw(logits)
         self._recent.append(token)
+        self._counts[token] += 1
+        if self._guide is not None:
+            self._guide.accept(token)
         return token
+
+    def _weighed(self, logits: Logits) -> Logits:
+        params = self._params
+        if len(self._bias):
+            logits = logits.copy()
+            logits[self._bias] += self._biases
+        logits = penalize(logits, self._recent, params.repeat_penalty)
+        return discourage(logits, self._counts, presence=params.presence_penalty, frequency=params.frequency_penalty)
 
     def _draw(self, logits: Logits) -> int:
         kept = candidates(logits, self._params)
@@ -90,6 +140,20 @@ def penalize(logits: Logits, recent: Sequence[int] | deque[int], penalty: float)
     logits = logits.copy()
     values = logits[seen]
     logits[seen] = np.where(values > 0, values / penalty, values * penalty)
+    return logits
+
+
+def discourage(logits: Logits, counts: Mapping[int, int], *, presence: float, frequency: float) -> Logits:
+    """OpenAI's two penalties: logit - presence - count * frequency, for each token of the answer so far.
+
+    Returns `logits` itself where there is nothing to do, a copy otherwise.
+    """
+    if not counts or presence == frequency == 0:
+        return logits
+    seen = np.fromiter(counts, np.intp, len(counts))
+    times = np.fromiter(counts.values(), np.float32, len(counts))
+    logits = logits.copy()
+    logits[seen] -= np.float32(presence) + times * np.float32(frequency)
     return logits
 
 
@@ -137,6 +201,22 @@ def _at_least(logits: Logits, ids: Ids, min_p: float) -> Ids:
     """Of `ids`, those with at least `min_p` times the likeliest one's probability."""
     likely: NDArray[np.bool_] = logits[ids] >= logits.max() + math.log(min_p)
     return ids[likely]
+
+
+def _check_finite(logits: Logits) -> None:
+    if not np.isfinite(logits.max()):
+        what = "The model's output is not a number: the base or the adapter is damaged."
+        raise BackendError("bad_logits", what)
+
+
+def _check_bias(biases: tuple[tuple[int, float], ...]) -> None:
+    if len(biases) > MAX_BIASES:
+        raise _out_of_range("logit_bias", f"{len(biases)} tokens", f"at most {MAX_BIASES} tokens")
+    if len({token for token, _ in biases}) < len(biases):
+        raise _out_of_range("logit_bias", "given twice for a token", "given once for each")
+    for token, bias in biases:
+        _check_count("logit_bias", token, low=0)
+        _check_number("logit_bias", bias, low=-MAX_BIAS, high=MAX_BIAS)
 
 
 def _check_number(name: str, value: float, *, low: float, high: float = math.inf) -> None:

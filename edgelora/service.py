@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from edgelora.prompt import Message
     from edgelora.stats import EngineHealth, EngineStats
     from edgelora.stream import Stream
+    from edgelora.tools import Tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,18 +202,20 @@ class Service:
         adapters: Sequence[AdapterUse] = (),
         sampling: SamplingParams,
         client: str = "",
+        tools: Sequence[Tool] = (),
     ) -> Stream:
         """Begin an answer to a conversation, by the base alone or with `adapters` (see `compose`).
 
-        An aLoRA acts from the last occurrence of its invocation in the prompt on. `client`: who asks; clients take
-        turns. Raises as `Engine.submit` does.
+        `tools`: functions it is told of; what it calls is in the answer's text, as `calls.py` reads it. An aLoRA acts
+        from the last occurrence of its invocation in the prompt on. `client`: who asks; clients take turns. Raises as
+        `Engine.submit` does.
         """
         from edgelora.prefixes.system import system_length
         from edgelora.prompt import encode_chat
 
         vocabulary = self.engine.vocabulary
-        tokens = encode_chat(messages, vocabulary, limit=self.limit)
-        system = system_length(messages, tokens, vocabulary)
+        tokens = encode_chat(messages, vocabulary, tools=tools, limit=self.limit)
+        system = system_length(messages, tokens, vocabulary, tools=tools)
         return self._submit(tokens, adapters, sampling, client, system=system)
 
     def complete(
@@ -280,6 +283,9 @@ class Service:
         *,
         system: int,
     ) -> Stream:
+        from edgelora.guides import guide
+
+        guide(sampling.constraint, self.vocabulary)  # A bad one is refused here, whatever process the engine is in.
         uses = activated(adapters, tokens)
         return self.engine.submit(Request(uuid.uuid4().hex, tokens, uses, sampling, client, system))
 

@@ -15,6 +15,11 @@ class Detokenizer:
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there are bytes of a character that is not complete."""
+        return bool(self._decoder.getstate()[0])
+
     def feed(self, piece: bytes) -> str:
         return self._decoder.decode(piece)
 
@@ -68,15 +73,36 @@ class Answer:
     def __init__(self, stops: Sequence[str]) -> None:
         self._detokenizer = Detokenizer()
         self._filter = StopFilter(stops)
+        self._read = 0
+        self.shown = 0
+        """Characters that were let through."""
 
     @property
     def stopped(self) -> bool:
         """A stop string was met: the answer is over."""
         return self._filter.stopped
 
+    @property
+    def read(self) -> int:
+        """Characters that are complete, shown or not."""
+        return self._read
+
+    @property
+    def touched(self) -> int:
+        """Characters that any byte was read of."""
+        return self._read + self._detokenizer.waiting
+
     def feed(self, piece: bytes) -> str:
-        return self._filter.feed(self._detokenizer.feed(piece))
+        text = self._detokenizer.feed(piece)
+        self._read += len(text)
+        return self._show(self._filter.feed(text))
 
     def finish(self) -> str:
         """The rest, once no token follows. Nothing where a stop string was met."""
-        return self._filter.feed(self._detokenizer.finish()) + self._filter.finish()
+        text = self._detokenizer.finish()
+        self._read += len(text)
+        return self._show(self._filter.feed(text) + self._filter.finish())
+
+    def _show(self, text: str) -> str:
+        self.shown += len(text)
+        return text

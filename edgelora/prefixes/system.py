@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from edgelora.backends.base import Vocabulary
 from edgelora.prompt import Message, encode_chat
+from edgelora.tools import Tool
 from edgelora.warm import common_length
 
 # Two messages that begin with different characters, and so with different tokens.
@@ -13,20 +14,24 @@ _OPENINGS = ("A", "7")
 
 
 def system_length(
-    messages: Sequence[Message], tokens: Sequence[int], vocabulary: Vocabulary, *, limit: int | None = None
+    messages: Sequence[Message],
+    tokens: Sequence[int],
+    vocabulary: Vocabulary,
+    *,
+    tools: Sequence[Tool] = (),
+    limit: int | None = None,
 ) -> int:
     """How many first tokens of a conversation do not depend on what follows its system message; 0 where it has none.
 
-    `tokens`: what `encode_chat` gave for these messages. Found as what they share with the same system message before
-    another user's words. Raises as `encode_chat` does, which reads `limit` too.
+    `tokens`: what `encode_chat` gave for these messages and `tools`. Found as what they share with the same system
+    message before another user's words. Raises as `encode_chat` does, which reads `limit` too.
     """
     if not messages or messages[0].role != "system":
         return 0
     said = messages[1].content.lstrip() if len(messages) > 1 else ""
     other = next(word for word in _OPENINGS if not said.startswith(word))
-    return common_length(
-        list(tokens), list(encode_chat([messages[0], Message("user", other)], vocabulary, limit=limit))
-    )
+    alike = encode_chat([messages[0], Message("user", other)], vocabulary, tools=tools, limit=limit)
+    return common_length(list(tokens), list(alike))
 
 
 def system_prefix(system: str, vocabulary: Vocabulary, *, limit: int | None = None) -> tuple[int, ...]:

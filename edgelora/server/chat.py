@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from edgelora.core import Constraint, SamplingParams
 from edgelora.errors import UsageError
 from edgelora.prompt import Message
+from edgelora.sampling import MAX_LOGPROBS
 from edgelora.server.acting import acting
-from edgelora.server.generate import Job
+from edgelora.server.chat_wording import ChatWording, Manner
+from edgelora.server.generate import Job, begin_all
 from edgelora.server.runtime import Runtime
 from edgelora.server.schemas import (
     CHAT_INERT,
@@ -25,14 +28,27 @@ from edgelora.server.schemas import (
     refuse_unsupported,
     unsupported,
 )
-from edgelora.server.sse import Fields, Shape
+from edgelora.server.sse import Shape
+from edgelora.server.tool_fields import (
+    MAX_TOOLS,
+    Choice,
+    FunctionName,
+    ResponseFormat,
+    Toolbox,
+    ToolSpec,
+    answer_schema,
+    is_json_object,
+    naming,
+    toolbox,
+)
+from edgelora.stream import Stream
+from edgelora.tools import ToolCall
 
-ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 """The roles a message may have, and the template's word for each. `developer` is the newer name of `system`."""
 
-_TOOL_ROLES = frozenset({"tool", "function"})
 _PART_TYPES = frozenset({"image_url", "input_audio", "file", "refusal"})
-_MESSAGE_INERT: Inert = {"name": (), "tool_calls": ([],), "function_call": (), "audio": (), "refusal": ()}
+_MESSAGE_INERT: Inert = {"name": (), "function_call": (), "audio": (), "refusal": ()}
 
 
 class Part(Struct, frozen=True):
@@ -42,14 +58,34 @@ class Part(Struct, frozen=True):
     text: str | None = None
 
 
+class FormerFunction(Struct, frozen=True):
+    name: FunctionName
+    arguments: str
+    """A JSON object, as text."""
+
+
+class FormerCall(Struct, frozen=True):
+    id: str
+    function: FormerFunction
+    type: Literal["function"] = "function"
+
+
 class ChatMessage(Struct, frozen=True):
     role: str
     content: str | list[Part] | None = None
+    tool_calls: list[FormerCall] | None = None
+    tool_call_id: str | None = None
 
 
 class ChatBody(Generation, frozen=True, kw_only=True):
     messages: Annotated[list[ChatMessage], Meta(min_length=1)]
     max_completion_tokens: Positive | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    tools: Annotated[list[ToolSpec], Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Choice | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
 
     @property
     def limit(self) -> int | None:
@@ -64,11 +100,38 @@ def start_chat(runtime: Runtime, raw: dict[str, object]) -> Job:
     """Parse a body and begin its answer. Raises UsageError, NotFound and what the runtime raises."""
     body = parse_body(raw, ChatBody, CHAT_INERT)
     messages = chat_messages(body.messages, raw)
+    box = chat_tools(body)
+    schema = answer_schema(body.response_format)
+    constraint = box.held_to(schema)
+    _check_together(body, box, constraint)
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
     limit = body.limit
     adapters = acting(runtime, body)
-    sampling = body.sampling(runtime.default_sampling(), max_tokens=limit)
-    stream = runtime.chat(messages, adapters=adapters, sampling=sampling, client=client_of(raw))
-    return Job(body, adapters, stream)
+    samplings = body.samplings(runtime.default_sampling(), max_tokens=limit, logprobs=logprobs, constraint=constraint)
+
+    def submit(sampling: SamplingParams) -> Stream:
+        return runtime.chat(messages, adapters=adapters, sampling=sampling, client=client_of(raw), tools=box.tools)
+
+    with naming("response_format" if schema is not None and not box.must else "tools"):
+        streams = begin_all(samplings, submit)
+    manner = Manner(bool(body.logprobs), box.reader if box.may else None, box.several)
+    return Job(body, adapters, streams, lambda: ChatWording(manner))
+
+
+def chat_tools(body: ChatBody) -> Toolbox:
+    """The functions of a body. Raises UsageError naming the field."""
+    return toolbox(body.tools, body.tool_choice, body.parallel_tool_calls)
+
+
+def _check_together(body: ChatBody, box: Toolbox, constraint: Constraint | None) -> None:
+    """What cannot be honoured beside each other is refused."""
+    if body.top_logprobs and not body.logprobs:
+        raise invalid("top_logprobs", "is only allowed together with 'logprobs': true")
+    if body.logprobs and box.may:
+        raise invalid("logprobs", "is not told of answers that may call functions: leave out one of the two")
+    if body.stop and constraint is not None:
+        why = "would cut JSON short: leave it out beside 'response_format', or where a call is required"
+        raise invalid("stop", why)
 
 
 def chat_messages(messages: Sequence[ChatMessage], raw: dict[str, Any]) -> list[Message]:
@@ -81,16 +144,32 @@ def chat_messages(messages: Sequence[ChatMessage], raw: dict[str, Any]) -> list[
 
 def _message(message: ChatMessage, given: Mapping[str, object], at: str) -> Message:
     refuse_unsupported(given, _MESSAGE_INERT, at=at)
-    if message.role in _TOOL_ROLES:
+    if message.role == "function":
         raise unsupported(f"{at}role", tuple(ROLES))
     if message.role not in ROLES:
         raise invalid(f"{at}role", f"must be one of {', '.join(ROLES)}")
+    calls = _calls(message, at)
+    if message.role == "tool" and message.tool_call_id is None:
+        raise missing(f"{at}tool_call_id")
     content = message.content
-    if content is None:
+    if content is None and not calls:
         raise missing(f"{at}content")
-    text = content if isinstance(content, str) else _joined(content, f"{at}content")
+    text = (content or "") if content is None or isinstance(content, str) else _joined(content, f"{at}content")
     check_text(text, f"{at}content")
-    return Message(ROLES[message.role], text)
+    return Message(ROLES[message.role], text, calls, message.tool_call_id or "")
+
+
+def _calls(message: ChatMessage, at: str) -> tuple[ToolCall, ...]:
+    if message.tool_calls and message.role != "assistant":
+        raise invalid(f"{at}tool_calls", "may only stand in an assistant's message")
+    return tuple(_call(call, f"{at}tool_calls[{index}]") for index, call in enumerate(message.tool_calls or ()))
+
+
+def _call(call: FormerCall, at: str) -> ToolCall:
+    check_text(call.function.arguments, f"{at}.function.arguments")
+    if not is_json_object(call.function.arguments):
+        raise invalid(f"{at}.function.arguments", "must be a JSON object, as text")
+    return ToolCall(call.id, call.function.name, call.function.arguments)
 
 
 def _joined(parts: list[Part], at: str) -> str:
@@ -115,20 +194,4 @@ def _part_text(part: Part, at: str) -> str:
     return part.text
 
 
-def _whole(text: str) -> Fields:
-    return {"message": {"role": "assistant", "content": text, "refusal": None}}
-
-
-def _delta(text: str) -> Fields:
-    return {"delta": {"content": text}}
-
-
-CHAT = Shape(
-    id_prefix="chatcmpl-",
-    object="chat.completion",
-    chunk_object="chat.completion.chunk",
-    whole=_whole,
-    opening=lambda: {"delta": {"role": "assistant", "content": ""}},
-    delta=_delta,
-    closing=lambda: {"delta": {}},
-)
+CHAT = Shape(id_prefix="chatcmpl-", object="chat.completion", chunk_object="chat.completion.chunk")

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
+
+from edgelora.core import FinishReason, SamplingParams, TextDelta
 from edgelora.errors import ContextTooLong
+from edgelora.sampling import MAX_LOGPROBS
 from edgelora.server.acting import acting
-from edgelora.server.generate import Job
+from edgelora.server.generate import Job, begin_all
 from edgelora.server.runtime import Runtime
 from edgelora.server.schemas import (
     COMPLETION_INERT,
@@ -15,7 +23,9 @@ from edgelora.server.schemas import (
     invalid,
     parse_body,
 )
-from edgelora.server.sse import Fields, Shape
+from edgelora.server.sse import Shape
+from edgelora.server.wording import Ending, Fields, Said, completion_logprobs, scored, text_of
+from edgelora.stream import Stream
 
 DEFAULT_MAX_TOKENS = 16
 """What this API has always meant by leaving `max_tokens` out; chat has no such bound."""
@@ -23,6 +33,8 @@ DEFAULT_MAX_TOKENS = 16
 
 class CompletionBody(Generation, frozen=True, kw_only=True):
     prompt: str | list[str | TokenId | list[TokenId]]
+    echo: bool | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
 
 
 def start_completion(runtime: Runtime, raw: dict[str, object]) -> Job:
@@ -31,13 +43,31 @@ def start_completion(runtime: Runtime, raw: dict[str, object]) -> Job:
     prompt = _prompt(body.prompt)
     adapters = acting(runtime, body)
     limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    sampling = body.sampling(runtime.default_sampling(), max_tokens=limit)
+    samplings = body.samplings(runtime.default_sampling(), max_tokens=limit, logprobs=body.logprobs)
+    echo = _echo(body, prompt, runtime)
+
+    def submit(sampling: SamplingParams) -> Stream:
+        return runtime.complete(prompt, adapters=adapters, sampling=sampling, client=client_of(raw))
+
     try:
-        stream = runtime.complete(prompt, adapters=adapters, sampling=sampling, client=client_of(raw))
-        return Job(body, adapters, stream)
+        streams = begin_all(samplings, submit)
     except ContextTooLong as error:
         error.param = "prompt"
         raise
+    return Job(body, adapters, streams, lambda: CompletionWording(echo, body.logprobs))
+
+
+def _echo(body: CompletionBody, prompt: str | tuple[int, ...], runtime: Runtime) -> str:
+    """What of the prompt stands before the answer."""
+    if not body.echo:
+        return ""
+    if body.logprobs is not None:
+        raise invalid("echo", "is not supported together with 'logprobs': those of a prompt are not computed")
+    if isinstance(prompt, str):
+        return prompt
+    vocabulary = runtime.vocabulary
+    known = [token for token in prompt if token < vocabulary.size]  # The engine refuses the others.
+    return b"".join(map(vocabulary.piece, known)).decode(errors="replace")
 
 
 def _prompt(prompt: str | list[str | int | list[int]]) -> str | tuple[int, ...]:
@@ -61,16 +91,27 @@ def _single(prompt: str | list[int]) -> str | tuple[int, ...]:
     return tuple(prompt)
 
 
-def _choice(text: str) -> Fields:
-    return {"text": text}
+@dataclass(frozen=True, slots=True)
+class CompletionWording:
+    """How a choice is worded: `echo`, what stands before it; `logprobs`, how many likeliest tokens beside each."""
+
+    echo: str = ""
+    logprobs: int | None = None
+
+    def opening(self) -> Sequence[Said]:
+        return (Said({"text": self.echo}),) if self.echo else ()
+
+    def more(self, delta: TextDelta) -> Sequence[Said]:
+        return (Said({"text": delta.text}, self._scores([delta])),)
+
+    def closing(self, reason: FinishReason) -> Ending:
+        return Ending((Said({"text": ""}),), str(reason))
+
+    def whole(self, deltas: Sequence[TextDelta], reason: FinishReason) -> Ending:
+        return Ending((Said({"text": self.echo + text_of(deltas)}, self._scores(deltas)),), str(reason))
+
+    def _scores(self, deltas: Sequence[TextDelta]) -> Fields | None:
+        return None if self.logprobs is None else completion_logprobs(scored(deltas), tops=self.logprobs > 0)
 
 
-COMPLETION = Shape(
-    id_prefix="cmpl-",
-    object="text_completion",
-    chunk_object="text_completion",
-    whole=_choice,
-    opening=None,
-    delta=_choice,
-    closing=lambda: {"text": ""},
-)
+COMPLETION = Shape(id_prefix="cmpl-", object="text_completion", chunk_object="text_completion")

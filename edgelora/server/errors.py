@@ -27,6 +27,8 @@ import msgspec
 from edgelora.errors import Busy, Cancelled, EdgeloraError, UsageError
 from edgelora.errors import Unavailable as Unavailable
 
+_FINAL = frozenset({"unsupported_schema"})
+"""Codes below 500 that say themselves that repeating is of no use."""
 TRY_AGAIN_SECONDS = 1
 """Told to a refused client when the runtime does not know how long the wait will be."""
 
@@ -135,4 +137,5 @@ def _headers(error: EdgeloraError) -> tuple[tuple[bytes, bytes], ...]:
     if isinstance(error, Unauthorized):
         return ((b"www-authenticate", b"Bearer"),)
     # Clients repeat every 5xx of their own accord. A missing base or a full disk does not get better by repeating.
-    return ((b"x-should-retry", b"false"),) if error.status >= 500 else ()
+    final = error.status >= 500 or error.code in _FINAL
+    return ((b"x-should-retry", b"false"),) if final else ()

@@ -1,9 +1,14 @@
-"""Following one generation while its client listens. Owns the race between answer, disconnect and end of draining."""
+"""Following an answer's generations while its client listens.
+
+Owns the race between answer, disconnect and end of draining.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
 
 from starlette.types import Receive
 
@@ -24,39 +29,71 @@ class Drain:
         self.begun = True
 
 
-async def follow(stream: Stream, *, receive: Receive, drain: Drain, tick: float) -> AsyncGenerator[Event | None]:
-    """The stream's events to its end; None after each `tick` seconds of silence. Close it to cancel the generation.
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What came of one choice of an answer."""
+
+    choice: int
+    event: Event
+
+
+Events = AsyncGenerator[Event | None]
+
+
+async def follow(stream: Stream, *, receive: Receive, drain: Drain, tick: float) -> Events:
+    """`follow_all` of one generation."""
+    async with aclosing(follow_all((stream,), receive=receive, drain=drain, tick=tick)) as heard:
+        async for one in heard:
+            yield None if one is None else one.event
+
+
+async def follow_all(
+    streams: Sequence[Stream], *, receive: Receive, drain: Drain, tick: float
+) -> AsyncGenerator[Heard | None]:
+    """The events of an answer's choices as they come, to the end of each, or to the first Failed; None after each
+    `tick` seconds of silence. Close it to cancel the generations.
 
     Raises ClientGone as soon as the client hangs up. When draining is cut the last event is Failed(Unavailable).
     The request's body must have been read: only then does `receive` wait for the disconnect. The caller is charged for
     the tokens of prompt and answer, or, of an answer that was cut short, for what was sent of it.
     """
-    events = aiter(stream)
+    events = [aiter(stream) for stream in streams]
     gone = asyncio.create_task(_gone(receive))
     cut = asyncio.create_task(drain.cut.wait())
-    upcoming = asyncio.create_task(_next(events))
-    tokens = 0
+    upcoming = {choice: asyncio.create_task(_next(one)) for choice, one in enumerate(events)}
+    tokens = dict.fromkeys(upcoming, 0)
     try:
-        while True:
-            await asyncio.wait({upcoming, gone, cut}, timeout=tick, return_when=asyncio.FIRST_COMPLETED)
+        while upcoming:
+            await asyncio.wait({*upcoming.values(), gone, cut}, timeout=tick, return_when=asyncio.FIRST_COMPLETED)
             if gone.done():
                 raise ClientGone
             if cut.done():
-                yield Failed(Unavailable("shutting_down", "The server is shutting down.", "Send the request again."))
+                why = Unavailable("shutting_down", "The server is shutting down.", "Send the request again.")
+                yield Heard(0, Failed(why))
                 return
-            if not upcoming.done():
+            come = [choice for choice, task in upcoming.items() if task.done()]
+            if not come:
                 yield None
-                continue
-            event = upcoming.result()
-            tokens = event.usage.total_tokens if isinstance(event, Finished) else tokens + 1
-            yield event
-            if not isinstance(event, TextDelta):
-                return
-            upcoming = asyncio.create_task(_next(events))
+            for choice in come:
+                event = upcoming.pop(choice).result()
+                tokens[choice] = _tokens(event, choice, tokens[choice])
+                if isinstance(event, TextDelta):
+                    upcoming[choice] = asyncio.create_task(_next(events[choice]))
+                yield Heard(choice, event)
+                if isinstance(event, Failed):
+                    return
     finally:
-        stream.cancel()
-        charge(tokens)
-        await _settle((upcoming, gone, cut))
+        for stream in streams:
+            stream.cancel()
+        charge(sum(tokens.values()))
+        await _settle((*upcoming.values(), gone, cut))
+
+
+def _tokens(event: Event, choice: int, before: int) -> int:
+    """What a choice is charged for so far; the prompt they share counts with the first."""
+    if isinstance(event, Finished):
+        return event.usage.completion_tokens if choice else event.usage.total_tokens
+    return before + isinstance(event, TextDelta)
 
 
 async def _next(events: AsyncIterator[Event]) -> Event:

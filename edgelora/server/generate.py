@@ -9,24 +9,25 @@ import hashlib
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from anyio import to_thread
 from starlette.types import Receive, Scope, Send
 
-from edgelora.core import AdapterUse, Event, Failed, Finished, TextDelta
+from edgelora.core import AdapterUse, Failed, Finished, SamplingParams, TextDelta
 from edgelora.errors import EdgeloraError
 from edgelora.server.boundary import send_reply
 from edgelora.server.errors import internal_error
-from edgelora.server.follow import Drain, follow
+from edgelora.server.follow import Drain, Heard, follow_all
 from edgelora.server.json_app import JSON_HEADERS, read_json
 from edgelora.server.limits import parse_object
 from edgelora.server.options import ServerOptions
 from edgelora.server.runtime import Runtime
 from edgelora.server.schemas import Generation
-from edgelora.server.sse import Head, Shape, SseWriter, whole_answer
+from edgelora.server.sse import Head, Shape, SseWriter, total, whole_answer
+from edgelora.server.wording import Wording
 from edgelora.stream import Stream
 
 logger = logging.getLogger(__name__)
@@ -44,13 +45,16 @@ class Job:
 
     body: Generation
     adapters: tuple[AdapterUse, ...]
-    stream: Stream
+    streams: tuple[Stream, ...]
+    """One for each choice."""
+    wording: Callable[[], Wording]
+    """Makes a choice's."""
 
 
 Start = Callable[[Runtime, dict[str, object]], Job]
 """Blocking: parse a body, resolve its model, begin. Raises EdgeloraError."""
 
-Events = AsyncGenerator[Event | None]
+Submit = Callable[[SamplingParams], Stream]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,36 +71,45 @@ class GenerationApp:
         raw = await read_json(scope, receive, self.options)
         job = await to_thread.run_sync(lambda: self.start(self.runtime, parse_object(raw)))
         tick = self.options.keepalive_seconds
-        async with aclosing(follow(job.stream, receive=receive, drain=self.drain, tick=tick)) as events:
+        async with aclosing(follow_all(job.streams, receive=receive, drain=self.drain, tick=tick)) as events:
             if job.body.stream:
                 await self._send_stream(job, events, send)
             else:
                 await self._send_whole(job, events, send)
 
-    async def _send_whole(self, job: Job, events: Events, send: Send) -> None:
-        parts: list[str] = []
-        async for event in events:
-            if isinstance(event, Failed):
-                raise event.error
-            if isinstance(event, TextDelta):
-                parts.append(event.text)
-            elif isinstance(event, Finished):
-                head = self._head(job)
-                body = whole_answer(head, self.shape, text="".join(parts), reason=event.reason, usage=event.usage)
-                await send_reply(send, 200, JSON_HEADERS, body)
+    async def _send_whole(self, job: Job, events: AsyncGenerator[Heard | None], send: Send) -> None:
+        deltas: list[list[TextDelta]] = [[] for _ in job.streams]
+        ends: dict[int, Finished] = {}
+        async for heard in events:
+            if heard is None:
+                continue
+            if isinstance(heard.event, Failed):
+                raise heard.event.error
+            if isinstance(heard.event, TextDelta):
+                deltas[heard.choice].append(heard.event)
+            else:
+                ends[heard.choice] = heard.event
+        choices = [job.wording().whole(said, ends[choice].reason) for choice, said in enumerate(deltas)]
+        usage = total([end.usage for end in ends.values()])
+        await send_reply(
+            send, 200, JSON_HEADERS, whole_answer(self._head(job), self.shape, choices=choices, usage=usage)
+        )
 
-    async def _send_stream(self, job: Job, events: Events, send: Send) -> None:
+    async def _send_stream(self, job: Job, events: AsyncGenerator[Heard | None], send: Send) -> None:
         first = await anext(events)
-        if isinstance(first, Failed):
+        if first is not None and isinstance(first.event, Failed):
             # Nothing has been sent yet, so the client can have a status and not only a frame.
-            raise first.error
-        writer = SseWriter(self._head(job), self.shape, include_usage=job.body.include_usage)
+            raise first.event.error
+        wordings = [job.wording() for _ in job.streams]
+        writer = SseWriter(self._head(job), self.shape, wordings, include_usage=job.body.include_usage)
         await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
         await send_frames(send, writer.opening() + writer.event(first))
-        async for event in events:
-            if isinstance(event, Failed):
-                log_unknown(event.error)
-            await send_frames(send, writer.event(event))
+        async for heard in events:
+            if heard is not None and isinstance(heard.event, Failed):
+                log_unknown(heard.event.error)
+            frames = writer.event(heard)
+            if frames:
+                await send_frames(send, frames)
         await send({"type": "http.response.body", "body": b""})
 
     def _head(self, job: Job) -> Head:
@@ -106,6 +119,19 @@ class GenerationApp:
             model=job.body.model,
             fingerprint=_fingerprint(self.runtime.base.name, job.adapters),
         )
+
+
+def begin_all(samplings: Sequence[SamplingParams], submit: Submit) -> tuple[Stream, ...]:
+    """All of the answers or none: they share the prompt's prefill (`sharing.py`). Raises what `submit` does."""
+    streams: list[Stream] = []
+    try:
+        for sampling in samplings:
+            streams.append(submit(sampling))
+    except BaseException:
+        for stream in streams:
+            stream.cancel()
+        raise
+    return tuple(streams)
 
 
 async def send_frames(send: Send, frames: bytes) -> None:

@@ -11,6 +11,7 @@ from edgelora.prompt import Message
 from edgelora.service import ModelCard
 from edgelora.stats import EngineHealth
 from edgelora.stream import Stream
+from edgelora.tools import Tool
 
 
 class ResidentBase(Protocol):
@@ -39,7 +40,13 @@ class Runtime(Protocol):
     def resolve(self, model_id: str) -> AdapterRef | None: ...
 
     def chat(
-        self, messages: Sequence[Message], *, adapters: Sequence[AdapterUse], sampling: SamplingParams, client: str = ""
+        self,
+        messages: Sequence[Message],
+        *,
+        adapters: Sequence[AdapterUse],
+        sampling: SamplingParams,
+        client: str = "",
+        tools: Sequence[Tool] = (),
     ) -> Stream: ...
 
     def complete(

@@ -15,11 +15,14 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from edgelora.core import MAX_ADAPTERS, MAX_WEIGHT, SamplingParams
+from edgelora.core import MAX_ADAPTERS, MAX_WEIGHT, Constraint, SamplingParams
 from edgelora.errors import UsageError
+from edgelora.sampling import MAX_BIAS, MAX_BIASES
 from edgelora.server.caller import caller
 
 MAX_STOPS = 16
+MAX_CHOICES = 16
+"""Answers to one prompt."""
 _SEED_MASK = (1 << 64) - 1
 
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -30,37 +33,39 @@ TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 ModelName = Annotated[str, Meta(min_length=1, max_length=512)]
 StopText = Annotated[str, Meta(min_length=1, max_length=512)]
 
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Bias = Annotated[float, Meta(ge=-MAX_BIAS, le=MAX_BIAS)]
+
 Inert = Mapping[str, tuple[object, ...]]
 
 INERT: Inert = {
-    "n": (1,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
+    "grammar": ("",),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "json_schema": ({},),
+    "structured_outputs": (),
 }
-"""Known fields of both bodies that are not supported, each with the values that ask for nothing."""
+"""Known fields of both bodies that are not supported, each with the values that ask for nothing. These are other
+servers' ways to say what an answer must be: ignored, they would give answers that are not."""
 
 CHAT_INERT: Inert = {
     **INERT,
     "audio": (),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "logprobs": (False,),
     "modalities": (["text"],),
     "moderation": (),
     "prediction": (),
     "reasoning_effort": ("none",),
-    "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
     "store": (False,),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
-    "top_logprobs": (0,),
     "verbosity": ("medium",),
     "web_search_options": (),
 }
 
-COMPLETION_INERT: Inert = {**INERT, "best_of": (1,), "echo": (False,), "logprobs": (), "suffix": ("",)}
+COMPLETION_INERT: Inert = {**INERT, "best_of": (1,), "suffix": ("",)}
 
 
 class AdapterPart(Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,6 +91,10 @@ class Generation(Struct, frozen=True, kw_only=True):
     top_k: Count | None = None
     min_p: Share | None = None
     repeat_penalty: Annotated[float, Meta(gt=0, le=2)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: Annotated[dict[str, Bias], Meta(max_length=MAX_BIASES)] | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     seed: Seed | None = None
     max_tokens: Positive | None = None
     stop: StopText | Annotated[list[StopText], Meta(max_length=MAX_STOPS)] | None = None
@@ -94,13 +103,33 @@ class Generation(Struct, frozen=True, kw_only=True):
     def include_usage(self) -> bool:
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
-    def sampling(self, defaults: SamplingParams, *, max_tokens: int | None) -> SamplingParams:
-        """The defaults with what the request says in their place. A negative seed stands for its two's complement."""
-        names = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty")
+    def samplings(
+        self,
+        defaults: SamplingParams,
+        *,
+        max_tokens: int | None,
+        logprobs: int | None = None,
+        constraint: Constraint | None = None,
+    ) -> tuple[SamplingParams, ...]:
+        """For each of the answers wanted: the defaults with what the request says in their place.
+
+        A negative seed stands for its two's complement, and the answers behind the first have the seeds that follow.
+        """
+        names = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty")
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
-        seed = None if self.seed is None else self.seed & _SEED_MASK
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
-        return replace(defaults, **given, seed=seed, stop=stop, max_tokens=max_tokens)
+        bias = _biases(self.logit_bias or {})
+        asked = replace(
+            defaults,
+            **given,
+            stop=stop,
+            max_tokens=max_tokens,
+            logit_bias=bias,
+            logprobs=logprobs,
+            constraint=constraint,
+        )
+        seeds = [None if self.seed is None else (self.seed + number) & _SEED_MASK for number in range(self.n or 1)]
+        return tuple(replace(asked, seed=seed) for seed in seeds)
 
 
 StructT = TypeVar("StructT", bound=Struct)
@@ -124,6 +153,13 @@ def parse_body(raw: dict[str, object], kind: type[BodyT], inert: Inert) -> BodyT
     for text in (body.stop,) if isinstance(body.stop, str) else body.stop or ():
         check_text(text, "stop")
     return body
+
+
+def _biases(given: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
+    for token in given:
+        if not re.fullmatch(r"0|[1-9][0-9]{0,8}", token):
+            raise invalid("logit_bias", f"has {token[:50]!r}, which is no token id")
+    return tuple((int(token), bias) for token, bias in given.items())
 
 
 def client_of(raw: Mapping[str, object]) -> str:

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from edgelora.core import Event, Failed, FinishReason, TextDelta, Usage
+from edgelora.core import Failed, TextDelta, Usage
 from edgelora.server.errors import error_frame
+from edgelora.server.follow import Heard
+from edgelora.server.wording import Ending, Fields, Said, Wording
 
 KEEPALIVE = b": keep-alive\n\n"
 DONE = b"data: [DONE]\n\n"
 
-Fields = dict[str, object]
-
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """How one API words an answer: the names, and what stands in the one choice."""
+    """What one API calls its answers."""
 
     id_prefix: str
     object: str
     chunk_object: str
-    whole: Callable[[str], Fields]
-    """The choice of a complete answer: from its text."""
-    opening: Callable[[], Fields] | None
-    """The choice of a first chunk without text, where the API has one."""
-    delta: Callable[[str], Fields]
-    closing: Callable[[], Fields]
-    """The choice of the chunk that carries the finish reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,43 +37,69 @@ class Head:
     fingerprint: str
 
 
-def whole_answer(head: Head, shape: Shape, *, text: str, reason: FinishReason, usage: Usage) -> bytes:
+def whole_answer(head: Head, shape: Shape, *, choices: Sequence[Ending], usage: Usage) -> bytes:
     """The JSON of an answer that is not streamed."""
-    fields = _fields(head, shape.object, [_choice(shape.whole(text), reason)])
-    return msgspec.json.encode({**fields, "usage": usage_fields(usage)})
+    worded = [_choice(index, one.said[-1], one.reason) for index, one in enumerate(choices)]
+    return msgspec.json.encode({**_fields(head, shape.object, worded), "usage": usage_fields(usage)})
 
 
 class SseWriter:
-    """From events to frames. With `include_usage` every chunk has a null usage, and one more at the end has it."""
+    """From the choices' events to frames. With `include_usage` every chunk has a null usage, and one more at the end
+    has it."""
 
-    def __init__(self, head: Head, shape: Shape, *, include_usage: bool) -> None:
+    def __init__(self, head: Head, shape: Shape, wordings: Sequence[Wording], *, include_usage: bool) -> None:
         self._head = head
         self._shape = shape
+        self._wordings = wordings
         self._include_usage = include_usage
+        self._usages: list[Usage] = []
+        """Of the choices that ended."""
 
     def opening(self) -> bytes:
         """What stands before the first text."""
-        return self._chunk(self._shape.opening(), None) if self._shape.opening is not None else b""
+        return b"".join(self._chunks(index, one.opening()) for index, one in enumerate(self._wordings))
 
-    def event(self, event: Event | None) -> bytes:
+    def event(self, heard: Heard | None) -> bytes:
         """One event's frames; None is silence that needs a sign of life."""
-        if event is None:
+        if heard is None:
             return KEEPALIVE
+        wording, event = self._wordings[heard.choice], heard.event
         if isinstance(event, TextDelta):
-            return self._chunk(self._shape.delta(event.text), None)
+            return self._chunks(heard.choice, wording.more(event))
         if isinstance(event, Failed):
             # Without this frame the clients take the text so far for the whole answer.
             return _frame(error_frame(event.error)) + DONE
-        last = self._chunk(self._shape.closing(), event.reason)
-        return last + (self._usage_chunk(event.usage) if self._include_usage else b"") + DONE
+        return self._end(heard.choice, wording.closing(event.reason), event.usage)
 
-    def _chunk(self, choice: Fields, reason: FinishReason | None) -> bytes:
-        fields = _fields(self._head, self._shape.chunk_object, [_choice(choice, reason)])
+    def _end(self, choice: int, ending: Ending, usage: Usage) -> bytes:
+        *before, last = ending.said
+        frames = self._chunks(choice, before) + self._chunk(_choice(choice, last, ending.reason))
+        self._usages.append(usage)
+        if len(self._usages) < len(self._wordings):
+            return frames
+        return frames + (self._usage_chunk(total(self._usages)) if self._include_usage else b"") + DONE
+
+    def _chunks(self, choice: int, said: Sequence[Said]) -> bytes:
+        return b"".join(self._chunk(_choice(choice, one, None)) for one in said)
+
+    def _chunk(self, choice: Fields) -> bytes:
+        fields = _fields(self._head, self._shape.chunk_object, [choice])
         return _frame(msgspec.json.encode({**fields, "usage": None} if self._include_usage else fields))
 
     def _usage_chunk(self, usage: Usage) -> bytes:
         fields = _fields(self._head, self._shape.chunk_object, [])
         return _frame(msgspec.json.encode({**fields, "usage": usage_fields(usage)}))
+
+
+def total(usages: Sequence[Usage]) -> Usage:
+    """Of several answers to one prompt, which counts once, and as cached as the answer was that found least of it."""
+    return Usage(
+        prompt_tokens=usages[0].prompt_tokens,
+        completion_tokens=sum(usage.completion_tokens for usage in usages),
+        cached_tokens=min(usage.cached_tokens for usage in usages),
+        drafted_tokens=sum(usage.drafted_tokens for usage in usages),
+        accepted_tokens=sum(usage.accepted_tokens for usage in usages),
+    )
 
 
 def usage_fields(usage: Usage) -> Fields:
@@ -103,8 +122,8 @@ def _fields(head: Head, name: str, choices: list[Fields]) -> Fields:
     }
 
 
-def _choice(fields: Fields, reason: FinishReason | None) -> Fields:
-    return {"index": 0, **fields, "logprobs": None, "finish_reason": None if reason is None else str(reason)}
+def _choice(index: int, said: Said, reason: str | None) -> Fields:
+    return {"index": index, **said.fields, "logprobs": said.logprobs, "finish_reason": reason}
 
 
 def _frame(payload: bytes) -> bytes:

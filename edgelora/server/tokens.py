@@ -14,7 +14,7 @@ from starlette.routing import Route
 from edgelora.backends.base import Vocabulary
 from edgelora.errors import UsageError
 from edgelora.prompt import LARGE, encode_chat
-from edgelora.server.chat import ChatBody, ChatMessage, chat_messages
+from edgelora.server.chat import ChatBody, ChatMessage, chat_messages, chat_tools
 from edgelora.server.json_app import JsonApp
 from edgelora.server.options import ServerOptions
 from edgelora.server.runtime import Runtime
@@ -133,7 +133,7 @@ def count_chat(runtime: Runtime, raw: dict[str, object]) -> InputTokens:
     body = parse_body(raw, ChatBody, CHAT_INERT)
     messages = chat_messages(body.messages, raw)
     _check_model(runtime, body.model)
-    return InputTokens(len(encode_chat(messages, runtime.vocabulary)))
+    return InputTokens(len(encode_chat(messages, runtime.vocabulary, tools=chat_tools(body).tools)))
 
 
 def _check_model(runtime: Runtime, model: str | None) -> None:

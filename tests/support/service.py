@@ -22,6 +22,7 @@ from edgelora.prompt import Message, encode_chat, encode_text
 from edgelora.service import ModelCard
 from edgelora.stats import EngineHealth, EngineStats
 from edgelora.stream import Stream
+from edgelora.tools import Tool
 
 CREATED = 1_750_000_000
 
@@ -130,8 +131,10 @@ class FakeService:
         adapters: Sequence[AdapterUse] = (),
         sampling: SamplingParams,
         client: str = "",
+        tools: Sequence[Tool] = (),
     ) -> Stream:
-        return self._submit(encode_chat(messages, self.engine.vocabulary, limit=self.limit), adapters, sampling, client)
+        tokens = encode_chat(messages, self.engine.vocabulary, tools=tools, limit=self.limit)
+        return self._submit(tokens, adapters, sampling, client)
 
     def complete(
         self,

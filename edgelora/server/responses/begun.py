@@ -40,7 +40,7 @@ def begin(runtime: Runtime, store: ResponseStore, raw: dict[str, object]) -> Beg
         job = start_chat(runtime, chat_body(raw, body, (*before, *inputs)))
     except EdgeloraError as error:
         raise in_our_words(error) from None
-    return Begun(body, _response(runtime, raw, body), job.stream, before, inputs, owner)
+    return Begun(body, _response(runtime, raw, body), job.streams[0], before, inputs, owner)
 
 
 def said(store: ResponseStore, body: ResponsesBody) -> tuple[tuple[Item, ...], tuple[Item, ...], str]:

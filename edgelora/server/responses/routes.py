@@ -17,8 +17,8 @@ from edgelora.core import Event, Failed, Finished
 from edgelora.errors import EdgeloraError, UsageError
 from edgelora.server.boundary import send_reply
 from edgelora.server.caller import caller
-from edgelora.server.follow import Drain, follow
-from edgelora.server.generate import STREAM_HEADERS, Events, log_unknown, send_frames
+from edgelora.server.follow import Drain, Events, follow
+from edgelora.server.generate import STREAM_HEADERS, log_unknown, send_frames
 from edgelora.server.json_app import JSON_HEADERS, JsonApp, read_json
 from edgelora.server.limits import parse_object
 from edgelora.server.options import ServerOptions

@@ -22,6 +22,26 @@ MISSING, UNSUPPORTED = "missing_required_parameter", "unsupported_parameter"
 PART = "messages[0].content[0]"
 OBFUSCATION = "include_obfuscation"
 
+CALL = "messages[0].tool_calls[0]"
+SCHEMA = "unsupported_schema"
+OTHER_WORDS = (SCHEMA, "bad_token")
+TOOL = {"type": "function", "function": {"name": "f"}}
+CALLED = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+def _called(arguments: str, **changes: str) -> dict[str, Any]:
+    call = {**CALLED, "function": {"name": "f", "arguments": arguments}, **changes}
+    return {"role": "assistant", "tool_calls": [call]}
+
+
+def _tool(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f", "parameters": parameters}}
+
+
+def _format(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+
+
 BAD_CHATS: list[tuple[dict[str, Any], str, str]] = [
     ({"model": None}, "model", "invalid_type"),
     ({"model": 7}, "model", "invalid_type"),
@@ -44,9 +64,15 @@ BAD_CHATS: list[tuple[dict[str, Any], str, str]] = [
     ({"messages": [{"role": "user", "content": [{"type": "x"}]}]}, f"{PART}.type", "invalid_value"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, f"{PART}.type", UNSUPPORTED),
     ({"messages": [{"role": "robot", "content": "Hi"}]}, "messages[0].role", "invalid_value"),
-    ({"messages": [{"role": "tool", "content": "Hi", "tool_call_id": "1"}]}, "messages[0].role", UNSUPPORTED),
+    ({"messages": [{"role": "tool", "content": "Hi"}]}, "messages[0].tool_call_id", MISSING),
+    ({"messages": [{"role": "function", "content": "Hi", "name": "f"}]}, "messages[0].name", UNSUPPORTED),
+    ({"messages": [{"role": "function", "content": "Hi"}]}, "messages[0].role", UNSUPPORTED),
     ({"messages": [{**USER, "name": "Ann"}]}, "messages[0].name", UNSUPPORTED),
-    ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "messages[0].tool_calls", UNSUPPORTED),
+    ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, f"{CALL}.id", MISSING),
+    ({"messages": [{**USER, "tool_calls": [CALLED]}]}, "messages[0].tool_calls", "invalid_value"),
+    ({"messages": [_called("[]")]}, f"{CALL}.function.arguments", "invalid_value"),
+    ({"messages": [_called('{"a": NaN}')]}, f"{CALL}.function.arguments", "invalid_value"),
+    ({"messages": [_called("{}", type="custom")]}, f"{CALL}.type", "invalid_value"),
     ({"stream": "yes"}, "stream", "invalid_type"),
     ({"stream": 1}, "stream", "invalid_type"),
     ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
@@ -74,20 +100,42 @@ BAD_CHATS: list[tuple[dict[str, Any], str, str]] = [
     ({"stop": ["a", ""]}, "stop[1]", "invalid_value"),
     ({"stop": ["a"] * 17}, "stop", "invalid_value"),
     ({"stop": ["\ud83d"]}, "stop[0]", "invalid_value"),
-    ({"n": 2}, "n", UNSUPPORTED),
-    ({"n": 0}, "n", UNSUPPORTED),
-    ({"n": True}, "n", UNSUPPORTED),
-    ({"presence_penalty": 0.5}, "presence_penalty", UNSUPPORTED),
-    ({"frequency_penalty": -1}, "frequency_penalty", UNSUPPORTED),
-    ({"logit_bias": {"5": 1}}, "logit_bias", UNSUPPORTED),
-    ({"logprobs": True}, "logprobs", UNSUPPORTED),
-    ({"top_logprobs": 3}, "top_logprobs", UNSUPPORTED),
-    ({"tools": [{"type": "function"}]}, "tools", UNSUPPORTED),
-    ({"tool_choice": "required"}, "tool_choice", UNSUPPORTED),
-    ({"tool_choice": {"type": "function"}}, "tool_choice", UNSUPPORTED),
+    ({"n": 0}, "n", "invalid_value"),
+    ({"n": 17}, "n", "invalid_value"),
+    ({"n": True}, "n", "invalid_type"),
+    ({"presence_penalty": 2.5}, "presence_penalty", "invalid_value"),
+    ({"frequency_penalty": "1"}, "frequency_penalty", "invalid_type"),
+    ({"logit_bias": {"5": 101}}, "logit_bias[...]", "invalid_value"),
+    ({"logit_bias": {"x": 1}}, "logit_bias", "invalid_value"),
+    ({"logit_bias": {"-1": 1}}, "logit_bias", "invalid_value"),
+    ({"logit_bias": {"262": 1}}, "logit_bias", "bad_token"),
+    ({"logit_bias": {str(n): 1 for n in range(1025)}}, "logit_bias", "invalid_value"),
+    ({"logprobs": 1}, "logprobs", "invalid_type"),
+    ({"top_logprobs": 3}, "top_logprobs", "invalid_value"),
+    ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value"),
+    ({"logprobs": True, "tools": [TOOL]}, "logprobs", "invalid_value"),
+    ({"tools": [{"type": "function"}]}, "tools[0].function", MISSING),
+    ({"tools": [{"type": "custom", "custom": {}}]}, "tools[0].type", "invalid_value"),
+    ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name", "invalid_value"),
+    ({"tools": [TOOL, TOOL]}, "tools", "invalid_value"),
+    ({"tools": [_tool({"type": "array"})]}, "tools[0].function.parameters", "invalid_value"),
+    ({"tools": [_tool({"title": "\ud800"})]}, "tools[0].function.parameters.title", "invalid_value"),
+    ({"tools": [_tool({"not": {}})], "tool_choice": "required"}, "tools", SCHEMA),
+    ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
+    ({"tool_choice": "any", "tools": [TOOL]}, "tool_choice", "invalid_value"),
+    ({"tool_choice": {"type": "function"}, "tools": [TOOL]}, "tool_choice", "invalid_value"),
+    ({"tool_choice": {"type": "function", "function": {"name": "g"}}, "tools": [TOOL]}, "tool_choice", "invalid_value"),
+    ({"tool_choice": {"type": "custom"}, "tools": [TOOL]}, "tool_choice.type", "invalid_value"),
+    ({"tool_choice": {"type": "allowed_tools"}, "tools": [TOOL]}, "tool_choice.allowed_tools", "invalid_value"),
+    ({"parallel_tool_calls": "no"}, "parallel_tool_calls", "invalid_type"),
     ({"functions": [{"name": "f"}]}, "functions", UNSUPPORTED),
-    ({"response_format": {"type": "json_object"}}, "response_format", UNSUPPORTED),
-    ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format", UNSUPPORTED),
+    ({"response_format": {"type": "xml"}}, "response_format.type", "invalid_value"),
+    ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", MISSING),
+    ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format.json_schema.schema", MISSING),
+    ({"response_format": _format({"not": {}})}, "response_format", SCHEMA),
+    ({"response_format": {"type": "json_object"}, "stop": "x"}, "stop", "invalid_value"),
+    ({"grammar": 'root ::= "a"'}, "grammar", UNSUPPORTED),
+    ({"guided_json": {}}, "guided_json", UNSUPPORTED),
     ({"modalities": ["text", "audio"]}, "modalities", UNSUPPORTED),
     ({"audio": {}}, "audio", UNSUPPORTED),
     ({"prediction": {"type": "content"}}, "prediction", UNSUPPORTED),
@@ -113,10 +161,11 @@ BAD_COMPLETIONS: list[tuple[dict[str, Any], str, str]] = [
     ({"prompt": [1.5]}, "prompt[0]", "invalid_type"),
     ({"prompt": [True]}, "prompt[0]", "invalid_type"),
     ({"best_of": 2}, "best_of", UNSUPPORTED),
-    ({"echo": True}, "echo", UNSUPPORTED),
+    ({"echo": True, "logprobs": 0}, "echo", "invalid_value"),
     ({"suffix": "end"}, "suffix", UNSUPPORTED),
-    ({"logprobs": 0}, "logprobs", UNSUPPORTED),
-    ({"n": 3}, "n", UNSUPPORTED),
+    ({"logprobs": 21}, "logprobs", "invalid_value"),
+    ({"logprobs": True}, "logprobs", "invalid_type"),
+    ({"n": 17}, "n", "invalid_value"),
 ]
 
 
@@ -125,7 +174,7 @@ def test_a_bad_chat_names_its_field(server: RunningServer, change: dict[str, Any
     """Each wrong field is 400 with its own path in `param` and in the message."""
     reply = server.post("/v1/chat/completions", {**CHAT, **change})
     assert (reply.status, reply.error["param"], reply.error["code"]) == (400, param, code)
-    assert repr(param) in reply.error["message"] or "content type" in reply.error["message"]
+    assert repr(param) in reply.error["message"] or "content type" in reply.error["message"] or code in OTHER_WORDS
     assert reply.error["type"] == "invalid_request_error"
 
 
@@ -149,7 +198,11 @@ def test_values_that_ask_for_nothing_are_accepted(server: RunningServer) -> None
     nulls = dict.fromkeys(
         [*CHAT_INERT, "temperature", "stop", "seed", "max_tokens", "stream", "stream_options", "top_k"]
     )
-    for extra in (defaults, nulls, {"n": 1.0, "presence_penalty": 0.0, "stream_options": None}):
+    for extra in (
+        defaults,
+        nulls,
+        {"n": 1, "logit_bias": {}, "tools": [], "logprobs": False, "presence_penalty": 0.0, "stream_options": None},
+    ):
         assert server.post("/v1/chat/completions", {**CHAT, **extra}).status == 200
     old = {name: accepted[0] for name, accepted in COMPLETION_INERT.items() if accepted}
     assert server.post("/v1/completions", {**COMPLETION, **old}).status == 200
@@ -165,9 +218,9 @@ def test_sampling_replaces_only_what_was_said() -> None:
     """The base's defaults stand wherever the request is silent, also where it says zero."""
     defaults = SamplingParams(temperature=0.7, top_p=0.9)
     quiet = parse_body(dict(CHAT), ChatBody, CHAT_INERT)
-    assert quiet.sampling(defaults, max_tokens=None) == defaults
+    assert quiet.samplings(defaults, max_tokens=None) == (defaults,)
     zero = parse_body({**CHAT, "temperature": 0, "top_k": 0, "stop": []}, ChatBody, CHAT_INERT)
-    assert zero.sampling(defaults, max_tokens=3) == SamplingParams(temperature=0.0, top_p=0.9, max_tokens=3)
+    assert zero.samplings(defaults, max_tokens=3) == (SamplingParams(temperature=0.0, top_p=0.9, max_tokens=3),)
 
 
 _json = st.recursive(
@@ -184,6 +237,6 @@ def test_any_body_parses_or_is_refused_by_name(fields: dict[str, Any]) -> None:
     """No JSON value of any field raises anything but a UsageError that names a field."""
     try:
         body = parse_body({**CHAT, **fields}, ChatBody, CHAT_INERT)
-        body.sampling(SamplingParams(), max_tokens=body.limit)
+        body.samplings(SamplingParams(), max_tokens=body.limit)
     except UsageError as error:
         assert error.param

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from edgelora.core import Event, Failed, Finished, FinishReason, TextDelta, Timings, Usage
+from edgelora.core import Candidate, Event, Failed, Finished, FinishReason, ScoredToken, TextDelta, Timings, Usage
 from edgelora.errors import BackendError
 from edgelora.server.chat import CHAT
-from edgelora.server.completions import COMPLETION
-from edgelora.server.sse import Head, Shape, SseWriter, whole_answer
+from edgelora.server.chat_wording import ChatWording, Manner
+from edgelora.server.completions import COMPLETION, CompletionWording
+from edgelora.server.follow import Heard
+from edgelora.server.sse import Head, Shape, SseWriter, total, whole_answer
+from edgelora.server.wording import Wording
 
 HEAD = Head(id="chatcmpl-1", created=1750000000, model="medical-faq", fingerprint="fp_0")
 USAGE = Usage(prompt_tokens=7, completion_tokens=2, cached_tokens=3)
@@ -24,8 +27,10 @@ TEXT_START = CHAT_START.replace("chat.completion.chunk", "text_completion")
 
 
 def _written(shape: Shape, events: tuple[Event | None, ...], *, include_usage: bool) -> str:
-    writer = SseWriter(HEAD, shape, include_usage=include_usage)
-    return (writer.opening() + b"".join(map(writer.event, events))).decode()
+    wording: Wording = ChatWording(Manner()) if shape is CHAT else CompletionWording()
+    writer = SseWriter(HEAD, shape, [wording], include_usage=include_usage)
+    heard = [None if event is None else Heard(0, event) for event in events]
+    return (writer.opening() + b"".join(map(writer.event, heard))).decode()
 
 
 def test_chat_stream() -> None:
@@ -83,12 +88,54 @@ def test_whole_answers() -> None:
     """The JSON of an answer that is not streamed."""
     start = '{"id":"chatcmpl-1","object":"%s","created":1750000000,"model":"medical-faq","system_fingerprint":"fp_0",'
     end = '"usage":' + COUNTED + "}"
-    assert whole_answer(HEAD, CHAT, text="Hé", reason=FinishReason.LENGTH, usage=USAGE).decode() == (
+    said = [TextDelta("H"), TextDelta("é")]
+    chat = ChatWording(Manner()).whole(said, FinishReason.LENGTH)
+    assert whole_answer(HEAD, CHAT, choices=[chat], usage=USAGE).decode() == (
         start
         % "chat.completion"
         + '"choices":[{"index":0,"message":{"role":"assistant","content":"Hé","refusal":null},'
         '"logprobs":null,"finish_reason":"length"}],' + end
     )
-    assert whole_answer(HEAD, COMPLETION, text="Hé", reason=FinishReason.STOP, usage=USAGE).decode() == (
+    text = CompletionWording().whole(said, FinishReason.STOP)
+    assert whole_answer(HEAD, COMPLETION, choices=[text], usage=USAGE).decode() == (
         start % "text_completion" + '"choices":[{"index":0,"text":"Hé","logprobs":null,"finish_reason":"stop"}],' + end
     )
+
+
+SCORED = TextDelta(
+    "é ", (ScoredToken(Candidate(5, b"\xc3", -0.5), (Candidate(5, b"\xc3", -0.5), Candidate(7, b"", -1.0)), start=2),)
+)
+TOKEN = '{"token":"bytes:\\\\xc3","logprob":-0.5,"bytes":[195]'
+OTHER = '{"token":"","logprob":-1.0,"bytes":null}'
+
+
+def test_logprobs_of_a_chat() -> None:
+    """Beside the text they belong to: bytes that are no text are spelled, a control token has none."""
+    writer = SseWriter(HEAD, CHAT, [ChatWording(Manner(logprobs=True))], include_usage=False)
+    content = '{"content":[' + TOKEN + ',"top_logprobs":[' + TOKEN + "}," + OTHER + ']}],"refusal":null}'
+    assert writer.event(Heard(0, SCORED)).decode() == (
+        CHAT_START + '{"index":0,"delta":{"content":"é "},"logprobs":' + content + ',"finish_reason":null}]}\n\n'
+    )
+
+
+def test_logprobs_of_a_completion() -> None:
+    """In the older API's shape, with the places in the answer."""
+    writer = SseWriter(HEAD, COMPLETION, [CompletionWording("", 2)], include_usage=False)
+    scores = (
+        '{"tokens":["bytes:\\\\xc3"],"token_logprobs":[-0.5],"top_logprobs":[{"bytes:\\\\xc3":-0.5,"":-1.0}],'
+        '"text_offset":[2]}'
+    )
+    assert writer.event(Heard(0, SCORED)).decode() == (
+        TEXT_START + '{"index":0,"text":"é ","logprobs":' + scores + ',"finish_reason":null}]}\n\n'
+    )
+
+
+def test_several_choices_in_one_stream() -> None:
+    """Each chunk has its choice's index; usage and [DONE] come behind the last of them, the prompt counted once."""
+    writer = SseWriter(HEAD, COMPLETION, [CompletionWording(), CompletionWording()], include_usage=True)
+    heard = [Heard(1, TextDelta("B")), Heard(0, TextDelta("A")), Heard(1, FINISHED), Heard(0, FINISHED)]
+    frames = [writer.event(one).decode() for one in heard]
+    assert ['"index":1' in frame for frame in frames] == [True, False, True, False]
+    assert "[DONE]" not in "".join(frames[:3]) and frames[3].endswith("data: [DONE]\n\n")
+    assert '"usage":{"prompt_tokens":7,"completion_tokens":4,"total_tokens":11,' in frames[3]
+    assert total([USAGE, Usage(7, 3, cached_tokens=1)]) == Usage(7, 5, cached_tokens=1)

@@ -18,10 +18,13 @@ from edgelora.backends.fake import FAKE_CAPABILITIES
 from edgelora.core import (
     AdapterRef,
     AdapterUse,
+    Candidate,
+    Constraint,
     Finished,
     FinishReason,
     Request,
     SamplingParams,
+    ScoredToken,
     TextDelta,
     Timings,
     Usage,
@@ -36,7 +39,10 @@ from edgelora.supervisor.pipes import MAX_FRAME_BYTES, Outbox, read_frames
 from edgelora.supervisor.totals import Totals, without_same
 
 REF = AdapterRef("a", "v" * 64, Path("/some where/ä"), 5, (1, 2))
-SAMPLING = SamplingParams(0.5, 0.9, 40, 0.05, 1.1, 32, 2**64 - 1, 7, ("END", "é"))
+SAMPLING = SamplingParams(
+    0.5, 0.9, 40, 0.05, 1.1, 32, 2**64 - 1, 7, ("END", "é"), 0.5, -1.0, ((5, 1.5),), 3, Constraint("{}")
+)
+SCORED = ScoredToken(Candidate(5, b"\xc3", -0.5), (Candidate(6, b"", -1.0),), 7)
 REQUEST = Request("r", (1, 2, 3), (AdapterUse(REF, -0.5, 3),), SAMPLING, "ann", 2)
 FAULT = fault_of(NotFound("adapter", "x", ["xy"]))
 STATS = EngineStats(
@@ -59,7 +65,7 @@ EVENTS: list[messages.Event] = [
     messages.Ready(FAKE_CAPABILITIES, "kv"),
     messages.NotOpened(FAULT),
     messages.Placed("r"),
-    messages.Text("r", TextDelta("é\0")),
+    messages.Text("r", TextDelta("é\0", (SCORED,))),
     messages.Done("r", Finished(FinishReason.LENGTH, Usage(1, 2, 3, 4, 5), Timings(0.1, 0.2, 0.3, 1e-9))),
     messages.Broken("r", FAULT),
     messages.Fetched(1, True),

@@ -63,7 +63,7 @@ def test_it_is_an_openapi_document(document: Schema) -> None:
 SAMPLES: Schema = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "input": "Hi"}
 """What right bodies have in common with the server."""
 INSTEAD = {"adapters": [{"name": "a"}], "previous_response_id": None, "max_tokens": 2, "max_completion_tokens": 2}
-TOGETHER: dict[str, Schema] = {"stream_options": {"stream": True}}
+TOGETHER: dict[str, Schema] = {"stream_options": {"stream": True}, "top_logprobs": {"logprobs": True}}
 """Fields that are only right beside others."""
 
 

@@ -1,0 +1,116 @@
+"""Holding an answer to a constraint, token by token, through llguidance. llama.cpp's own grammars are not used: theirs
+fail open, or end the process, for schemas that any client may send.
+
+Owns the description of a base's vocabulary, which is made once (a third of a second for 128,256 tokens) when the first
+constraint is met. Compiling drops the interpreter's lock and belongs in a request's thread; masks are the engine's.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelora.backends.base import Vocabulary
+from edgelora.core import Constraint
+from edgelora.errors import UsageError
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+_KEPT: Final = 2
+"""Vocabularies whose description is kept: a process has one base, and gets another where that is replaced."""
+_ROW_ITEMS: Final = 20_000
+"""Choices at one place of an answer, as llguidance counts them: two for each optional property of an object."""
+_LEXER_STATES: Final = 50_000
+"""Of one answer, at one to two kB: what a pattern may take of memory."""
+_SAID: Final = 300
+"""Characters of llguidance's own words that are passed on."""
+
+
+class TokenGuide:
+    """Implements `sampling.Guide`. One answer's; not thread-safe."""
+
+    def __init__(self, constraint: Constraint, vocabulary: Vocabulary) -> None:
+        """Raises UsageError(code unsupported_schema) for a grammar that cannot be held to, or allows nothing."""
+        from llguidance import LLMatcher
+
+        self._size = vocabulary.size
+        self._matcher: LLMatcher = LLMatcher(_describe(vocabulary), constraint.grammar, log_level=0, limits=_limits())
+        self._check()
+        self.allowed()
+
+    @property
+    def complete(self) -> bool:
+        return self._matcher.is_stopped()
+
+    def allowed(self) -> NDArray[np.bool_]:
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        self._check()
+        return np.unpackbits(bits, bitorder="little")[: self._size].view(np.bool_)
+
+    def accept(self, token: int) -> None:
+        self._matcher.consume_token(token)
+        self._check()
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise _unsupported(self._matcher.get_error())
+
+
+def guide(constraint: Constraint | None, vocabulary: Vocabulary) -> TokenGuide | None:
+    """What holds one answer to `constraint`; None for none. Raises as `TokenGuide` does."""
+    return None if constraint is None else TokenGuide(constraint, vocabulary)
+
+
+class _Words:
+    """A vocabulary as llguidance asks for it. Control tokens have no bytes here, and so are never allowed."""
+
+    special_token_ids: Sequence[int] = ()
+    bos_token_id = None
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self.tokens = [vocabulary.piece(token) for token in range(vocabulary.size)]
+        self.eos_token_id = min(vocabulary.end_ids)
+
+    def __call__(self, text: str) -> list[int]:
+        """Where only one text can follow, the mask asks for it in the base's own tokens."""
+        return self._vocabulary.tokenize(text, special=False, bos=False)
+
+
+_described: dict[Vocabulary, LLTokenizer] = {}
+_describing = threading.Lock()
+
+
+def _describe(vocabulary: Vocabulary) -> LLTokenizer:
+    from llguidance import LLTokenizer, TokenizerWrapper
+
+    with _describing:
+        known = _described.get(vocabulary)
+        if known is None:
+            while len(_described) >= _KEPT:
+                del _described[next(iter(_described))]
+            words = TokenizerWrapper(_Words(vocabulary))
+            known = LLTokenizer(words, n_vocab=vocabulary.size, eos_token=sorted(vocabulary.end_ids))
+            _described[vocabulary] = known
+        return known
+
+
+def _limits() -> LLParserLimits:
+    from llguidance import LLParserLimits
+
+    return LLParserLimits(max_items_in_row=_ROW_ITEMS, max_lexer_states=_LEXER_STATES, verbose_errors=False)
+
+
+def _unsupported(said: str) -> UsageError:
+    words = " ".join(said.replace("<non-verbose/>", "").split())
+    why = words if len(words) <= _SAID else words[:_SAID] + " ..."
+    return UsageError(
+        "unsupported_schema",
+        f"The answer cannot be held to this schema: {why.rstrip('.')}.",
+        "Write the schema without what is named here, or simpler.",
+    )
