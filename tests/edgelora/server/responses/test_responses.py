@@ -201,6 +201,17 @@ def test_several_adapters_act(server: RunningServer) -> None:
     assert (refused.status, refused.error["param"]) == (404, "adapters[0].name")
 
 
+WEATHER: dict[str, Any] = {"type": "function", "name": "get_weather", "description": "The weather.", "strict": True}
+
+
+def _format(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"text": {"format": {"type": "json_schema", "name": "x", "schema": schema}}}
+
+
+def _call(arguments: str) -> dict[str, Any]:
+    return {"type": "function_call", "name": "f", "call_id": "c", "arguments": arguments}
+
+
 def _content(part: dict[str, str]) -> dict[str, Any]:
     return {"input": [{"role": "user", "content": [part]}]}
 
@@ -229,7 +240,17 @@ def _content(part: dict[str, str]) -> dict[str, Any]:
         ({"reasoning": {"effort": "high"}}, "unsupported_parameter", "reasoning"),
         ({"conversation": "conv_1"}, "unsupported_parameter", "conversation"),
         ({"truncation": "auto"}, "unsupported_parameter", "truncation"),
-        ({"include": ["file_search_call.results"]}, "unsupported_parameter", "include"),
+        ({"include": ["file_search_call.results"]}, "invalid_value", "include[0]"),
+        ({"top_logprobs": 3}, "invalid_value", "top_logprobs"),
+        ({"tools": [{"type": "web_search"}]}, "invalid_value", "tools[0].type"),
+        ({"tools": [{**WEATHER, "parameters": {"type": "string"}}]}, "invalid_value", "tools[0].parameters"),
+        (_format({"not": {"type": "string"}}), "unsupported_schema", "text.format"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "function", "name": "x"}}, "invalid_value", "tool_choice"),
+        ({"tool_choice": "required"}, "invalid_value", "tool_choice"),
+        ({"text": {"format": {"type": "json_schema"}}}, "missing_required_parameter", "text.format.schema"),
+        ({"input": [{"type": "function_call", "name": "f"}]}, "missing_required_parameter", "input[0].arguments"),
+        ({"input": [{"type": "function_call_output"}]}, "missing_required_parameter", "input[0].output"),
+        ({"input": [_call(arguments="{")]}, "invalid_value", "input"),
         ({"stream_options": {}}, "invalid_value", "stream_options"),
         (
             {"stream": True, "stream_options": {"include_obfuscation": True}},
