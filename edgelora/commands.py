@@ -43,7 +43,7 @@ class Fetch:
     pin: bool
     """Whether it is to stay, and to wait for its room; otherwise it is a hint."""
     instead_of: AdapterRef | None = None
-    """A pin that ends with this one."""
+    """A pin that ends with this."""
     done: Future[bool] = field(default_factory=Future)
     """Whether it is in memory; for a pin the error instead of False."""
 

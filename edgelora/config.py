@@ -53,6 +53,8 @@ class Settings:
     """Memory for resident adapters (EDGELORA_ADAPTER_MEMORY, in MiB)."""
     prefix_disk_bytes: int
     """Disk for prompts' beginnings, named ones included; 0 keeps none (EDGELORA_PREFIX_DISK, in MiB)."""
+    upload_disk_bytes: int
+    """Disk for what the server's clients upload, until it expires (EDGELORA_UPLOAD_DISK, in MiB)."""
     threads: int | None
     """Compute threads; None: what `edgelora tune` measured, or one per physical core (EDGELORA_THREADS)."""
     weights: WeightsChoice
@@ -82,6 +84,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         max_queue=_count(env, "EDGELORA_QUEUE", 64, low=1),
         adapter_budget_bytes=_count(env, "EDGELORA_ADAPTER_MEMORY", 1024, low=1) * MIB,
         prefix_disk_bytes=_count(env, "EDGELORA_PREFIX_DISK", 4096, low=0) * MIB,
+        upload_disk_bytes=_count(env, "EDGELORA_UPLOAD_DISK", 8192, low=1) * MIB,
         threads=threads or None,
         weights=cast(WeightsChoice, _choice(env, "EDGELORA_WEIGHTS", WEIGHTS)),
         kv_type=cast(KvType, _choice(env, "EDGELORA_KV_TYPE", KV_TYPES)),

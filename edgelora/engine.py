@@ -136,8 +136,8 @@ class Engine:
     def fetch(self, ref: AdapterRef, *, pin: bool = False, instead_of: AdapterRef | None = None) -> Future[bool]:
         """Load an adapter that no request waits for; whether it is in memory then. `fetches.py` has the policies.
 
-        `pin`: it stays, `instead_of` another pin; the error, AdapterError(code pins_too_large) for one, is in the
-        result. Raises BackendError(code engine_stopped).
+        `pin`: it stays. `instead_of`: a pin that ends with this; its own too, where it is not to stay any more. The
+        error, AdapterError(code pins_too_large) for one, is in the result. Raises BackendError(code engine_stopped).
         """
         fetch = Fetch(ref, pin, instead_of)
         self._runs.pass_on(partial(self._commands.put, fetch))

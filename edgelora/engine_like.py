@@ -62,7 +62,7 @@ class EngineLike(Protocol):
 
     def fetch(self, ref: AdapterRef, *, pin: bool = False, instead_of: AdapterRef | None = None) -> Future[bool]:
         """Load an adapter that no request waits for; whether it is in memory then. A pin is loaded again wherever the
-        engine had to start anew. Raises BackendError(code engine_stopped).
+        engine had to start anew; `instead_of` is a pin that ends with this. Raises BackendError(code engine_stopped).
         """
         ...
 

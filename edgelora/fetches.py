@@ -28,13 +28,18 @@ class Fetches:
         """Theirs, or a request's load, has begun."""
 
     def begin(self, fetch: Fetch, live: Iterable[Request]) -> None:
-        """Take a wish down; the next `join` acts on it. `live`: requests that must not lose their room to a pin."""
+        """Take a wish down; the next `join` acts on it. `live`: requests that must not lose their room to a pin.
+
+        A hint `instead_of` a pin ends that pin.
+        """
         if fetch.pin:
             try:
                 self._pin(fetch, live)
             except AdapterError as error:
                 fetch.done.set_exception(error)
                 return
+        elif fetch.instead_of is not None:
+            self._pool.unpin(fetch.instead_of)
         self._wanted.append(fetch)
 
     def join(self, admission: Admission) -> Admission:

@@ -7,6 +7,7 @@ Pure: nothing is looked up here.
     <base>                           the base alone
     <base>:medical-faq[@version]     both named
     ft:<base>:<org>/<name>-<hash12>  the form Groq gives out; the hash is the start of the version's digest
+    <project>/<name>                 the form Together gives out, where the whole is not the name of a base
 """
 
 from __future__ import annotations
@@ -33,3 +34,9 @@ def split_model_id(text: str) -> ModelId:
     if colon:
         return ModelId(base, adapter)
     return ModelId(None, text)
+
+
+def without_project(adapter: str) -> str:
+    """An adapter as the store knows it: names have no slash, so what stands before one can only be a project."""
+    project, slash, name = adapter.partition("/")
+    return name if project and slash and "/" not in name else adapter

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Collection
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Protocol
 
 from edgelora.core import AdapterRef
@@ -16,7 +18,7 @@ _log = logging.getLogger(__name__)
 class Fetcher(Protocol):
     """`edgelora.engine.Engine`."""
 
-    def fetch(self, ref: AdapterRef, *, pin: bool, instead_of: AdapterRef | None = None) -> Future[bool]: ...
+    def fetch(self, ref: AdapterRef, *, pin: bool = False, instead_of: AdapterRef | None = None) -> Future[bool]: ...
 
 
 class Pins:
@@ -30,6 +32,26 @@ class Pins:
         self._engine.fetch(ref, pin=True).result()
         with self._lock:
             self._pinned[name] = ref
+
+    def remove(self, name: str) -> bool:
+        """What `name` pinned may be evicted again, unless another name pins it too. False where it pinned nothing."""
+        with self._lock:
+            ref = self._pinned.pop(name, None)
+            others = {other.key for other in self._pinned.values()}
+        if ref is None:
+            return False
+        if ref.key not in others:
+            with suppress(BackendError):  # The engine was stopped: it holds nothing any more.
+                self._engine.fetch(ref, instead_of=ref).result()
+        return True
+
+    def drop(self, adapter: str, versions: Collection[str]) -> None:
+        """Unpin what means one of these versions (sha256 hex) of an adapter: they were uninstalled."""
+        with self._lock:
+            mine = [(spec, ref) for spec, ref in self._pinned.items() if spec.partition("@")[0] == adapter]
+        for spec, ref in mine:
+            if ref.version in versions:
+                self.remove(spec)
 
     def follow(self, name: str, ref: AdapterRef) -> None:
         """`name` was asked for and means `ref`: where it is pinned and meant another version, the pin moves there.

@@ -47,6 +47,8 @@ class Access:
     endpoint: str | None = None
     progress: Progress | None = None
     pause: Callable[[float], None] = time.sleep
+    limit_bytes: int | None = None
+    """Of an adapter's files together; None: what the disk has room for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,14 @@ def pull(
         return _pull_base(name, library, wishes, access)
     _base(library, wishes)  # before anything is downloaded
     with _of_an_adapter():
-        found = cache.fetch(wanted, listing, open_range=hub.open_range, progress=access.progress, pause=access.pause)
+        found = cache.fetch(
+            wanted,
+            listing,
+            open_range=hub.open_range,
+            progress=access.progress,
+            pause=access.pause,
+            limit_bytes=access.limit_bytes,
+        )
     return _install(wanted, found, library, wishes, cached=None, progress=access.progress)
 
 

@@ -13,11 +13,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from edgelora.activation import activated
+from edgelora.bases.naming import goes_by
 from edgelora.composition import compose
 from edgelora.core import AdapterRef, AdapterUse, Progress, Request, SamplingParams
-from edgelora.errors import BackendError, NotFound, UsageError
+from edgelora.errors import BackendError, NotFound
 from edgelora.library import Library, open_library
-from edgelora.names import split_model_id
+from edgelora.names import split_model_id, without_project
 
 if TYPE_CHECKING:
     from edgelora.adapters.pool import PoolEntry
@@ -66,6 +67,7 @@ class Service:
         where it computes in this process.
         """
         from edgelora.pins import Pins
+        from edgelora.shelf import Shelf
 
         self.library = library
         self.base = base
@@ -74,6 +76,8 @@ class Service:
         self._prefixes = prefixes
         self._quarantine = library.quarantine()
         self._pins = Pins(engine)
+        self.shelf = Shelf(library, base, engine, resolve=self.resolve, pins=self._pins)
+        """The installed adapters of this base, to be looked at and changed."""
 
     @classmethod
     def open(cls, settings: Settings, *, base: str | None = None, progress: Progress | None = None) -> Self:
@@ -150,20 +154,20 @@ class Service:
         adapter_quarantined) for one that crashed the engine twice. Never falls back.
         """
         parts = split_model_id(model_id)
-        if parts.base is not None and not self._is_base(parts.base):
+        if parts.base is not None and not goes_by(self.base, parts.base):
             raise NotFound("model", model_id, self._names())
-        if parts.adapter is None or (parts.base is None and self._is_base(parts.adapter)):
+        if parts.adapter is None or (parts.base is None and goes_by(self.base, parts.adapter)):
             return None
-        store = self.library.store
+        store, spec = self.library.store, without_project(parts.adapter)
         try:
             able = self.engine.capabilities
-            ref = store.ref(parts.adapter, self.base, to=able.adapter_format, widened=able.widens_adapters)
+            ref = store.ref(spec, self.base, to=able.adapter_format, widened=able.widens_adapters)
         except NotFound as error:
-            if parts.adapter.partition("@")[0] in store.names():
+            if spec.partition("@")[0] in store.names():
                 raise  # a version it does not have: the store says which it has
             raise NotFound("model", model_id, self._names()) from error
         self._quarantine.check(ref)
-        self._pins.follow(parts.adapter, ref)
+        self._pins.follow(spec, ref)
         return ref
 
     def pin(self, name: str) -> AdapterRef:
@@ -172,11 +176,7 @@ class Service:
         Returns once it is in memory. Raises as `resolve` does, UsageError for the base, AdapterError where it cannot be
         loaded or the pins are more than the memory for adapters.
         """
-        ref = self.resolve(name)
-        if ref is None:
-            raise UsageError("pin_base", f"{name!r} is the base, which stays in memory anyway.", "Name an adapter.")
-        self._pins.add(split_model_id(name).adapter or name, ref)
-        return ref
+        return self.shelf.pin(name)
 
     def prefetch(self, adapter: AdapterRef) -> None:
         """A hint that it will be asked for soon: it is loaded in the background where there is room. Never fails."""
@@ -288,9 +288,6 @@ class Service:
         guide(sampling.constraint, self.vocabulary)  # A bad one is refused here, whatever process the engine is in.
         uses = activated(adapters, tokens)
         return self.engine.submit(Request(uuid.uuid4().hex, tokens, uses, sampling, client, system))
-
-    def _is_base(self, name: str) -> bool:
-        return name == self.base.name or name in self.base.aliases
 
     def _names(self) -> list[str]:
         return [self.base.name, *self.library.store.names()]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -16,12 +17,14 @@ import msgspec
 
 from edgelora.adapters.layout import Layout
 from edgelora.adapters.manifest import Conversion, StoredFile, decode_conversion, encode
+from edgelora.errors import AdapterUnsupported, EdgeloraError
 from edgelora.files import file_digest, inside, make_folder, move_folder, storing, workspace, write_atomic
 
 if TYPE_CHECKING:
     from edgelora.adapters.manifest import Version
     from edgelora.backends.base import AdapterFormat
     from edgelora.bases.record import BaseRecord
+    from edgelora_converters.convert import ConversionReport
     from edgelora_models.fingerprint import BaseFingerprint
 
 logger = logging.getLogger(__name__)
@@ -31,6 +34,9 @@ MAIN = {"mapped": "adapter.lora", "gguf": "adapter.gguf", "mlx": "adapter"}
 """What a backend opens: a folder for MLX, else a file."""
 USUAL: Mapping[str, AdapterFormat] = {"gguf": "mapped", "mlx": "mlx"}
 """By a base's format, what its backend wants as a rule; another one is made when it is asked for."""
+_FOR_MLX_TOO: AdapterFormat = "mapped"
+"""What mlx-lm's folder cannot say (an aLoRA, lora_bias, DoRA of some modules alone, the head of a tied base) is kept in
+edgelora's own layout, which the MLX backend reads as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,15 +113,14 @@ def make(
     progress: Callable[[int, int], None] | None,
 ) -> Conversion:
     """Convert the PEFT folder `source` into the new folder `out`, description included. Raises AdapterError."""
-    from edgelora_converters.convert import CONVERTER_VERSION, convert
+    from edgelora_converters.convert import CONVERTER_VERSION
 
     make_folder(out)
-    main = out / MAIN[goal.to]
-    report = convert(source, main, to=goal.to, base=goal.base, base_path=goal.path, progress=progress)
+    form, report = _convert(source, out, goal, progress)
     with storing(out):
         files = tuple(_stored(path, out) for path in sorted(out.rglob("*")) if path.is_file())
     conversion = Conversion(
-        format=goal.to,
+        format=form,
         source=digest,
         base_fingerprint=goal.base.digest,
         converter=str(CONVERTER_VERSION),
@@ -126,6 +131,25 @@ def make(
     )
     write_atomic(out / DESCRIPTION, encode(conversion))
     return conversion
+
+
+def _convert(
+    source: Path, out: Path, goal: Goal, progress: Callable[[int, int], None] | None
+) -> tuple[AdapterFormat, ConversionReport]:
+    """What was written, and how."""
+    from edgelora_converters.convert import convert
+
+    def write(to: AdapterFormat) -> tuple[AdapterFormat, ConversionReport]:
+        return to, convert(source, out / MAIN[to], to=to, base=goal.base, base_path=goal.path, progress=progress)
+
+    try:
+        return write(goal.to)
+    except AdapterUnsupported:
+        if goal.to != "mlx":
+            raise
+        with suppress(EdgeloraError):  # Where that fails too, what mlx-lm cannot carry is the reason to give.
+            return write(_FOR_MLX_TOO)
+        raise
 
 
 def publish(layout: Layout, made: Path, conversion: Conversion, goal: Goal) -> Converted:

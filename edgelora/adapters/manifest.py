@@ -5,18 +5,21 @@ Immutable values and their JSON, with a closed schema. Owns no file and no path;
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import msgspec
 
-from edgelora.errors import NotFound, StorageError
+from edgelora.errors import NotFound, StorageError, UsageError
 from edgelora.files import valid_name
 
 LATEST = "latest"
 MIN_PREFIX = 6
 """Digits of a digest that are enough to name a version."""
+
+_LIKE_VERSION = re.compile(r"[0-9]+|[0-9a-f]{6,}")
 
 Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -89,7 +92,8 @@ class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     treatment: str = ""
     """What was done to its factors before they were plain ones, in words; mostly nothing."""
     origin: str = ""
-    """`hub:<repository>@<commit>` where it was pulled; empty for what was added from this machine."""
+    """`hub:<repository>@<commit>` where it was pulled, `upload` or `upload:<file id>` where a client of the server sent
+    it, `loaded` where one had it loaded from this machine (`offers.py`); empty for what was added here otherwise."""
 
     @property
     def nbytes(self) -> int:
@@ -142,6 +146,13 @@ class AdapterManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """With an alias moved to a version it has."""
         return msgspec.structs.replace(self, aliases={**self.aliases, alias: number})
 
+    def unpointing(self, alias: str) -> Self:
+        """Without an alias. Raises NotFound with those there are."""
+        if alias not in self.aliases:
+            known = ", ".join(sorted(self.aliases))
+            raise NotFound("alias", f"{self.name}@{alias}", (), f"Its aliases are: {known}.")
+        return msgspec.structs.replace(self, aliases={one: n for one, n in self.aliases.items() if one != alias})
+
     def without(self, number: int) -> Self | None:
         """With a version and its aliases gone; `latest` falls back to the newest left. None where none is left."""
         left = tuple(version for version in self.versions if version.number != number)
@@ -154,9 +165,30 @@ class AdapterManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return next(version for version in self.versions if version.number == number)
 
 
+def check_alias(alias: str) -> str:
+    """`alias`, or UsageError for one that is no name, or could be mistaken for a version's number or digest."""
+    if not valid_name(alias) or _LIKE_VERSION.fullmatch(alias):
+        raise UsageError(
+            "bad_alias",
+            f"{alias!r} cannot be an alias.",
+            "Use small letters, digits, '.', '_' and '-', and not digits or hexadecimal digits alone.",
+            param="alias",
+        )
+    return alias
+
+
 def first_manifest(name: str, version: Version) -> AdapterManifest:
     """A new adapter with its first version."""
     return AdapterManifest(name, (version,), {LATEST: version.number}, version.number + 1)
+
+
+def previous(manifest: AdapterManifest) -> str:
+    """The number of the version before the one the bare name means. Raises UsageError where there is none."""
+    older = [version.number for version in manifest.versions if version.number < manifest.latest.number]
+    if not older:
+        what = f"{manifest.name} has no version before {manifest.latest.number}."
+        raise UsageError("no_older_version", what, "Name one of its versions.", param="version")
+    return str(older[-1])
 
 
 def encode(value: AdapterManifest | Conversion) -> bytes:

@@ -19,7 +19,7 @@ import msgspec
 
 from edgelora.bases.download import Checksum, OpenRange, RemoteFile, download_all
 from edgelora.errors import AdapterUnsupported, UsageError
-from edgelora.files import discard, inside, locked, storing, write_atomic
+from edgelora.files import discard, inside, locked, size_text, storing, write_atomic
 
 if TYPE_CHECKING:
     from edgelora.bases.hub import Listing
@@ -103,13 +103,16 @@ class RemoteCache:
         open_range: OpenRange,
         progress: Progress | None = None,
         pause: Callable[[float], None] = time.sleep,
+        limit_bytes: int | None = None,
     ) -> Fetched:
         """Bring the adapter of a listing here, going on where an earlier call stopped; what is here is checked again.
 
-        Raises AdapterError where the repository holds no one adapter, Offline where the connection fails for good,
-        BaseError where the bytes are not what the hub says, Busy where another process is at it, StorageError.
+        Raises AdapterError where the repository holds no one adapter or one over `limit_bytes`, Offline where the
+        connection fails for good, BaseError where the bytes are not what the hub says, Busy where another process is
+        at it, StorageError.
         """
         files = _choose(wanted, listing)
+        _check_size(wanted, files, limit_bytes)
         place = self._place(wanted.repository)
         content = hashlib.sha256("\n".join(f"{file.checksum.value} {name}" for name, file in files.items()).encode())
         folder = inside(place, content.hexdigest()[:16])
@@ -195,6 +198,13 @@ def _choose(wanted: Wanted, listing: Listing) -> dict[str, RemoteFile]:
         raise AdapterUnsupported(error.code, error.what, remedy) from error
     start = folder if wanted.subfolder is None else f"{wanted.subfolder}/{folder}"
     return {name: listing.files[f"{start}{name}"] for name in FILES}
+
+
+def _check_size(wanted: Wanted, files: dict[str, RemoteFile], limit: int | None) -> None:
+    nbytes = sum(file.nbytes for file in files.values())
+    if limit is not None and nbytes > limit:
+        what = f"The adapter in {wanted.repository} has {size_text(nbytes)}; at most {size_text(limit)} are taken."
+        raise AdapterUnsupported("adapter_download_too_large", what, "Pull it by hand: edgelora pull.")
 
 
 def _sound(path: Path, checksum: Checksum, nbytes: int) -> bool:

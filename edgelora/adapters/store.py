@@ -22,10 +22,18 @@ from edgelora.adapters.housekeeping import Problem
 from edgelora.adapters.intake import Staged, default_name, stage
 from edgelora.adapters.kept import assemble
 from edgelora.adapters.layout import Layout
-from edgelora.adapters.manifest import LATEST, AdapterManifest, Conversion, Version, encode, first_manifest
+from edgelora.adapters.manifest import (
+    LATEST,
+    AdapterManifest,
+    Conversion,
+    Version,
+    check_alias,
+    encode,
+    first_manifest,
+)
 from edgelora.adapters.resolve import resolve
 from edgelora.core import AdapterRef
-from edgelora.errors import AdapterIncompatible, NotFound, StorageError
+from edgelora.errors import AdapterIncompatible, NotFound, StorageError, UsageError
 from edgelora.files import (
     check_name,
     locked,
@@ -157,6 +165,30 @@ class Store:
                     made = _convert(chosen, version, staged.folder, work, base, goal, progress)
                 with self._committing():
                     return self._commit(chosen, version, staged, made, goal, work)
+
+    def point(self, name: str, alias: str, selector: str) -> AdapterManifest:
+        """Have `alias` mean a version: a number, another alias, or six or more digits of its digest. `latest` is one,
+        so that pointing it at an older version takes the newer ones back.
+
+        Raises NotFound, UsageError for an alias that could be mistaken for a version, StorageError.
+        """
+        check_alias(alias)
+        with self._committing():
+            manifest = self.get(name)
+            after = manifest.pointing(alias, manifest.find(selector).number)
+            if after != manifest:
+                self._write(after)
+        return after
+
+    def unpoint(self, name: str, alias: str) -> AdapterManifest:
+        """Take an alias away. Raises NotFound, UsageError for `latest`, which every adapter has."""
+        if alias == LATEST:
+            raise UsageError("bad_alias", f"{LATEST!r} cannot be taken away.", "Point it at another version.")
+        with self._committing():
+            manifest = self.get(name)
+            after = manifest.unpointing(alias)
+            self._write(after)
+        return after
 
     def remove(self, spec: str) -> tuple[Version, ...]:
         """Uninstall a version, or with a bare name all of them, and return what went. Raises NotFound.

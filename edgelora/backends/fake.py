@@ -176,8 +176,9 @@ class FakeBackend:
         self._check(cells <= self.capabilities.kv_cells, f"{cells} cells of KV")
         if saved.identity != self.kv_identity:
             raise BackendError("foreign_kv", f"Saved KV of {saved.identity}.")
-        self.kv[sequence], self._kv_acting[sequence] = _read(bytes(saved.data))
-        self._check(len(self.kv[sequence]) == saved.length, f"{saved.length} tokens of saved KV")
+        tokens, acting = _read(bytes(saved.data))
+        self._check(len(tokens) == saved.length, f"{saved.length} tokens of saved KV")
+        self.kv[sequence], self._kv_acting[sequence] = tokens, acting
 
     def close(self) -> None:
         self.closed = True

@@ -165,7 +165,7 @@ def _fields(manifest: AdapterManifest, version: Version, converted: Sequence[Con
         ("other versions", ", ".join(others) or "none"),
         ("base", version.base_name),
         ("trained on", version.base_model or "not said"),
-        *([("pulled from", version.origin.removeprefix("hub:"))] if version.origin else []),
+        *_origin(version.origin),
         ("rank", str(version.rank)),
         ("alpha", f"{version.alpha}{' (rsLoRA)' if version.use_rslora else ''}"),
         ("scale", f"{low:g}" if low == high else f"{low:g} to {high:g}"),
@@ -177,6 +177,14 @@ def _fields(manifest: AdapterManifest, version: Version, converted: Sequence[Con
         ("added", f"{_iso(version.created)} ({human_age(time.time() - version.created)})"),
         *((c.conversion.format, f"{size_text(c.conversion.nbytes)}, {c.path}") for c in converted),
     ]
+
+
+def _origin(origin: str) -> list[tuple[str, str]]:
+    kind, _, what = origin.partition(":")
+    by_client = {"upload": "a client of the server sent it", "loaded": "a client of the server had it loaded"}
+    if kind == "hub":
+        return [("pulled from", what)]
+    return [("origin", by_client[kind])] if kind in by_client else []
 
 
 def _iso(seconds: float) -> str:

@@ -31,6 +31,8 @@ VERBS = {
     "train": "edgelora.cli.train:train",
     "show": "edgelora.cli.adapters:show",
     "rm": "edgelora.cli.adapters:rm",
+    "alias": "edgelora.cli.versions:alias",
+    "rollback": "edgelora.cli.versions:rollback",
     "warm": "edgelora.cli.warm:warm",
     "convert": "edgelora.cli.convert:convert",
     "verify": "edgelora.cli.verify:verify",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -75,6 +76,14 @@ if TYPE_CHECKING:
     help="Load this adapter at the start and keep it in memory. May be given several times.  [default: EDGELORA_PIN]",
 )
 @click.option(
+    "--adapter-root",
+    "adapter_roots",
+    metavar="DIR",
+    multiple=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Let clients load adapters below DIR by their path (vLLM's way). May be given several times.",
+)
+@click.option(
     "--engine",
     type=click.Choice(["child", "in-process"]),
     default="child",
@@ -96,6 +105,7 @@ def serve(
     requests_per_minute: int | None,
     tokens_per_minute: int | None,
     pins: tuple[str, ...],
+    adapter_roots: tuple[Path, ...],
     engine: str,
     base: str | None,
     context: int | None,
@@ -120,6 +130,7 @@ def serve(
         api_key=api_key or settings.api_key,
         allow_hosts=allow_hosts,
         allow_origins=allow_origins,
+        adapter_roots=adapter_roots,
         secrets=settings.directories.config,
         keyless=keyless,
         requests_per_minute=requests_per_minute,

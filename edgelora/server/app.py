@@ -18,6 +18,7 @@ from edgelora.server.follow import Drain
 from edgelora.server.gate import Keepers, gated
 from edgelora.server.generate import GenerationApp
 from edgelora.server.health import HealthRoutes
+from edgelora.server.management import management_routes
 from edgelora.server.models import ModelsRoutes
 from edgelora.server.openapi.route import openapi_routes
 from edgelora.server.options import ServerOptions
@@ -44,6 +45,7 @@ def build_app(runtime: Runtime, options: ServerOptions, drain: Drain | None = No
     responses = ResponsesRoutes(runtime, options, drain)
     for prefix in PREFIXES:
         routes += [*responses.routes(prefix), *_api_routes(prefix, runtime, options, drain)]
+    routes += management_routes(PREFIXES, runtime, options)
     app = Starlette(
         routes=gated(routes, Keepers.of(options)),
         middleware=[Middleware(Boundary), Middleware(Guard, rules=Rules.of(options), routes=routes)],

@@ -41,7 +41,7 @@ async def read_body(receive: Receive, *, declared: int | None, limit: int, secon
                     return body
     except TimeoutError:
         raise BodyTimeout("body_timeout", f"The body did not arrive within {seconds:g} s.", "Send it again.") from None
-    await _discard(receive)
+    await discard_body(receive)
     raise BodyTooLarge("body_too_large", f"The body is larger than {limit} bytes.", "Send a shorter one.")
 
 
@@ -85,7 +85,8 @@ async def _collect(receive: Receive, limit: int) -> bytes | None:
             return bytes(body)
 
 
-async def _discard(receive: Receive) -> None:
+async def discard_body(receive: Receive) -> None:
+    """Read what is left of a refused body, within bounds, so that its sender gets to read why."""
     read = 0
     try:
         async with asyncio.timeout(DISCARD_SECONDS):

@@ -32,6 +32,10 @@ class ServerOptions:
     """Web origins that may call: exact, `scheme://*`, or `desktop` for the usual application shells."""
     body_bytes: int = 4 * MIB
     """Size of a JSON body at most."""
+    upload_bytes: int = 2048 * MIB
+    """Size of an uploaded adapter at most."""
+    adapter_roots: tuple[Path, ...] = ()
+    """Folders below which a client may name an adapter by its path; none as a rule."""
     body_seconds: float = 30.0
     """How long a client may take to send a body."""
     keepalive_seconds: float = 10.0

@@ -9,6 +9,7 @@ from edgelora.backends.base import Vocabulary
 from edgelora.core import AdapterRef, AdapterUse, SamplingParams
 from edgelora.prompt import Message
 from edgelora.service import ModelCard
+from edgelora.shelf import Shelf
 from edgelora.stats import EngineHealth
 from edgelora.stream import Stream
 from edgelora.tools import Tool
@@ -31,6 +32,11 @@ class Runtime(Protocol):
     @property
     def limit(self) -> int:
         """A prompt of so many tokens, or more, is refused."""
+        ...
+
+    @property
+    def shelf(self) -> Shelf:
+        """The installed adapters, to be looked at and changed."""
         ...
 
     def models(self) -> list[ModelCard]: ...

@@ -144,6 +144,9 @@ class RemoteEngine:
             if self._status.error is not None:
                 raise self._status.error
             self._known[ref.path] = ref
+            if instead_of is not None and not pin:  # A pin ends, whether or not there is a process to hear of it.
+                self._fetching.forget(instead_of)
+                self._tell_rules()
             command, done = self._fetching.begin(ref, pin=pin, instead_of=instead_of)
             if self._process is not None:
                 self._process.put(self._fetching.send(command.number))
@@ -283,6 +286,10 @@ class RemoteEngine:
         for done in fetches:
             tell(done, error)
 
+    def _tell_rules(self) -> None:
+        if self._rules is not None:
+            self._rules.pool.pinned = self._fetching.pins
+
     def _take_fetched(self, event: messages.Fetched) -> None:
         outcome = event.outcome if isinstance(event.outcome, bool) else error_of(event.outcome)
         with self._changed:
@@ -292,8 +299,7 @@ class RemoteEngine:
             command, done = found
             if command.pin and outcome is True:
                 self._fetching.pinned(command)
-                if self._rules is not None:
-                    self._rules.pool.pinned = self._fetching.pins
+                self._tell_rules()
         if isinstance(outcome, EdgeloraError) and command.pin:
             _log.warning("Adapter %s is not pinned: %s", command.ref, outcome)
         tell(done, outcome)

@@ -51,7 +51,13 @@ ENTRIES: tuple[Entry, ...] = (
         name="llama-3.1-8b",
         title="Meta Llama 3.1 8B Instruct",
         licence="Llama 3.1 Community License, https://www.llama.com/llama3_1/license/",
-        aliases=("llama-3.1-8b-instant", "llama-3.1-8b-instruct", "meta-llama/Llama-3.1-8B-Instruct"),
+        aliases=(
+            "llama-3.1-8b-instant",
+            "llama-3.1-8b-instruct",
+            "meta-llama/Llama-3.1-8B-Instruct",
+            "meta-llama/Meta-Llama-3.1-8B-Instruct",
+            "meta-llama/Meta-Llama-3.1-8B-Instruct-Reference",
+        ),
         builds=(
             Build(
                 format="gguf",

@@ -202,9 +202,22 @@ def test_a_pin_between_two_checks(
 ) -> None:
     """A request accepted before a pin, that reaches the engine after it, ends with the error; nobody else does."""
     _, engine = start(budget=20)
-    monkeypatch.setattr(engine, "_check_tokens", lambda _: settled(engine, adapters["a"], pin=True))
+    monkeypatch.setattr(
+        "edgelora.engine.check_tokens", lambda request, vocabulary: settled(engine, adapters["a"], pin=True)
+    )
     late = ask(engine, "late", replace(adapters["b"], nbytes=15))
     monkeypatch.undo()
     last = list(late)[-1]
     assert isinstance(last, Failed) and isinstance(last.error, AdapterError)
     assert finished(ask(engine, "r", adapters["c"]))
+
+
+def test_a_pin_ends(start: Start, adapters: dict[str, AdapterRef]) -> None:
+    """Its room is there for others again; it stays in memory until somebody takes that."""
+    _, engine = start(budget=10)
+    settled(engine, adapters["a"], pin=True)
+    with pytest.raises(AdapterError):
+        ask(engine, "no", adapters["b"])
+    assert engine.fetch(adapters["a"], instead_of=adapters["a"]).result(WAIT)
+    assert [(entry.ref.name, entry.pinned) for entry in engine.stats().adapters] == [("a", False)]
+    assert finished(ask(engine, "yes", adapters["b"])) and resident(engine) == ["b"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgelora.names import ModelId, split_model_id
+from edgelora.names import ModelId, split_model_id, without_project
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,12 @@ def test_each_documented_form_is_taken_apart(text: str, parts: ModelId) -> None:
 def test_a_hosted_id_without_a_full_hash_is_no_hosted_id() -> None:
     """A shortened hash is not guessed at: the id stays unknown, and resolving it fails."""
     assert split_model_id("ft:base:org/name-ef36") == ModelId("ft", "base:org/name-ef36")
+
+
+@pytest.mark.parametrize(("adapter", "name"), [
+    ("medical-faq", "medical-faq"), ("proj_1/medical-faq", "medical-faq"), ("me/medical-faq@2", "medical-faq@2"),
+    ("a/b/c", "a/b/c"), ("/a", "/a"), ("a/", ""),
+])  # fmt: skip
+def test_a_project_before_a_name_is_let_go(adapter: str, name: str) -> None:
+    """One, as Together's clients write it; what is no such form stays as it is, and is unknown."""
+    assert without_project(adapter) == name

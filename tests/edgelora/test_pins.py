@@ -22,8 +22,8 @@ class Recorder:
         self.error: Exception | None = None
         self.stopped = False
 
-    def fetch(self, ref: AdapterRef, *, pin: bool, instead_of: AdapterRef | None = None) -> Future[bool]:
-        assert pin
+    def fetch(self, ref: AdapterRef, *, pin: bool = False, instead_of: AdapterRef | None = None) -> Future[bool]:
+        assert pin or instead_of is not None
         if self.stopped:
             raise BackendError("engine_stopped", "The engine was stopped.")
         self.fetches.append((ref, instead_of))
@@ -80,3 +80,29 @@ def test_a_stopped_engine_is_no_error_of_a_request() -> None:
     pins = pinned(engine)
     engine.stopped = True
     pins.follow("a", NEW)
+
+
+def test_a_pin_that_is_taken_away() -> None:
+    """Its adapter may go then, unless another name pins it; a name that pins nothing says so, and is not followed."""
+    engine = Recorder()
+    pins = pinned(engine)
+    pins.add("alias", OLD)
+    assert pins.remove("a") and engine.fetches[2:] == []
+    assert pins.remove("alias") and engine.fetches[2:] == [(OLD, OLD)]
+    assert not pins.remove("a")
+    pins.follow("a", NEW)
+    engine.stopped = True
+    assert engine.fetches[3:] == []
+
+
+def test_what_is_uninstalled_is_not_pinned() -> None:
+    """By its name or a version's; pins of its other versions stay, and so do other adapters of the same content."""
+    engine = Recorder()
+    pins = pinned(engine)
+    pins.add("a@2", NEW)
+    pins.add("b", NEW)
+    pins.drop("a", {OLD.version, "3" * 64})
+    assert engine.fetches[3:] == [(OLD, OLD)] and not pins.remove("a")
+    pins.drop("a", {NEW.version})
+    assert engine.fetches[4:] == [] and pins.remove("b") and not pins.remove("a@2")
+    assert engine.fetches[4:] == [(NEW, NEW)]

@@ -11,18 +11,26 @@ from types import TracebackType
 from typing import Self
 
 from edgelora.activation import activated
+from edgelora.adapters.store import Store
 from edgelora.backends.base import Vocabulary
 from edgelora.backends.fake import FakeBackend, write_fake_adapter
+from edgelora.bases.registry import Bases
 from edgelora.composition import compose
+from edgelora.config import read_settings
 from edgelora.core import AdapterRef, AdapterUse, Progress, Request, SamplingParams
 from edgelora.engine import Engine
 from edgelora.errors import NotFound
+from edgelora.library import Library
 from edgelora.names import split_model_id
+from edgelora.pins import Pins
 from edgelora.prompt import Message, encode_chat, encode_text
 from edgelora.service import ModelCard
+from edgelora.shelf import Shelf
 from edgelora.stats import EngineHealth, EngineStats
 from edgelora.stream import Stream
 from edgelora.tools import Tool
+from tests.support.adapters import TINY
+from tests.support.records import base_record
 
 CREATED = 1_750_000_000
 
@@ -88,6 +96,7 @@ class FakeService:
         self.samplings: list[SamplingParams] = []
         self.clients: list[str] = []
         self.engine = WatchedEngine(self.backend, max_queue=max_queue)
+        self.shelf = self._empty_shelf(folder / "home")
         self._ids = itertools.count()
 
     def models(self) -> list[ModelCard]:
@@ -175,6 +184,13 @@ class FakeService:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _empty_shelf(self, home: Path) -> Shelf:
+        """A real one over a store of its own: what this service answers with is not installed in any."""
+        settings = read_settings({"EDGELORA_HOME": str(home), "EDGELORA_OFFLINE": "1"})
+        library = Library(settings, Bases(settings.directories), Store(settings.directories.data))
+        record = base_record(TINY, name=self.base.name)
+        return Shelf(library, record, self.engine, resolve=self.resolve, pins=Pins(self.engine))
 
     def _card(self, name: str) -> ModelCard:
         entry = next((entry for entry in self.engine.stats().adapters if entry.ref == self.refs[name]), None)

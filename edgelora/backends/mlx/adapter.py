@@ -43,6 +43,11 @@ class Factors:
     """[out]: DoRA's m, where g is still to be found from the base's rows."""
 
     @property
+    def plain(self) -> bool:
+        """LoRA's two factors and no more."""
+        return self.row_scale is None and self.bias is None
+
+    @property
     def nbytes(self) -> int:
         parts = (self.a, self.b, self.row_scale, self.bias, self.magnitude)
         return sum(int(part.nbytes) for part in parts if part is not None)

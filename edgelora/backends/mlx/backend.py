@@ -21,7 +21,7 @@ from edgelora.backends.mlx.kv import Kv
 from edgelora.backends.mlx.kv_identity import kv_identity
 from edgelora.backends.mlx.layout import Layout, lay_out
 from edgelora.backends.mlx.model import Base, Progress, load_base
-from edgelora.backends.mlx.options import MlxOptions
+from edgelora.backends.mlx.options import STACK_BYTES, MlxOptions
 from edgelora.backends.mlx.slots import Slots
 from edgelora.backends.mlx.vocabulary import FolderVocabulary
 from edgelora.errors import BackendError
@@ -35,7 +35,9 @@ class MlxBackend:
         self._base: Base | None = base
         self._shape = base.shape
         self._vocabulary = vocabulary
-        self._slots = Slots(base)
+        on_gpu = mx.default_device().type == mx.DeviceType.gpu
+        stack_bytes = (STACK_BYTES if on_gpu else 0) if options.stack_bytes is None else options.stack_bytes
+        self._slots = Slots(base, stack_bytes=stack_bytes)
         self._kv = Kv(base.shape, base.dtype)
         self._kv_identity = kv_identity(base.dtype)
         self._capabilities = Capabilities(
@@ -47,6 +49,7 @@ class MlxBackend:
             context_length=min(options.context_length, base.trained_context, options.cells),
             kv_cells=options.cells,
             max_outputs=options.outputs,
+            widens_adapters=True,
         )
         self._ledger = Ledger(self._capabilities, vocabulary=base.shape.vocab)
 
@@ -162,6 +165,7 @@ class MlxBackend:
     def _compute(self, base: Base, layout: Layout) -> NDArray[np.float32] | None:
         """Logits of all outputs. Everything is evaluated here: a graph must not grow from step to step."""
         try:
+            self._slots.begin(layout.segments)
             logits = forward(base, self._slots, self._kv, layout)
             held = [array for piece in layout.pieces for array in self._kv.arrays(piece.sequence)]
             mx.eval(held if logits is None else [logits, *held])

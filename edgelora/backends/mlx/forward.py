@@ -39,7 +39,8 @@ class _Pass:
     def logits(self) -> Array:
         base, layout = self._base, self._layout
         tokens = mx.array(layout.tokens, mx.int32)
-        h = self._slots.changed(Target(None, EMBEDDING), base.embedding.lookup(tokens), tokens, layout.segments)
+        h = base.embedding.lookup(tokens).astype(base.dtype)
+        h = self._slots.changed(Target(None, EMBEDDING), h, tokens, layout.segments)
         segments: Sequence[Segment] = layout.segments
         for number, layer in enumerate(base.layers):
             attended = self._attend(number, self._norm(h, layer.before_attention))

@@ -53,7 +53,7 @@ class Matrix:
         )
 
     def lookup(self, tokens: Array) -> Array:
-        """Rows of these numbers, [n, in], in the type activations have."""
+        """Rows of these numbers, [n, in]."""
         return self._dequantized([part[tokens] for part in self.arrays])
 
     def widened(self, start: int, stop: int) -> Array:

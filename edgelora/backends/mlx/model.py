@@ -52,8 +52,8 @@ class Base:
 
     @property
     def dtype(self) -> Any:
-        """What activations, keys and values are in."""
-        return self.embedding.arrays[-1].dtype
+        """What activations, keys and values are in: as stored beside the matrices, which may be packed."""
+        return self.norm.dtype
 
     @property
     def nbytes(self) -> int:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+STACK_BYTES = 256 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class MlxOptions:
@@ -18,6 +20,9 @@ class MlxOptions:
     """Tokens of KV over all sequences; None: twice `context_length`."""
     max_outputs: int | None = None
     """Tokens of one step whose logits may be wanted; None: one for each sequence."""
+    stack_bytes: int | None = None
+    """Memory beside the adapters' own for copies of those that meet in one step, see `stacks`; 0: none are made. None:
+    none on a CPU, where they cost more than they save, and STACK_BYTES where every product is a launch on a GPU."""
 
     @property
     def cells(self) -> int:

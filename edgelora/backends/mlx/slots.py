@@ -2,7 +2,8 @@
 
 Each adapter keeps arrays of its own, at its own ranks: attaching copies nothing and recompiles nothing, and what is
 detached is free at once. A step's rows stand sorted by what acts on them, so an adapter's factors are read once for all
-its rows. docs/decisions/0007-mlx.md says what that was measured against.
+its rows. Two ways compute the same: run by run, and by stacked factors where several adapters meet again and again
+(`stacks`); docs/decisions/0007-mlx.md says what was measured.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from edgelora.backends.mlx.adapter import Factors, LoadedMlx
 from edgelora.backends.mlx.layout import Acting, Segment
 from edgelora.backends.mlx.matrix import Array, Matrix
 from edgelora.backends.mlx.model import Base
+from edgelora.backends.mlx.stacks import Stacks, rows_of
 from edgelora_converters.lora import Target
 from edgelora_models.modules import EMBEDDING
 
@@ -26,9 +28,11 @@ _BLOCK = 1 << 24
 class Slots:
     """Engine thread only."""
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self, base: Base, *, stack_bytes: int) -> None:
         self._base = base
         self._slots: dict[int, Mapping[Target, Factors]] = {}
+        self._stacks = Stacks(stack_bytes)
+        self._stacking = False
 
     def attach(self, slot: int, loaded: LoadedMlx) -> None:
         """DoRA's row scales are computed here, from the base in memory: one pass over the rows of its modules."""
@@ -36,10 +40,27 @@ class Slots:
 
     def detach(self, slot: int) -> None:
         self._slots.pop(slot, None)
+        self._stacks.forget(slot)
+
+    def begin(self, segments: Sequence[Segment]) -> None:
+        """A step of these rows is about to be computed."""
+        slots = {slot for segment in segments for slot, _ in segment.acting}
+        nbytes = {slot: sum(factors.nbytes for factors in self._slots[slot].values()) for slot in slots}
+        self._stacking = self._stacks.begin(nbytes)
 
     def changed(self, target: Target, y: Array, x: Array, segments: Sequence[Segment]) -> Array:
         """The base's product `y` [n, out] of the rows `x` [n, in], of the embedding the tokens [n], with each segment's
         adapters applied. Sums in float32, rounded once to y's type."""
+        if self._stacking and target.module != EMBEDDING:
+            acting = {slot for segment in segments for slot, _ in segment.acting}
+            factors = {slot: found for slot in acting if (found := self._slots[slot].get(target)) is not None}
+            if len(factors) > 1 and all(one.plain for one in factors.values()):
+                total = self._stacks.add(target, y.astype(mx.float32), x, rows_of(segments, factors))
+                return total.astype(y.dtype)
+        return self._by_runs(target, y, x, segments)
+
+    def _by_runs(self, target: Target, y: Array, x: Array, segments: Sequence[Segment]) -> Array:
+        """Segment by segment, with each adapter's own arrays."""
         parts, touched, begin = [], False, 0
         for segment in segments:
             changes = self._changes(target, segment.acting)

@@ -6,6 +6,7 @@ from edgelora.server.chat import ChatBody
 from edgelora.server.completions import CompletionBody
 from edgelora.server.embeddings import EmbeddingsBody
 from edgelora.server.openapi import replies
+from edgelora.server.openapi.management import MANAGEMENT
 from edgelora.server.openapi.operation import Operation, Parameter
 from edgelora.server.responses import body as responses
 from edgelora.server.responses.types import DeletedResponse, ItemList, ResponseObject
@@ -78,4 +79,5 @@ API: tuple[Operation, ...] = (
         "POST", "/v1/embeddings", "createEmbedding", "Not supported",
         body=EmbeddingsBody, reply=replies.ErrorReply, status=501,
     ),
+    *MANAGEMENT,
 )  # fmt: skip

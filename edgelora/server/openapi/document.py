@@ -61,6 +61,7 @@ _SCHEMES = {
 }
 _SECURITY: dict[Door, list[Schema]] = {
     Door.OPEN: [],
+    Door.SIGNED: [],
     Door.KEY: [{"bearer": []}, {"x-api-key": []}, {}],
     Door.TOKEN: [{"bearer": []}, {"x-api-key": []}],
 }

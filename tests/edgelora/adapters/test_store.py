@@ -546,3 +546,42 @@ def test_processes_racing_for_one_name(tmp_path: Path) -> None:
     assert [version.number for version in manifest.versions] == [1, 2, 3, 4]
     assert manifest.latest in manifest.versions
     assert store.verify() == ()
+
+
+def test_an_alias_means_the_version_it_was_pointed_at(store: Store, tmp_path: Path) -> None:
+    """Named by number, digest or another alias; it stays there when a new version comes, and goes with its version."""
+    for seed in range(3):
+        installed(store, tmp_path, seed=seed, name="a")
+    digest = store.get("a").versions[0].digest
+    store.point("a", "stable", digest[:8])
+    store.point("a", "old", "stable")
+    installed(store, tmp_path, seed=3, name="a")
+    assert [store.resolve(f"a@{alias}")[1].number for alias in ("stable", "old", "latest")] == [1, 1, 4]
+    assert store.unpoint("a", "old").aliases == {"latest": 4, "stable": 1}
+    store.remove("a@1")
+    with pytest.raises(NotFound):
+        store.resolve("a@stable")
+
+
+def test_rolling_back_is_pointing_latest_at_an_older_version(store: Store, tmp_path: Path) -> None:
+    """The bare name means it; adding the newer content again makes that the latest, and no new version."""
+    for seed in range(2):
+        installed(store, tmp_path, seed=seed, name="a")
+    assert store.point("a", "latest", "1").latest.number == 1
+    assert store.ref("a", BASE).version == store.get("a").versions[0].digest
+    assert installed(store, tmp_path, seed=1, name="a")[1].number == 2
+
+
+@pytest.mark.parametrize(("alias", "selector", "kind"), [
+    ("12", "1", UsageError), ("abcdef0", "1", UsageError), ("../x", "1", UsageError), ("", "1", UsageError),
+    ("stable", "9", NotFound), ("stable", "none", NotFound),
+])  # fmt: skip
+def test_what_cannot_be_pointed(store: Store, tmp_path: Path, alias: str, selector: str, kind: type[Exception]) -> None:
+    """An alias is no number and no digest, and means a version that is there; nothing has changed."""
+    installed(store, tmp_path, name="a")
+    with pytest.raises(kind):
+        store.point("a", alias, selector)
+    assert store.get("a").aliases == {"latest": 1}
+    for missing, wrong in (("latest", UsageError), ("no", NotFound)):
+        with pytest.raises(wrong):
+            store.unpoint("a", missing)

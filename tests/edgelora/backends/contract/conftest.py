@@ -38,6 +38,7 @@ class Kind:
     name: str
     open: Callable[..., Backend]
     """Empty, with changes to LIMITS by name."""
+    base: Path
     paths: tuple[Path, ...]
     """Of the four adapters."""
 
@@ -65,7 +66,7 @@ def kind(
         paths = tuple(folder / f"{n}.gguf" for n in range(len(adapters)))
         for path in paths:
             path.write_bytes(f"adapter {path.name}".encode())
-        return Kind("fake", _open_fake, paths)
+        return Kind("fake", _open_fake, paths[0], paths)
     if request.param == "mlx":
         base, paths = write_tiny_mlx(folder / "base", GQA, seed=SEED), tuple(folder / f"{n}" for n in range(4))
         for adapter, path in zip(adapters, paths, strict=True):
@@ -74,13 +75,14 @@ def kind(
         def open_folder(**limits: Any) -> Backend:
             return open_mlx(base, shape=GQA, options=MlxOptions(**{**LIMITS, "max_outputs": 7} | limits))
 
-        return Kind("mlx", open_folder, paths)
+        return Kind("mlx", open_folder, base, paths)
     base, paths = write_tiny_gguf(folder / "base.gguf", GQA, seed=SEED), tuple(folder / f"{n}.lora" for n in range(4))
     for adapter, path in zip(adapters, paths, strict=True):
         mapped.write(adapter, GQA, path, provenance={})
     return Kind(
         "llama.cpp",
         lambda **limits: LlamaCppBackend.open(base, shape=GQA, settings=replace(EXACT, **limits)),
+        base,
         paths,
     )
 

@@ -1,4 +1,4 @@
-"""The backend around the graph: opening, refusals, steps, silence."""
+"""What only llama.cpp has around the graph: opening, refusals in its own words, silence. `contract` has the rest."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import gguf as gguf_py
-import numpy as np
 import pytest
 
 from edgelora.backends.base import Chunk
@@ -202,15 +201,6 @@ def test_steps_that_cannot_be_are_refused(backend: LlamaCppBackend, chunks: list
     assert backend.step([chunk(0, 0, (1,))])[0] is not None
 
 
-def test_a_sequence_ends_at_the_context(backend: LlamaCppBackend) -> None:
-    """The last position of the context can be computed, the next cannot."""
-    lane = Lane(0, None, [1] * 97)
-    advance(backend, [(lane, lane.chunk(60))])
-    advance(backend, [(lane, lane.chunk(36))])
-    with pytest.raises(BackendError, match="do not follow"):
-        advance(backend, [(lane, lane.chunk(1))])
-
-
 def test_a_full_kv_is_an_error_and_recovers(installed: Installed) -> None:
     """Where the cells run out, the step fails clearly; cleared sequences make room again."""
     backend = open_backend(installed, replace(EXACT, context_length=128, kv_cells=256))
@@ -228,83 +218,6 @@ def test_a_full_kv_is_an_error_and_recovers(installed: Installed) -> None:
     advance(backend, [(lanes[2], lanes[2].chunk(60))])
     assert lanes[2].logits is not None
     backend.close()
-
-
-def test_clear_forgets_one_sequence_alone(backend: LlamaCppBackend) -> None:
-    """A cleared sequence starts anew; its neighbours go on as if nothing happened."""
-    alone = once(backend, [4, 5, 6, 7], 0, sequence=3)
-    kept, gone = Lane(0, 0, [4, 5, 6, 7]), Lane(1, 1, [9, 9])
-    advance(backend, [(kept, kept.chunk(3)), (gone, gone.chunk(2))])
-    backend.clear(1)
-    backend.clear(1)
-    advance(backend, [(kept, kept.chunk(1)), (fresh := Lane(1, 0, [4, 5, 6, 7]), fresh.chunk(4))])
-    assert kept.logits is not None and fresh.logits is not None
-    assert distance(kept.logits, alone) < 5e-6 and distance(fresh.logits, alone) < 5e-6
-
-
-@pytest.mark.parametrize("length", [1, 9, 19, 20])
-def test_a_cut_sequence_goes_on_as_a_fresh_one(backend: LlamaCppBackend, length: int) -> None:
-    """Cut back to a shared prefix and gone on with: the tokens of a run that never held anything else."""
-    shared, rest = [3 + n for n in range(length)], [7, 8, 9]
-    (expected,) = generate(backend, [Lane(2, 0, shared + rest)], steps=8)
-    neighbour = Lane(1, 1, [5, 6, 7])
-    lane = Lane(0, 0, shared + [40 + n for n in range(20 - length)])
-    advance(backend, [(lane, lane.chunk(20)), (neighbour, neighbour.chunk(2))])
-    backend.truncate(0, length)
-    reused = Lane(0, 0, shared + rest, done=length)
-    assert generate(backend, [reused], steps=8) == [expected]
-    alone = once(backend, [5, 6, 7], 1, sequence=3)
-    advance(backend, [(neighbour, neighbour.chunk(1))])
-    assert neighbour.logits is not None and distance(neighbour.logits, alone) < 5e-6
-
-
-def test_a_copied_beginning_goes_on_as_a_fresh_one(backend: LlamaCppBackend) -> None:
-    """Source and copy side by side, and the copy after its source is gone: each its own tokens."""
-    shared, prompts = [3 + n for n in range(15)], ([7, 8, 9], [17, 18], [27, 28])
-    expected = [generate(backend, [Lane(5, 0, shared + rest)], steps=8)[0] for rest in prompts]
-    backend.step([chunk(0, 0, (*shared, 30, 31), 0)])
-    for target in (1, 2):
-        backend.copy(0, target, 15)
-    backend.truncate(0, 15)
-    lanes = [Lane(n, 0, shared + rest, done=15) for n, rest in enumerate(prompts)]
-    assert generate(backend, lanes[:2], steps=8) == expected[:2]
-    assert generate(backend, lanes[2:], steps=8) == expected[2:]
-
-
-def test_kv_outlives_the_slot_of_its_adapter(backend: LlamaCppBackend, installed: Installed) -> None:
-    """Detached and attached elsewhere, an adapter goes on from its own KV."""
-    alone = once(backend, [4, 5, 6, 7], 0, sequence=3)
-    lane = Lane(0, 0, [4, 5, 6, 7])
-    advance(backend, [(lane, lane.chunk(3))])
-    for slot in (0, 1):
-        backend.detach(slot)
-    backend.attach(1, backend.load(installed.paths[0]))
-    lane.slot = 1
-    advance(backend, [(lane, lane.chunk(1))])
-    assert lane.logits is not None and distance(lane.logits, alone) < 5e-6
-
-
-def test_wrong_cuts_are_refused(backend: LlamaCppBackend) -> None:
-    """More than is held, less than nothing, another sequence; to nothing is always right."""
-    backend.step([chunk(0, 0, (1, 2))])
-    for sequence, length in ((0, 3), (0, -1), (1, 1), (99, 1), (-1, 0)):
-        with pytest.raises(BackendError):
-            backend.truncate(sequence, length)
-    for source, target, length in ((0, 1, 3), (0, 1, 0), (0, 99, 1), (1, 2, 1), (0, 0, 1)):
-        with pytest.raises(BackendError):
-            backend.copy(source, target, length)
-    backend.truncate(0, 2)
-    backend.truncate(0, 0)
-    backend.truncate(0, 0)
-    assert backend.step([chunk(0, 0, (1,))])[0] is not None
-
-
-def test_logits_are_the_callers_to_keep(backend: LlamaCppBackend) -> None:
-    """A later step does not change the arrays of an earlier one."""
-    first = once(backend, [1, 2], 0)
-    kept = first.copy()
-    once(backend, [3, 4], 1)
-    assert np.array_equal(first, kept)
 
 
 @pytest.mark.parametrize("method", ["hook", "native"])

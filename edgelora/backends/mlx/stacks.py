@@ -1,0 +1,109 @@
+"""The factors of several adapters in one array each, so that one pair of products serves all of a step's rows.
+
+Rows find their adapter's factors by number (`mx.gather_mm`). Adapters are stacked by rank, module by module, so nothing
+is padded. A stack is a copy: it is made for adapters that meet in steps again and again, is kept as long as these do,
+and is never larger than it may be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+
+from edgelora.backends.mlx.adapter import Factors
+from edgelora.backends.mlx.layout import Segment
+from edgelora.backends.mlx.matrix import Array
+from edgelora_converters.lora import Target
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Stack:
+    places: Mapping[int, int]
+    """By slot: its number in the arrays."""
+    a: Array
+    """[adapters, in, rank]"""
+    b: Array
+    """[adapters, rank, out]"""
+
+
+@dataclass(slots=True, eq=False)
+class Stacks:
+    """Engine thread only. `limit` in bytes; 0: there are none."""
+
+    limit: int
+    _stacks: dict[tuple[Target, int], _Stack] = field(default_factory=dict)
+    _latest: frozenset[int] = frozenset()
+    _usable: bool = False
+
+    def begin(self, slots: Mapping[int, int]) -> bool:
+        """A step of these slots, each with the bytes of its factors, is about to be computed. Whether it may stack.
+
+        The first step of a set does not: it may be its last.
+        """
+        now = frozenset(slots)
+        self._usable = len(now) > 1 and now <= self._latest and sum(slots.values()) <= self.limit
+        self._latest = now
+        if not self._usable:
+            self._stacks.clear()
+        return self._usable
+
+    def forget(self, slot: int) -> None:
+        """Another adapter may come to be there."""
+        self._latest -= {slot}
+        for key in [key for key, stack in self._stacks.items() if slot in stack.places]:
+            del self._stacks[key]
+
+    def add(self, target: Target, y: Array, x: Array, rows: Sequence[Row]) -> Array:
+        """y [n, out] in float32 and the deltas of `rows`; x [n, in]. Plain LoRA alone."""
+        for rank in sorted({row.rank for row in rows}):
+            own = [row for row in rows if row.rank == rank]
+            stack = self._stack(target, rank, own)
+            places = [stack.places[row.slot] for row in own for _ in range(row.start, row.stop)]
+            numbers = [number for row in own for number in range(row.start, row.stop)]
+            every = numbers == list(range(y.shape[0]))
+            index, at = mx.array(places, mx.uint32), mx.array(numbers, mx.uint32)
+            inner = (x if every else x[at]).astype(mx.float32)[:, None]
+            inner = mx.gather_mm(inner, stack.a, rhs_indices=index, sorted_indices=places == sorted(places))
+            if any(row.weight != 1.0 for row in own):
+                weights = [row.weight for row in own for _ in range(row.start, row.stop)]
+                inner = inner * mx.array(weights, mx.float32)[:, None, None]
+            delta = mx.gather_mm(inner, stack.b, rhs_indices=index, sorted_indices=places == sorted(places))[:, 0]
+            y = y + delta if every else y.at[at].add(delta)
+        return y
+
+    def _stack(self, target: Target, rank: int, rows: Sequence[Row]) -> _Stack:
+        needed = {row.slot: row.factors for row in rows}
+        known = self._stacks.get((target, rank))
+        if known is None or not needed.keys() <= known.places.keys():
+            order = sorted(needed)
+            a, b = (mx.stack([getattr(needed[slot], part) for slot in order]) for part in "ab")
+            known = self._stacks[target, rank] = _Stack({slot: n for n, slot in enumerate(order)}, a, b)
+        return known
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Row:
+    """Rows `start` to before `stop` that one adapter acts on."""
+
+    start: int
+    stop: int
+    slot: int
+    weight: float
+    factors: Factors
+
+    @property
+    def rank(self) -> int:
+        return int(self.factors.b.shape[0])
+
+
+def rows_of(segments: Sequence[Segment], factors: Mapping[int, Factors]) -> list[Row]:
+    """By slot, in order of the rows; of the slots that have `factors` for a module."""
+    found = [
+        Row(segment.start, segment.stop, slot, weight, factors[slot])
+        for segment in segments
+        for slot, weight in segment.acting
+        if slot in factors
+    ]
+    return sorted(found, key=lambda row: (row.slot, row.start))

@@ -1,0 +1,230 @@
+"""The engine over every backend: batches, turns, reuse, seeds, stops, cancels, drafts and prefixes on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgelora.backends.base import Backend, Chunk
+from edgelora.core import AdapterRef, AdapterUse, Failed, Finished, FinishReason, Request, SamplingParams, TextDelta
+from edgelora.engine import Engine
+from edgelora.errors import Cancelled
+from edgelora.prefixes.cache import Keep, PrefixCache
+from edgelora.stream import Stream
+from tests.edgelora.backends.contract.conftest import Kind
+from tests.support.prefixes import store_at
+from tests.support.uses import uses
+
+SHARED = tuple(range(3, 33))
+
+
+class Endless:
+    """No token ends an answer, and each is written by its number."""
+
+    end_ids: frozenset[int] = frozenset()
+
+    def __init__(self, vocabulary: Any) -> None:
+        self.size = vocabulary.size
+
+    def piece(self, token: int) -> bytes:
+        return b"%d " % token
+
+
+class Noting:
+    """The backend itself, with an endless vocabulary; knows how often a sequence began."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.vocabulary = Endless(backend.vocabulary)
+        self.begun = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def step(self, chunks: Sequence[Chunk]) -> list[NDArray[np.float32] | None]:
+        self.begun += sum(chunk.position == 0 for chunk in chunks)
+        return self._backend.step(chunks)
+
+
+@contextmanager
+def engine(kind: Kind, *, prefixes: PrefixCache | None = None, speculate: bool = False, **limits: Any) -> Iterator[Any]:
+    """An engine over a fresh backend; `.noting` counts."""
+    backend = Noting(kind.open(**limits))
+    engine: Any = Engine(backend, adapter_budget_bytes=1 << 24, max_queue=20, prefixes=prefixes, speculate=speculate)
+    engine.noting = backend
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def ref(kind: Kind, number: int) -> AdapterRef:
+    return AdapterRef(f"a{number}", f"v{number}", kind.paths[number], 1000)
+
+
+def submit(engine: Engine, prompt: Sequence[int], *acting: AdapterUse, **sampling: Any) -> Stream:
+    params = SamplingParams(**{"max_tokens": 12} | sampling)
+    return engine.submit(Request(f"{prompt}{acting}{params}", tuple(prompt), acting, params))
+
+
+def answer(stream: Stream) -> tuple[str, Finished]:
+    *texts, end = stream
+    assert isinstance(end, Finished), end
+    return "".join(event.text for event in texts if isinstance(event, TextDelta)), end
+
+
+def ask(engine: Engine, prompt: Sequence[int], *acting: AdapterUse, **sampling: Any) -> tuple[str, int]:
+    """What it says, and how much of the prompt was cached."""
+    text, end = answer(submit(engine, prompt, *acting, **sampling))
+    return text, end.usage.cached_tokens
+
+
+def test_all_kinds_in_one_batch(kind: Kind) -> None:
+    """Base, plain, composed, gated, side by side from the first step on: what each says alone."""
+    one, two, three = (ref(kind, n) for n in (0, 1, 2))
+    acting: list[tuple[AdapterUse, ...]] = [
+        (),
+        (AdapterUse(one),),
+        (AdapterUse(one, 0.7), AdapterUse(two, 0.3)),
+        (AdapterUse(two, start=5),),
+        (AdapterUse(three, 0.5), AdapterUse(two, start=9)),
+        (AdapterUse(three),),
+    ]
+    prompts = [tuple(range(n + 2, n + 14)) for n in range(len(acting))]
+    with engine(kind) as alone:
+        expected = [ask(alone, prompt, *own)[0] for prompt, own in zip(prompts, acting, strict=True)]
+    with engine(kind) as together:
+        streams = [submit(together, prompt, *own) for prompt, own in zip(prompts, acting, strict=True)]
+        assert [answer(stream)[0] for stream in streams] == expected
+    assert len(set(expected)) == len(expected)
+
+
+def test_the_shared_prefix_is_not_computed_again(kind: Kind) -> None:
+    """Base, aLoRA, base, another aLoRA, one composed with it: warm answers are those of engines that know nothing."""
+    one, two = ref(kind, 0), ref(kind, 1)
+    at = len(SHARED)
+    asked: list[tuple[tuple[int, ...], tuple[AdapterUse, ...], int]] = [
+        ((*SHARED, 40, 41), (), 0),
+        ((*SHARED, 50, 51, 52), (AdapterUse(one, start=at),), at),
+        ((*SHARED, 60), (), at),
+        ((*SHARED, 50, 51, 52), (AdapterUse(two, start=at),), at),
+        ((*SHARED, 50, 51, 52, 53), (AdapterUse(two, start=at), AdapterUse(one, 0.5, start=at + 2)), at + 2),
+    ]
+    with engine(kind) as warm:
+        answers = [ask(warm, prompt, *own) for prompt, own, _ in asked]
+    assert [cached for _, cached in answers] == [cached for *_, cached in asked]
+    for (prompt, own, _), (text, _) in zip(asked, answers, strict=True):
+        with engine(kind) as fresh:
+            assert ask(fresh, prompt, *own) == (text, 0)
+
+
+def test_a_preempted_request_answers_as_undisturbed(kind: Kind) -> None:
+    """KV for hardly three of six: some begin again, with all their tokens, and no answer shows it."""
+    paths = (None, *range(len(kind.paths)))
+
+    def answers(*, together: bool, **limits: Any) -> tuple[list[str], int]:
+        with engine(kind, **limits) as running:
+            streams: list[Stream] = []
+            texts: list[str] = []
+            for number, length in enumerate((5, 12, 7, 9, 16, 6)):
+                chosen = paths[number % len(paths)]
+                prompt = [1 + (31 * number + 7 * n) % 250 for n in range(length)]
+                own = uses(None if chosen is None else ref(kind, chosen))
+                streams.append(submit(running, prompt, *own, max_tokens=80))
+                if not together:
+                    texts.append(answer(streams[-1])[0])
+            return texts or [answer(stream)[0] for stream in streams], running.noting.begun
+
+    expected, begun = answers(together=False)
+    assert begun == 6
+    found, begun = answers(together=True, kv_cells=256)
+    assert found == expected
+    assert begun > 6, "the test is about preemption"
+
+
+def test_a_seed_is_an_answer(kind: Kind) -> None:
+    """Sampled with a seed: the same alone, again, and in a batch with others; another seed gives another answer."""
+    sampled = {"temperature": 1.5, "top_p": 0.95, "max_tokens": 16}
+    with engine(kind) as running:
+        first = ask(running, SHARED, AdapterUse(ref(kind, 0)), seed=7, **sampled)[0]
+    with engine(kind) as running:
+        others = [submit(running, SHARED[n:], AdapterUse(ref(kind, n)), seed=n, **sampled) for n in (1, 2, 3)]
+        again = submit(running, SHARED, AdapterUse(ref(kind, 0)), seed=7, **sampled)
+        assert answer(again)[0] == first
+        assert all(answer(stream)[0] for stream in others)
+        if kind.computes:  # The fake is all but certain of every token.
+            assert ask(running, SHARED, AdapterUse(ref(kind, 0)), seed=8, **sampled)[0] != first
+
+
+def test_a_stop_string_ends_the_answer_before_it(kind: Kind) -> None:
+    """Wherever in the text it comes, also over two tokens; nothing of it is sent."""
+    with engine(kind) as running:
+        whole = ask(running, SHARED, max_tokens=20)[0]
+        for stop in (whole[10:14], whole[5:6], whole[:3]):
+            text, end = answer(submit(running, SHARED, max_tokens=20, stop=(stop,)))
+            assert text == whole[: whole.index(stop)] and end.reason is FinishReason.STOP
+        assert answer(submit(running, SHARED, max_tokens=20, stop=("absent",)))[1].reason is FinishReason.LENGTH
+
+
+def test_a_cancel_ends_one_and_leaves_the_others(kind: Kind) -> None:
+    """Its end is told, the neighbour's answer is that of nobody cancelled, and its place is free again."""
+    with engine(kind) as running:
+        expected = ask(running, SHARED[5:], AdapterUse(ref(kind, 1)), max_tokens=40)[0]
+    with engine(kind) as running:
+        gone = submit(running, SHARED, AdapterUse(ref(kind, 0)), max_tokens=60)
+        kept = submit(running, SHARED[5:], AdapterUse(ref(kind, 1)), max_tokens=40)
+        events = iter(gone)
+        next(events)
+        gone.cancel()
+        (*_, end) = events
+        assert isinstance(end, Failed) and isinstance(end.error, Cancelled)
+        assert answer(kept)[0] == expected
+        streams = [submit(running, [n, *SHARED], max_tokens=4) for n in range(8)]
+        assert all(answer(stream)[0] for stream in streams)
+
+
+def test_drafts_change_no_answer(kind: Kind) -> None:
+    """Several tokens in a step where the text repeats: the answers of an engine that drafts nothing."""
+    prompt = [*range(10, 20)] * 4
+    acting = [(), (AdapterUse(ref(kind, 0)),), (AdapterUse(ref(kind, 1), start=12),)]
+    with engine(kind) as plain, engine(kind, speculate=True) as drafting:
+        for own in acting:
+            assert ask(plain, prompt, *own, max_tokens=40)[0] == ask(drafting, prompt, *own, max_tokens=40)[0]
+
+
+@pytest.mark.parametrize("number", [None, 1])
+def test_a_prefix_on_disk_is_there_after_a_restart(kind: Kind, number: int | None, tmp_path: Path) -> None:
+    """Kept by one engine, restored by the next: as many tokens not computed, the same answers, never for another."""
+    system = tuple(3 + n % 200 for n in range(64))
+    own = uses(None if number is None else ref(kind, number))
+    store = tmp_path / "prefixes"
+
+    def cache(backend: Backend) -> PrefixCache:
+        made = PrefixCache(store_at(store), kind.base, kv=backend.kv_identity, template="b" * 64)
+        made.know_base()
+        return made
+
+    def begin() -> Any:
+        probe = kind.open()
+        prefixes = cache(probe)
+        probe.close()
+        return engine(kind, prefixes=prefixes)
+
+    with engine(kind) as plain:
+        expected = [ask(plain, (*system, n), *own)[0] for n in (70, 71)]
+    with begin() as first:
+        keep = Keep(frozenset(use.key for use in own), system)
+        params = SamplingParams(max_tokens=12)
+        stream = first.submit(Request("kept", (*system, 70), own, params, system=len(system)), keep=keep)
+        assert answer(stream)[0] == expected[0]
+        assert keep.done.result(timeout=30).length == len(system)
+    with begin() as second:
+        assert ask(second, (*system, 71), *own) == (expected[1], len(system))
+        other = AdapterUse(ref(kind, 2))
+        assert ask(second, (*system, 71), other)[1] == 0
