@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
 from edgelora.server.runtime import Runtime
+from edgelora.server.together_words import from_together
 from edgelora.service import ModelCard
 
 OWNER = "edgelora"
-
-_TOGETHER = re.compile(r"(?:Async)?Together/")
-"""How Together's 2.x client names itself; to it the list is the bare array that its own service sends."""
 
 
 class ModelsRoutes:
@@ -24,7 +20,8 @@ class ModelsRoutes:
 
     async def list(self, request: Request) -> Response:
         cards = await to_thread.run_sync(self._runtime.models)
-        if _TOGETHER.match(request.headers.get("user-agent", "")):
+        if from_together(request.headers):
+            # To its client the list is the bare array that its own service sends.
             return _json([{**_fields(card), "type": "chat"} for card in cards])
         return _json({"object": "list", "data": [_fields(card) for card in cards]})
 
