@@ -128,6 +128,7 @@ REPLIES = [
     ("listModels", {}),
     ("retrieveModel", {}),
     ("health", {}),
+    ("status", {}),
     ("ready", {}),
     ("createChatCompletion", CHAT),
     ("createCompletion", {"model": "tiny", "prompt": "Hi"}),
