@@ -74,7 +74,9 @@ class GenerationApp:
         job = await to_thread.run_sync(lambda: self.start(self.runtime, parse_object(raw)))
         shape = in_its_words(self.shape) if from_together(Headers(scope=scope)) else self.shape
         tick = self.options.keepalive_seconds
-        async with aclosing(follow_all(job.streams, receive=receive, drain=self.drain, tick=tick)) as events:
+        async with aclosing(
+            follow_all(job.streams, receive=receive, drain=self.drain, tick=tick, patience=self.options.patience)
+        ) as events:
             if job.body.stream:
                 await self._send_stream(job, shape, events, send)
             else:

@@ -110,7 +110,9 @@ class _Create:
             await send_reply(send, 200, JSON_HEADERS, msgspec.json.encode(begun.response))
             return
         tick = self.options.keepalive_seconds
-        async with aclosing(follow(begun.stream, receive=receive, drain=self.drain, tick=tick)) as events:
+        async with aclosing(
+            follow(begun.stream, receive=receive, drain=self.drain, tick=tick, patience=self.options.patience)
+        ) as events:
             if begun.body.stream:
                 await self._send_stream(begun, events, send)
             else:
