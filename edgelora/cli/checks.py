@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgelora.bases.record import BaseRecord
     from edgelora.config import Settings
     from edgelora.library import Library
+    from edgelora.stats import EngineStats
 
 SHOWN_FEATURES = (
     "avx2",
@@ -192,6 +193,7 @@ def library_checks(library: Library) -> Iterator[Check]:
 
     settings = library.settings
     yield store(library)
+    yield quarantine(library)
     try:
         record = choose_base(library.bases, None, settings.backend)
     except EdgeloraError as error:
@@ -224,6 +226,17 @@ def store(library: Library) -> Check:
     return ok("store", f"{count} adapter{'' if count == 1 else 's'}, every file as it was written")
 
 
+def quarantine(library: Library) -> Check:
+    """Adapters that crashed the engine."""
+    locked = library.quarantine().list()
+    if not locked:
+        return ok("quarantine", "no adapter has crashed the engine")
+    told = ", ".join(f"{one.name}@{one.version[:12]} ({one.why})" for one in locked)
+    return warn(
+        "quarantine", f"crashed the engine and is not run: {told}", "Add a new version, or: edgelora release NAME"
+    )
+
+
 def memory(settings: Settings, record: BaseRecord) -> Check:
     """What the base, its KV and the adapters may take, against what is free."""
     from edgelora.backends.mlx.limits import working_set
@@ -243,6 +256,15 @@ def memory(settings: Settings, record: BaseRecord) -> Check:
         smaller = "EDGELORA_KV_TYPE=q8_0 or EDGELORA_CONTEXT for less KV, `edgelora base use NAME` for a smaller base"
         return warn("memory", detail, f"Close other programs, or take {smaller}.")
     return ok("memory", detail)
+
+
+def peak_text(stats: EngineStats) -> str:
+    """The most memory this process has held so far, as measured; and MLX of it, where it computes."""
+    from edgelora.footprint import process_memory
+
+    own = process_memory(os.getpid())
+    told = "" if own is None or own.peak is None else f"; at most {size_text(own.peak)} of memory"
+    return told + (f", {size_text(stats.allocated_peak_bytes)} by MLX" if stats.allocated_peak_bytes else "")
 
 
 def tuning(settings: Settings, record: BaseRecord) -> Check:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from edgelora.errors import Busy, UsageError
+from edgelora.keys.store import KeyStore
 from edgelora.server.binding import bind, close_all, is_loopback, urls
 from edgelora.server.options import ServerOptions
 
@@ -75,3 +79,40 @@ def test_what_is_loopback() -> None:
     """Only what cannot be reached from elsewhere counts as loopback."""
     assert all(map(is_loopback, ["localhost", "LOCALHOST", "127.0.0.1", "127.8.0.1", "::1", "[::1]"]))
     assert not any(map(is_loopback, ["0.0.0.0", "::", "localhost.evil.com", "", "10.0.0.1", "127.0.0.1.nip.io"]))
+
+
+def test_off_loopback_named_keys_are_enough(tmp_path: Path) -> None:
+    """Where every program has a key of its own there need be no shared one; letting anybody in is refused there."""
+    options = ServerOptions(host="0.0.0.0", port=0, secrets=tmp_path)
+    with pytest.raises(UsageError, match="edgelora keys add"):
+        bind(options)
+    KeyStore(tmp_path).add("a")
+    close_all(bind(options))
+    for keyed in (options, replace(options, api_key="k")):
+        with pytest.raises(UsageError) as caught:
+            bind(replace(keyed, keyless=True))
+        assert caught.value.code == "keyless_off_loopback"
+
+
+def test_replies_are_sent_at_once() -> None:
+    """A connection that is taken has Nagle's algorithm off: the rest of a reply waits for no ACK of its beginning."""
+
+    async def taken(listening: socket.socket) -> int:
+        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def look(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connection = writer.get_extra_info("socket")
+            found.set_result(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        async with await asyncio.start_server(look, sock=listening):
+            _, writer = await asyncio.open_connection(*listening.getsockname()[:2])
+            result = await found
+            writer.close()
+            return result
+
+    bound = bind(ServerOptions(port=0))
+    try:
+        assert all(asyncio.run(taken(one)) for one in bound)
+    finally:
+        close_all(bound)
