@@ -110,7 +110,7 @@ class Status(Struct, frozen=True, kw_only=True):
     requests: RequestsStatus
     speed: SpeedStatus
     memory: dict[str, MemoryStatus]
-    """Of the process `server`, and of `engine` where that is another one; of that, `mlx` is what MLX's allocator counts."""
+    """Of the process `server`, of `engine` where that is another one; `mlx` is what MLX's allocator counts of it."""
     adapters: AdaptersStatus
     kv: KvStatus
     drafts: DraftsStatus
