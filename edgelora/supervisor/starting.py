@@ -13,13 +13,14 @@ from edgelora.config import Settings
 from edgelora.opening import Setup, open_backend, open_vocabulary
 from edgelora.supervisor import messages
 from edgelora.supervisor.remote import RemoteEngine
+from edgelora.supervisor.watch import Times
 
 if TYPE_CHECKING:
     from edgelora.backends.base import Backend
     from edgelora.core import Progress
     from edgelora.library import Library
 
-_OPENER = f"{__name__}:open_base"
+OPENER = f"{__name__}:open_base"
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -30,7 +31,9 @@ class Asked(msgspec.Struct, frozen=True):
     settings: Settings
 
 
-def start_engine(library: Library, record: BaseRecord, setup: Setup, settings: Settings) -> RemoteEngine:
+def start_engine(
+    library: Library, record: BaseRecord, setup: Setup, settings: Settings, *, times: Times | None = None
+) -> RemoteEngine:
     """The engine over `record`, whose process begins to load it now. Raises BaseError, BackendError."""
     vocabulary = open_vocabulary(record)
     store = library.prefixes()
@@ -40,7 +43,7 @@ def start_engine(library: Library, record: BaseRecord, setup: Setup, settings: S
         prefixes = messages.Prefixes(store.layout.root, store.budget_bytes, record.path, template)
     asked = Asked(record, setup, replace(settings, api_key=None))
     first = messages.Open(
-        _OPENER,
+        OPENER,
         messages.encode(asked),
         settings.adapter_budget_bytes,
         settings.max_queue,
@@ -49,7 +52,7 @@ def start_engine(library: Library, record: BaseRecord, setup: Setup, settings: S
         prefixes,
     )
     printed = settings.directories.state / "engine.log"
-    return RemoteEngine(first, vocabulary=vocabulary, quarantine=library.quarantine(), printed=printed)
+    return RemoteEngine(first, vocabulary=vocabulary, quarantine=library.quarantine(), printed=printed, times=times)
 
 
 def open_base(argument: bytes, progress: Progress) -> Backend:

@@ -68,12 +68,13 @@ def test_a_long_wait_is_filled_with_comments(server: RunningServer, service: Fak
 
 @pytest.mark.parametrize("body", [CHAT, STREAM])
 def test_a_failure_before_the_first_token_has_a_status(
-    server: RunningServer, service: FakeService, gate: Turnstile, body: dict[str, Any]
+    service: FakeService, gate: Turnstile, body: dict[str, Any]
 ) -> None:
     """An adapter that cannot be loaded is the same plain error whether the client streams or not."""
     service.backend.load_error = AdapterCorrupt("adapter_corrupt", "The file is cut short.", "Add it again.")
     gate.open()
-    reply = server.post("/v1/chat/completions", {**body, "model": "medical-faq"})
+    with serving(service) as server:  # no comment fills a wait so short
+        reply = server.post("/v1/chat/completions", {**body, "model": "medical-faq"})
     assert (reply.status, reply.error["code"]) == (400, "adapter_corrupt")
 
 
@@ -153,15 +154,6 @@ def test_a_fault_of_our_own_tells_nothing(
     assert (reply.status, reply.error["code"], reply.error["type"]) == (500, "internal_error", "server_error")
     assert b"secret" not in reply.body
     assert reply.headers["x-request-id"] in caplog.text and "secret" in caplog.text
-
-
-def test_the_log_has_no_prompts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A request's line in the log is its id, method, path and status; never the text, the query or the key."""
-    messages = [{"role": "user", "content": "my secret illness"}]
-    with caplog.at_level(logging.INFO), FakeService(tmp_path, adapters={}) as service, serving(service) as server:
-        server.post("/v1/chat/completions?token=hidden", {**CHAT, "messages": messages}, {"x-api-key": "hidden"})
-    assert "POST /v1/chat/completions 200" in caplog.text
-    assert "illness" not in caplog.text and "hidden" not in caplog.text
 
 
 def test_not_ready_is_503(server: RunningServer, service: FakeService) -> None:
