@@ -104,7 +104,7 @@ def show(status: _Status) -> None:
     if not status["ready"]:
         emit(f"not ready: {engine['why'] or engine['state']}")
     if engine["restarts"]:
-        emit(f"the engine crashed and was started again: {engine['restarts']} times")
+        emit(f"the engine crashed and was started again {_times(engine['restarts'])}")
     emit(
         f"{requests['running']} running, {requests['queued']} waiting, {speed['tokens_per_second']:.1f} tokens/s;"
         f" memory {_memory(status['memory'])}"
@@ -134,6 +134,10 @@ def _row(one: dict[str, Any]) -> tuple[str, ...]:
         str(one["queued"]),
         f"{one['tokens_per_second']:.1f}",
     )
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _memory(memory: dict[str, dict[str, int | None]]) -> str:
