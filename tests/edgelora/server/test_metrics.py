@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.support.server import WAIT_SECONDS, Reply, RunningServer, serving
 from tests.support.service import FakeService, Turnstile
 
 ASK = {"messages": [{"role": "user", "content": "Hi"}]}
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "http.md"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -65,6 +67,17 @@ def test_a_request_leaves_its_traces(server: RunningServer) -> None:
     assert value(found, "tokens_total") == usage["completion_tokens"]
     assert value(found, "process_resident_bytes", process="server") > 1 << 20
     assert value(found, "uptime_seconds") > 0 and value(found, "requests_queued") == 0
+
+
+def test_every_metric_is_documented(server: RunningServer) -> None:
+    """docs/http.md names each of them, and no other but those of MLX."""
+    server.post("/v1/chat/completions", {"model": "medical-faq", **ASK})
+    text = server.request("GET", "/metrics").body.decode()
+    kinds = re.findall(r"^# TYPE edgelora_(\w+) (?:counter|gauge|histogram)$", text, re.MULTILINE)
+    told = DOCS.read_text(encoding="utf-8").partition("## Metrics")[2].partition("\n## ")[0]
+    rows = [line.split(" | ")[0] for line in told.splitlines() if line.startswith("| `")]
+    documented = set(re.findall(r"`(\w+)`", "".join(rows)))
+    assert documented - {"mlx_bytes", "mlx_peak_bytes"} == set(kinds)
 
 
 BODIES = {
