@@ -110,6 +110,8 @@ def show(status: _Status) -> None:
         f" memory {_memory(status['memory'])}"
     )
     kv = status["kv"]
+    if not kv["cells"]:
+        return  # the base is not there yet, and nothing else can be
     emit(
         f"adapters {size_text(adapters['bytes'])} of {size_text(adapters['budget_bytes'])};"
         f" KV {kv['used'] + kv['warm']:,} of {kv['cells']:,} tokens, {kv['warm']:,} of them warm"
