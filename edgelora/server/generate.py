@@ -70,6 +70,8 @@ class GenerationApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw = await read_json(scope, receive, self.options)
         job = await to_thread.run_sync(lambda: self.start(self.runtime, parse_object(raw)))
+        for stream in job.streams:
+            stream.whole = not job.body.stream
         tick = self.options.keepalive_seconds
         async with aclosing(
             follow_all(job.streams, receive=receive, drain=self.drain, tick=tick, patience=self.options.patience)
@@ -88,6 +90,8 @@ class GenerationApp:
             if isinstance(heard.event, Failed):
                 raise heard.event.error
             if isinstance(heard.event, TextDelta):
+                if heard.event.anew:
+                    deltas[heard.choice].clear()
                 deltas[heard.choice].append(heard.event)
             else:
                 ends[heard.choice] = heard.event

@@ -35,6 +35,11 @@ class Flight:
     cancelled: bool = False
     """Whether somebody asked for its end."""
 
+    @property
+    def shown(self) -> bool:
+        """Whether somebody saw what cannot be taken back."""
+        return self.seen and not self.stream.whole
+
 
 class Flights:
     """By request id, in the order they came."""
@@ -78,7 +83,7 @@ class Flights:
 
     def crash(self) -> list[Flight]:
         """The process died: removes and returns those that end with it. The others are to be sent again."""
-        lost = [one for one in self if one.seen or one.cancelled or one.attempts >= ATTEMPTS]
+        lost = [one for one in self if one.shown or one.cancelled or one.attempts >= ATTEMPTS]
         for flight in lost:
             del self._live[flight.request.id]
         return lost

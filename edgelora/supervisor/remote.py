@@ -13,7 +13,7 @@ from pathlib import Path
 from edgelora.adapters.pool import Pool
 from edgelora.adapters.quarantine import Quarantine
 from edgelora.backends.base import Capabilities, Vocabulary
-from edgelora.core import AdapterRef, Failed, Progress, Request
+from edgelora.core import AdapterRef, Failed, Progress, Request, TextDelta
 from edgelora.errors import Cancelled, EdgeloraError
 from edgelora.failures import check_tokens, engine_stopped
 from edgelora.prefixes.cache import Keep
@@ -184,6 +184,9 @@ class RemoteEngine:
             for command in self._fetching.again():
                 process.put(command)
             for flight in self._flights:
+                if flight.seen:
+                    flight.seen = False
+                    flight.stream.put(TextDelta("", anew=True))
                 flight.sent = now
                 self._send(process, flight)
             self._changed.notify_all()

@@ -1,5 +1,6 @@
-"""Ways for the engine's process to die that need no luck, one after the other: what the sample in the default tests leaves
-out. Each raises AssertionError where something is not as it should be.
+"""Ways for the engine's process to die that need no luck, one after the other: what the default tests have no time for.
+
+Each raises AssertionError where something is not as it should be.
 """
 
 from __future__ import annotations

@@ -86,7 +86,8 @@ def test_a_crash_in_the_middle_of_a_stream(server: RunningServer, service: Servi
     error = json.loads(frames[-2].removeprefix("data: "))["error"]
     assert (error["code"], error["type"], frames[-1]) == ("engine_crash", "server_error", "data: [DONE]")
     assert service.health().state == "restarting"
-    ready, refused = server.request("GET", "/ready"), server.post("/v1/chat/completions", CHAT)
+    ready = server.request("GET", "/ready")
+    refused = server.post("/v1/chat/completions", CHAT)
     assert (ready.status, ready.error["code"]) == (503, "not_ready") and "SIGKILL" in ready.error["message"]
     assert (refused.status, refused.error["code"]) == (503, "model_loading") and int(
         refused.headers["retry-after"]
@@ -96,18 +97,25 @@ def test_a_crash_in_the_middle_of_a_stream(server: RunningServer, service: Servi
     wait_until(lambda: server.request("GET", "/ready").status == 200)
 
 
-def test_a_crash_of_a_whole_answer(server: RunningServer, service: Service) -> None:
-    """Nothing of it was seen, so the next process gives it, and the client sees no more than a longer wait."""
-    body = json.dumps({**CHAT, "max_tokens": 3}).encode()
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_crash_of_a_whole_answer(server: RunningServer, service: Service, begun: bool) -> None:
+    """Nothing of it was shown, so the next process gives it, and the client sees no more than a longer wait."""
+    tokens = service.stats().tokens
+    body = json.dumps({**CHAT, "max_tokens": 30}).encode()
     with post(server, stream=True) as first, server.connect() as second:
         while b'"content":"x' not in first.recv(4096):
             pass
+        if begun:
+            first.close()
+            wait_until(lambda: service.stats().running + service.stats().queued == 0)
+            tokens = service.stats().tokens
         headers = {"Host": "localhost", "Content-Type": "application/json"}
         second.sendall(head_bytes("POST", "/v1/chat/completions", headers, len(body)) + body)
-        wait_until(lambda: service.stats().queued == 1)
+        wait_until(lambda: service.stats().tokens > tokens + 3 if begun else service.stats().queued == 1)
         kill(service)
         reply = parse_reply(read_all(second))
-    assert (reply.status, reply.json["choices"][0]["message"]["content"]) == (200, "xxx")
+    assert (reply.status, reply.json["choices"][0]["message"]["content"]) == (200, "x" * 30)
+    assert reply.json["usage"]["completion_tokens"] == 30
 
 
 @pytest.fixture(scope="module")
@@ -117,27 +125,26 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def test_signals_go_the_right_way(home: Path) -> None:
-    """Ctrl-C for the whole group drains: the answer is whole and nothing is left; kill -9 of the server leaves nothing."""
-    for sent, whole in ((signal.SIGINT, True), (signal.SIGKILL, False)):
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
-        command = [sys.executable, "-m", "tests.chaos.host", str(home), str(port), "fake"]
-        environ = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-        with subprocess.Popen(command, env=environ, start_new_session=True, stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None and process.stdout.readline()
-            wait_until(lambda port=port: _get(port, "/ready") == 200)  # type: ignore[misc]
-            (child,) = _children(process.pid)
-            body = b'{"model":"tiny","stream":true,"max_tokens":30,"messages":[{"role":"user","content":"Hi"}]}'
-            with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
-                fields = {"Host": "localhost", "Content-Type": "application/json"}
-                connection.sendall(head_bytes("POST", "/v1/chat/completions", fields, len(body)) + body)
-                received = connection.recv(4096)
-                os.killpg(process.pid, sent)
-                received += read_all(connection)
-            process.wait(20)
-        assert (process.returncode == 0) == whole and received.rstrip().endswith(b"[DONE]\n\n\r\n0") == whole
-        wait_until(lambda child=child: gone(child))  # type: ignore[misc]
+def test_ctrl_c_reaches_the_server_alone(home: Path) -> None:
+    """A terminal sends it to the whole group: the answer that runs is finished all the same, and nothing is left."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "tests.chaos.host", str(home), str(port), "fake"]
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    with subprocess.Popen(command, env=environ, start_new_session=True, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline()
+        wait_until(lambda: _get(port, "/ready") == 200)
+        (child,) = _children(process.pid)
+        body = b'{"model":"tiny","stream":true,"max_tokens":30,"messages":[{"role":"user","content":"Hi"}]}'
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            fields = {"Host": "localhost", "Content-Type": "application/json"}
+            connection.sendall(head_bytes("POST", "/v1/chat/completions", fields, len(body)) + body)
+            received = connection.recv(4096)
+            os.killpg(process.pid, signal.SIGINT)
+            received += read_all(connection)
+        process.wait(20)
+    assert process.returncode == 0 and b"data: [DONE]" in received and b'"error"' not in received
+    wait_until(lambda: gone(child))
 
 
 def _get(port: int, path: str) -> int:
