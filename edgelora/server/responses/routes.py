@@ -119,7 +119,7 @@ class _Create:
                 await self._send_whole(begun, events, send)
 
     async def _send_whole(self, begun: Begun, events: Events, send: Send) -> None:
-        writer = ResponseWriter(begun.response)
+        writer = ResponseWriter(begun.response, begun.manner)
         async for event in events:
             if isinstance(event, Failed):
                 raise event.error
@@ -132,7 +132,7 @@ class _Create:
         if isinstance(first, Failed):
             # Nothing has been sent yet, so the client can have a status and not only an event.
             raise first.error
-        writer = ResponseWriter(begun.response)
+        writer = ResponseWriter(begun.response, begun.manner)
         await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
         await send_frames(send, writer.opening() + self._frames(begun, writer, first))
         async for event in events:
