@@ -104,6 +104,8 @@ _describing = threading.Lock()
 def _describe(vocabulary: Vocabulary) -> LLTokenizer:
     from llguidance import LLTokenizer, TokenizerWrapper
 
+    if not vocabulary.end_ids:
+        raise _unsupported("the base has no token that ends an answer")
     with _describing:
         known = _described.get(vocabulary)
         if known is None:

@@ -195,6 +195,17 @@ def test_a_pattern_that_grows_too_costly_ends_the_answer() -> None:
     assert caught.value.code == "unsupported_schema"
 
 
+def test_a_base_without_an_end_token() -> None:
+    """It could not end a text where that is all it may do: refused, not let run on."""
+
+    class Endless(FakeVocabulary):
+        end_ids = frozenset[int]()
+
+    with pytest.raises(UsageError) as caught:
+        TokenGuide(schema(PERSON), Endless())
+    assert caught.value.code == "unsupported_schema"
+
+
 def test_logits_that_forbid_all_that_is_allowed_are_an_error() -> None:
     """The mask comes first and stays: where nothing of it is left there is no token."""
     sampler = Sampler(SamplingParams(logit_bias=((ord("{"), -100.0),)), (), guide=guide(schema(ANY_OBJECT), VOCABULARY))
