@@ -5,9 +5,9 @@ So what a request must bring hangs on the route that will answer it, never on a 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from time import monotonic
 from typing import Self
 
 from starlette.datastructures import Headers
@@ -35,7 +35,7 @@ class Keepers:
     def of(cls, options: ServerOptions) -> Self:
         """Raises StorageError where token or keys cannot be read."""
         shared = Limits(options.requests_per_minute, options.tokens_per_minute)
-        return cls(Credentials(options), Quota(shared, now=time.monotonic()), time.monotonic)
+        return cls(Credentials(options), Quota(shared, now=monotonic()), monotonic)
 
 
 class Gate:
