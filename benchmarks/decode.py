@@ -1,8 +1,8 @@
-"""`python -m benchmarks.decode --base FILE --adapters DIR`: what an adapter costs in a decode step, and in prefill.
+"""`python -m benchmarks.decode --base FILE|FOLDER --adapters DIR`: what an adapter costs in a step, and in prefill.
 
 Every case runs in the same process on the same base, a few steps in turn, round after round, so that a slow minute of
 the machine falls on all. The last column is the base's time by the case's time with as many sequences: 1.0 is free.
-That base runs on a context without any callback.
+In llama.cpp that base runs on a context without any callback; in MLX on the same backend, in rows without adapters.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from benchmarks.bases import BASE_HELP, adapter_files, computed_by, nbytes_of, open_base, shape_of
 from benchmarks.machine import describe
-from edgelora.backends.base import Applied, Chunk
+from edgelora.backends.base import Applied, Backend, Chunk
 from edgelora.backends.llama_cpp import BackendOptions
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 from edgelora.backends.llama_cpp.compiled import CompiledHookMethod
@@ -26,8 +27,6 @@ from edgelora.backends.llama_cpp.method import LoraMethod
 from edgelora.backends.llama_cpp.model import Model
 from edgelora.backends.llama_cpp.native import NativeMethod
 from edgelora.backends.llama_cpp.selftest import find_weights
-from edgelora_models.gguf_base import read_shape
-from edgelora_models.gguf_header import read_header
 from edgelora_models.shape import LlamaShape
 
 WIDE = 8
@@ -38,6 +37,8 @@ STEPS_PER_TURN = 4
 LONG = 256
 """Tokens of a timed prefill."""
 WAYS = ("no callback", "native", "numpy", "llama.cpp")
+Ways = Mapping[str, tuple[Backend, int | None]]
+"""What is timed, by name: on which backend, with the adapter of which slot."""
 
 
 def applied(slot: int | None) -> tuple[Applied, ...]:
@@ -49,7 +50,7 @@ class Case:
     """A fixed set of sequences decoding side by side, and the seconds of every step so far."""
 
     name: str
-    backend: LlamaCppBackend
+    backend: Backend
     first_sequence: int
     slots: tuple[int | None, ...]
     position: int = 0
@@ -88,24 +89,55 @@ class Case:
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
-    paths = sorted(options.adapters.glob("*.gguf"))[:WIDE]
-    if not paths:
-        print(f"There is no adapter (*.gguf) in {options.adapters}.")
-        return 2
-    shape = read_shape(read_header(options.base))
-    rounds = -(-options.steps // STEPS_PER_TURN)
+    with adapter_files(options.adapters, options.base, WIDE) as paths:
+        if not paths:
+            print(f"There is no adapter (*.gguf) in {options.adapters}.")
+            return 2
+        rounds = -(-options.steps // STEPS_PER_TURN)
+        (_mlx if options.base.is_dir() else _llama_cpp)(options, paths, rounds)
+    print(f"\n{computed_by(options.base)}; {describe()}")
+    return 0
+
+
+def _mlx(options: argparse.Namespace, paths: Sequence[Path], rounds: int) -> None:
+    """All cases on one backend, each on sequences of its own."""
+    settings = replace(_settings(rounds, options.threads), max_sequences=2 + 3 * WIDE, kv_cells=None)
+    backend = open_base(options.base, replace(settings, kv_cells=settings.max_sequences * settings.context_length))
+    for slot, path in enumerate(paths):
+        backend.attach(slot, backend.load(path))
+    mixed = tuple(n % len(paths) for n in range(WIDE))
+    cases = [
+        Case("base", backend, 0, (None,)),
+        Case("one adapter", backend, 1, (0,)),
+        Case("base", backend, 2, (None,) * WIDE),
+        Case(f"{len(paths)} adapters", backend, 2 + WIDE, mixed),
+        Case("one adapter shared by all", backend, 2 + 2 * WIDE, (0,) * WIDE),
+    ]
+    _print(_measure(cases, rounds), options.base, settings)
+    if options.prefills:
+        ways: Ways = {"base": (backend, None), "one adapter": (backend, 0)}
+        _print_prefill(_prefill(ways, options.prefills, sequences=settings.max_sequences))
+    backend.close()
+
+
+def _llama_cpp(options: argparse.Namespace, paths: Sequence[Path], rounds: int) -> None:
+    shape = shape_of(options.base)
     model = Model.load(options.base, shape=shape, progress=None)
     settings = _settings(rounds, options.threads)
     backends = {way: _backend(model, shape, settings, way, paths) for way in WAYS}
     _print(_measure(_cases(backends, len(paths)), rounds), options.base, settings)
     if options.prefills:
-        _print_prefill(_prefill(backends, options.prefills))
-    print(f"\n{describe()}")
+        ways: Ways = {
+            "base, no callback": (backends["no callback"], None),
+            "one adapter, native kernel": (backends["native"], 0),
+            "one adapter, numpy": (backends["numpy"], 0),
+            "llama.cpp's own LoRA, one adapter": (backends["llama.cpp"], 0),
+        }
+        _print_prefill(_prefill(ways, options.prefills, sequences=settings.max_sequences))
     backends["llama.cpp"].detach(0)
     for backend in backends.values():
         backend.release()
     model.close()
-    return 0
 
 
 class Shared(LlamaCppBackend):
@@ -113,7 +145,7 @@ class Shared(LlamaCppBackend):
 
     def release(self) -> None:
         """Close the context alone."""
-        for slot in tuple(self._attached):
+        for slot in tuple(self._ledger.attached):
             self.detach(slot)
         self._context.close()
 
@@ -139,7 +171,7 @@ def _backend(model: Model, shape: LlamaShape, settings: BackendOptions, way: str
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decode", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--base", type=Path, required=True, help="a GGUF base (see benchmarks.make_base)")
+    parser.add_argument("--base", type=Path, required=True, help=BASE_HELP)
     parser.add_argument("--adapters", type=Path, required=True, help="a folder of GGUF adapters for it")
     parser.add_argument("--steps", type=int, default=40, help="timed steps of each case (default 40)")
     parser.add_argument("--threads", type=int, default=None, help="compute threads (default: physical cores)")
@@ -179,27 +211,21 @@ def _cases(backends: Mapping[str, LlamaCppBackend], adapters: int) -> list[Case]
     ]
 
 
-def _prefill(backends: Mapping[str, LlamaCppBackend], repeats: int) -> dict[str, list[float]]:
+def _prefill(ways: Ways, repeats: int, *, sequences: int) -> dict[str, list[float]]:
     """Seconds of steps of LONG tokens into an empty sequence, in turns."""
-    last = 2 * (1 + WIDE) - 1
-    ways: dict[str, tuple[str, int | None]] = {
-        "base, no callback": ("no callback", None),
-        "one adapter, native kernel": ("native", 0),
-        "one adapter, numpy": ("numpy", 0),
-        "llama.cpp's own LoRA, one adapter": ("llama.cpp", 0),
-    }
+    last = sequences - 1
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for backend in backends.values():
-        for sequence in range(last + 1):
+    for backend, _ in ways.values():
+        for sequence in range(sequences):
             backend.clear(sequence)
     order = random.Random(0)
     for _ in range(repeats):
-        for name, (way, slot) in order.sample(list(ways.items()), len(ways)):
+        for name, (backend, slot) in order.sample(list(ways.items()), len(ways)):
             chunk = Chunk(last, 0, tuple(range(1, LONG + 1)), adapters=applied(slot), logits=True)
             start = time.perf_counter()
-            backends[way].step([chunk])
+            backend.step([chunk])
             seconds[name].append(time.perf_counter() - start)
-            backends[way].clear(last)
+            backend.clear(last)
     return seconds
 
 
@@ -217,7 +243,7 @@ def _measure(cases: Sequence[Case], rounds: int) -> Sequence[Case]:
 
 
 def _print(cases: Sequence[Case], base: Path, settings: BackendOptions) -> None:
-    print(f"\n{base.name}, {base.stat().st_size / 1e9:.2f} GB; threads: {settings.threads or 'physical cores'};")
+    print(f"\n{base.name}, {nbytes_of(base) / 1e9:.2f} GB; threads: {settings.threads or 'physical cores'};")
     print(f"median of {len(cases[0].seconds)} steps in interleaved turns of {STEPS_PER_TURN}\n")
     print("| sequences | adapters | ms per step | tok/s | base time / its time | fastest step | base / its, fastest |")
     print("|---:|---|---:|---:|---:|---:|---:|")

@@ -1,7 +1,8 @@
 """`python -m benchmarks.make_base llama-3.1-8b`: a random base with a real model's exact shapes, and adapters for it.
 
 Matrices have the types of llama.cpp's Q4_K_M mix, so that a step reads the bytes a real one would; the answers are
-noise. Tensors are made and written one at a time; the largest is 0.4 GB.
+noise. Tensors are made and written one at a time; the largest is 0.4 GB. `--format mlx`: an MLX folder of 4 bits in
+place of the GGUF file (`make_mlx_base`).
 """
 
 from __future__ import annotations
@@ -72,10 +73,17 @@ def main(arguments: list[str] | None = None) -> int:
         print("The base is gigabytes of noise: give --out a folder outside the repository.", file=sys.stderr)
         return 2
     (out / "adapters").mkdir(parents=True, exist_ok=True)
-    _report(write_base, out / "base-Q4_K_M.gguf", shape)
+    mlx = options.format == "mlx"
+    base = out / ("base-mlx-4bit" if mlx else "base-Q4_K_M.gguf")
+    if mlx:
+        from benchmarks.make_mlx_base import write_mlx_base
+
+        _report(write_mlx_base, base, shape)
+    else:
+        _report(write_base, base, shape)
     for number in range(options.adapters):
         _report(write_adapter, out / "adapters" / f"{number:02}-rank-{options.rank}.gguf", shape, number, options.rank)
-    print(f"Now: python -m benchmarks.decode --base {out / 'base-Q4_K_M.gguf'} --adapters {out / 'adapters'}")
+    print(f"Now: python -m benchmarks.decode --base {base} --adapters {out / 'adapters'}")
     return 0
 
 
@@ -88,6 +96,7 @@ def default_folder(model: str, shape: LlamaShape) -> Path:
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.make_base", description=__doc__.split("\n\n")[0])
     parser.add_argument("model", choices=sorted(SHAPES))
+    parser.add_argument("--format", choices=["gguf", "mlx"], default="gguf", help="which backend's (default gguf)")
     parser.add_argument("--out", type=Path, help="folder to write to (default: the user's cache folder)")
     parser.add_argument("--adapters", type=int, default=8, help="how many adapters, on all seven modules (default 8)")
     parser.add_argument("--rank", type=int, default=16, help="their rank (default 16)")
@@ -98,7 +107,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 def _report(write: Callable[..., None], path: Path, *rest: object) -> None:
     start = time.perf_counter()
     write(path, *rest)
-    print(f"{path}  {path.stat().st_size / 1e9:.2f} GB  {time.perf_counter() - start:.0f} s")
+    nbytes = sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))
+    print(f"{path}  {nbytes / 1e9:.2f} GB  {time.perf_counter() - start:.0f} s")
 
 
 def write_base(path: Path, shape: LlamaShape) -> None:
@@ -192,16 +202,20 @@ def _write_header(writer: gguf.GGUFWriter, shape: LlamaShape) -> None:
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_K_M)
 
 
-def _write_vocabulary(writer: gguf.GGUFWriter, size: int) -> None:
+def tokens(size: int) -> list[str]:
     """256 byte tokens, made-up words, and Llama-3's control tokens at their usual places at the end."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in visible]
     alphabet = [chr(byte) if byte in visible else chr(256 + hidden.index(byte)) for byte in range(256)]
     words = [f"w{number}" for number in range(size - CONTROL_TOKENS - len(alphabet))]
     control = [_NAMED_CONTROL.get(n, f"<|reserved_special_token_{n}|>") for n in range(CONTROL_TOKENS)]
+    return [*alphabet, *words, *control]
+
+
+def _write_vocabulary(writer: gguf.GGUFWriter, size: int) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("llama-bpe")
-    writer.add_token_list([*alphabet, *words, *control])
+    writer.add_token_list(tokens(size))
     kinds = [gguf.TokenType.NORMAL] * (size - CONTROL_TOKENS) + [gguf.TokenType.CONTROL] * CONTROL_TOKENS
     writer.add_token_types(kinds)
     writer.add_token_merges(["w 0"])

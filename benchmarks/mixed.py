@@ -56,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 bench.round([Case(alone, 0)])
                 before[alone.name] = memory_of(alone.pid)
         running: list[EdgeloraServer | LlamaServer] = [
-            servers.enter_context(EdgeloraServer(home.path, home.names, limits))
+            servers.enter_context(
+                EdgeloraServer(home.path, home.names, limits, environ={"EDGELORA_BACKEND": options.backend})
+            )
         ]
         bench.round([Case(running[0], 0)])
         before[running[0].name] = memory_of(running[0].pid)
@@ -73,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(
         f"\n{'the built-in base' if options.base is None else options.base.name}; {options.requests} requests at once,"
         f" {options.prompt} tokens of prompt and {options.tokens} of answer each; medians of {options.rounds} rounds in"
-        f" changing order; {describe()}"
+        f" changing order; backend {options.backend}; {describe()}"
     )
     return 0
 
@@ -157,7 +159,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--threads", type=int, default=None, help="compute threads (default: each server's own)")
     add("--context", type=int, default=1024, help="tokens of one sequence; the KV holds two such (default 1024)")
     add("--seed", type=int, default=0, help="of the prompts and the order (default 0)")
+    add("--backend", choices=["auto", "mlx", "llama.cpp"], default="auto", help="what computes (default auto)")
     options = parser.parse_args(arguments)
+    if options.backend == "mlx" and options.base is not None:
+        parser.error("--backend mlx is for the built-in base here: GGUF adapters are adopted for llama.cpp alone")
     if (options.base is None) != (options.adapters is None):
         parser.error("--base and --adapters go together")
     return options

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.stall --base FILE`: the gaps between one answer's tokens while a long prompt arrives.
+"""`python -m benchmarks.stall --base FILE|FOLDER`: the gaps between one answer's tokens while a long prompt arrives.
 
 One sequence decodes; then a prompt of 1,000 tokens is submitted to the same engine. Every step until that prompt is
 done carries the first sequence's next token, so a step's time is the gap its reader sees. Reported as p99 (and worst)
@@ -20,15 +20,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.bases import BASE_HELP, computed_by, open_base
 from benchmarks.endless import EndlessVocabulary
 from benchmarks.machine import describe
-from edgelora.backends.base import Chunk
+from edgelora.backends.base import Backend, Chunk
 from edgelora.backends.llama_cpp import BackendOptions
-from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 from edgelora.core import Finished, Request, SamplingParams
 from edgelora.engine import Engine
-from edgelora_models.gguf_base import read_shape
-from edgelora_models.gguf_header import read_header
 
 ALONE = 40
 """Tokens decoded without company first."""
@@ -37,7 +35,7 @@ ALONE = 40
 class TimedBackend:
     """A backend that notes (seconds, tokens) of every step. Everything else is the real one's."""
 
-    def __init__(self, backend: LlamaCppBackend) -> None:
+    def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.vocabulary = EndlessVocabulary(backend.vocabulary)
         self.steps: list[tuple[float, int]] = []
@@ -54,14 +52,13 @@ class TimedBackend:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.stall", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--base", type=Path, required=True, help="a GGUF base (see benchmarks.make_base)")
+    parser.add_argument("--base", type=Path, required=True, help=BASE_HELP)
     parser.add_argument("--prompt", type=int, default=1000, help="tokens of the long prompt (default 1000)")
     parser.add_argument("--again", action="store_true", help="measure a second long prompt, too")
     options = parser.parse_args(arguments)
-    shape = read_shape(read_header(options.base))
     context = 4 * options.prompt + 512  # The reader goes on as long as the prompts take.
     settings = BackendOptions(context_length=context, max_sequences=2)
-    timed = TimedBackend(LlamaCppBackend.open(options.base, shape=shape, settings=settings))
+    timed = TimedBackend(open_base(options.base, settings))
     engine = Engine(timed, adapter_budget_bytes=1, max_queue=4)
     try:
         alone = start_reader(engine, timed)
@@ -69,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report(alone, stalls, prompt=options.prompt)
     finally:
         engine.close(timeout=60.0)
-    print(f"\n{options.base.name}; {describe()}")
+    print(f"\n{options.base.name}, {computed_by(options.base)}; {describe()}")
     return 0
 
 

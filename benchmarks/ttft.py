@@ -1,4 +1,4 @@
-"""`python -m benchmarks.ttft --base FILE --adapters DIR`: time to first token on switching back to an adapter.
+"""`python -m benchmarks.ttft --base FILE|FOLDER --adapters DIR`: time to first token on switching back to an adapter.
 
 Through the whole engine, one request at a time. Each round: a prompt on one adapter that nothing is known of (every
 token is computed), a request on another adapter, then the first prompt with one token more, another adapter again, and
@@ -12,20 +12,18 @@ import argparse
 import random
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
+from benchmarks.bases import BASE_HELP, adapter_files, computed_by, open_base
 from benchmarks.machine import describe
 from edgelora.backends.llama_cpp import BackendOptions
-from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 from edgelora.core import AdapterRef, AdapterUse, Failed, Finished, Request, SamplingParams
 from edgelora.engine import Engine
 from edgelora.prefixes.cache import Keep, PrefixCache
 from edgelora.prefixes.store import PrefixStore
-from edgelora_models.gguf_base import read_shape
-from edgelora_models.gguf_header import read_header
 
 NEXT_TURN = 16
 """Tokens of the short next turn."""
@@ -102,10 +100,14 @@ class Bench:
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
-    paths = sorted(options.adapters.glob("*.gguf"))[:2]
-    if len(paths) < 2:
-        print(f"There are no two adapters (*.gguf) in {options.adapters}.")
-        return 2
+    with adapter_files(options.adapters, options.base, 2) as paths:
+        if len(paths) < 2:
+            print(f"There are no two adapters (*.gguf) in {options.adapters}.")
+            return 2
+        return _measure(options, paths)
+
+
+def _measure(options: argparse.Namespace, paths: Sequence[Path]) -> int:
     first, second = (AdapterRef(path.stem, path.stem, path, path.stat().st_size) for path in paths)
     with tempfile.TemporaryDirectory(prefix="edgelora-ttft-", dir=options.disk) as folder:
         store = PrefixStore(Path(folder), budget_bytes=1 << 40)
@@ -125,7 +127,7 @@ def _start(options: argparse.Namespace, store: PrefixStore) -> Engine:
     settings = BackendOptions(
         context_length=length, max_sequences=4, max_slots=2, threads=options.threads, kv_cells=4 * length
     )
-    backend = LlamaCppBackend.open(options.base, shape=read_shape(read_header(options.base)), settings=settings)
+    backend = open_base(options.base, settings)
     cache = PrefixCache(store, options.base, kv=backend.kv_identity, template=64 * "0")
     cache.know_base()  # read once, before anything is timed
     return Engine(backend, adapter_budget_bytes=1 << 40, max_queue=1, prefixes=cache)
@@ -133,7 +135,7 @@ def _start(options: argparse.Namespace, store: PrefixStore) -> Engine:
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ttft", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--base", type=Path, required=True, help="a GGUF base (see benchmarks.make_base)")
+    parser.add_argument("--base", type=Path, required=True, help=BASE_HELP)
     parser.add_argument("--adapters", type=Path, required=True, help="a folder of two GGUF adapters for it or more")
     parser.add_argument("--warm", type=int, default=256, help="tokens that are warm (default 256)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds (default 3)")
@@ -146,7 +148,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 def _print(bench: Bench, options: argparse.Namespace, nbytes: int) -> None:
     cold = bench.cases[0]
     rounds = f"median of {options.rounds} rounds; {nbytes / 1e6:.1f} MB on disk"
-    print(f"\n{options.base.name}; {bench.warm} warm tokens; {rounds}\n")
+    print(f"\n{options.base.name}, {computed_by(options.base)}; {bench.warm} warm tokens; {rounds}\n")
     print("| request | tokens computed | ms to the first token | of all computed |")
     print("|---|---:|---:|---:|")
     for case in bench.cases:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 
+from edgelora.backends.mlx.limits import peak_bytes
 from edgelora.occupancy import Occupancy
 from edgelora.scheduler import Scheduler
 from edgelora.stats import EngineStats
@@ -46,6 +47,7 @@ class Board:
             tokens=tokens,
             drafted=drafted,
             accepted=accepted,
+            allocated_peak_bytes=peak_bytes(),
             pid=os.getpid(),
             max_queue=scheduler.capacity - scheduler.capabilities.max_sequences,
             adapter_budget_bytes=scheduler.pool.budget_bytes,

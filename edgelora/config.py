@@ -18,6 +18,7 @@ MIB = 1 << 20
 WeightsChoice = Literal["auto", "mapped", "repacked"]
 Speculate = Literal["auto", "off"]
 BackendChoice = Literal["auto", "mlx", "llama.cpp"]
+MemoryCheck = Literal["on", "off"]
 WEIGHTS: tuple[WeightsChoice, ...] = get_args(WeightsChoice)
 KV_TYPES: tuple[KvType, ...] = get_args(KvType)
 
@@ -65,6 +66,8 @@ class Settings:
     """Adapters a server keeps in memory from its start on (EDGELORA_PIN: names with commas or spaces between)."""
     kernel: Kernel
     """What adds the adapters in llama.cpp (EDGELORA_KERNEL). auto: the native kernel where it was built."""
+    memory_check: MemoryCheck
+    """Whether a base that does not fit into memory is refused (EDGELORA_MEMORY_CHECK)."""
     backend: BackendChoice
     """What computes (EDGELORA_BACKEND): `bases/choosing.py` says which base each of them opens."""
     speculate: Speculate
@@ -90,6 +93,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         kv_type=cast(KvType, _choice(env, "EDGELORA_KV_TYPE", KV_TYPES)),
         pins=tuple(env.get("EDGELORA_PIN", "").replace(",", " ").split()),
         kernel=cast(Kernel, _choice(env, "EDGELORA_KERNEL", get_args(Kernel))),
+        memory_check=cast(MemoryCheck, _choice(env, "EDGELORA_MEMORY_CHECK", get_args(MemoryCheck))),
         backend=cast(BackendChoice, _choice(env, "EDGELORA_BACKEND", get_args(BackendChoice))),
         speculate=cast(Speculate, _choice(env, "EDGELORA_SPECULATE", get_args(Speculate))),
     )

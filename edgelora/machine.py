@@ -1,10 +1,12 @@
-"""What this machine is: its processor's name, the cores this process may use, and how much others use of them."""
+"""What this machine is: its processor's name, the cores and the memory this process may use, how much others use."""
 
 from __future__ import annotations
 
 import os
 import platform
 import time
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -35,6 +37,49 @@ def processor_name() -> str:
         if label.strip() == "model name":
             return value.strip()
     return platform.processor() or platform.machine()
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes."""
+
+    total: int
+    """Of the machine, or of the container this process is in."""
+    available: int
+    """What can be had now without pushing other programs out."""
+
+
+def memory() -> Memory:
+    import psutil
+
+    whole = psutil.virtual_memory()
+    return within(Memory(int(whole.total), int(whole.available)), _cgroup_limits())
+
+
+def within(machine: Memory, groups: Iterable[tuple[int, int]]) -> Memory:
+    """What is left of `machine` inside control groups, each as (limit, used) in bytes."""
+    total, available = machine.total, machine.available
+    for limit, used in groups:
+        total, available = min(total, limit), min(available, max(0, limit - used))
+    return Memory(total, available)
+
+
+def _cgroup_limits() -> Iterable[tuple[int, int]]:
+    """Of this process's group, in Linux's version 2 and version 1; groups without a limit are left out.
+
+    What a group uses counts without the files it has read, which make room by themselves.
+    """
+    for folder, limit, used, cache in (
+        (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+        (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            numbers = [(folder / name).read_text(encoding="ascii").strip() for name in (limit, used)]
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+        except (OSError, ValueError):
+            continue
+        if all(number.isdigit() for number in numbers):
+            yield int(numbers[0]), max(0, int(numbers[1]) - int(stat.get(cache, "0")))
 
 
 class OtherWork:

@@ -14,9 +14,13 @@ from typing import TYPE_CHECKING
 
 from edgelora.backends.llama_cpp.kv import KvType, token_bytes
 from edgelora.backends.llama_cpp.options import BackendOptions, Weights
+from edgelora.backends.mlx.limits import apply, limits, working_set
+from edgelora.errors import UsageError
 from edgelora.files import size_text
-from edgelora.machine import usable_cores
+from edgelora.machine import memory, usable_cores
+from edgelora.memory import Need, check_fits
 from edgelora.tuning.record import Tunings
+from edgelora_models.modules import LINEAR_MODULES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +40,7 @@ CONTEXTS = 2
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a llama.cpp base is opened with where something had to be chosen."""
+    """What a base is opened with where something had to be chosen. MLX uses threads and weights its own way."""
 
     threads: int
     """Of a step of one token."""
@@ -44,11 +48,13 @@ class Setup:
     """Of every other step."""
     weights: Weights
     kv_type: KvType
+    """In MLX: what is as wide as the base's own type, in which it keeps KV."""
     context_length: int
     """Tokens of one sequence at most."""
     kv_token_bytes: int
     measured: bool
     """Whether `edgelora tune` chose any of it."""
+    mlx: bool = False
 
     @property
     def kv_tokens(self) -> int:
@@ -62,7 +68,8 @@ class Setup:
     @property
     def kv_text(self) -> str:
         each, all_of_them = size_text(self.kv_token_bytes), size_text(self.kv_bytes)
-        return f"KV {self.kv_type}, {each} a token, {all_of_them} for {self.kv_tokens:,} tokens"
+        kind = "in the base's type" if self.mlx else self.kv_type
+        return f"KV {kind}, {each} a token, {all_of_them} for {self.kv_tokens:,} tokens"
 
     @property
     def threads_text(self) -> str:
@@ -70,12 +77,19 @@ class Setup:
         return one if self.threads == self.batch_threads else f"{one}, {self.batch_threads} for batches"
 
     def __str__(self) -> str:
+        if self.mlx:
+            return f"MLX; {self.kv_text}"
         how = ", measured" if self.measured else ""
         return f"{self.threads_text}, weights {self.weights}{how}; {self.kv_text}"
 
 
 def plan_setup(record: BaseRecord, settings: Settings) -> Setup:
-    """What `settings`, and what was measured, make of this base on this machine."""
+    """What `settings`, and what was measured, make of this base on this machine.
+
+    Raises UsageError(kv_type) for a KV type that MLX has not.
+    """
+    mlx = record.format == "mlx"
+    kv_type = _mlx_kv_type(record, settings) if mlx else settings.kv_type
     tuning = Tunings(settings.directories).current(record)
     cores = usable_cores()
     one, many = (cores, cores) if tuning is None else (tuning.threads, tuning.batch_threads)
@@ -86,11 +100,24 @@ def plan_setup(record: BaseRecord, settings: Settings) -> Setup:
         threads=settings.threads or one,
         batch_threads=settings.threads or many,
         weights=weights,
-        kv_type=settings.kv_type,
+        kv_type=kv_type,
         context_length=min(settings.context_length, record.identity.context_length),
-        kv_token_bytes=token_bytes(settings.kv_type, record.identity.fingerprint.shape),
+        kv_token_bytes=token_bytes(kv_type, record.identity.fingerprint.shape),
+        mlx=mlx,
         measured=tuning is not None and (settings.threads is None or settings.weights == "auto"),
     )
+
+
+def _mlx_kv_type(record: BaseRecord, settings: Settings) -> KvType:
+    """As wide as the activations: 32 bits where the weights are, which their bytes tell, else 16."""
+    if settings.kv_type in ("q8_0", "q4_0"):
+        what = f"KV in {settings.kv_type} is llama.cpp's; MLX keeps it in the base's own type."
+        remedy = "Leave out --kv-type (EDGELORA_KV_TYPE), or take a GGUF base (--backend llama.cpp)."
+        raise UsageError("kv_type", what, remedy, param="kv_type")
+    shape = record.identity.fingerprint.shape
+    per_layer = sum(module.in_features(shape) * module.out_features(shape) for module in LINEAR_MODULES)
+    weights = shape.layers * per_layer + shape.vocab * shape.hidden * (1 if shape.tied else 2)
+    return "f32" if record.nbytes >= 4 * weights else "f16"
 
 
 def default_weights() -> Weights:
@@ -99,12 +126,18 @@ def default_weights() -> Weights:
 
 
 def open_backend(record: BaseRecord, setup: Setup, settings: Settings, progress: Progress | None) -> Backend:
-    """Load a base into the backend that runs its format. Raises UsageError (a KV type it cannot have), BaseError,
-    BackendError.
+    """Load a base into the backend that runs its format. Raises UsageError (a KV type it cannot have), BaseError (one
+    that does not fit into memory among others), BackendError.
     """
+    need = Need.of(record, setup)
+    metal = working_set() if setup.mlx else None
+    if settings.memory_check == "on":
+        check_fits(record.name, need, memory(), working_set=metal)
     label = f"Loading {record.name}"
     loading = None if progress is None else lambda part: progress(label, round(part * 100), 100)
     if record.format == "mlx":
+        if metal is not None:
+            apply(limits(need=need.kept, adapters=settings.adapter_budget_bytes, working_set=metal))
         return _open_mlx(record, setup, settings, loading)
     from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 

@@ -187,16 +187,31 @@ def port() -> Check:
 
 
 def library_checks(library: Library) -> Iterator[Check]:
-    """The store, and the chosen base against this machine's memory."""
+    """The store, and the base that would be opened, against this machine's memory."""
+    from edgelora.bases.choosing import choose_base
+
+    settings = library.settings
     yield store(library)
     try:
-        record = library.bases.current()
+        record = choose_base(library.bases, None, settings.backend)
     except EdgeloraError as error:
         yield failed("base", error)
         return
     yield ok("base", f"{record.name}, {record.quantization}, {size_text(record.nbytes)}, at {record.location}")
-    yield memory(library.settings, record)
-    yield tuning(library.settings, record)
+    yield backend(settings, record)
+    yield memory(settings, record)
+    yield tuning(settings, record)
+
+
+def backend(settings: Settings, record: BaseRecord) -> Check:
+    """What computes, and on what."""
+    from edgelora.backends.mlx.limits import working_set
+
+    if record.format == "gguf":
+        return ok("backend", f"llama.cpp ({settings.backend})")
+    metal = working_set()
+    where = "a CPU, for trying it out" if metal is None else f"Metal, which gives it {size_text(metal)}"
+    return ok("backend", f"mlx ({settings.backend}), on {where}")
 
 
 def store(library: Library) -> Check:
@@ -211,16 +226,20 @@ def store(library: Library) -> Check:
 
 def memory(settings: Settings, record: BaseRecord) -> Check:
     """What the base, its KV and the adapters may take, against what is free."""
-    import psutil
-
+    from edgelora.backends.mlx.limits import working_set
+    from edgelora.machine import memory as machine_memory
+    from edgelora.memory import Need, check_fits
     from edgelora.opening import plan_setup
 
-    setup = plan_setup(record, settings)
-    base = record.nbytes * (2 if setup.weights == "repacked" else 1)
-    need = base + setup.kv_bytes + settings.adapter_budget_bytes
-    free = int(psutil.virtual_memory().available)
-    detail = f"{size_text(free)} free; base, KV and adapters take up to {size_text(need)} ({setup.kv_text})"
-    if base + setup.kv_bytes > free:
+    try:
+        setup = plan_setup(record, settings)
+        need, found = Need.of(record, setup), machine_memory()
+        check_fits(record.name, need, found, working_set=working_set() if setup.mlx else None)
+    except EdgeloraError as error:
+        return failed("memory", error)
+    most = size_text(need.total + settings.adapter_budget_bytes)
+    detail = f"{size_text(found.available)} free; base, KV and adapters take up to {most} ({setup.kv_text})"
+    if need.total > found.available:
         smaller = "EDGELORA_KV_TYPE=q8_0 or EDGELORA_CONTEXT for less KV, `edgelora base use NAME` for a smaller base"
         return warn("memory", detail, f"Close other programs, or take {smaller}.")
     return ok("memory", detail)

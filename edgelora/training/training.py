@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from edgelora.backends.mlx.limits import working_set
 from edgelora.bases.choosing import choose_base
 from edgelora.errors import BackendError, UsageError
+from edgelora.machine import memory
+from edgelora.memory import Need, check_fits
 from edgelora.training.examples import Examples, read_examples
 from edgelora.training.recipe import Recipe
 from edgelora.training.runs import Run, RunFolder, check_startable, opened, resumable
@@ -134,6 +137,8 @@ def _train(
     from edgelora.training.tokens import encode_all
 
     recipe = _limited(run.recipe, on)
+    if library.settings.memory_check == "on":
+        check_fits(on.name, Need(mapped=0, held=on.nbytes, kv=0), memory(), working_set=working_set())
     tokenizer = _tokenizer(on)
     learn = recipe.learn_prompts
     training, cut = encode_all(examples.training, tokenizer, learn_prompts=learn, max_length=recipe.max_length)

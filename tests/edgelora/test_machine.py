@@ -52,3 +52,18 @@ def test_the_times_of_this_machine() -> None:
     """Busy is part of all, and neither goes backwards."""
     before, after = machine._times(), machine._times()
     assert before[1] <= before[0] and all(old <= new for old, new in zip(before, after, strict=True))
+
+
+def test_memory_within_control_groups() -> None:
+    """A container's limit is all there is, and what it uses is gone; several limits all hold."""
+    whole = machine.Memory(total=100, available=60)
+    assert machine.within(whole, []) == whole
+    assert machine.within(whole, [(50, 45)]) == machine.Memory(50, 5)
+    assert machine.within(whole, [(50, 70), (80, 10)]) == machine.Memory(50, 0)
+    assert machine.within(whole, [(500, 10)]) == whole
+
+
+def test_this_machine_has_memory() -> None:
+    """Some of it is free."""
+    found = machine.memory()
+    assert 0 < found.available <= found.total

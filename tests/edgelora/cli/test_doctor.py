@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from edgelora import machine
 from edgelora.cli import checks
 from edgelora.cli.checks import Level
 from edgelora.config import read_settings
@@ -48,7 +49,7 @@ def test_all_is_well(installed: Library, service: FakeService) -> None:
         "network",
         "port",
     } <= told
-    assert {"data folder", "cache folder", "state folder", "store", "base", "memory", "engine"} <= told
+    assert {"data folder", "cache folder", "state folder", "store", "base", "backend", "memory", "engine"} <= told
 
 
 def test_json(installed: Library, service: FakeService) -> None:
@@ -121,13 +122,18 @@ def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
 
 
-def test_too_little_memory(installed: Library) -> None:
-    """A base larger than the free memory is a warning that says so."""
+def test_too_little_memory(installed: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A base that cannot be loaded is a failure with the numbers; one that others would suffer from is a warning."""
     record = installed.bases.current()
     import msgspec
 
     huge = msgspec.structs.replace(record, identity=replace(record.identity, nbytes=1 << 60))
     check = checks.memory(installed.settings, huge)
+    assert check.status is Level.FAIL and "EDGELORA_MEMORY_CHECK" in check.remedy
+    whole = machine.memory().total
+    large = msgspec.structs.replace(record, identity=replace(record.identity, nbytes=whole - (1 << 20)))
+    monkeypatch.setattr(machine, "memory", lambda: machine.Memory(whole, 1 << 25))
+    check = checks.memory(replace(installed.settings, weights="mapped"), large)
     assert check.status is Level.WARN and "base use" in check.remedy
 
 
