@@ -20,6 +20,7 @@ DESKTOP_ORIGINS = (
     "https://tauri.localhost",
     "app://*",
     "file://*",
+    "vscode-file://*",
     "vscode-webview://*",
 )
 """Origins of pages inside application shells. No web page can have one of them."""

@@ -15,21 +15,17 @@ from collections.abc import Callable, Generator
 from types import FrameType
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import HANDLED_SIGNALS
 
-from edgelora.errors import UsageError
 from edgelora.server.app import build_app
 from edgelora.server.binding import bind, close_all, urls
-from edgelora.server.errors import error_reply
 from edgelora.server.follow import Drain
 from edgelora.server.options import ServerOptions
+from edgelora.server.protocol import JsonH11Protocol
 from edgelora.server.runtime import Runtime
 
 MAX_HEAD_BYTES = 64 << 10
 """Request line and headers together."""
-HEAD_SECONDS = 30.0
-"""How long a new connection may take to send them."""
 KEEP_ALIVE_SECONDS = 65
 """For the next request on a connection: longer than clients keep theirs, so that none is closed under them."""
 LAST_WORDS_SECONDS = 2.0
@@ -37,28 +33,6 @@ LAST_WORDS_SECONDS = 2.0
 
 OnReady = Callable[[list[str]], None]
 """Called once with the URLs being listened on, when requests are taken."""
-
-
-class JsonH11Protocol(H11Protocol):
-    """uvicorn's protocol, with error objects for bytes that are not HTTP, no access log, and a limit on idling."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        super().connection_made(transport)
-        # Its lines have the query in them. The boundary writes better ones.
-        self.access_log = False
-        self.loop.call_later(HEAD_SECONDS, self._close_without_request)
-
-    def send_400_response(self, msg: str) -> None:
-        body = error_reply(UsageError("malformed_http", msg)).body
-        head = b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n"
-        # After the beginning of another response a second head would be read as part of it.
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            self.transport.write(head + b"content-length: %d\r\n\r\n" % len(body) + body)
-        self.transport.close()
-
-    def _close_without_request(self) -> None:
-        if self.cycle is None:
-            self.transport.close()
 
 
 class EdgeServer(uvicorn.Server):

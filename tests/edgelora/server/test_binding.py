@@ -5,10 +5,13 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from edgelora.errors import Busy, UsageError
+from edgelora.keys.store import KeyStore
 from edgelora.server.binding import bind, close_all, is_loopback, urls
 from edgelora.server.options import ServerOptions
 
@@ -75,3 +78,16 @@ def test_what_is_loopback() -> None:
     """Only what cannot be reached from elsewhere counts as loopback."""
     assert all(map(is_loopback, ["localhost", "LOCALHOST", "127.0.0.1", "127.8.0.1", "::1", "[::1]"]))
     assert not any(map(is_loopback, ["0.0.0.0", "::", "localhost.evil.com", "", "10.0.0.1", "127.0.0.1.nip.io"]))
+
+
+def test_off_loopback_named_keys_are_enough(tmp_path: Path) -> None:
+    """Where every program has a key of its own there need be no shared one; letting anybody in is refused there."""
+    options = ServerOptions(host="0.0.0.0", port=0, secrets=tmp_path)
+    with pytest.raises(UsageError, match="edgelora keys add"):
+        bind(options)
+    KeyStore(tmp_path).add("a")
+    close_all(bind(options))
+    for keyed in (options, replace(options, api_key="k")):
+        with pytest.raises(UsageError) as caught:
+            bind(replace(keyed, keyless=True))
+        assert caught.value.code == "keyless_off_loopback"
