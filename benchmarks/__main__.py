@@ -8,6 +8,7 @@ BENCHMARKS = {
     "benchmarks.make_base": "write a random base with the exact shapes of Llama-3.1-8B, and adapters for it",
     "benchmarks.decode": "time decode steps: base, one adapter, 8 adapters on 8 sequences, llama.cpp's own LoRA",
     "benchmarks.draft": "tokens per second with and without drafts, on an answer that copies and on one that does not",
+    "benchmarks.http": "what HTTP costs over the engine, requests per second of /v1/models, 100 clients at once",
     "benchmarks.kv_types": "what each type of the KV costs in exactness, and saves in memory",
     "benchmarks.many_adapters": "time a start with 10,000 installed adapters against one with a handful",
     "benchmarks.memory": "what k adapters in memory add to the base alone, pages of files told apart",

@@ -46,6 +46,8 @@ class Exchange:
     ended: float | None = None
     """When the answer's last byte came; None where it never did."""
     error: str = ""
+    retry_after: str = ""
+    """When a refused client is to come back, as it was told."""
 
     @property
     def refused(self) -> bool:
@@ -118,7 +120,9 @@ async def _receive(result: Exchange, reader: asyncio.StreamReader) -> None:
             connection.receive_data(await reader.read(_READ_BYTES))
         elif isinstance(event, h11.Response):
             result.status = event.status_code
-            result.streamed = dict(event.headers).get(b"content-type", b"").startswith(b"text/event-stream")
+            headers = dict(event.headers)
+            result.streamed = headers.get(b"content-type", b"").startswith(b"text/event-stream")
+            result.retry_after = headers.get(b"retry-after", b"").decode("latin-1")
         elif isinstance(event, h11.Data):
             rest = _keep_frames(result, rest + bytes(event.data))
         elif isinstance(event, (h11.EndOfMessage, h11.ConnectionClosed)):

@@ -2,19 +2,17 @@
 
 Benchmarks must know how many tokens an answer has, and compare servers by the same work; ending where the model would
 not is no feature of the product. Each token becomes one piece of visible text, so that a reader sees them one by one.
-Behind its log it says how many adapters came and went.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
 from edgelora import opening
-from edgelora.backends.base import Backend, Loaded, Vocabulary
-
-COUNTS = "adapters attached and detached:"
+from edgelora.backends.base import Backend, Vocabulary
+from edgelora.core import Progress
+from edgelora.supervisor import starting
 
 
 class EndlessVocabulary:
@@ -35,27 +33,14 @@ class EndlessVocabulary:
 
 
 class EndlessBackend:
-    """A backend with that vocabulary, which counts. Everything else is the real one's."""
+    """A backend with that vocabulary. Everything else is the real one's."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self.vocabulary = EndlessVocabulary(backend.vocabulary)
-        self.attached = self.detached = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
-
-    def attach(self, slot: int, loaded: Loaded) -> None:
-        self._backend.attach(slot, loaded)
-        self.attached += 1
-
-    def detach(self, slot: int) -> None:
-        self._backend.detach(slot)
-        self.detached += 1
-
-    def close(self) -> None:
-        self._backend.close()
-        print(f"{COUNTS} {self.attached} {self.detached}", file=sys.stderr)
 
 
 def never_ending(open_backend: Callable[..., Backend]) -> Callable[..., Any]:
@@ -63,10 +48,16 @@ def never_ending(open_backend: Callable[..., Backend]) -> Callable[..., Any]:
     return lambda *arguments: EndlessBackend(open_backend(*arguments))
 
 
+def open_base(argument: bytes, progress: Progress) -> Any:
+    """The same in the engine's process."""
+    return EndlessBackend(starting.open_base(argument, progress))
+
+
 def main() -> None:
     from edgelora.cli import main as edgelora
 
     opening.open_backend = never_ending(opening.open_backend)
+    starting.OPENER = "benchmarks.endless:open_base"
     edgelora()
 
 

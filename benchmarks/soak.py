@@ -49,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         environ = {WATCH_FILE: str(watch), "EDGELORA_ADAPTER_MEMORY": str(options.memory)}
         limits = Limits(options.context, options.sequences, options.threads)
         counts, disk = Counts(), Disk()
-        with EdgeloraServer(home.path, home.names, limits, module="benchmarks.watched", environ=environ) as server:
+        with EdgeloraServer(
+            home.path, home.names, limits, module="benchmarks.watched", engine="in-process", environ=environ
+        ) as server:
             baseline, loaded = asyncio.run(_run(server, home, watch, options, counts, disk))
         samples = [Sample(**json.loads(line)) for line in watch.read_text().splitlines()]
         said = server.output()

@@ -13,9 +13,9 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +23,6 @@ from typing import Any, Protocol
 import psutil
 
 from benchmarks.client import Exchange, Post, post_json
-from benchmarks.endless import COUNTS
 from benchmarks.machine import anonymous_bytes
 from benchmarks.workload import Job
 
@@ -135,8 +134,11 @@ class EdgeloraServer(Server):
         limits: Limits,
         *,
         module: str = "benchmarks.endless",
+        engine: str = "child",
         environ: Mapping[str, str] | None = None,
     ) -> None:
+        """`engine`: where it computes, as `serve --engine` has it."""
+        self._counts = (0, 0)
         self._names = list(names)
         self._base = ""
         variables = {
@@ -149,9 +151,9 @@ class EdgeloraServer(Server):
         }
         if limits.threads is not None:
             variables["EDGELORA_THREADS"] = str(limits.threads)
-        command = [sys.executable, "-m", module, "serve", "--host", "127.0.0.1", "--port", "0"]
+        command = [sys.executable, "-m", module, "serve", "--host", "127.0.0.1", "--port", "0", "--engine", engine]
         super().__init__(command, environ=variables)
-        self._wait(self._announced)
+        self._wait(self._ready)
         self._base = next(card["id"] for card in self.models() if card["parent"] is None)
 
     def models(self) -> list[dict[str, Any]]:
@@ -160,12 +162,19 @@ class EdgeloraServer(Server):
 
     @property
     def counts(self) -> tuple[int, int]:
-        """Adapters attached and detached, once it has been stopped."""
-        for line in self.output().splitlines():
-            if line.startswith(COUNTS):
-                attached, detached = line.removeprefix(COUNTS).split()
-                return int(attached), int(detached)
-        raise RuntimeError(f"edgelora did not end well:\n{self.output()[-2000:]}")
+        """Adapters loaded and evicted, once it has been stopped."""
+        return self._counts
+
+    def stop(self) -> None:
+        with suppress(OSError):  # one that died has nothing to say
+            self._counts = self._sum("adapter_loads_total"), self._sum("adapter_evictions_total")
+        super().stop()
+
+    def _sum(self, metric: str) -> int:
+        """Of a metric over all adapters."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=60) as reply:
+            lines = reply.read().decode().splitlines()
+        return sum(int(float(line.rpartition(" ")[2])) for line in lines if line.startswith(f"edgelora_{metric}{{"))
 
     def write(self, job: Job) -> Post:
         model = self._base if job.adapter is None else self._names[job.adapter]
@@ -182,11 +191,12 @@ class EdgeloraServer(Server):
                 times.append(at)
         return Answer(tokens, times) if tokens and times else None
 
-    def _announced(self) -> bool:
+    def _ready(self) -> bool:
         found = [line for line in self.output().splitlines() if "OPENAI_BASE_URL=" in line]
-        if found:
-            self.port = int(found[0].rpartition(":")[2].partition("/")[0])
-        return bool(found)
+        if not found:
+            return False
+        self.port = int(found[0].rpartition(":")[2].partition("/")[0])
+        return _answers(f"http://127.0.0.1:{self.port}/ready")
 
 
 class LlamaServer(Server):
@@ -236,11 +246,7 @@ class LlamaServer(Server):
         return Answer(tokens, times) if tokens and times else None
 
     def _healthy(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5) as reply:
-                return bool(reply.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
+        return _answers(f"http://127.0.0.1:{self.port}/health")
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +258,10 @@ class Memory:
 
 
 def memory_of(pid: int) -> Memory:
-    return Memory(psutil.Process(pid).memory_info().rss, anonymous_bytes(pid))
+    """Of a server with the processes that it started."""
+    own = psutil.Process(pid)
+    family = [own, *own.children(recursive=True)]
+    return Memory(sum(one.memory_info().rss for one in family), sum(anonymous_bytes(one.pid) for one in family))
 
 
 def _values(exchange: Exchange) -> Iterator[tuple[float, dict[str, Any]]]:
@@ -261,6 +270,14 @@ def _values(exchange: Exchange) -> Iterator[tuple[float, dict[str, Any]]]:
     for at, data in exchange.frames:
         if data != b"[DONE]":
             yield at, json.loads(data)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
 
 
 def _free_port() -> int:

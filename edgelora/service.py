@@ -250,6 +250,11 @@ class Service:
             self._prefixes = open_cache(self.library.prefixes(), self.base, kv=self.engine.kv_identity)
         return add_named(self.engine, self._prefixes, tokens, uses=uses, name=name, progress=progress)
 
+    @property
+    def backend_name(self) -> str:
+        """What computes, for people."""
+        return "MLX" if self.base.format == "mlx" else "llama.cpp"
+
     def stats(self) -> EngineStats:
         return self.engine.stats()
 

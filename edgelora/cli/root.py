@@ -42,6 +42,7 @@ VERBS = {
     "base": "edgelora.cli.base:base",
     "prefix": "edgelora.cli.prefix:prefix",
     "serve": "edgelora.cli.serve:serve",
+    "ps": "edgelora.cli.ps:ps",
     "keys": "edgelora.cli.keys:keys",
     "tune": "edgelora.cli.tune:tune",
     "doctor": "edgelora.cli.doctor:doctor",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import click
 from edgelora.cli.app import App
 from edgelora.cli.options import MachineOptions, adapter_names, base_option, context_option, machine_options
 from edgelora.cli.output import hint, note
+from edgelora.logs import FORMATS, LEVELS, LogFormat, LogLevel, LogOptions, logged
 from edgelora.server.options import DEFAULT_HOST, DEFAULT_PORT
 
 if TYPE_CHECKING:
@@ -90,6 +92,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Compute in a process of its own, which is started again when it crashes, or in the server's.",
 )
+@click.option("--access-log", is_flag=True, help="Log a line for each request: names, numbers and times, no content.")
+@click.option(
+    "--log-format", type=click.Choice(FORMATS), default="text", show_default=True, help="Log lines of text, or of JSON."
+)
+@click.option(
+    "--log-level", type=click.Choice(LEVELS), default="warning", show_default=True, help="What is worth a line."
+)
 @base_option
 @context_option
 @machine_options
@@ -107,6 +116,9 @@ def serve(
     pins: tuple[str, ...],
     adapter_roots: tuple[Path, ...],
     engine: str,
+    access_log: bool,
+    log_format: LogFormat,
+    log_level: LogLevel,
     base: str | None,
     context: int | None,
     machine: MachineOptions,
@@ -119,6 +131,7 @@ def serve(
     from edgelora.cli.progress import progress_bars
     from edgelora.cli.run import check_adapter
     from edgelora.keys.token import ensure_token
+    from edgelora.presence import present
     from edgelora.server.binding import bind, close_all
     from edgelora.server.options import ServerOptions
     from edgelora.server.run import run
@@ -130,18 +143,21 @@ def serve(
         api_key=api_key or settings.api_key,
         allow_hosts=allow_hosts,
         allow_origins=allow_origins,
+        access_log=access_log,
         adapter_roots=adapter_roots,
         secrets=settings.directories.config,
         keyless=keyless,
         requests_per_minute=requests_per_minute,
         tokens_per_minute=tokens_per_minute,
     )
-    close_all(bind(options))  # a port that is taken is told before the base is loaded
-    ensure_token(settings.directories.config)
-    with progress_bars() as bars:
-        service = (app.supervised if engine == "child" else app.service)(settings, base=base, progress=bars)
-    wanted = tuple(dict.fromkeys(pins or settings.pins))
-    with service:
+    with ExitStack() as held:
+        held.enter_context(logged(LogOptions(log_format, log_level)))
+        close_all(bind(options))  # a port that is taken is told before the base is loaded
+        ensure_token(settings.directories.config)
+        with progress_bars() as bars:
+            service = (app.supervised if engine == "child" else app.service)(settings, base=base, progress=bars)
+        held.enter_context(service)
+        wanted = tuple(dict.fromkeys(pins or settings.pins))
         later = None
         if service.health().state == "ready":
             pin_all(service, wanted)
@@ -149,7 +165,12 @@ def serve(
             for name in wanted:
                 check_adapter(service.library, name)
             later = partial(prepare, service, wanted)
-        run(service, options, on_ready=lambda urls: announce(service, urls, options.host), meanwhile=later)
+
+        def ready(urls: list[str]) -> None:
+            held.enter_context(present(settings.directories.state, urls[0]))
+            announce(service, urls, options.host)
+
+        run(service, options, on_ready=ready, meanwhile=later)
         hint("Stopped.")
 
 
@@ -177,6 +198,7 @@ def announce(service: Service, urls: list[str], host: str) -> None:
     if pinned := [card.id for card in service.models() if card.pinned]:
         note(f"  pinned: {', '.join(pinned)}")
     note(f"  OPENAI_BASE_URL={_friendly(urls[0], host)}/v1")
+    hint(f"  A page to try it on: {_friendly(urls[0], host)}/")
     if service.setup is not None:
         hint(f"  {service.setup}")
     if service.health().state != "ready":

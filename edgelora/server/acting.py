@@ -7,6 +7,7 @@ from typing import Protocol
 
 from edgelora.core import AdapterUse
 from edgelora.errors import EdgeloraError
+from edgelora.server.record import note_adapters
 from edgelora.server.runtime import Runtime
 from edgelora.server.schemas import AdapterPart, check_text, invalid
 
@@ -26,6 +27,12 @@ def acting(runtime: Runtime, body: Asked) -> tuple[AdapterUse, ...]:
 
     Raises UsageError naming the field, NotFound with near names, AdapterIncompatible.
     """
+    uses = _acting(runtime, body)
+    note_adapters(use.ref.name for use in uses)
+    return uses
+
+
+def _acting(runtime: Runtime, body: Asked) -> tuple[AdapterUse, ...]:
     named = runtime.resolve(body.model)
     if body.adapters is None:
         return () if named is None else (AdapterUse(named),)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -12,6 +14,7 @@ from starlette.routing import Route
 from edgelora.server.boundary import Boundary, add_headers
 from edgelora.server.chat import CHAT, start_chat
 from edgelora.server.completions import COMPLETION, start_completion
+from edgelora.server.counters import Counters
 from edgelora.server.embeddings import embeddings_routes
 from edgelora.server.errors import MethodNotAllowed, UnknownRoute
 from edgelora.server.follow import Drain
@@ -19,13 +22,16 @@ from edgelora.server.gate import Keepers, gated
 from edgelora.server.generate import GenerationApp
 from edgelora.server.health import HealthRoutes
 from edgelora.server.management import management_routes
+from edgelora.server.metrics import MetricsRoutes
 from edgelora.server.models import ModelsRoutes
 from edgelora.server.openapi.route import openapi_routes
 from edgelora.server.options import ServerOptions
+from edgelora.server.page import page_routes
 from edgelora.server.permitted import permitted
 from edgelora.server.responses.routes import ResponsesRoutes
 from edgelora.server.runtime import Runtime
 from edgelora.server.security import Guard, Rules
+from edgelora.server.status import StatusRoutes
 from edgelora.server.tokens import count_routes, token_routes
 
 PREFIXES = ("/v1", "/openai/v1")
@@ -37,10 +43,12 @@ def build_app(runtime: Runtime, options: ServerOptions, drain: Drain | None = No
 
     Raises UsageError for options that cannot be right, StorageError where the keys cannot be read.
     """
-    drain = drain or Drain()
+    drain, counters = drain or Drain(), Counters(started=time.monotonic())
     runtime = permitted(runtime)
     health = HealthRoutes(runtime, drain)
     routes = [Route("/health", health.health), Route("/ready", health.ready)]
+    routes += [Route("/metrics", MetricsRoutes(runtime, counters).metrics), *page_routes()]
+    routes += [Route("/v1/status", StatusRoutes(runtime, counters, drain).status)]
     routes += [*openapi_routes(), *token_routes("", runtime, options)]
     responses = ResponsesRoutes(runtime, options, drain)
     for prefix in PREFIXES:
@@ -48,7 +56,10 @@ def build_app(runtime: Runtime, options: ServerOptions, drain: Drain | None = No
     routes += management_routes(PREFIXES, runtime, options)
     app = Starlette(
         routes=gated(routes, Keepers.of(options)),
-        middleware=[Middleware(Boundary), Middleware(Guard, rules=Rules.of(options), routes=routes)],
+        middleware=[
+            Middleware(Boundary, counters=counters, access_log=options.access_log),
+            Middleware(Guard, rules=Rules.of(options), routes=routes),
+        ],
         exception_handlers={HTTPException: _refuse_route},
     )
     app.router.redirect_slashes = False

@@ -1,4 +1,6 @@
-"""The outermost middleware: gives each request an id, turns what is raised within into an error object, logs one line.
+"""The outermost middleware: gives each request an id, turns what is raised within into an error object, counts it.
+
+Owns the access log: one line for each request, where the options ask for it.
 
 Pure ASGI, like everything here: starlette's function middleware hides the client's disconnect.
 """
@@ -6,15 +8,23 @@ Pure ASGI, like everything here: starlette's function middleware hides the clien
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgelora.errors import EdgeloraError
+from edgelora.server.counters import Counters
 from edgelora.server.errors import ClientGone, error_reply
+from edgelora.server.record import Record, open_record
 
 logger = logging.getLogger(__name__)
+access = logging.getLogger("edgelora.access")
+
+NO_ROUTE = "(none)"
+LOGGED_PATH = 200
+"""Bytes of a path that are logged."""
 
 _EXTRA = "edgelora.headers"
 
@@ -34,14 +44,16 @@ async def send_reply(send: Send, status: int, headers: RawHeaders, body: bytes) 
 
 
 class Boundary:
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, counters: Counters, *, access_log: bool = False) -> None:
         self._app = app
+        self._counters = counters
+        self._access_log = access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = f"req_{uuid.uuid4().hex}"
+        request_id, record = f"req_{uuid.uuid4().hex}", open_record(self._counters)
         scope[_EXTRA] = [(b"x-request-id", request_id.encode())]
         status = 0
 
@@ -62,8 +74,38 @@ class Boundary:
             if status:
                 raise
             await _send_error(error, sender)
-        # Never the query, the headers or the body: they are the user's.
-        logger.info("%s %s %s %d", request_id, scope["method"], scope["raw_path"].decode("latin-1"), status)
+        finally:
+            record.end(_route(scope), status)
+            if self._access_log:
+                _log(request_id, scope, status, record)
+
+
+def _route(scope: Scope) -> str:
+    """The template of the route that answered: of those there is a bounded number."""
+    return str(getattr(scope.get("route"), "path", NO_ROUTE))
+
+
+def _log(request_id: str, scope: Scope, status: int, record: Record) -> None:
+    # Never the query, the headers or the body: they are the user's.
+    path = scope["raw_path"][:LOGGED_PATH].decode("ascii", "backslashreplace")
+    tokens = record.tokens
+    fields = {
+        "request_id": request_id,
+        "method": scope["method"],
+        "path": path,
+        "status": status,
+        "ms": round(1000 * (time.monotonic() - record.began), 1),
+        "adapter": record.adapter,
+        "prompt_tokens": tokens.prompt if tokens else 0,
+        "cached_tokens": tokens.cached if tokens else 0,
+        "completion_tokens": tokens.completion if tokens else record.pieces,
+    }
+    access.info(
+        "%(request_id)s %(method)s %(path)s %(status)d %(ms).1f ms, adapter %(adapter)s, tokens %(prompt_tokens)d in"
+        " (%(cached_tokens)d cached), %(completion_tokens)d out",
+        fields,
+        extra={"fields": fields},
+    )
 
 
 async def _send_error(error: Exception, send: Send) -> None:

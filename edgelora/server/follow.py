@@ -15,6 +15,7 @@ from starlette.types import Receive
 from edgelora.core import Event, Failed, Finished, TextDelta
 from edgelora.server.caller import charge
 from edgelora.server.errors import ClientGone, Unavailable
+from edgelora.server.record import note_event
 from edgelora.stream import Stream
 
 
@@ -76,6 +77,7 @@ async def follow_all(
                 yield None
             for choice in come:
                 event = upcoming.pop(choice).result()
+                note_event(event, answer=choice)
                 tokens[choice] = _tokens(event, choice, tokens[choice])
                 if isinstance(event, TextDelta):
                     upcoming[choice] = asyncio.create_task(_next(events[choice]))

@@ -40,5 +40,7 @@ class ServerOptions:
     """How long a client may take to send a body."""
     keepalive_seconds: float = 10.0
     """Silence in a stream after which a comment is sent, so that clients and proxies keep waiting."""
+    access_log: bool = False
+    """Whether each request is logged in one line: names, numbers and times, nothing of its content."""
     drain_seconds: float = 30.0
     """How long running answers may go on after the server was told to end."""

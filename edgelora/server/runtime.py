@@ -10,7 +10,7 @@ from edgelora.core import AdapterRef, AdapterUse, SamplingParams
 from edgelora.prompt import Message
 from edgelora.service import ModelCard
 from edgelora.shelf import Shelf
-from edgelora.stats import EngineHealth
+from edgelora.stats import EngineHealth, EngineStats
 from edgelora.stream import Stream
 from edgelora.tools import Tool
 
@@ -25,6 +25,16 @@ class Runtime(Protocol):
 
     @property
     def base(self) -> ResidentBase: ...
+
+    @property
+    def backend_name(self) -> str:
+        """What computes, for people."""
+        ...
+
+    @property
+    def setup(self) -> object | None:
+        """How, where something was chosen; its text is for people."""
+        ...
 
     @property
     def vocabulary(self) -> Vocabulary: ...
@@ -60,5 +70,7 @@ class Runtime(Protocol):
     ) -> Stream: ...
 
     def default_sampling(self) -> SamplingParams: ...
+
+    def stats(self) -> EngineStats: ...
 
     def health(self) -> EngineHealth: ...

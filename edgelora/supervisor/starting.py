@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edgelora.core import Progress
     from edgelora.library import Library
 
-_OPENER = f"{__name__}:open_base"
+OPENER = f"{__name__}:open_base"
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -40,7 +40,7 @@ def start_engine(library: Library, record: BaseRecord, setup: Setup, settings: S
         prefixes = messages.Prefixes(store.layout.root, store.budget_bytes, record.path, template)
     asked = Asked(record, setup, replace(settings, api_key=None))
     first = messages.Open(
-        _OPENER,
+        OPENER,
         messages.encode(asked),
         settings.adapter_budget_bytes,
         settings.max_queue,

@@ -87,6 +87,7 @@ class FakeService:
     ) -> None:
         self.base = FakeBase()
         self.setup = None
+        self.backend_name = "fake"
         self.backend = backend or FakeBackend(answers={} if answer is None else {None: answer})
         self.refs = {
             name: write_fake_adapter(folder, name.replace("/", "_"), answer=text) for name, text in adapters.items()

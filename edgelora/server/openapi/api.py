@@ -8,9 +8,11 @@ from edgelora.server.embeddings import EmbeddingsBody
 from edgelora.server.openapi import replies
 from edgelora.server.openapi.management import MANAGEMENT
 from edgelora.server.openapi.operation import Operation, Parameter
+from edgelora.server.page import FILES
 from edgelora.server.responses import body as responses
 from edgelora.server.responses.types import DeletedResponse, ItemList, ResponseObject
 from edgelora.server.schemas import CHAT_INERT, COMPLETION_INERT
+from edgelora.server.status import Status
 from edgelora.server.tokens import (
     TOKENIZE_INERT,
     DetokenizeBody,
@@ -40,10 +42,20 @@ def _tokens(prefix: str, name: str) -> tuple[Operation, ...]:
     )  # fmt: skip
 
 
+_NO_SIGNS = str.maketrans("", "", "/.")
+_FILES = tuple(
+    Operation("GET", path, f"page{path.title().translate(_NO_SIGNS)}", "A file of the page", media=kind.split(";")[0])
+    for path, (_, kind) in FILES.items()
+)
+"""What a browser asks for."""
+
 API: tuple[Operation, ...] = (
     Operation("GET", "/health", "health", "Whether the process lives", reply=replies.State),
     Operation("GET", "/ready", "ready", "Whether a request sent now would be worked on", reply=replies.State),
     Operation("GET", "/openapi.json", "openapi", "This document", reply=dict),
+    Operation("GET", "/v1/status", "status", "What the server holds and does now", reply=Status),
+    Operation("GET", "/metrics", "metrics", "The same for Prometheus", media="text/plain"),
+    *_FILES,
     Operation("GET", "/v1/models", "listModels", "The base and its adapters", reply=replies.ModelList),
     Operation("GET", "/v1/models/{id}", "retrieveModel", "One of them, by any form of its name", reply=replies.Model),
     Operation(

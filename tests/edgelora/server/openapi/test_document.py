@@ -125,6 +125,7 @@ REPLIES = [
     ("listModels", {}),
     ("retrieveModel", {}),
     ("health", {}),
+    ("status", {}),
     ("ready", {}),
     ("createChatCompletion", CHAT),
     ("createCompletion", {"model": "tiny", "prompt": "Hi"}),
