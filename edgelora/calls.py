@@ -2,7 +2,8 @@
 
 Llama 3.1 writes `{"name": "f", "parameters": {...}}`, and so does the grammar that answers are held to where they must
 call. Where they only may, what models really write is understood too: `arguments`, OpenAI's own wrapping,
-`<function=f>{...}</function>`, a brace forgotten at the end, words before a call. A function nobody offered is words.
+`<function=f>{...}</function>`, Hermes' `<tool_call>` around it, a brace forgotten at the end, words before a call. A
+function nobody offered is words.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class JsonEnd:
     """Finds where a JSON object, or array, that begins with the first character ends."""
 
     def __init__(self) -> None:
-        self.depth = 0
+        self.depth = self.deepest = 0
         self._in_text = self._escaped = False
 
     def feed(self, text: str) -> int | None:
@@ -67,6 +68,7 @@ class JsonEnd:
                 self._in_text = True
             elif char in "{[":
                 self.depth += 1
+                self.deepest = max(self.deepest, self.depth)
             elif char in "}]":
                 self.depth -= 1
                 if self.depth <= 0:
@@ -107,21 +109,23 @@ class HeldCalls:
 
     def _begun(self) -> str | None:
         """The function whose opening was read, with what ended the call before; None: it is not complete."""
-        for opening, name in self._openings.items():
-            _, found, after = self._waiting.partition(opening)
-            if found:
-                self._waiting = after
-                return name
-        return None
+        places = {opening: self._waiting.find(opening) for opening in self._openings}
+        found = [(place, opening) for opening, place in places.items() if place >= 0]
+        if not found:
+            return None
+        place, opening = min(found)
+        self._waiting = self._waiting[place + len(opening) :]
+        return self._openings[opening]
 
 
 # How a call may begin: an object's brace with one of the keys that a call has first, or Llama's other form.
 _KEYS = tuple(f'"{key}"' for key in ("name", "type", "id", "function", "parameters", "arguments"))
-_TAG, _END_TAG = "<function=", "</function>"
+_TAG = "<function="
+_AROUND = ("</function>", "<tool_call>", "</tool_call>")
 _TAGGED = re.compile(r"<function=(?P<name>[\w-]{1,64})>\s*(?=\{)")
 _TAG_CHARS = 100
-_SPACE = re.compile(r"\s*")
-_BETWEEN = re.compile(r"(?:[\s;,]|</function>)*")
+_SPACE = re.compile(r"(?:\s|<tool_call>)*")
+_BETWEEN = re.compile(r"(?:[\s;,]|</function>|</?tool_call>)*")
 _FORGOTTEN = 2
 """Closing braces that may be missing at an answer's end."""
 
@@ -158,7 +162,9 @@ class FoundCalls:
     def finish(self, *, cut: bool) -> list[Part]:
         parts = list(self._read(last=not cut))
         rest, self._waiting = self._waiting, ""
-        return [*parts, Words(rest)] if rest.strip() or (rest and not self._called) else parts
+        if self._called and _end_of(_BETWEEN, rest) == len(rest):
+            return parts
+        return [*parts, Words(rest)] if rest else parts
 
     def _read(self, *, last: bool) -> Iterator[Part]:
         while self._waiting:
@@ -200,11 +206,11 @@ class FoundCalls:
 
     def _look_through(self, json_end: JsonEnd, *, last: bool) -> _Found | None:
         end = json_end.feed(self._waiting[self._scanned :])
+        if json_end.deepest > MAX_DEPTH:
+            return _Found(None, 0)
         if end is not None:
             return self._found(self._scanned + end)
         self._scanned = len(self._waiting)
-        if json_end.depth > MAX_DEPTH:
-            return _Found(None, 0)
         if last and json_end.depth <= _FORGOTTEN:
             return self._found(self._scanned, missing="}" * json_end.depth)
         return None
@@ -221,7 +227,9 @@ class FoundCalls:
                 arguments = json.loads(arguments, parse_constant=_no_number)
         except (ValueError, RecursionError):
             return None
-        return (name, _text(arguments)) if name in self._names and isinstance(arguments, dict) else None
+        if not isinstance(name, str) or name not in self._names or not isinstance(arguments, dict):
+            return None
+        return name, _text(arguments)
 
 
 def _begins(text: str) -> bool | None:
@@ -229,7 +237,7 @@ def _begins(text: str) -> bool | None:
     if not text:
         return None
     if text[0] == "<":
-        return None if any(tag.startswith(text) for tag in (_TAG, _END_TAG)) else text.startswith(_TAG)
+        return None if any(tag.startswith(text) for tag in (_TAG, *_AROUND)) else text.startswith(_TAG)
     if text[0] != "{":
         return False
     key = text[1:].lstrip()

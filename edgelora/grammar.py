@@ -31,9 +31,10 @@ ANY_OBJECT: Schema = {"type": "object"}
 CALL_OPENING, CALL_CLOSING, CALL_BETWEEN = '{{"name": "{name}", "parameters": ', "}", "; "
 """How Llama 3.1's template writes a call, and what vLLM's parser and others expect between two."""
 
-# Between the tokens of JSON: enough for indented text, and an end to a model that writes nothing but spaces. Nothing
-# that a schema says may be left out because it is not known: an answer must never be freer than it was asked to be.
-_RULES: Schema = {"whitespace_pattern": r"[ \t\n]{0,32}", "lenient": False, "coerce_one_of": False}
+# Between the tokens of JSON, nothing, a space, or a new line with its indentation: what people write, and a model can
+# waste little on it. Nothing that a schema says may be left out because it is not known: an answer must never be freer
+# than it was asked to be.
+_RULES: Schema = {"whitespace_pattern": r"( |\n[ \t]{0,32})?", "lenient": False, "coerce_one_of": False}
 
 
 def of_schema(schema: object, *, param: str) -> Constraint:

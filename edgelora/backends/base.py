@@ -86,7 +86,7 @@ class SavedKv:
 
 
 class Vocabulary(Protocol):
-    """Text to ids and back. Thread-safe and immutable."""
+    """Text to ids and back. Thread-safe, immutable and hashable: what is made of it once is kept by it."""
 
     @property
     def size(self) -> int: ...

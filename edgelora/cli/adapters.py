@@ -25,11 +25,17 @@ if TYPE_CHECKING:
 @click.pass_obj
 def ls(app: App, as_json: bool) -> None:
     """List the installed adapters, with the base each was added for."""
-    manifests = app.open_library().store.list()
+    library = app.open_library()
+    manifests, quarantine = library.store.list(), library.quarantine()
+    locked = {m.latest.digest: found.why for m in manifests if (found := quarantine.find(m.latest.digest))}
     if as_json:
-        emit_json([summary(manifest, manifest.latest) for manifest in manifests])
+        emit_json([summary(m, m.latest) | {"quarantined": locked.get(m.latest.digest)} for m in manifests])
     elif manifests:
         _table(manifests)
+        for manifest in manifests:
+            if (why := locked.get(manifest.latest.digest)) is not None:
+                name = manifest.name
+                note(f"{name} is not run: it crashed the engine ({why}). `edgelora release {name}` lets it try again.")
     else:
         note("No adapter is installed. `edgelora add DIR` installs one.")
 

@@ -192,6 +192,7 @@ def library_checks(library: Library) -> Iterator[Check]:
 
     settings = library.settings
     yield store(library)
+    yield quarantine(library)
     try:
         record = choose_base(library.bases, None, settings.backend)
     except EdgeloraError as error:
@@ -222,6 +223,17 @@ def store(library: Library) -> Check:
         first, more = problems[0], f" ({len(problems)} in all)" if len(problems) > 1 else ""
         return fail("store", f"{first.what}{more}", first.remedy)
     return ok("store", f"{count} adapter{'' if count == 1 else 's'}, every file as it was written")
+
+
+def quarantine(library: Library) -> Check:
+    """Adapters that crashed the engine."""
+    locked = library.quarantine().list()
+    if not locked:
+        return ok("quarantine", "no adapter has crashed the engine")
+    told = ", ".join(f"{one.name}@{one.version[:12]} ({one.why})" for one in locked)
+    return warn(
+        "quarantine", f"crashed the engine and is not run: {told}", "Add a new version, or: edgelora release NAME"
+    )
 
 
 def memory(settings: Settings, record: BaseRecord) -> Check:

@@ -16,7 +16,7 @@ from edgelora.cli.app import App
 if TYPE_CHECKING:
     from edgelora.backends.llama_cpp.kv import KvType
     from edgelora.config import BackendChoice, Directories, Settings, WeightsChoice
-    from edgelora.core import SamplingParams
+    from edgelora.core import Constraint, SamplingParams
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
 
@@ -33,11 +33,29 @@ class SamplingOptions:
     seed: int | None
     max_tokens: int | None
     stop: tuple[str, ...]
+    constraint: Constraint | None = None
 
     def over(self, defaults: SamplingParams) -> SamplingParams:
         """`defaults`, with whatever was given in their place."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(defaults, **{name: value for name, value in given.items() if value not in (None, ())})
+
+
+def _read_schema(_ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> Constraint | None:
+    """Raises UsageError: code schema_not_json, unsupported_schema."""
+    if path is None:
+        return None
+    import json
+
+    from edgelora.errors import UsageError
+    from edgelora.grammar import of_schema
+
+    try:
+        schema = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        what = f"{path} is no file with a JSON schema: {error}."
+        raise UsageError("schema_not_json", what, "Write the schema as JSON, in UTF-8.") from error
+    return of_schema(schema, param="--json-schema")
 
 
 _SAMPLING = (
@@ -71,6 +89,14 @@ _SAMPLING = (
     ),
     click.option("--seed", type=int, metavar="N", help="The same seed gives the same answer."),
     click.option("--stop", multiple=True, metavar="TEXT", help="Stop before TEXT. May be given several times."),
+    click.option(
+        "--json-schema",
+        "constraint",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        callback=_read_schema,
+        help="Answer with JSON that the schema in FILE describes.",
+    ),
 )
 
 

@@ -34,6 +34,7 @@ VERBS = {
     "alias": "edgelora.cli.versions:alias",
     "rollback": "edgelora.cli.versions:rollback",
     "warm": "edgelora.cli.warm:warm",
+    "release": "edgelora.cli.release:release",
     "convert": "edgelora.cli.convert:convert",
     "verify": "edgelora.cli.verify:verify",
     "export": "edgelora.cli.export:export",

@@ -73,6 +73,11 @@ def run(
     """
     from edgelora.composition import split_weight
 
+    if sampling.constraint is not None and sampling.stop:
+        from edgelora.errors import UsageError
+
+        what = "--stop would cut the JSON of --json-schema short."
+        raise UsageError("stop_in_json", what, "Leave out one of the two.")
     wanted = [split_weight(adapter) for adapter in adapters]
     prompt = read_prompt(words, chat_allowed=not as_json)
     settings = app.settings(context=context, machine=machine)

@@ -78,6 +78,20 @@ if TYPE_CHECKING:
     help="Load this adapter at the start and keep it in memory. May be given several times.  [default: EDGELORA_PIN]",
 )
 @click.option(
+    "--queue-timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    default=300.0,
+    show_default=True,
+    help="How long a request may wait for its place.",
+)
+@click.option(
+    "--deadline",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    help="How long a request may take altogether.  [default: no limit]",
+)
+@click.option(
     "--adapter-root",
     "adapter_roots",
     metavar="DIR",
@@ -114,6 +128,8 @@ def serve(
     requests_per_minute: int | None,
     tokens_per_minute: int | None,
     pins: tuple[str, ...],
+    queue_timeout: float,
+    deadline: float | None,
     adapter_roots: tuple[Path, ...],
     engine: str,
     access_log: bool,
@@ -134,6 +150,7 @@ def serve(
     from edgelora.presence import present
     from edgelora.server.binding import bind, close_all
     from edgelora.server.options import ServerOptions
+    from edgelora.server.patience import Patience
     from edgelora.server.run import run
 
     settings = app.settings(context=context, machine=machine)
@@ -149,6 +166,7 @@ def serve(
         keyless=keyless,
         requests_per_minute=requests_per_minute,
         tokens_per_minute=tokens_per_minute,
+        patience=Patience(queue_timeout, deadline),
     )
     with ExitStack() as held:
         held.enter_context(logged(LogOptions(log_format, log_level)))

@@ -98,6 +98,11 @@ class ChatBody(Generation, frozen=True, kw_only=True):
 
 def start_chat(runtime: Runtime, raw: dict[str, object]) -> Job:
     """Parse a body and begin its answer. Raises UsageError, NotFound and what the runtime raises."""
+    return begin_chat(runtime, raw)[0]
+
+
+def begin_chat(runtime: Runtime, raw: dict[str, object]) -> tuple[Job, Manner]:
+    """The same, with how the answer is read, for other APIs' words. Raises as `start_chat`."""
     body = parse_body(raw, ChatBody, CHAT_INERT)
     messages = chat_messages(body.messages, raw)
     box = chat_tools(body)
@@ -115,7 +120,7 @@ def start_chat(runtime: Runtime, raw: dict[str, object]) -> Job:
     with naming("response_format" if schema is not None and not box.must else "tools"):
         streams = begin_all(samplings, submit)
     manner = Manner(bool(body.logprobs), box.reader if box.may else None, box.several)
-    return Job(body, adapters, streams, lambda: ChatWording(manner))
+    return Job(body, adapters, streams, lambda: ChatWording(manner)), manner
 
 
 def chat_tools(body: ChatBody) -> Toolbox:

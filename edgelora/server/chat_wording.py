@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from edgelora.calls import CallArguments, CallBegun, CallReader, Part, Words
@@ -26,52 +26,65 @@ class Manner:
 
 
 @dataclass(slots=True)
-class ChatWording:
+class Parts:
+    """One answer's text taken apart into words and calls, each with the index of the latest call."""
+
     manner: Manner
-    _reader: CallReader | None = field(init=False)
-    _calls: int = field(default=0, init=False)
+    reader: CallReader | None = field(init=False)
+    calls: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self._reader = None if self.manner.reader is None else self.manner.reader()
+        self.reader = None if self.manner.reader is None else self.manner.reader()
+
+    def feed(self, text: str) -> list[tuple[int, Part]]:
+        return self._kept([Words(text)] if self.reader is None else self.reader.feed(text))
+
+    def finish(self, reason: FinishReason) -> list[tuple[int, Part]]:
+        return [] if self.reader is None else self._kept(self.reader.finish(cut=reason is FinishReason.LENGTH))
+
+    def _kept(self, parts: Iterable[Part]) -> list[tuple[int, Part]]:
+        """Nothing behind the first call where no more are wanted."""
+        kept: list[tuple[int, Part]] = []
+        for part in parts:
+            self.calls += isinstance(part, CallBegun)
+            if self.manner.several or self.calls == 0 or (self.calls == 1 and not isinstance(part, Words)):
+                kept.append((self.calls - 1, part))
+        return kept
+
+
+@dataclass(slots=True)
+class ChatWording:
+    manner: Manner
+    _parts: Parts = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._parts = Parts(self.manner)
 
     def opening(self) -> Sequence[Said]:
         return (_delta(role="assistant", content=""),)
 
     def more(self, delta: TextDelta) -> Sequence[Said]:
-        if self._reader is not None:
-            return self._told(self._reader.feed(delta.text))
+        if self._parts.reader is not None:
+            return [_part(index, part) for index, part in self._parts.feed(delta.text)]
         tokens = chat_logprobs(delta.tokens) if self.manner.logprobs else None
         return (Said({"delta": {"content": delta.text}}, tokens),)
 
     def closing(self, reason: FinishReason) -> Ending:
-        told = self._told(self._rest(reason))
+        told = [_part(index, part) for index, part in self._parts.finish(reason)]
         return Ending((*told, _delta()), self._reason(reason))
 
     def whole(self, deltas: Sequence[TextDelta], reason: FinishReason) -> Ending:
         text = text_of(deltas)
-        if self._reader is None:
+        if self._parts.reader is None:
             tokens = chat_logprobs(scored(deltas)) if self.manner.logprobs else None
             return Ending((Said(_message(text), tokens),), str(reason))
-        parts = [part for _, part in self._kept([*self._reader.feed(text), *self._rest(reason)])]
+        parts = [part for _, part in (*self._parts.feed(text), *self._parts.finish(reason))]
         words = "".join(part.text for part in parts if isinstance(part, Words))
         calls = _whole_calls(parts)
         return Ending((Said(_message(words or (None if calls else ""), calls)),), self._reason(reason))
 
-    def _rest(self, reason: FinishReason) -> list[Part]:
-        return [] if self._reader is None else self._reader.finish(cut=reason is FinishReason.LENGTH)
-
     def _reason(self, reason: FinishReason) -> str:
-        return CALLED if self._calls and reason is FinishReason.STOP else str(reason)
-
-    def _told(self, parts: Iterable[Part]) -> list[Said]:
-        return [_part(index, part) for index, part in self._kept(parts)]
-
-    def _kept(self, parts: Iterable[Part]) -> Iterator[tuple[int, Part]]:
-        """Each with the index of its call; nothing behind the first call where no more are wanted."""
-        for part in parts:
-            self._calls += isinstance(part, CallBegun)
-            if self.manner.several or self._calls == 0 or (self._calls == 1 and not isinstance(part, Words)):
-                yield self._calls - 1, part
+        return CALLED if self._parts.calls and reason is FinishReason.STOP else str(reason)
 
 
 def _part(index: int, part: Part) -> Said:
@@ -94,7 +107,11 @@ def _whole_calls(parts: Iterable[Part]) -> list[Fields]:
 
 def _call(name: str, arguments: str) -> Fields:
     about = {"name": name, "arguments": arguments}
-    return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": about}
+    return {"id": new_call_id(), "type": "function", "function": about}
+
+
+def new_call_id() -> str:
+    return f"call_{uuid.uuid4().hex[:24]}"
 
 
 def _message(content: str | None, calls: Sequence[Fields] = ()) -> Fields:

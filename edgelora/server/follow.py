@@ -15,6 +15,7 @@ from starlette.types import Receive
 from edgelora.core import Event, Failed, Finished, TextDelta
 from edgelora.server.caller import charge
 from edgelora.server.errors import ClientGone, Unavailable
+from edgelora.server.patience import ENDLESS, Patience
 from edgelora.server.record import note_event
 from edgelora.stream import Stream
 
@@ -30,6 +31,9 @@ class Drain:
         self.begun = True
 
 
+_SHUTTING_DOWN = Unavailable("shutting_down", "The server is shutting down.", "Send the request again.")
+
+
 @dataclass(frozen=True, slots=True)
 class Heard:
     """What came of one choice of an answer."""
@@ -41,20 +45,24 @@ class Heard:
 Events = AsyncGenerator[Event | None]
 
 
-async def follow(stream: Stream, *, receive: Receive, drain: Drain, tick: float) -> Events:
+async def follow(
+    stream: Stream, *, receive: Receive, drain: Drain, tick: float, patience: Patience = ENDLESS
+) -> Events:
     """`follow_all` of one generation."""
-    async with aclosing(follow_all((stream,), receive=receive, drain=drain, tick=tick)) as heard:
+    everything = follow_all((stream,), receive=receive, drain=drain, tick=tick, patience=patience)
+    async with aclosing(everything) as heard:
         async for one in heard:
             yield None if one is None else one.event
 
 
 async def follow_all(
-    streams: Sequence[Stream], *, receive: Receive, drain: Drain, tick: float
+    streams: Sequence[Stream], *, receive: Receive, drain: Drain, tick: float, patience: Patience = ENDLESS
 ) -> AsyncGenerator[Heard | None]:
     """The events of an answer's choices as they come, to the end of each, or to the first Failed; None after each
     `tick` seconds of silence. Close it to cancel the generations.
 
-    Raises ClientGone as soon as the client hangs up. When draining is cut the last event is Failed(Unavailable).
+    Raises ClientGone as soon as the client hangs up. When draining is cut the last event is Failed(Unavailable), when
+    `patience` is at its end what that says.
     The request's body must have been read: only then does `receive` wait for the disconnect. The caller is charged for
     the tokens of prompt and answer, or, of an answer that was cut short, for what was sent of it.
     """
@@ -63,13 +71,17 @@ async def follow_all(
     cut = asyncio.create_task(drain.cut.wait())
     upcoming = {choice: asyncio.create_task(_next(one)) for choice, one in enumerate(events)}
     tokens = dict.fromkeys(upcoming, 0)
+    clock = asyncio.get_running_loop().time
+    began = clock()
     try:
         while upcoming:
-            await asyncio.wait({*upcoming.values(), gone, cut}, timeout=tick, return_when=asyncio.FIRST_COMPLETED)
+            placed = any(stream.placed for stream in streams)
+            pause = min(tick, patience.left(clock() - began, placed=placed))
+            await asyncio.wait({*upcoming.values(), gone, cut}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
             if gone.done():
                 raise ClientGone
-            if cut.done():
-                why = Unavailable("shutting_down", "The server is shutting down.", "Send the request again.")
+            why = _SHUTTING_DOWN if cut.done() else patience.spent(clock() - began, placed=placed)
+            if why is not None:
                 yield Heard(0, Failed(why))
                 return
             come = [choice for choice, task in upcoming.items() if task.done()]

@@ -14,6 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from anyio import to_thread
+from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from edgelora.core import AdapterUse, Failed, Finished, SamplingParams, TextDelta
@@ -27,6 +28,7 @@ from edgelora.server.options import ServerOptions
 from edgelora.server.runtime import Runtime
 from edgelora.server.schemas import Generation
 from edgelora.server.sse import Head, Shape, SseWriter, total, whole_answer
+from edgelora.server.together_words import from_together, in_its_words
 from edgelora.server.wording import Wording
 from edgelora.stream import Stream
 
@@ -70,14 +72,17 @@ class GenerationApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw = await read_json(scope, receive, self.options)
         job = await to_thread.run_sync(lambda: self.start(self.runtime, parse_object(raw)))
+        shape = in_its_words(self.shape) if from_together(Headers(scope=scope)) else self.shape
         tick = self.options.keepalive_seconds
-        async with aclosing(follow_all(job.streams, receive=receive, drain=self.drain, tick=tick)) as events:
+        async with aclosing(
+            follow_all(job.streams, receive=receive, drain=self.drain, tick=tick, patience=self.options.patience)
+        ) as events:
             if job.body.stream:
-                await self._send_stream(job, events, send)
+                await self._send_stream(job, shape, events, send)
             else:
-                await self._send_whole(job, events, send)
+                await self._send_whole(job, shape, events, send)
 
-    async def _send_whole(self, job: Job, events: AsyncGenerator[Heard | None], send: Send) -> None:
+    async def _send_whole(self, job: Job, shape: Shape, events: AsyncGenerator[Heard | None], send: Send) -> None:
         deltas: list[list[TextDelta]] = [[] for _ in job.streams]
         ends: dict[int, Finished] = {}
         async for heard in events:
@@ -91,17 +96,15 @@ class GenerationApp:
                 ends[heard.choice] = heard.event
         choices = [job.wording().whole(said, ends[choice].reason) for choice, said in enumerate(deltas)]
         usage = total([end.usage for end in ends.values()])
-        await send_reply(
-            send, 200, JSON_HEADERS, whole_answer(self._head(job), self.shape, choices=choices, usage=usage)
-        )
+        await send_reply(send, 200, JSON_HEADERS, whole_answer(self._head(job), shape, choices=choices, usage=usage))
 
-    async def _send_stream(self, job: Job, events: AsyncGenerator[Heard | None], send: Send) -> None:
+    async def _send_stream(self, job: Job, shape: Shape, events: AsyncGenerator[Heard | None], send: Send) -> None:
         first = await anext(events)
         if first is not None and isinstance(first.event, Failed):
             # Nothing has been sent yet, so the client can have a status and not only a frame.
             raise first.event.error
         wordings = [job.wording() for _ in job.streams]
-        writer = SseWriter(self._head(job), self.shape, wordings, include_usage=job.body.include_usage)
+        writer = SseWriter(self._head(job), shape, wordings, include_usage=job.body.include_usage)
         await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
         await send_frames(send, writer.opening() + writer.event(first))
         async for heard in events:

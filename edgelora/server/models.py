@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from edgelora.server.runtime import Runtime
+from edgelora.server.together_words import from_together
 from edgelora.service import ModelCard
 
 OWNER = "edgelora"
@@ -17,8 +18,11 @@ class ModelsRoutes:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
 
-    async def list(self, _request: Request) -> Response:
+    async def list(self, request: Request) -> Response:
         cards = await to_thread.run_sync(self._runtime.models)
+        if from_together(request.headers):
+            # To its client the list is the bare array that its own service sends.
+            return _json([{**_fields(card), "type": "chat"} for card in cards])
         return _json({"object": "list", "data": [_fields(card) for card in cards]})
 
     async def retrieve(self, request: Request) -> Response:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgelora.server.patience import DEFAULT, Patience
+
 DEFAULT_HOST = "localhost"
 DEFAULT_PORT = 8321
 MIB = 1 << 20
@@ -44,3 +46,5 @@ class ServerOptions:
     """Whether each request is logged in one line: names, numbers and times, nothing of its content."""
     drain_seconds: float = 30.0
     """How long running answers may go on after the server was told to end."""
+    patience: Patience = DEFAULT
+    """How long a request may wait for its place, and take altogether."""

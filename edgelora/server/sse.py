@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -23,6 +23,8 @@ class Shape:
     id_prefix: str
     object: str
     chunk_object: str
+    finish: Callable[[Fields], Fields] = lambda fields: fields
+    """What is changed in every piece before it is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Head:
 def whole_answer(head: Head, shape: Shape, *, choices: Sequence[Ending], usage: Usage) -> bytes:
     """The JSON of an answer that is not streamed."""
     worded = [_choice(index, one.said[-1], one.reason) for index, one in enumerate(choices)]
-    return msgspec.json.encode({**_fields(head, shape.object, worded), "usage": usage_fields(usage)})
+    return msgspec.json.encode(shape.finish({**_fields(head, shape.object, worded), "usage": usage_fields(usage)}))
 
 
 class SseWriter:
@@ -84,7 +86,8 @@ class SseWriter:
 
     def _chunk(self, choice: Fields) -> bytes:
         fields = _fields(self._head, self._shape.chunk_object, [choice])
-        return _frame(msgspec.json.encode({**fields, "usage": None} if self._include_usage else fields))
+        fields = self._shape.finish({**fields, "usage": None} if self._include_usage else fields)
+        return _frame(msgspec.json.encode(fields))
 
     def _usage_chunk(self, usage: Usage) -> bytes:
         fields = _fields(self._head, self._shape.chunk_object, [])

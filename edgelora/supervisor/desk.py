@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
@@ -50,6 +51,11 @@ class Desk:
         self._engine: Engine | None = None
         self._witness: Witness | None = None
         self._told = NOTHING
+        self._lock = threading.Lock()
+        self._compiling: queue.SimpleQueue[messages.Submit] = queue.SimpleQueue()
+        self._compiled: dict[str, bool] = {}
+        """Requests on their way through `_compile`; True: cancelled meanwhile."""
+        threading.Thread(target=self._compile, name="edgelora-constraints", daemon=True).start()
 
     def open(self, engine: Engine, witness: Witness) -> None:
         """From here on there is somebody to obey."""
@@ -59,10 +65,14 @@ class Desk:
     def obey(self, commands: Sequence[messages.Command]) -> None:
         for command in commands:
             match command:
+                case messages.Submit() if command.request.sampling.constraint is not None:
+                    with self._lock:
+                        self._compiled[command.request.id] = False
+                    self._compiling.put(command)
                 case messages.Submit():
                     self._submit(command)
-                case messages.Cancel(id) if self._engine is not None:
-                    self._engine.cancel(id)
+                case messages.Cancel(id):
+                    self._cancel(id)
                 case messages.Fetch():
                     self._fetch(command)
                 case messages.Ping():
@@ -85,6 +95,22 @@ class Desk:
         if stats != self._told:
             self._outbox.put(messages.Stats(*without_same(stats, self._told)))
             self._told = stats
+
+    def _compile(self) -> None:
+        """Apart from the thread that reads commands: a constraint takes its time, and a cancel may not wait."""
+        while True:
+            command = self._compiling.get()
+            self._submit(command)
+            with self._lock:
+                cancelled = self._compiled.pop(command.request.id, False)
+            if cancelled:
+                self._known().cancel(command.request.id)
+
+    def _cancel(self, request_id: str) -> None:
+        with self._lock:
+            if request_id in self._compiled:
+                self._compiled[request_id] = True
+        self._known().cancel(request_id)
 
     def _submit(self, command: messages.Submit) -> None:
         request, wanted = command.request, command.keep

@@ -4,6 +4,7 @@ to be told of. The caller holds a lock.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from edgelora.core import AdapterRef
 from edgelora.errors import BackendError, EdgeloraError
 from edgelora.supervisor import messages
 from edgelora.supervisor.flights import ATTEMPTS
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -61,8 +64,7 @@ class Fetching:
     def again(self) -> list[messages.Fetch]:
         """For a new process: the pins there were, and what still waits."""
         waiting = list(self._wishes)
-        pins = [self.begin(ref, pin=True, instead_of=None)[0].number for ref in self._pinned.values()]
-        return [self.send(number) for number in (*pins, *waiting)]
+        return [self.send(number) for number in (*map(self._pin_again, self._pinned.values()), *waiting)]
 
     def send(self, number: int) -> messages.Fetch:
         """What to give to a process."""
@@ -80,6 +82,16 @@ class Fetching:
                 del self._wishes[number]
                 gone.append(wish.done)
         return gone
+
+    def _pin_again(self, ref: AdapterRef) -> int:
+        command, done = self.begin(ref, pin=True, instead_of=None)
+        done.add_done_callback(lambda done: _check_pin(ref, done))
+        return command.number
+
+
+def _check_pin(ref: AdapterRef, done: Future[bool]) -> None:
+    if (error := done.exception()) is not None:
+        _log.warning("Adapter %s is not pinned any more: %s", ref, error)
 
 
 def tell(done: Future[bool], outcome: bool | EdgeloraError) -> None:

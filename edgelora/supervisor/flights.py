@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from edgelora.core import Request, Timings
+from edgelora.core import AdapterRef, Request, Timings
 from edgelora.errors import UsageError
 from edgelora.failures import queue_full
 from edgelora.prefixes.cache import Keep
@@ -69,6 +69,12 @@ class Flights:
     def took(self, timings: Timings) -> None:
         """One finished."""
         self.patience += _RECENT * (timings.prefill + timings.decode - self.patience)
+
+    def give_up(self, ref: AdapterRef) -> None:
+        """Nobody who needs this adapter is sent again."""
+        for flight in self:
+            if any(use.ref.key == ref.key for use in flight.request.adapters):
+                flight.attempts = ATTEMPTS
 
     def crash(self) -> list[Flight]:
         """The process died: removes and returns those that end with it. The others are to be sent again."""

@@ -4,7 +4,6 @@ nobody saw anything of, pins, statistics. Who keeps it running is the supervisor
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from concurrent.futures import Future
@@ -15,7 +14,7 @@ from edgelora.adapters.pool import Pool
 from edgelora.adapters.quarantine import Quarantine
 from edgelora.backends.base import Capabilities, Vocabulary
 from edgelora.core import AdapterRef, Failed, Progress, Request
-from edgelora.errors import BackendError, Cancelled, EdgeloraError, StorageError
+from edgelora.errors import Cancelled, EdgeloraError
 from edgelora.failures import check_tokens, engine_stopped
 from edgelora.prefixes.cache import Keep
 from edgelora.sampling import Sampler
@@ -23,6 +22,7 @@ from edgelora.scheduler import Scheduler
 from edgelora.stats import EngineHealth, EngineStats
 from edgelora.stream import Stream
 from edgelora.supervisor import messages
+from edgelora.supervisor.blame import Blame
 from edgelora.supervisor.faults import error_of
 from edgelora.supervisor.fetching import Fetching, lost, tell
 from edgelora.supervisor.flights import Flight, Flights
@@ -31,11 +31,8 @@ from edgelora.supervisor.process import EngineProcess
 from edgelora.supervisor.said import Said
 from edgelora.supervisor.status import Status
 from edgelora.supervisor.supervisor import Supervisor
-from edgelora.supervisor.suspects import Suspects
 from edgelora.supervisor.totals import Totals
 from edgelora.supervisor.watch import Times
-
-_log = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 10.0
 """What a close may take beyond its timeout: twice the engine's own, which runs in the other process."""
@@ -58,7 +55,6 @@ class RemoteEngine:
         """`printed`: a file for what the process prints."""
         self._first = first
         self._vocabulary = vocabulary
-        self._quarantine = quarantine
         self._progress: Progress | None = None
         self._changed = threading.Condition(threading.RLock())
         self._status = Status(time.monotonic())
@@ -66,9 +62,7 @@ class RemoteEngine:
         self._fetching = Fetching()
         self._keeping = Keeping()
         self._totals = Totals()
-        self._suspects = Suspects()
-        self._known: dict[Path, AdapterRef] = {}
-        """Every adapter that was ever asked for, by where it lies."""
+        self._blame = Blame(quarantine)
         self._process: EngineProcess | None = None
         """The one that is ready."""
         self._opened: messages.Ready | None = None
@@ -122,7 +116,7 @@ class RemoteEngine:
             check_tokens(request, self._vocabulary)
             flight = Flight(request, stream, keep, since=now, sent=now)
             self._flights.take(flight, capacity=rules.capacity)
-            self._known.update((use.ref.path, use.ref) for use in request.adapters)
+            self._blame.know(use.ref for use in request.adapters)
             self._send(process, flight)
         self._supervisor.wake()
         return stream
@@ -143,7 +137,7 @@ class RemoteEngine:
         with self._changed:
             if self._status.error is not None:
                 raise self._status.error
-            self._known[ref.path] = ref
+            self._blame.know([ref])
             if instead_of is not None and not pin:  # A pin ends, whether or not there is a process to hear of it.
                 self._fetching.forget(instead_of)
                 self._tell_rules()
@@ -215,27 +209,26 @@ class RemoteEngine:
             case messages.Kept():
                 self._keeping.settle(event)
             case messages.Trying(phase, paths):
-                self._suspects.trying(phase, paths)
+                self._blame.trying(phase, paths)
             case messages.Loading(label, done, total):
                 self._loading(label, done, total)
 
     def ended(self, why: str, *, blamed: bool) -> None:
-        crash = lost(why)
         with self._changed:
             self._process = None
             stopped = self._status.error is not None
             if not stopped:
                 self._status.ended(why)
             self._totals.ended()
-            guilty = [self._known[path] for path in self._suspects.ended(blamed=blamed) if path in self._known]
+            for ref in self._blame.ended(why, blamed=blamed):
+                self._fetching.forget(ref)
+                self._flights.give_up(ref)
             flights, fetches = self._flights.crash(), self._fetching.crash(stopped=stopped)
-        error = crash if blamed or not stopped else engine_stopped(_CUT)
+        error = lost(why) if blamed or not stopped else engine_stopped(_CUT)
         for flight in flights:
             self._fail(flight, Cancelled() if flight.cancelled else error)
         for done in fetches:
             tell(done, error)
-        for ref in guilty:
-            self._condemn(ref, why)
 
     def waiting(self, why: str, seconds: float) -> None:
         with self._changed:
@@ -300,8 +293,6 @@ class RemoteEngine:
             if command.pin and outcome is True:
                 self._fetching.pinned(command)
                 self._tell_rules()
-        if isinstance(outcome, EdgeloraError) and command.pin:
-            _log.warning("Adapter %s is not pinned: %s", command.ref, outcome)
         tell(done, outcome)
 
     def _loading(self, label: str, done: int, total: int) -> None:
@@ -310,18 +301,3 @@ class RemoteEngine:
             progress = self._progress
         if progress is not None:
             progress(label, done, total)
-
-    def _condemn(self, ref: AdapterRef, why: str) -> None:
-        _log.error("Adapter %s crashed the engine twice and is not run any more (%s).", ref, why)
-        if self._quarantine is not None:
-            try:
-                self._quarantine.add(ref, why)
-            except StorageError as error:
-                _log.error("Its quarantine cannot be kept: %s", error)
-        with self._changed:
-            self._fetching.forget(ref)
-            users = [f for f in self._flights if any(use.ref.key == ref.key for use in f.request.adapters)]
-            for flight in users:
-                self._flights.land(flight.request.id)
-        for flight in users:
-            self._fail(flight, BackendError("engine_crash", f"Adapter {ref} crashed the engine ({why}).", "Leave it."))

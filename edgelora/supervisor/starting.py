@@ -13,6 +13,7 @@ from edgelora.config import Settings
 from edgelora.opening import Setup, open_backend, open_vocabulary
 from edgelora.supervisor import messages
 from edgelora.supervisor.remote import RemoteEngine
+from edgelora.supervisor.watch import Times
 
 if TYPE_CHECKING:
     from edgelora.backends.base import Backend
@@ -30,7 +31,9 @@ class Asked(msgspec.Struct, frozen=True):
     settings: Settings
 
 
-def start_engine(library: Library, record: BaseRecord, setup: Setup, settings: Settings) -> RemoteEngine:
+def start_engine(
+    library: Library, record: BaseRecord, setup: Setup, settings: Settings, *, times: Times | None = None
+) -> RemoteEngine:
     """The engine over `record`, whose process begins to load it now. Raises BaseError, BackendError."""
     vocabulary = open_vocabulary(record)
     store = library.prefixes()
@@ -49,7 +52,7 @@ def start_engine(library: Library, record: BaseRecord, setup: Setup, settings: S
         prefixes,
     )
     printed = settings.directories.state / "engine.log"
-    return RemoteEngine(first, vocabulary=vocabulary, quarantine=library.quarantine(), printed=printed)
+    return RemoteEngine(first, vocabulary=vocabulary, quarantine=library.quarantine(), printed=printed, times=times)
 
 
 def open_base(argument: bytes, progress: Progress) -> Backend:

@@ -19,6 +19,8 @@ class Times:
     silent: float = 60.0
     """Seconds without an answer to a look. It comes from a thread of its own: only a process that is stopped, or native
     code that holds the interpreter, is silent."""
+    first: float = 300.0
+    """Seconds until the first answer: a process that starts reads its modules from a disk that may be busy."""
     least_delay: float = 0.25
     """Before the second start in a row; doubled with each one more."""
     most_delay: float = 30.0
@@ -34,6 +36,7 @@ class Watch:
     def __init__(self, times: Times) -> None:
         self._times = times
         self._unanswered = 0
+        self._limit = times.first
         self._call = -1
         self._same = 0
         """Turns in which this very call ran."""
@@ -41,13 +44,13 @@ class Watch:
     def looked(self) -> str | None:
         """A turn went by, and the process is asked again. Why it is given up, or None."""
         self._unanswered += 1
-        if (self._unanswered - 1) * self._times.turn >= self._times.silent:
-            return f"it did not answer for {self._times.silent:g} seconds"
+        if (self._unanswered - 1) * self._times.turn >= self._limit:
+            return f"it did not answer for {self._limit:g} seconds"
         return None
 
     def answered(self, call: int, bound: float | None) -> str | None:
         """Its answer: as `messages.Pong`."""
-        self._unanswered = 0
+        self._unanswered, self._limit = 0, self._times.silent
         if bound is None or call != self._call:
             self._call, self._same = call, 0
             return None

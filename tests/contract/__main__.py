@@ -7,10 +7,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.contract.names import names_on
+from tests.contract.names import known_server
 from tests.contract.runner import run
-from tests.support.server import serving
-from tests.support.service import FakeService
 
 
 def main() -> int:
@@ -20,12 +18,9 @@ def main() -> int:
     parser.add_argument("--only", help="operations whose path has this in it")
     options = parser.parse_args()
     began = time.perf_counter()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        FakeService(Path(folder), adapters={"a": "Yes."}) as service,
-        serving(service) as server,
-    ):
-        outcome = run(server.url, names_on(server), examples=options.examples, seed=options.seed, only=options.only)
+    with tempfile.TemporaryDirectory() as folder, known_server(Path(folder)) as known:
+        url = known.manager.server.url
+        outcome = run(url, known, examples=options.examples, seed=options.seed, only=options.only)
     for finding in outcome.findings:
         print(finding)
     statuses = ", ".join(f"{status} {count}" for status, count in sorted(outcome.statuses.items()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import hypothesis
@@ -20,6 +19,8 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+
+from tests.contract.names import ADAPTER, MODEL, Known
 
 CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
 ON_WRONG = [*CHECKS, negative_data_rejection]
@@ -38,17 +39,7 @@ class Outcome:
     findings: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Names:
-    """What is there."""
-
-    model: str
-    adapter: str
-    id_for: Callable[[str], str]
-    """From an operation's path to an id that it may be called with, made anew where the call uses it up."""
-
-
-def run(url: str, names: Names, *, examples: int, seed: int, only: str | None = None) -> Outcome:
+def run(url: str, known: Known, *, examples: int, seed: int, only: str | None = None) -> Outcome:
     """`examples` right requests and as many wrong ones for each operation; `only`: of paths with this in them."""
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
     outcome = Outcome()
@@ -59,7 +50,7 @@ def run(url: str, names: Names, *, examples: int, seed: int, only: str | None = 
             # An id in a path is a text like any other: what is wrong about a request stands in its body or its query.
             wrong = (GenerationMode.NEGATIVE,) if operation.body or operation.query else ()
             for mode in (GenerationMode.POSITIVE, *wrong):
-                _try(operation, mode, outcome, names=names, url=url, examples=examples, seed=seed)
+                _try(operation, mode, outcome, known=known, url=url, examples=examples, seed=seed)
     return outcome
 
 
@@ -68,7 +59,7 @@ def _try(
     mode: GenerationMode,
     outcome: Outcome,
     *,
-    names: Names,
+    known: Known,
     url: str,
     examples: int,
     seed: int,
@@ -82,8 +73,8 @@ def _try(
     def one(case: schemathesis.Case) -> None:
         _bound(case)
         if mode is GenerationMode.POSITIVE:
-            _ground(case, names)
-        reply = case.call(base_url=url, timeout=REQUEST_SECONDS)
+            _ground(case, known)
+        reply = case.call(base_url=url, headers=known.headers, timeout=REQUEST_SECONDS)
         outcome.tried += 1
         outcome.statuses[reply.status_code] += 1
         if reply.status_code < 300:
@@ -103,19 +94,20 @@ def _try(
         outcome.findings.append(f"{operation.label}: {error}")
 
 
-def _ground(case: schemathesis.Case, names: Names) -> None:
+def _ground(case: schemathesis.Case, known: Known) -> None:
     """Have right requests name what there is: what is not there is refused before anything else is looked at."""
     if isinstance(case.body, dict):
         if case.body.get("model") is not None:
-            case.body["model"] = names.model
+            case.body["model"] = MODEL
         case.body.pop("previous_response_id", None)
         for part in case.body.get("adapters") or ():
-            part["name"] = names.adapter
+            part["name"] = ADAPTER
         for name in ("messages", "input"):
             if isinstance(case.body.get(name), list):
                 case.body[name] = [{"role": "user", "content": "Hi"}]
-    if "id" in case.path_parameters:
-        case.path_parameters["id"] = names.id_for(case.path)
+    for name, value in known.parameters(case.method, case.path).items():
+        if name in case.path_parameters:
+            case.path_parameters[name] = value
 
 
 def _bound(case: schemathesis.Case) -> None:

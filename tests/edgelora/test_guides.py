@@ -119,9 +119,11 @@ def test_any_object_is_an_object() -> None:
 
 
 def test_spaces_come_to_an_end() -> None:
-    """Indented text is fine; a model that writes nothing but spaces is stopped."""
+    """Indented text is fine; a model that would write nothing but spaces is not let."""
     assert accepts(schema(PERSON), json.dumps({"name": "x", "kind": "a"}, indent=4))
-    assert not accepts(schema(PERSON), "{" + " " * 33)
+    assert accepts(schema(PERSON), json.dumps({"name": "x", "kind": "a"}))
+    for waste in ("  ", "\n\n", "\n" + " " * 33):
+        assert not accepts(schema(PERSON), "{" + waste + '"name": "x", "kind": "a"}')
 
 
 CLOSED = {"type": "object", "additionalProperties": False}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgelora.core import SamplingParams
 from edgelora.errors import BackendError, UsageError
-from edgelora.sampling import Sampler, candidates, penalize, top, validate
+from edgelora.sampling import Sampler, candidates, discourage, penalize, top, validate
 
 VOCAB = 128_256
 
@@ -126,6 +126,32 @@ def test_the_penalty_pushes_seen_tokens_down() -> None:
     assert penalize(logits, (), 2.0) is logits and penalize(logits, (1,), 1.0) is logits
 
 
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, 9), max_size=20), st.sampled_from([-2.0, 0.0, 0.7]), st.sampled_from([-0.5, 0.0, 2.0]))
+def test_openai_s_penalties_follow_their_definition(said: list[int], presence: float, frequency: float) -> None:
+    """logit - (it was said) * presence - (times it was said) * frequency; the input stays."""
+    logits = random_logits(4, 10)
+    before, counts = logits.copy(), Counter(said)
+    found = discourage(logits, counts, presence=presence, frequency=frequency)
+    wanted = [float(value) - (t in counts) * presence - counts[t] * frequency for t, value in enumerate(logits)]
+    assert found == pytest.approx(wanted, abs=1e-5) and np.array_equal(logits, before)
+
+
+def test_openai_s_penalties_count_the_answer_alone() -> None:
+    """The prompt's tokens are free; each of the answer's costs once more."""
+    sampler = Sampler(SamplingParams(frequency_penalty=1.5), (0, 0, 0))
+    assert [sampler.choose(array([5.0, 4.0, 3.0])) for _ in range(4)] == [0, 1, 0, 2]
+
+
+def test_bias_is_added() -> None:
+    """For the tokens it names; 100 either way as good as decides."""
+    logits = array([5.0, 4.0, 3.0])
+    assert Sampler(SamplingParams(logit_bias=((2, 1.9),)), ()).choose(logits) == 0
+    assert Sampler(SamplingParams(logit_bias=((2, 2.1),)), ()).choose(logits) == 2
+    hot = Sampler(SamplingParams(temperature=2.0, seed=1, logit_bias=((0, -100.0), (1, -100.0))), ())
+    assert {hot.choose(logits) for _ in range(50)} == {2} and logits.tolist() == [5.0, 4.0, 3.0]
+
+
 def test_the_penalty_looks_at_the_latest_tokens() -> None:
     """The prompt counts, chosen tokens count, and both are forgotten after repeat_last_n."""
     sampler = Sampler(SamplingParams(repeat_penalty=10.0, repeat_last_n=2), (0, 1))
@@ -163,6 +189,13 @@ def test_forbidden_tokens_are_never_chosen() -> None:
         ("min_p", 1.5),
         ("repeat_penalty", 0.0),
         ("repeat_penalty", math.inf),
+        ("presence_penalty", 2.1),
+        ("frequency_penalty", -2.1),
+        ("logit_bias", ((1, 100.5),)),
+        ("logit_bias", ((-1, 1.0),)),
+        ("logit_bias", ((1, 1.0), (1, 2.0))),
+        ("logit_bias", tuple((n, 0.0) for n in range(1025))),
+        ("logprobs", 21),
         ("repeat_last_n", -1),
         ("repeat_last_n", 1 << 70),
         ("seed", 1 << 64),

@@ -46,7 +46,7 @@ class Background:
             await asyncio.wait({task})
 
     async def _work(self, begun: Begun) -> None:
-        writer = ResponseWriter(begun.response)
+        writer = ResponseWriter(begun.response, begun.manner)
         try:
             async with aclosing(follow(begun.stream, receive=_nobody, drain=self._drain, tick=_TICK_SECONDS)) as events:
                 async for event in events:

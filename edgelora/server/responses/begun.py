@@ -9,7 +9,8 @@ from typing import Any
 
 from edgelora.errors import EdgeloraError
 from edgelora.server.caller import caller
-from edgelora.server.chat import start_chat
+from edgelora.server.chat import begin_chat
+from edgelora.server.chat_wording import Manner
 from edgelora.server.responses.asking import chat_body, in_our_words
 from edgelora.server.responses.body import ResponsesBody, input_items, new_id, parse_responses
 from edgelora.server.responses.store import Kept, ResponseStore
@@ -24,6 +25,7 @@ class Begun:
     response: ResponseObject
     """In progress, without output."""
     stream: Stream
+    manner: Manner
     before: tuple[Item, ...]
     inputs: tuple[Item, ...]
     owner: str
@@ -37,10 +39,10 @@ def begin(runtime: Runtime, store: ResponseStore, raw: dict[str, object]) -> Beg
     body = parse_responses(raw)
     before, inputs, owner = said(store, body)
     try:
-        job = start_chat(runtime, chat_body(raw, body, (*before, *inputs)))
+        job, manner = begin_chat(runtime, chat_body(raw, body, (*before, *inputs)))
     except EdgeloraError as error:
         raise in_our_words(error) from None
-    return Begun(body, _response(runtime, raw, body), job.streams[0], before, inputs, owner)
+    return Begun(body, _response(runtime, raw, body), job.streams[0], manner, before, inputs, owner)
 
 
 def said(store: ResponseStore, body: ResponsesBody) -> tuple[tuple[Item, ...], tuple[Item, ...], str]:
@@ -70,9 +72,16 @@ def _response(runtime: Runtime, raw: Mapping[str, Any], body: ResponsesBody) -> 
         previous_response_id=body.previous_response_id,
         store=body.store is not False,
         temperature=defaults.temperature if body.temperature is None else body.temperature,
-        text={"format": {"type": "text"}},
-        tool_choice="auto",
-        tools=[],
+        text=(raw.get("text") or {}) | {"format": _format(raw)},
+        tool_choice=body.tool_choice or "auto",
+        tools=list(raw.get("tools") or ()),
+        top_logprobs=body.top_logprobs or 0,
+        parallel_tool_calls=body.parallel_tool_calls is not False,
         top_p=defaults.top_p if body.top_p is None else body.top_p,
         user=user if isinstance(user, str) else None,
     )
+
+
+def _format(raw: Mapping[str, Any]) -> dict[str, Any]:
+    wanted = (raw.get("text") or {}).get("format")
+    return {"type": "text"} if wanted is None else dict(wanted)

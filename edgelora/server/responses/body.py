@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
 from edgelora.core import MAX_ADAPTERS
 from edgelora.errors import UsageError
-from edgelora.server.responses.types import InputText, Item, MessageItem, OutputText
+from edgelora.sampling import MAX_LOGPROBS
+from edgelora.server.responses.types import (
+    FunctionCallItem,
+    FunctionOutputItem,
+    InputText,
+    Item,
+    MessageItem,
+    OutputText,
+)
 from edgelora.server.schemas import (
     AdapterPart,
     Inert,
@@ -23,28 +31,24 @@ from edgelora.server.schemas import (
     refuse_unsupported,
     typed,
 )
+from edgelora.server.tool_fields import MAX_TOOLS, Choice, FunctionName
 
 OUTER_INERT: Inert = {
     "background_options": ({},),
     "context_management": ([],),
     "conversation": (),
     "image": ({},),
-    "include": ([], ["reasoning.encrypted_content"]),
     "max_tool_calls": (),
     "moderation": (),
     "prompt": (),
     "reasoning": ({}, {"effort": "none"}, {"effort": None, "summary": None}),
     "service_tier": ("auto", "default"),
-    "tool_choice": ("none", "auto"),
-    "tools": ([],),
-    "top_logprobs": (0,),
     "truncation": ("disabled",),
 }
 """Known fields that are not supported, each with the values that ask for nothing."""
 
 _INNER_INERT: Inert = {
     "stream_options.include_obfuscation": (False,),
-    "text.format": ({"type": "text"},),
     "text.verbosity": ("medium",),
 }
 """The same, of fields within others."""
@@ -60,22 +64,49 @@ class InputPart(Struct, frozen=True):
     text: str | None = None
 
 
+Content = str | list[InputPart]
+
+
 class InputItem(Struct, frozen=True):
-    """One item of `input`: a message, in OpenAI's long form or its short one, without a type."""
+    """One item of `input`: a message, in OpenAI's long form or its short one, without a type; a call; its result."""
 
     type: str = "message"
     id: str | None = None
     role: str | None = None
-    content: str | list[InputPart] | None = None
+    content: Content | None = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+    output: Content | None = None
 
 
 class ResponsesStreamOptions(Struct, frozen=True):
     include_obfuscation: bool | None = None
 
 
+class TextFormat(Struct, frozen=True):
+    type: Literal["text", "json_object", "json_schema"]
+    name: str | None = None
+    schema: dict[str, Any] | None = None
+
+
 class TextConfig(Struct, frozen=True):
-    format: dict[str, Any] | None = None
+    format: TextFormat | None = None
     verbosity: str | None = None
+
+
+class FunctionTool(Struct, frozen=True):
+    type: Literal["function"]
+    name: FunctionName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+    """Accepted either way: arguments always are what `parameters` says where a call is required."""
+
+
+LOGPROBS = "message.output_text.logprobs"
+Included = Literal["message.output_text.logprobs", "reasoning.encrypted_content"]
+"""The second asks for what this server's answers never have."""
 
 
 MetadataText = Annotated[str, Meta(max_length=512)]
@@ -94,6 +125,11 @@ class ResponsesBody(Struct, frozen=True, kw_only=True):
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Share | None = None
     text: TextConfig | None = None
+    tools: Annotated[list[FunctionTool], Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Choice | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    include: list[Included] | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     metadata: Annotated[dict[Annotated[str, Meta(max_length=64)], MetadataText], Meta(max_length=16)] | None = None
     adapters: Annotated[list[AdapterPart], Meta(max_length=MAX_ADAPTERS)] | None = None
     """edgelora's own: several at once, as in a chat."""
@@ -118,6 +154,8 @@ def parse_responses(raw: dict[str, object]) -> ResponsesBody:
         check_text(body.instructions, "instructions")
     if body.stream_options is not None and not body.stream:
         raise invalid("stream_options", "is only allowed together with 'stream': true")
+    if body.top_logprobs and LOGPROBS not in (body.include or ()):
+        raise invalid("top_logprobs", f"is only allowed together with {LOGPROBS!r} in 'include'")
     if body.background and body.stream:
         raise invalid("background", "cannot be streamed: send one of 'background' and 'stream'")
     if body.background and body.store is False:
@@ -147,26 +185,52 @@ def new_id(kind: str) -> str:
 
 
 def _item(item: InputItem, at: str) -> Item:
-    if item.type != "message":
-        raise UsageError(
-            "unsupported_parameter",
-            f"The item type {item.type!r} is not supported.",
-            "Send messages.",
-            param=f"{at}type",
+    if item.type == "message":
+        return _message(item, at)
+    if item.type == "function_call":
+        name, arguments = _given(item.name, f"{at}name"), _given(item.arguments, f"{at}arguments")
+        call_id = _given(item.call_id, f"{at}call_id")
+        return FunctionCallItem(id=item.id or new_id("fc"), call_id=call_id, name=name, arguments=arguments)
+    if item.type == "function_call_output":
+        if item.output is None:
+            raise missing(f"{at}output")
+        output = "\n".join(_texts(item.output, f"{at}output"))
+        return FunctionOutputItem(
+            id=item.id or new_id("fco"), call_id=_given(item.call_id, f"{at}call_id"), output=output
         )
-    if item.role is None:
-        raise missing(f"{at}role")
-    if item.role not in _ROLES:
+    raise UsageError(
+        "unsupported_parameter",
+        f"The item type {item.type!r} is not supported.",
+        "Send messages, function calls and their outputs.",
+        param=f"{at}type",
+    )
+
+
+def _message(item: InputItem, at: str) -> MessageItem:
+    role: Any = _given(item.role, f"{at}role")
+    if role not in _ROLES:
         raise invalid(f"{at}role", f"must be one of {', '.join(_ROLES)}")
     if item.content is None:
         raise missing(f"{at}content")
-    parts = [InputPart("input_text", item.content)] if isinstance(item.content, str) else item.content
-    if not parts:
-        raise invalid(f"{at}content", "must hold at least one part")
-    texts = [_part_text(part, f"{at}content[{index}]") for index, part in enumerate(parts)]
-    kind = OutputText if item.role == "assistant" else InputText
-    role: Any = item.role
-    return MessageItem(id=item.id or new_id("msg"), role=role, content=[kind(text) for text in texts])
+    kind = OutputText if role == "assistant" else InputText
+    content = [kind(text) for text in _texts(item.content, f"{at}content")]
+    return MessageItem(id=item.id or new_id("msg"), role=role, content=content)
+
+
+def _given(text: str | None, at: str) -> str:
+    if text is None:
+        raise missing(at)
+    check_text(text, at)
+    return text
+
+
+def _texts(content: Content, at: str) -> list[str]:
+    if isinstance(content, str):
+        check_text(content, at)
+        return [content]
+    if not content:
+        raise invalid(at, "must hold at least one part")
+    return [_part_text(part, f"{at}[{index}]") for index, part in enumerate(content)]
 
 
 def _part_text(part: InputPart, at: str) -> str:

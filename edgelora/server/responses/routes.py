@@ -110,14 +110,16 @@ class _Create:
             await send_reply(send, 200, JSON_HEADERS, msgspec.json.encode(begun.response))
             return
         tick = self.options.keepalive_seconds
-        async with aclosing(follow(begun.stream, receive=receive, drain=self.drain, tick=tick)) as events:
+        async with aclosing(
+            follow(begun.stream, receive=receive, drain=self.drain, tick=tick, patience=self.options.patience)
+        ) as events:
             if begun.body.stream:
                 await self._send_stream(begun, events, send)
             else:
                 await self._send_whole(begun, events, send)
 
     async def _send_whole(self, begun: Begun, events: Events, send: Send) -> None:
-        writer = ResponseWriter(begun.response)
+        writer = ResponseWriter(begun.response, begun.manner)
         async for event in events:
             if isinstance(event, Failed):
                 raise event.error
@@ -130,7 +132,7 @@ class _Create:
         if isinstance(first, Failed):
             # Nothing has been sent yet, so the client can have a status and not only an event.
             raise first.error
-        writer = ResponseWriter(begun.response)
+        writer = ResponseWriter(begun.response, begun.manner)
         await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
         await send_frames(send, writer.opening() + self._frames(begun, writer, first))
         async for event in events:

@@ -14,10 +14,20 @@ class InputText(Struct, frozen=True, tag_field="type", tag="input_text"):
     text: str
 
 
+class LikelyPiece(Struct, frozen=True):
+    token: str
+    bytes: list[int]
+    logprob: float
+
+
+class ChosenPiece(LikelyPiece, frozen=True):
+    top_logprobs: list[LikelyPiece]
+
+
 class OutputText(Struct, frozen=True, tag_field="type", tag="output_text"):
     text: str
     annotations: list[Any] = field(default_factory=list)
-    logprobs: list[Any] = field(default_factory=list)
+    logprobs: list[ChosenPiece] = field(default_factory=list)
 
 
 class MessageItem(Struct, frozen=True, kw_only=True, tag_field="type", tag="message"):
@@ -34,7 +44,23 @@ class MessageItem(Struct, frozen=True, kw_only=True, tag_field="type", tag="mess
         return "\n".join(part.text for part in self.content)
 
 
-Item = MessageItem
+class FunctionCallItem(Struct, frozen=True, kw_only=True, tag_field="type", tag="function_call"):
+    id: str
+    call_id: str
+    name: str
+    arguments: str
+    """A JSON object, as text; cut short where the status says so."""
+    status: ItemStatus = "completed"
+
+
+class FunctionOutputItem(Struct, frozen=True, kw_only=True, tag_field="type", tag="function_call_output"):
+    id: str
+    call_id: str
+    output: str
+    status: ItemStatus = "completed"
+
+
+Item = MessageItem | FunctionCallItem | FunctionOutputItem
 """Everything a conversation is made of."""
 
 
@@ -82,13 +108,14 @@ class ResponseObject(Struct, frozen=True, kw_only=True):
     metadata: dict[str, str]
     model: str
     output: list[Item] = field(default_factory=list)
-    parallel_tool_calls: bool = True
+    parallel_tool_calls: bool
     previous_response_id: str | None
     store: bool
     temperature: float
     text: dict[str, Any]
     tool_choice: str | dict[str, Any]
     tools: list[dict[str, Any]]
+    top_logprobs: int = 0
     top_p: float
     truncation: Literal["disabled"] = "disabled"
     usage: ResponseUsage | None = None

@@ -26,7 +26,8 @@ def test_ls_json(installed: Library) -> None:
     """--json has raw bytes and ISO times."""
     told = json.loads(run(make_app(installed), "ls", "--json").stdout)
     assert [one["name"] for one in told] == ["medical-faq", "pirate"]
-    assert told[0].keys() == {"name", "version", "digest", "base", "rank", "bytes", "created"}
+    assert told[0].keys() == {"name", "version", "digest", "base", "rank", "bytes", "created", "quarantined"}
+    assert told[0]["quarantined"] is None
     assert told[0]["bytes"] == installed.store.get("medical-faq").latest.nbytes
     assert told[0]["created"].endswith("+00:00")
 

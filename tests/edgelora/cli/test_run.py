@@ -51,6 +51,41 @@ def test_answer_alone_on_stdout(service: FakeService) -> None:
     assert (done.exit_code, done.stdout, done.stderr) == (0, "Hello.\n", "")
 
 
+PERSON = '{"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}'
+
+
+def test_an_answer_of_a_schema(tmp_path: Path) -> None:
+    """--json-schema holds the answer to the schema in a file."""
+    file, said = tmp_path / "person.json", '{"name": "Ann"}'
+    file.write_text(PERSON)
+    service = FakeService(tmp_path, adapters={"person": said, "talker": "Hello."}, answer=said)
+    done = run(make_app(service=service), "run", "--json-schema", str(file), "Who?")
+    assert (done.exit_code, done.stdout) == (0, said + "\n")
+    assert service.samplings[-1].constraint is not None
+
+
+@pytest.mark.parametrize(
+    ("written", "arguments", "code"),
+    [
+        (None, [], "schema_not_json"),
+        ("{", [], "schema_not_json"),
+        ("[" * 100_000, [], "schema_not_json"),
+        ("5", [], "unsupported_schema"),
+        ('{"not": {}}', [], "unsupported_schema"),
+        (PERSON, ["--stop", "x"], "stop_in_json"),
+    ],
+)
+def test_a_schema_that_cannot_be_used(
+    service: FakeService, tmp_path: Path, written: str | None, arguments: list[str], code: str
+) -> None:
+    """What is wrong with it is told, and nothing is answered."""
+    file = tmp_path / "schema.json"
+    if written is not None:
+        file.write_text(written)
+    done = run(make_app(service=service), "run", "--json", "--json-schema", str(file), *arguments, "Who?")
+    assert (done.exit_code, done.stdout) == (2, "") and json.loads(done.stderr)["error"]["code"] == code
+
+
 def test_words_make_the_prompt(service: FakeService) -> None:
     """A prompt needs no quotes."""
     run(make_app(service=service), "run", "What", "is", "this?", stdin="not read")

@@ -68,12 +68,13 @@ def test_a_long_wait_is_filled_with_comments(server: RunningServer, service: Fak
 
 @pytest.mark.parametrize("body", [CHAT, STREAM])
 def test_a_failure_before_the_first_token_has_a_status(
-    server: RunningServer, service: FakeService, gate: Turnstile, body: dict[str, Any]
+    service: FakeService, gate: Turnstile, body: dict[str, Any]
 ) -> None:
     """An adapter that cannot be loaded is the same plain error whether the client streams or not."""
     service.backend.load_error = AdapterCorrupt("adapter_corrupt", "The file is cut short.", "Add it again.")
     gate.open()
-    reply = server.post("/v1/chat/completions", {**body, "model": "medical-faq"})
+    with serving(service) as server:  # no comment fills a wait so short
+        reply = server.post("/v1/chat/completions", {**body, "model": "medical-faq"})
     assert (reply.status, reply.error["code"]) == (400, "adapter_corrupt")
 
 

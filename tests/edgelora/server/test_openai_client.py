@@ -36,6 +36,13 @@ def test_models_list(client: openai.OpenAI) -> None:
     assert (models["tiny"].model_extra or {})["parent"] is None
 
 
+def test_together_gets_the_list_it_knows(server: RunningServer) -> None:
+    """Its 2.x client takes a bare array; every other one takes OpenAI's list of the same entries."""
+    bare = server.request("GET", "/v1/models", headers={"User-Agent": "AsyncTogether/Python 2.42.0"}).json
+    listed = server.request("GET", "/v1/models", headers={"User-Agent": "OpenAI/Python 2.42.0"}).json
+    assert bare == [{**model, "type": "chat"} for model in listed["data"]]
+
+
 @pytest.mark.parametrize("name", ["tiny", "medical-faq", "me/a:v1"])
 def test_models_retrieve(client: openai.OpenAI, name: str) -> None:
     """Any id the list gives can be retrieved, slashes and colons included."""

@@ -125,7 +125,7 @@ def test_a_hang_is_a_crash(engines: list[RemoteEngine]) -> None:
 
 def test_a_stopped_process_is_a_crash(engines: list[RemoteEngine]) -> None:
     """One that does not even answer is killed, too."""
-    engine = started(opening(answer="x" * 900, step_seconds=0.01), times=_with(silent=2.0, turn=0.2))
+    engine = started(opening(answer="x" * 900, step_seconds=0.01), times=_with(silent=0.5, turn=0.1))
     engines.append(engine)
     stream = engine.submit(request("r"))
     begun(stream)

@@ -64,7 +64,10 @@ def test_it_is_an_openapi_document(document: Schema) -> None:
 SAMPLES: Schema = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "input": "Hi"}
 """What right bodies have in common with the server."""
 INSTEAD = {"adapters": [{"name": "a"}], "previous_response_id": None, "max_tokens": 2, "max_completion_tokens": 2}
-TOGETHER: dict[str, Schema] = {"stream_options": {"stream": True}, "top_logprobs": {"logprobs": True}}
+TOGETHER: dict[str, Schema] = {
+    "stream_options": {"stream": True},
+    "top_logprobs": {"logprobs": True, "include": ["message.output_text.logprobs"]},
+}
 """Fields that are only right beside others."""
 
 
@@ -143,10 +146,6 @@ def test_replies_have_the_documented_fields_and_no_others(server: RunningServer,
     path = operation.path.replace("{id}", "a")
     reply = server.post(path, body) if operation.method == "POST" else server.request(operation.method, path)
     assert reply.status == 200
-    if name in ("createResponse",):
-        # Its own types write it; they cannot be read, for two kinds of items have one tag.
-        assert set(reply.json) == set(operation.reply.__struct_fields__)
-        return
     assert msgspec.to_builtins(msgspec.json.decode(reply.body, type=operation.reply)) == reply.json
 
 

@@ -85,5 +85,5 @@ def test_silence_is_filled_with_comments(held_server: RunningServer, gate: Turns
         gate.open()
         while chunk := connection.recv(4096):
             received += chunk
-    assert b"response.content_part.added" in received.partition(b": keep-alive")[0]
+    assert b"response.in_progress" in received.partition(b": keep-alive")[0]
     assert b"response.completed" in received and b"data: [DONE]\n\n" in received

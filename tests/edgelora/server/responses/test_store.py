@@ -25,7 +25,7 @@ def _kept(number: int, *, text: str = "Hi", owner: str = "") -> Kept:
     response = ResponseObject(
         id=f"resp_{number}", created_at=0, status="completed", instructions=None, max_output_tokens=None, metadata={},
         model="tiny", output=[answer], previous_response_id=None, store=True, temperature=0.0, text={},
-        tool_choice="auto", tools=[], top_p=1.0,
+        parallel_tool_calls=True, tool_choice="auto", tools=[], top_p=1.0,
     )  # fmt: skip
     return Kept(response, (), (said,), owner)
 

@@ -1,0 +1,103 @@
+"""What the Responses API refuses, by the field at fault, and what it lets through because it asks for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.server import RunningServer, serving
+from tests.support.service import FakeService
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    with FakeService(tmp_path_factory.mktemp("adapters"), adapters={}) as service, serving(service) as running:
+        yield running
+
+
+WEATHER: dict[str, Any] = {"type": "function", "name": "get_weather", "description": "The weather.", "strict": True}
+
+
+def _format(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"text": {"format": {"type": "json_schema", "name": "x", "schema": schema}}}
+
+
+def _call(arguments: str) -> dict[str, Any]:
+    return {"type": "function_call", "name": "f", "call_id": "c", "arguments": arguments}
+
+
+def _content(part: dict[str, str]) -> dict[str, Any]:
+    return {"input": [{"role": "user", "content": [part]}]}
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "param"),
+    [
+        ({"model": "medical-fak"}, "model_not_found", "model"),
+        ({"model": None}, "invalid_type", "model"),
+        ({"input": None}, "invalid_type", "input"),
+        ({"input": []}, "invalid_value", "input"),
+        ({"input": "\ud800"}, "invalid_value", "input"),
+        ({"input": "x" * 20_000}, "context_length_exceeded", "input"),
+        ({"input": [{"content": "Hi"}]}, "missing_required_parameter", "input[0].role"),
+        ({"input": [{"role": "king", "content": "Hi"}]}, "invalid_value", "input[0].role"),
+        ({"input": [{"role": "user"}]}, "missing_required_parameter", "input[0].content"),
+        ({"input": [{"role": "user", "content": []}]}, "invalid_value", "input[0].content"),
+        (_content({"type": "input_image"}), "unsupported_parameter", "input[0].content[0].type"),
+        (_content({"type": "?"}), "invalid_value", "input[0].content[0].type"),
+        (_content({"type": "input_text"}), "missing_required_parameter", "input[0].content[0].text"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, "unsupported_parameter", "input[0].type"),
+        ({"temperature": 3}, "invalid_value", "temperature"),
+        ({"max_output_tokens": 0}, "invalid_value", "max_output_tokens"),
+        ({"top_k": -1}, "invalid_value", "top_k"),
+        ({"metadata": {"a": 1}}, "invalid_type", "metadata[...]"),
+        ({"reasoning": {"effort": "high"}}, "unsupported_parameter", "reasoning"),
+        ({"conversation": "conv_1"}, "unsupported_parameter", "conversation"),
+        ({"truncation": "auto"}, "unsupported_parameter", "truncation"),
+        ({"include": ["file_search_call.results"]}, "invalid_value", "include[0]"),
+        ({"top_logprobs": 3}, "invalid_value", "top_logprobs"),
+        ({"tools": [{"type": "web_search"}]}, "invalid_value", "tools[0].type"),
+        ({"tools": [{**WEATHER, "parameters": {"type": "string"}}]}, "invalid_value", "tools[0].parameters"),
+        (_format({"not": {"type": "string"}}), "unsupported_schema", "text.format"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "function", "name": "x"}}, "invalid_value", "tool_choice"),
+        ({"tool_choice": "required"}, "invalid_value", "tool_choice"),
+        ({"text": {"format": {"type": "json_schema"}}}, "missing_required_parameter", "text.format.schema"),
+        ({"input": [{"type": "function_call", "name": "f"}]}, "missing_required_parameter", "input[0].arguments"),
+        ({"input": [{"type": "function_call_output"}]}, "missing_required_parameter", "input[0].output"),
+        ({"input": [_call(arguments="{")]}, "invalid_value", "input"),
+        ({"stream_options": {}}, "invalid_value", "stream_options"),
+        (
+            {"stream": True, "stream_options": {"include_obfuscation": True}},
+            "unsupported_parameter",
+            "stream_options.include_obfuscation",
+        ),
+        ({"text": {"verbosity": "high"}}, "unsupported_parameter", "text.verbosity"),
+        ({"background": True, "stream": True}, "invalid_value", "background"),
+        ({"background": True, "store": False}, "invalid_value", "background"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_by_its_field(
+    server: RunningServer, change: dict[str, Any], code: str, param: str
+) -> None:
+    """Never silently ignored, and named in this API's words."""
+    reply = server.post("/v1/responses", {"model": "tiny", "input": "Hi", **change})
+    assert reply.status in (400, 404) and (reply.error["code"], reply.error["param"]) == (code, param)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"reasoning": None},
+        {"tools": []},
+        {"tool_choice": "auto"},
+        {"include": []},
+        {"text": {"format": {"type": "text"}}},
+        {"prompt_cache_key": "x"},
+        {"truncation": "disabled"},
+    ],
+)
+def test_what_asks_for_nothing_is_let_through(server: RunningServer, change: dict[str, Any]) -> None:
+    """Clients send defaults, and hints that only concern a hosted service."""
+    assert server.post("/v1/responses", {"model": "tiny", "input": "Hi", **change}).status == 200
