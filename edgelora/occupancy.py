@@ -26,6 +26,16 @@ class Occupancy:
     warm: int = 0
     """KV tokens that ended requests left behind."""
 
+    def plus(self, other: Occupancy) -> Occupancy:
+        """Both together, under the first one's adapters."""
+        return Occupancy(
+            self.adapters,
+            self.waiting + other.waiting,
+            self.running + other.running,
+            self.cells + other.cells,
+            self.warm + other.warm,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Reuse:

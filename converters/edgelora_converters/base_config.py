@@ -5,7 +5,7 @@ Owns which keys there may be. The shape is `edgelora_models.hf_config`'s, the ro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,9 +80,13 @@ def read_base_config(folder: Path) -> BaseConfig:
     Raises BaseError: `base_not_llama`; `base_unsupported` naming every key at once that asks for something else than a
     plain Llama, or that is not known and not empty; `base_rope`; `base_corrupt` for numbers that cannot be.
     """
-    fields = read_json(folder / CONFIG_NAME, limit=MAX_CONFIG_BYTES, error=BaseError)
+    return parse_base_config(read_json(folder / CONFIG_NAME, limit=MAX_CONFIG_BYTES, error=BaseError))
+
+
+def parse_base_config(fields: Mapping[str, Any], *, besides: Collection[str] = ()) -> BaseConfig:
+    """The same for a file that was read; it may have the keys `besides`, which are the caller's to honour."""
     if fields.get("model_type") == "llama":
-        _refuse_odd(fields)
+        _refuse_odd({key: value for key, value in fields.items() if key not in besides})
     parsed = parse_hf_config(fields)
     return BaseConfig(parsed.shape, parsed.context_length, _epsilon(fields), read_rope(fields), fields)
 

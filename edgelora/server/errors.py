@@ -136,6 +136,7 @@ def _headers(error: EdgeloraError) -> tuple[tuple[bytes, bytes], ...]:
         return ((b"retry-after", str(seconds).encode()),)
     if isinstance(error, Unauthorized):
         return ((b"www-authenticate", b"Bearer"),)
-    # Clients repeat every 5xx of their own accord. A missing base or a full disk does not get better by repeating.
-    final = error.status >= 500 or error.code in _FINAL
+    # Clients repeat every 5xx of their own accord. A missing base or a full disk does not get better by repeating; what
+    # crashed the engine before may well have been another's request.
+    final = (error.status >= 500 and error.code != "engine_crash") or error.code in _FINAL
     return ((b"x-should-retry", b"false"),) if final else ()

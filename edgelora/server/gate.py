@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from edgelora.server.boundary import add_headers
 from edgelora.server.caller import Call, Caller, Limits, set_call
 from edgelora.server.credentials import Credentials
-from edgelora.server.doors import Door, Media, Row, rows_of
+from edgelora.server.doors import Media, Row, rows_of
 from edgelora.server.errors import Forbidden, UnsupportedMedia
 from edgelora.server.options import ServerOptions
 from edgelora.server.quota import Quota
@@ -56,8 +56,7 @@ class Gate:
                 f"This tells of every adapter, and the key {who.name!r} may use only some.",
                 "GET /v1/models lists what it may use.",
             )
-        # With a token nothing is sent across origins unasked: there, no body needs no type.
-        if row.door is not Door.TOKEN or row.media is not Media.JSON or _has_body(headers):
+        if not row.bodiless or _has_body(headers):
             check_content(scope["method"], headers, row.media)
         set_call(Call(who, lambda tokens: self._charge(who, tokens)))
         if row.metered:

@@ -15,6 +15,7 @@ from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
+from edgelora.occupancy import Occupancy
 from edgelora.server.counters import BASE, SEVERAL, Counters, Histogram
 from edgelora.server.runtime import Runtime
 from edgelora.server.snapshot import Snapshot, take_snapshot
@@ -76,7 +77,7 @@ def server_metrics(counters: Counters) -> Iterator[Metric]:
 
 def engine_metrics(snapshot: Snapshot) -> Iterator[Metric]:
     """What the runtime tells, and what its processes take."""
-    stats, reuse, kv = snapshot.stats, snapshot.stats.reuse, _kv(snapshot.stats)
+    stats, reuse, taken = snapshot.stats, snapshot.stats.reuse, _by_label(snapshot.stats)
     resident = {name: one.resident for name, one in snapshot.memory.items()}
     peak = {name: one.peak for name, one in snapshot.memory.items() if one.peak is not None}
     yield _gauge("uptime_seconds", "Since the server began.", snapshot.uptime)
@@ -86,6 +87,8 @@ def engine_metrics(snapshot: Snapshot) -> Iterator[Metric]:
     yield _gauges("process_peak_resident_bytes", "The most there was of it.", peak, label="process")
     yield _gauge("requests_running", "Requests with a place in the batch.", stats.running)
     yield _gauge("requests_queued", "Requests without one.", stats.queued)
+    yield _gauges("adapter_running", "Of those with one.", {name: one.running for name, one in taken.items()})
+    yield _gauges("adapter_queued", "Of those without one.", {name: one.waiting for name, one in taken.items()})
     yield _gauge("queue_limit", "Requests that may wait before one is refused.", stats.max_queue)
     yield _counter("steps", "Forward passes.", stats.steps)
     yield _counter("tokens", "Tokens chosen.", stats.tokens)
@@ -93,8 +96,8 @@ def engine_metrics(snapshot: Snapshot) -> Iterator[Metric]:
     yield _counter("draft_tokens_accepted", "Of those, the ones that came.", stats.accepted)
     yield from _pool_metrics(stats)
     yield _gauge("kv_cells", "Tokens of KV over all sequences at most.", stats.kv_cells)
-    yield _gauges("kv_cells_used", "KV of running requests, in tokens.", {name: used for name, (used, _) in kv.items()})
-    yield _gauges("kv_cells_warm", "KV that ended ones left.", {name: warm for name, (_, warm) in kv.items()})
+    yield _gauges("kv_cells_used", "KV of running requests.", {name: one.cells for name, one in taken.items()})
+    yield _gauges("kv_cells_warm", "KV that ended ones left.", {name: one.warm for name, one in taken.items()})
     yield _counter("prefix_lookups", "Requests that got a place.", reuse.starts)
     yield _counter("prefix_hits", "Of those, the ones whose prompt's beginning was in the KV.", reuse.hits)
     yield _counter("prefix_tokens_reused", "Tokens that were not computed for it.", reuse.tokens)
@@ -120,13 +123,12 @@ def _pool_metrics(stats: EngineStats) -> Iterator[Metric]:
     yield _counters("adapter_evictions", "Times it went.", {one.name: one.evictions for one in stats.counts})
 
 
-def _kv(stats: EngineStats) -> dict[str, tuple[int, int]]:
-    """KV cells of running requests, and warm ones, by label."""
-    sums: dict[str, tuple[int, int]] = {}
+def _by_label(stats: EngineStats) -> dict[str, Occupancy]:
+    """What each adapter's requests take; all compositions together."""
+    sums: dict[str, Occupancy] = {}
     for one in stats.occupancy:
         label = BASE if not one.adapters else one.adapters[0] if len(one.adapters) == 1 else SEVERAL
-        used, warm = sums.get(label, (0, 0))
-        sums[label] = (used + one.cells, warm + one.warm)
+        sums[label] = sums.get(label, Occupancy(one.adapters)).plus(one)
     return sums
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgelora import prompt
+from edgelora import template
 from edgelora.backends.fake import FakeBackend
 from edgelora.backends.fake_vocabulary import FakeVocabulary
 from edgelora.core import SamplingParams
@@ -39,8 +39,8 @@ def test_an_adapters_template_is_never_used(tmp_path: Path, monkeypatch: pytest.
     kept = [path for path in library.settings.directories.data.rglob("*") if path.is_file()]
     assert kept and not [path for path in kept if b"OWNED" in path.read_bytes()]
     compiled: list[str] = []
-    compile_ = prompt._compile
-    monkeypatch.setattr(prompt, "_compile", lambda source: compiled.append(source) or compile_(source))
+    compile_ = template._compile
+    monkeypatch.setattr(template, "_compile", lambda source: compiled.append(source) or compile_(source))
     with Service(library, base, FakeBackend()) as service:
         plain = service.chat([Message("user", "Hi")], sampling=SamplingParams(max_tokens=1))
         acting = service.chat(

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.mlx
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=64)
 SYSTEM = "You are the assistant of a small clinic by the sea. Answer shortly, kindly and in plain words. " * 4
-SAMPLE = 3
+SAMPLE = 2
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from edgelora.keys.store import KeyStore
 from edgelora.server.options import ServerOptions
 from tests.page.stage import NARROW, Stage
 from tests.support.server import TEST_OPTIONS, RunningServer, serving
@@ -153,6 +154,22 @@ def key(stage: Stage, folder: Path) -> None:
         assert not page.locator("#ask-key").is_visible() and not page.locator("#alert").is_visible()
 
 
+def key_for_some(stage: Stage, folder: Path) -> None:
+    """With a key to some adapters those are there and can be asked; what tells of all says that it is not for it."""
+    secrets = folder.with_name(f"{folder.name}-secrets")
+    _, secret = KeyStore(secrets).add("clinic", adapters=("medical-*",), base=False)
+    options = replace(TEST_OPTIONS, secrets=secrets)
+    with server(folder, options) as (_, running), stage.page(running, failures=("401", "403")) as page:
+        page.fill("#secret", secret)
+        page.keyboard.press("Enter")
+        page.locator(".column").wait_for()
+        assert page.locator(".column option").all_inner_texts() == ["medical-faq"]
+        check(page, "#pool", "may use only some")
+        ask(page)
+        answered(page)
+        assert not page.locator("#alert").is_visible()
+
+
 def refusals(stage: Stage, folder: Path) -> None:
     """What the server refuses, or breaks off, is said in its words, and the next question works."""
     with server(folder) as (service, running), stage.page(running, failures=("400", "500")) as page:
@@ -186,6 +203,7 @@ SCENES: tuple[Callable[[Stage, Path], None], ...] = (
     keyboard,
     small_screen,
     key,
+    key_for_some,
     refusals,
     gone,
 )

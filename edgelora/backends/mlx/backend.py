@@ -7,6 +7,7 @@ asks, and what one thread has begun another cannot finish. What is evaluated any
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
@@ -32,13 +33,10 @@ class MlxBackend:
     """Implements `edgelora.backends.base.Backend`. Made by `open`."""
 
     def __init__(self, *, base: Base, vocabulary: FolderVocabulary, options: MlxOptions) -> None:
-        self._base: Base | None = base
         self._shape = base.shape
         self._vocabulary = vocabulary
-        on_gpu = mx.default_device().type == mx.DeviceType.gpu
-        stack_bytes = (STACK_BYTES if on_gpu else 0) if options.stack_bytes is None else options.stack_bytes
-        self._slots = Slots(base, stack_bytes=stack_bytes)
-        self._kv = Kv(base.shape, base.dtype)
+        slots = Slots(base, stack_bytes=_stack_bytes(options))
+        self._resident: _Resident | None = _Resident(base, slots, Kv(base.shape, base.dtype))
         self._kv_identity = kv_identity(base.dtype)
         self._capabilities = Capabilities(
             adapter_format="mlx",
@@ -84,27 +82,28 @@ class MlxBackend:
         return load_adapter(path, self._shape)
 
     def attach(self, slot: int, loaded: Loaded) -> None:
-        self._opened()
+        resident = self._opened()
         self._ledger.check_slot(slot)
         if not isinstance(loaded, LoadedMlx):
             what = f"Slot {slot} was given {type(loaded).__name__}, not an adapter of the MLX backend."
             raise BackendError("foreign_adapter", what)
-        self._slots.attach(slot, loaded)
+        resident.slots.attach(slot, loaded)
         self._ledger.attach(slot)
 
     def detach(self, slot: int) -> None:
-        self._slots.detach(slot)
+        if self._resident is not None:
+            self._resident.slots.detach(slot)
         self._ledger.detach(slot)
 
     def step(self, chunks: Sequence[Chunk]) -> list[NDArray[np.float32] | None]:
-        base = self._opened()
+        resident = self._opened()
         self._ledger.check_step(chunks)
         self._ledger.begin(chunks)
         cells = self._capabilities.kv_cells
         if self._ledger.cells + sum(chunk.position + len(chunk.tokens) for chunk in chunks) > cells:
             raise BackendError("kv_full", f"The KV of {cells} tokens has no room for this step.")
         layout = lay_out(chunks)
-        logits = self._compute(base, layout)
+        logits = resident.compute(layout)
         self._ledger.finish(chunks)
         if logits is None:
             return [None] * len(chunks)
@@ -112,9 +111,9 @@ class MlxBackend:
         return [logits[own.start : own.stop].copy() if own else None for own in rows]
 
     def clear(self, sequence: int) -> None:
-        self._opened()
+        kv = self._opened().kv
         self._ledger.check_sequence(sequence)
-        self._kv.clear(sequence)
+        kv.clear(sequence)
         self._ledger.hold(sequence, 0)
 
     def truncate(self, sequence: int, length: int) -> None:
@@ -126,19 +125,19 @@ class MlxBackend:
         self._ledger.hold(sequence, length)
 
     def copy(self, source: int, target: int, length: int) -> None:
-        self._opened()
+        kv = self._opened().kv
         self._ledger.check_held(source, length)
         self._ledger.check_empty(target, code="bad_copy")
-        self._kv.copy(source, target, length)
+        kv.copy(source, target, length)
         self._ledger.hold(target, length)
 
     def save(self, sequence: int, length: int) -> SavedKv:
-        self._opened()
+        kv = self._opened().kv
         self._ledger.check_held(sequence, length)
-        return SavedKv(self._kv_identity, length, self._kv.save(sequence, length))
+        return SavedKv(self._kv_identity, length, kv.save(sequence, length))
 
     def restore(self, sequence: int, saved: SavedKv) -> None:
-        self._opened()
+        kv = self._opened().kv
         self._ledger.check_sequence(sequence)
         if saved.identity != self._kv_identity:
             raise BackendError("foreign_kv", f"Saved KV of another build or type: {saved.identity}.")
@@ -146,34 +145,43 @@ class MlxBackend:
         if not 0 < saved.length <= self._capabilities.context_length:
             raise BackendError("bad_length", f"{saved.length} tokens of saved KV do not fit into a sequence.")
         room = self._capabilities.kv_cells - self._ledger.cells
-        if saved.length > room or not self._kv.restore(sequence, saved.data, saved.length):
+        if saved.length > room or not kv.restore(sequence, saved.data, saved.length):
             what = f"{saved.data.nbytes} bytes of saved KV are not {saved.length} tokens, or find no room in {room}."
             raise BackendError("kv_not_restored", what)
         self._ledger.hold(sequence, saved.length)
 
     def close(self) -> None:
-        if self._base is None:
-            return
-        for slot in self._ledger.attached:
-            self.detach(slot)
-        for sequence in range(self._capabilities.max_sequences):
-            self.clear(sequence)
-        self._base = None
-        del self._slots, self._kv
-        mx.clear_cache()
+        if self._resident is not None:
+            self._resident = None
+            mx.clear_cache()
 
-    def _compute(self, base: Base, layout: Layout) -> NDArray[np.float32] | None:
+    def _opened(self) -> _Resident:
+        if self._resident is None:
+            raise BackendError("backend_closed", "The base was closed.")
+        return self._resident
+
+
+@dataclass(frozen=True, slots=True)
+class _Resident:
+    """All that is in memory until the backend is closed."""
+
+    base: Base
+    slots: Slots
+    kv: Kv
+
+    def compute(self, layout: Layout) -> NDArray[np.float32] | None:
         """Logits of all outputs. Everything is evaluated here: a graph must not grow from step to step."""
         try:
-            self._slots.begin(layout.segments)
-            logits = forward(base, self._slots, self._kv, layout)
-            held = [array for piece in layout.pieces for array in self._kv.arrays(piece.sequence)]
+            self.slots.begin(layout.segments)
+            logits = forward(self.base, self.slots, self.kv, layout)
+            held = [array for piece in layout.pieces for array in self.kv.arrays(piece.sequence)]
             mx.eval(held if logits is None else [logits, *held])
         except (RuntimeError, ValueError, MemoryError) as error:
             raise BackendError("step_failed", f"mlx could not compute the step: {error}.") from error
         return None if logits is None else np.array(logits)
 
-    def _opened(self) -> Base:
-        if self._base is None:
-            raise BackendError("backend_closed", "The base was closed.")
-        return self._base
+
+def _stack_bytes(options: MlxOptions) -> int:
+    if options.stack_bytes is None:
+        return STACK_BYTES if mx.default_device().type == mx.DeviceType.gpu else 0
+    return options.stack_bytes

@@ -11,17 +11,20 @@ import mlx.core as mx
 import numpy as np
 
 from edgelora.backends.mlx.matrix import Array, Matrix
-from edgelora.backends.mlx.weights import Tensors, unreadable
+from edgelora.backends.mlx.weights import Tensors
 from edgelora.errors import BaseError
-from edgelora_converters.base_rope import read_rope
+from edgelora_converters.base_config import parse_base_config
+from edgelora_converters.base_rope import Rope
 from edgelora_converters.lora import Target
 from edgelora_models.files import read_json
-from edgelora_models.hf_config import CONFIG_NAME, MAX_CONFIG_BYTES, parse_hf_config
+from edgelora_models.hf_config import CONFIG_NAME, MAX_CONFIG_BYTES
 from edgelora_models.modules import EMBEDDING, HEAD, LINEAR_MODULES, LinearModule
 from edgelora_models.shape import LlamaShape
 
 Progress = Callable[[float], None]
 
+_OF_MLX = ("quantization", "quantization_config")
+"""Keys that mlx-lm writes into config.json, both with the same."""
 _ADD_AGAIN = "Check the folder, or get it again with `edgelora base add` or `edgelora base pull`."
 
 
@@ -75,12 +78,9 @@ def load_base(folder: Path, *, shape: LlamaShape, progress: Progress | None) -> 
     if not folder.is_dir():
         raise BaseError("base_missing", f"There is no base at {folder}.", "Add one with `edgelora base add PATH`.")
     fields = read_json(folder / CONFIG_NAME, limit=MAX_CONFIG_BYTES, error=BaseError)
-    config = parse_hf_config(fields)
+    config = parse_base_config(fields, besides=_OF_MLX)
     _check_shape(folder, config.shape, shape)
-    epsilon = fields.get("rms_norm_eps", 1e-6)
-    if not isinstance(epsilon, int | float) or not 0 < epsilon < 1:
-        raise unreadable(folder, f"its rms_norm_eps is {str(epsilon)[:40]}")
-    frequencies = _frequencies(fields, shape)
+    frequencies = _frequencies(config.rope, shape)
     tensors = Tensors(folder, fields)
     embedding = _outer(tensors, EMBEDDING, shape)
     head = embedding if shape.tied else _outer(tensors, HEAD, shape)
@@ -93,7 +93,16 @@ def load_base(folder: Path, *, shape: LlamaShape, progress: Progress | None) -> 
         layers.append(_layer(tensors, number, shape))
     if progress is not None:
         progress(1.0)
-    return Base(shape, embedding, tuple(layers), norm, head, float(epsilon), frequencies, config.context_length)
+    return Base(
+        shape=shape,
+        embedding=embedding,
+        layers=tuple(layers),
+        norm=norm,
+        head=head,
+        epsilon=config.norm_epsilon,
+        frequencies=frequencies,
+        trained_context=config.context_length,
+    )
 
 
 def _check_shape(folder: Path, found: LlamaShape, wanted: LlamaShape) -> None:
@@ -103,8 +112,7 @@ def _check_shape(folder: Path, found: LlamaShape, wanted: LlamaShape) -> None:
         raise BaseError("base_changed", f"{folder} is not the base it was added as: {differences}.", _ADD_AGAIN)
 
 
-def _frequencies(fields: Mapping[str, Any], shape: LlamaShape) -> Array:
-    rope = read_rope(fields)
+def _frequencies(rope: Rope, shape: LlamaShape) -> Array:
     waves = rope.theta ** (np.arange(0, shape.head_dim, 2, dtype=np.float64) / shape.head_dim)
     factors = rope.factors(shape.head_dim)
     return mx.array((waves if factors is None else waves * factors).astype(np.float32))

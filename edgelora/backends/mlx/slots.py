@@ -31,12 +31,14 @@ class Slots:
     def __init__(self, base: Base, *, stack_bytes: int) -> None:
         self._base = base
         self._slots: dict[int, Mapping[Target, Factors]] = {}
+        self._nbytes: dict[int, int] = {}
         self._stacks = Stacks(stack_bytes)
         self._stacking = False
 
     def attach(self, slot: int, loaded: LoadedMlx) -> None:
         """DoRA's row scales are computed here, from the base in memory: one pass over the rows of its modules."""
         self._slots[slot] = {target: self._complete(target, factors) for target, factors in loaded.factors.items()}
+        self._nbytes[slot] = loaded.nbytes
 
     def detach(self, slot: int) -> None:
         self._slots.pop(slot, None)
@@ -45,8 +47,7 @@ class Slots:
     def begin(self, segments: Sequence[Segment]) -> None:
         """A step of these rows is about to be computed."""
         slots = {slot for segment in segments for slot, _ in segment.acting}
-        nbytes = {slot: sum(factors.nbytes for factors in self._slots[slot].values()) for slot in slots}
-        self._stacking = self._stacks.begin(nbytes)
+        self._stacking = self._stacks.begin({slot: self._nbytes[slot] for slot in slots})
 
     def changed(self, target: Target, y: Array, x: Array, segments: Sequence[Segment]) -> Array:
         """The base's product `y` [n, out] of the rows `x` [n, in], of the embedding the tokens [n], with each segment's

@@ -28,6 +28,32 @@ class _Stack:
     """[adapters, rank, out]"""
 
 
+_Run = tuple[int, int, int, float]
+"""An adapter's number in a stack, first row, end, weight."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Finding:
+    """Which factors are whose, row by row, sorted by the factors."""
+
+    places: Array
+    rows: Array
+    """None where they are all rows, in order."""
+    weights: Array
+    """None where all are 1."""
+
+
+def _finding(runs: Sequence[_Run], *, rows: int) -> _Finding:
+    places = [place for place, start, stop, _ in runs for _ in range(start, stop)]
+    numbers = [number for _, start, stop, _ in runs for number in range(start, stop)]
+    weights = [weight for _, start, stop, weight in runs for _ in range(start, stop)]
+    return _Finding(
+        mx.array(places, mx.uint32),
+        None if numbers == list(range(rows)) else mx.array(numbers, mx.uint32),
+        mx.array(weights, mx.float32)[:, None, None] if any(weight != 1.0 for weight in weights) else None,
+    )
+
+
 @dataclass(slots=True, eq=False)
 class Stacks:
     """Engine thread only. `limit` in bytes; 0: there are none."""
@@ -35,7 +61,8 @@ class Stacks:
     limit: int
     _stacks: dict[tuple[Target, int], _Stack] = field(default_factory=dict)
     _latest: frozenset[int] = frozenset()
-    _usable: bool = False
+    _findings: dict[tuple[int, tuple[_Run, ...]], _Finding] = field(default_factory=dict)
+    """Of this step."""
 
     def begin(self, slots: Mapping[int, int]) -> bool:
         """A step of these slots, each with the bytes of its factors, is about to be computed. Whether it may stack.
@@ -43,11 +70,12 @@ class Stacks:
         The first step of a set does not: it may be its last.
         """
         now = frozenset(slots)
-        self._usable = len(now) > 1 and now <= self._latest and sum(slots.values()) <= self.limit
+        usable = len(now) > 1 and now <= self._latest and sum(slots.values()) <= self.limit
         self._latest = now
-        if not self._usable:
+        self._findings.clear()
+        if not usable:
             self._stacks.clear()
-        return self._usable
+        return usable
 
     def forget(self, slot: int) -> None:
         """Another adapter may come to be there."""
@@ -60,18 +88,22 @@ class Stacks:
         for rank in sorted({row.rank for row in rows}):
             own = [row for row in rows if row.rank == rank]
             stack = self._stack(target, rank, own)
-            places = [stack.places[row.slot] for row in own for _ in range(row.start, row.stop)]
-            numbers = [number for row in own for number in range(row.start, row.stop)]
-            every = numbers == list(range(y.shape[0]))
-            index, at = mx.array(places, mx.uint32), mx.array(numbers, mx.uint32)
-            inner = (x if every else x[at]).astype(mx.float32)[:, None]
-            inner = mx.gather_mm(inner, stack.a, rhs_indices=index, sorted_indices=places == sorted(places))
-            if any(row.weight != 1.0 for row in own):
-                weights = [row.weight for row in own for _ in range(row.start, row.stop)]
-                inner = inner * mx.array(weights, mx.float32)[:, None, None]
-            delta = mx.gather_mm(inner, stack.b, rhs_indices=index, sorted_indices=places == sorted(places))[:, 0]
-            y = y + delta if every else y.at[at].add(delta)
+            by = self._find(stack, own, rows=y.shape[0])
+            inner = (x if by.rows is None else x[by.rows]).astype(mx.float32)[:, None]
+            inner = mx.gather_mm(inner, stack.a, rhs_indices=by.places, sorted_indices=True)
+            if by.weights is not None:
+                inner = inner * by.weights
+            delta = mx.gather_mm(inner, stack.b, rhs_indices=by.places, sorted_indices=True)[:, 0]
+            y = y + delta if by.rows is None else y.at[by.rows].add(delta)
         return y
+
+    def _find(self, stack: _Stack, rows_of_rank: Sequence[Row], *, rows: int) -> _Finding:
+        """Made once a step for all modules that have it alike."""
+        key = tuple((stack.places[row.slot], row.start, row.stop, row.weight) for row in rows_of_rank)
+        known = self._findings.get((rows, key))
+        if known is None:
+            known = self._findings[rows, key] = _finding(key, rows=rows)
+        return known
 
     def _stack(self, target: Target, rank: int, rows: Sequence[Row]) -> _Stack:
         needed = {row.slot: row.factors for row in rows}

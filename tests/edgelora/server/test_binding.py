@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import closing
@@ -91,3 +92,27 @@ def test_off_loopback_named_keys_are_enough(tmp_path: Path) -> None:
         with pytest.raises(UsageError) as caught:
             bind(replace(keyed, keyless=True))
         assert caught.value.code == "keyless_off_loopback"
+
+
+def test_replies_are_sent_at_once() -> None:
+    """A connection that is taken has Nagle's algorithm off: the rest of a reply waits for no ACK of its beginning."""
+
+    async def taken(listening: socket.socket) -> int:
+        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def look(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connection = writer.get_extra_info("socket")
+            found.set_result(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        async with await asyncio.start_server(look, sock=listening):
+            _, writer = await asyncio.open_connection(*listening.getsockname()[:2])
+            result = await found
+            writer.close()
+            return result
+
+    bound = bind(ServerOptions(port=0))
+    try:
+        assert all(asyncio.run(taken(one)) for one in bound)
+    finally:
+        close_all(bound)

@@ -111,7 +111,8 @@ def test_the_status_tells_who_runs(server: RunningServer, service: FakeService) 
             head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             connection.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
             assert service.backend.stepping.wait(WAIT_SECONDS)
-            status = server.request("GET", "/v1/status").json
+            status, found = server.request("GET", "/v1/status").json, scrape(server)
+            assert value(found, "requests_running") == value(found, "adapter_leases", adapter="pirate") == 1
             assert status["requests"]["running"] == 1
             assert [(one["name"], one["leases"]) for one in status["adapters"]["data"]] == [("pirate", 1)]
     finally:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
 
 from edgelora.server.page import FILES, FOLDER
+from tests.page import __main__ as scenes
 from tests.support.server import TEST_OPTIONS, RunningServer, serving
 from tests.support.service import FakeService
 
@@ -43,6 +45,14 @@ def test_every_id_the_script_uses_is_there() -> None:
     """The script's elements are the page's."""
     page, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("index.html", "page.js"))
     assert set(re.findall(r'\$\("([a-z-]+)"\)', script)) <= set(re.findall(r'\sid="([a-z-]+)"', page))
+
+
+def test_without_a_browser_the_scenes_are_skipped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`python -m tests.page` says why, and that is no failure."""
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    assert scenes.main([]) == 0 and "there is no browser" in capsys.readouterr().out
 
 
 def test_fields_have_labels() -> None:

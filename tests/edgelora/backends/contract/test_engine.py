@@ -15,10 +15,12 @@ from edgelora.backends.base import Backend, Chunk
 from edgelora.core import AdapterRef, AdapterUse, Failed, Finished, FinishReason, Request, SamplingParams, TextDelta
 from edgelora.engine import Engine
 from edgelora.errors import Cancelled
+from edgelora.grammar import of_schema
 from edgelora.prefixes.cache import Keep, PrefixCache
 from edgelora.stream import Stream
 from tests.edgelora.backends.contract.conftest import Kind
 from tests.support.prefixes import store_at
+from tests.support.steps import Lane, advance
 from tests.support.uses import uses
 
 SHARED = tuple(range(3, 33))
@@ -37,11 +39,11 @@ class Endless:
 
 
 class Noting:
-    """The backend itself, with an endless vocabulary; knows how often a sequence began."""
+    """The backend itself, as a rule with an endless vocabulary; knows how often a sequence began."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, *, ends: bool) -> None:
         self._backend = backend
-        self.vocabulary = Endless(backend.vocabulary)
+        self.vocabulary: Any = backend.vocabulary if ends else Endless(backend.vocabulary)
         self.begun = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -53,9 +55,11 @@ class Noting:
 
 
 @contextmanager
-def engine(kind: Kind, *, prefixes: PrefixCache | None = None, speculate: bool = False, **limits: Any) -> Iterator[Any]:
-    """An engine over a fresh backend; `.noting` counts."""
-    backend = Noting(kind.open(**limits))
+def engine(
+    kind: Kind, *, prefixes: PrefixCache | None = None, speculate: bool = False, ends: bool = False, **limits: Any
+) -> Iterator[Any]:
+    """An engine over a fresh backend, whose own vocabulary counts with `ends`; `.noting` counts."""
+    backend = Noting(kind.open(**limits), ends=ends)
     engine: Any = Engine(backend, adapter_budget_bytes=1 << 24, max_queue=20, prefixes=prefixes, speculate=speculate)
     engine.noting = backend
     try:
@@ -160,6 +164,58 @@ def test_a_seed_is_an_answer(kind: Kind) -> None:
         assert all(answer(stream)[0] for stream in others)
         if kind.computes:  # The fake is all but certain of every token.
             assert ask(running, SHARED, AdapterUse(ref(kind, 0)), seed=8, **sampled)[0] != first
+
+
+def test_logprobs_are_the_models(kind: Kind) -> None:
+    """Beside others in a batch: of each token, and of those that were likeliest in its place, as computed alone."""
+    with engine(kind) as running:
+        other = submit(running, SHARED[3:], AdapterUse(ref(kind, 2)), max_tokens=8)
+        stream = submit(running, SHARED, AdapterUse(ref(kind, 1)), max_tokens=8, logprobs=3)
+        scored = [token for event in stream if isinstance(event, TextDelta) for token in event.tokens]
+        answer(other)
+    assert len(scored) == 8
+    backend = kind.open()
+    backend.attach(0, backend.load(kind.paths[1]))
+    lane = Lane(0, 0, list(SHARED))
+    for token in scored:
+        advance(backend, [(lane, lane.chunk(64))])
+        assert lane.logits is not None
+        exact = lane.logits.astype(np.float64)
+        exact -= exact.max() + np.log(np.exp(exact - exact.max()).sum())
+        assert token.chosen.token == int(exact.argmax()) and len(token.top) == 3
+        for one in (token.chosen, *token.top):
+            assert abs(one.logprob - exact[one.token]) < 1e-3
+        lane.tokens.append(token.chosen.token)
+    backend.close()
+
+
+def test_a_bias_chooses(kind: Kind) -> None:
+    """What is pushed comes, what is pushed away does not; the neighbours' answers are their own."""
+    with engine(kind) as running:
+        free = ask(running, SHARED)[0]
+        first = int(free.split()[0])
+        streams = [
+            submit(running, SHARED, logit_bias=((70, 100.0),), max_tokens=5),
+            submit(running, SHARED, logit_bias=((first, -100.0),)),
+            submit(running, SHARED),
+        ]
+        pushed, without, same = (answer(stream)[0] for stream in streams)
+    assert pushed == "70 " * 5 and without.split()[0] != str(first) and same == free
+
+
+def test_an_answer_is_held_to_its_schema(kind: Kind) -> None:
+    """Whatever the model wants to say: one of two words in JSON, on an adapter and the base; free answers stay free."""
+    words = of_schema({"enum": ["yes", "no"]}, param="response_format")
+    with engine(kind, ends=True) as running:
+        free = ask(running, SHARED, max_tokens=10)[0]
+        streams = [
+            submit(running, SHARED, constraint=words, max_tokens=20),
+            submit(running, SHARED, AdapterUse(ref(kind, 1)), constraint=words, max_tokens=20),
+            submit(running, SHARED, max_tokens=10),
+        ]
+        *held, same = (answer(stream) for stream in streams)
+    assert all(text in ('"yes"', '"no"') and end.reason is FinishReason.STOP for text, end in held)
+    assert same[0] == free
 
 
 def test_a_stop_string_ends_the_answer_before_it(kind: Kind) -> None:

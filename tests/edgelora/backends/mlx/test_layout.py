@@ -26,7 +26,7 @@ def steps(draw: st.DrawFn) -> list[Chunk]:
 
 
 @given(steps())
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=50)
 def test_every_row_is_one_token_with_what_acts_on_it(chunks: list[Chunk]) -> None:
     """Tokens, positions, segments and outputs say the same as the chunks, whatever their order."""
     layout = lay_out(chunks)

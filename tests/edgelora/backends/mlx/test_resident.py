@@ -45,8 +45,7 @@ def test_no_base_weight_is_read_twice(tmp_path: Path, adapters: list[Path], monk
     with opened(folder) as backend:
         assert reads == [str(folder / "model.safetensors")]
         shutil.rmtree(folder)
-        base = backend._base
-        assert base is not None
+        base = backend._opened().base
         targets = [Target(n, m) for n in range(GQA.layers) for m in LINEAR_MODULES] + [Target(None, EMBEDDING)]
         before = [id(array) for target in targets for array in base.matrix(target).arrays]
         first: dict[int, Any] = {}

@@ -43,7 +43,7 @@ def backends(tiny: Path, tmp_path: Path) -> Iterator[Sequence[MlxBackend]]:
 
 
 def stacks_of(backend: MlxBackend) -> dict[Any, Any]:
-    return backend._slots._stacks._stacks
+    return backend._opened().slots._stacks._stacks
 
 
 def run(backend: MlxBackend, lanes: Sequence[Lane], *, steps: int) -> list[np.ndarray]:
