@@ -11,6 +11,7 @@ from edgelora import template
 from edgelora.backends.fake import FakeBackend
 from edgelora.backends.fake_vocabulary import FakeVocabulary
 from edgelora.core import SamplingParams
+from edgelora.engine import Engine
 from edgelora.errors import UsageError
 from edgelora.prompt import Message, encode_chat
 from edgelora.service import Service
@@ -41,7 +42,8 @@ def test_an_adapters_template_is_never_used(tmp_path: Path, monkeypatch: pytest.
     compiled: list[str] = []
     compile_ = template._compile
     monkeypatch.setattr(template, "_compile", lambda source: compiled.append(source) or compile_(source))
-    with Service(library, base, FakeBackend()) as service:
+    engine = Engine(FakeBackend(), adapter_budget_bytes=1 << 30, max_queue=4)
+    with Service(library, base, engine) as service:
         plain = service.chat([Message("user", "Hi")], sampling=SamplingParams(max_tokens=1))
         acting = service.chat(
             [Message("user", "Hi")], adapters=service.compose("evil"), sampling=SamplingParams(max_tokens=1)
