@@ -25,6 +25,8 @@ class Patience:
         from edgelora.server.errors import DeadlineExceeded  # not at the top: the options are read for `--help`
 
         if self.deadline_seconds is not None and waited >= self.deadline_seconds:
+            from edgelora.server.errors import DeadlineExceeded  # with msgspec, which --help does without
+
             return DeadlineExceeded(
                 "deadline_exceeded",
                 f"The answer was not complete after {self.deadline_seconds:g} seconds.",
