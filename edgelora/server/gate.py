@@ -56,7 +56,8 @@ class Gate:
                 f"This tells of every adapter, and the key {who.name!r} may use only some.",
                 "GET /v1/models lists what it may use.",
             )
-        check_content(scope["method"], headers, row.media)
+        if not row.bodiless or _has_body(headers):
+            check_content(scope["method"], headers, row.media)
         set_call(Call(who, lambda tokens: self._charge(who, tokens)))
         if row.metered:
             self._enter(who, scope)
@@ -99,6 +100,10 @@ def check_content(method: str, headers: Headers, media: Media) -> None:
         )
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMedia("unsupported_media_type", "The body is compressed.", "Send it without Content-Encoding.")
+
+
+def _has_body(headers: Headers) -> bool:
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
 
 _WORDS = {Media.JSON: "JSON", Media.FORM: "a form with a file"}
