@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from edgelora.backends.mlx.limits import peak_bytes
+from edgelora.backends.mlx.limits import allocated_bytes
 from edgelora.occupancy import Occupancy
 from edgelora.scheduler import Scheduler
 from edgelora.stats import EngineStats
@@ -39,6 +39,7 @@ class Board:
     def _stats(self, steps: int, tokens: int) -> EngineStats:
         scheduler = self._scheduler
         drafted, accepted = scheduler.drafts
+        allocated, allocated_peak = allocated_bytes()
         return EngineStats(
             queued=0,
             running=scheduler.num_running,
@@ -47,7 +48,8 @@ class Board:
             tokens=tokens,
             drafted=drafted,
             accepted=accepted,
-            allocated_peak_bytes=peak_bytes(),
+            allocated_bytes=allocated,
+            allocated_peak_bytes=allocated_peak,
             pid=os.getpid(),
             max_queue=scheduler.capacity - scheduler.capabilities.max_sequences,
             adapter_budget_bytes=scheduler.pool.budget_bytes,

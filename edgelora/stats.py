@@ -24,8 +24,9 @@ class EngineStats:
     drafted: int = 0
     accepted: int = 0
     """Tokens computed as drafts since the start, and of those the ones that came (`speculation.py`)."""
+    allocated_bytes: int = 0
     allocated_peak_bytes: int = 0
-    """Most that the backend's own allocator has held at once, where it counts: MLX, on Metal and on a CPU."""
+    """What the backend's own allocator holds, and the most it ever did, where it counts: MLX's, on Metal and a CPU."""
     pid: int = 0
     """The process that holds the base."""
     max_queue: int = 0

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgelora.bases.record import BaseRecord
     from edgelora.config import Settings
     from edgelora.library import Library
+    from edgelora.stats import EngineStats
 
 SHOWN_FEATURES = (
     "avx2",
@@ -255,6 +256,15 @@ def memory(settings: Settings, record: BaseRecord) -> Check:
         smaller = "EDGELORA_KV_TYPE=q8_0 or EDGELORA_CONTEXT for less KV, `edgelora base use NAME` for a smaller base"
         return warn("memory", detail, f"Close other programs, or take {smaller}.")
     return ok("memory", detail)
+
+
+def peak_text(stats: EngineStats) -> str:
+    """The most memory this process has held so far, as measured; and MLX of it, where it computes."""
+    from edgelora.footprint import process_memory
+
+    own = process_memory(os.getpid())
+    told = "" if own is None or own.peak is None else f"; at most {size_text(own.peak)} of memory"
+    return told + (f", {size_text(stats.allocated_peak_bytes)} by MLX" if stats.allocated_peak_bytes else "")
 
 
 def tuning(settings: Settings, record: BaseRecord) -> Check:

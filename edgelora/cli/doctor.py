@@ -89,7 +89,8 @@ def _engine(app: App, settings: Settings) -> Check:
         with progress_bars() as bars, app.service(settings, base=None, progress=bars) as service:
             sampling = SamplingParams(max_tokens=1)
             finished = follow(service.chat([Message("user", "Hello")], sampling=sampling), lambda _: None)
+            peak = checks.peak_text(service.stats())
     except Exception as error:  # as above
         return checks.failed("engine", error)
     milliseconds = 1000 * (finished.timings.prefill + finished.timings.decode)
-    return checks.ok("engine", f"{finished.usage.prompt_tokens} tokens in, one out, in {milliseconds:.0f} ms")
+    return checks.ok("engine", f"{finished.usage.prompt_tokens} tokens in, one out, in {milliseconds:.0f} ms{peak}")

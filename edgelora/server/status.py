@@ -110,7 +110,7 @@ class Status(Struct, frozen=True, kw_only=True):
     requests: RequestsStatus
     speed: SpeedStatus
     memory: dict[str, MemoryStatus]
-    """Of the process `server`, and of `engine` where that is another one."""
+    """Of the process `server`, of `engine` where that is another one; `mlx` is what MLX's allocator counts of it."""
     adapters: AdaptersStatus
     kv: KvStatus
     drafts: DraftsStatus
@@ -141,7 +141,7 @@ class StatusRoutes:
             engine=EngineStatus(health.state, health.why or None, health.restarts, health.pid),
             requests=RequestsStatus(stats.running, stats.queued, stats.max_queue),
             speed=SpeedStatus(round(sum(rates.values()), 2), self._counters.recent_first_token),
-            memory={name: MemoryStatus(one.resident, one.peak) for name, one in snapshot.memory.items()},
+            memory=_memory(snapshot),
             adapters=_adapters(stats, rates),
             kv=_kv(stats),
             drafts=DraftsStatus(stats.drafted, stats.accepted),
@@ -150,6 +150,13 @@ class StatusRoutes:
     def _base(self) -> BaseStatus:
         runtime, setup = self._runtime, self._runtime.setup
         return BaseStatus(runtime.base.name, runtime.backend_name, None if setup is None else str(setup))
+
+
+def _memory(snapshot: Snapshot) -> dict[str, MemoryStatus]:
+    found = {name: MemoryStatus(one.resident, one.peak) for name, one in snapshot.memory.items()}
+    if (peak := snapshot.stats.allocated_peak_bytes) > 0:
+        found["mlx"] = MemoryStatus(snapshot.stats.allocated_bytes, peak)
+    return found
 
 
 def _adapters(stats: EngineStats, rates: dict[str, float]) -> AdaptersStatus:

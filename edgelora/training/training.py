@@ -69,10 +69,12 @@ def begin(
 ) -> Trained:
     """Train an adapter `name` on the examples in `data`, and install it as its next version.
 
-    Raises UsageError (bad_training_data, training_unfinished unless `restart`, train_layers, backend_base), Busy,
-    BaseError, BackendError (mlx_missing, training_diverged), StorageError; `Stopped` where it was asked to end.
+    Raises UsageError (bad_training_data, training_unfinished unless `restart`, train_layers, train_options,
+    backend_base), Busy, BaseError, BackendError (mlx_missing, training_diverged), StorageError; `Stopped` where it was
+    asked to end.
     """
     check_mlx()
+    _check_recipe(recipe)
     with opened(library.settings.directories.data, name) as folder:
         if not restart:
             check_startable(folder)
@@ -121,6 +123,12 @@ def check_mlx() -> None:
     if find_spec("mlx") is None or find_spec("mlx_lm") is None:
         what = "Training needs mlx and mlx-lm, which are not installed."
         raise BackendError("mlx_missing", what, "Install them: pip install 'edgelora[mlx]'")
+
+
+def _check_recipe(recipe: Recipe) -> None:
+    if recipe.grad_checkpoint and recipe.dropout:
+        what = "Activations that are computed twice meet another dropout the second time: the gradients would be wrong."
+        raise UsageError("train_options", what, "Give --grad-checkpoint or --dropout, not both.", param="dropout")
 
 
 def _train(

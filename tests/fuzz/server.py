@@ -6,11 +6,13 @@ On stdout one JSON object a line: first its port and its routes, then its state 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import json
 import logging
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,9 +76,10 @@ def _listen(server: EdgeServer, service: FakeService, errors: Errors) -> None:
 
 
 def _state(server: EdgeServer, service: FakeService, errors: Errors) -> dict[str, Any]:
-    for noted in (service.prompts, service.samplings, service.clients):
-        noted.clear()  # the fake's own notes of every request
+    for noted in (service.prompts, service.samplings, service.clients, service.backend.history):
+        noted.clear()  # the fakes' own notes of every request and step
     gc.collect()
+    _give_back()
     stats, process = service.stats(), psutil.Process()
     return {
         "connections": len(server.server_state.connections),
@@ -89,6 +92,12 @@ def _state(server: EdgeServer, service: FakeService, errors: Errors) -> dict[str
         "resident": process.memory_info().rss,
         "errors": list(errors.lines),
     }
+
+
+def _give_back() -> None:
+    """Have the allocator return what is free: what is left is held, and not only kept for later by some thread."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # glibc's
 
 
 def _tell(fields: dict[str, Any]) -> None:

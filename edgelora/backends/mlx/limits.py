@@ -51,7 +51,7 @@ def apply(limits: Limits) -> None:
     mx.set_cache_limit(limits.cache)
 
 
-def peak_bytes() -> int:
-    """Most memory MLX's own allocator has held at once in this process; 0 where MLX was not used. Cheap."""
+def allocated_bytes() -> tuple[int, int]:
+    """What MLX's own allocator holds in this process, and the most it ever did; 0 where MLX was not used. Cheap."""
     mx: Any = sys.modules.get("mlx.core")
-    return 0 if mx is None else int(mx.get_peak_memory())
+    return (0, 0) if mx is None else (int(mx.get_active_memory()), int(mx.get_peak_memory()))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edgelora.adapters.store import Store
@@ -98,6 +99,17 @@ def test_an_adapter_is_trained_and_installed(library: Library, data: Path) -> No
         )
 
 
+def test_less_memory_is_the_same_training(library: Library, data: Path) -> None:
+    """Gradient checkpointing computes activations anew, to the same factors; dropout would be another then."""
+    steady = msgspec.structs.replace(RECIPE, dropout=0.0, iterations=3)
+    plain = trained(library, data, steady, name="plain")
+    saving = trained(library, data, msgspec.structs.replace(steady, grad_checkpoint=True), name="saving")
+    assert plain.version.digest == saving.version.digest
+    with pytest.raises(UsageError) as caught:
+        trained(library, data, msgspec.structs.replace(RECIPE, grad_checkpoint=True))
+    assert caught.value.code == "train_options"
+
+
 @pytest.mark.parametrize("stopped", [3, 4])
 def test_going_on_is_exact(stopped: int, library: Library, data: Path) -> None:
     """Stopped anywhere and gone on with, it is the same adapter bit for bit: factors, moments, order and dropout."""
@@ -115,8 +127,7 @@ def test_going_on_is_exact(stopped: int, library: Library, data: Path) -> None:
 def test_more_iterations(library: Library, data: Path) -> None:
     """A finished training goes on where more are asked for, as the next version; else it says that it is done."""
     whole = trained(library, data, name="whole")
-    short = RECIPE.__class__(**{name: getattr(RECIPE, name) for name in RECIPE.__struct_fields__} | {"iterations": 4})
-    trained(library, data, short)
+    trained(library, data, msgspec.structs.replace(RECIPE, iterations=4))
     with pytest.raises(UsageError) as caught:
         resume(library, "odd", iterations=None, follower=Followed().follower)
     assert caught.value.code == "training_done"

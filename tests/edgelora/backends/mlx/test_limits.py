@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgelora.backends.mlx.limits import STEP_BYTES, limits, working_set
+from edgelora.backends.mlx.limits import STEP_BYTES, allocated_bytes, limits, working_set
 
 GB = 10**9
 
@@ -22,3 +22,15 @@ def test_nothing_is_set_on_a_cpu() -> None:
     """Without Metal there is no working set, and so no limit."""
     mx = pytest.importorskip("mlx.core")
     assert (working_set() is None) == (not mx.metal.is_available())
+
+
+@pytest.mark.mlx
+def test_what_it_holds_is_counted() -> None:
+    """By MLX itself; the most there was stays."""
+    mx = pytest.importorskip("mlx.core")
+    array = mx.zeros((1 << 20,), dtype=mx.uint8)
+    mx.eval(array)
+    held, peak = allocated_bytes()
+    assert peak >= held >= 1 << 20
+    del array
+    assert allocated_bytes()[1] >= peak
