@@ -179,6 +179,9 @@ class TextDelta:
     text: str
     tokens: tuple[ScoredToken, ...] = ()
     """Those whose text is now shown, where logprobs were asked for: what a stop string swallowed is not among them."""
+    anew: bool = False
+    """What came before this is void: the process that computed it died, and the answer begins again. Only where the
+    reader has set `Stream.whole`."""
 
 
 @dataclass(frozen=True, slots=True)

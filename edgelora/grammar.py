@@ -19,8 +19,8 @@ Schema = Mapping[str, Any]
 MAX_CHARS = 256 << 10
 """Of a schema, as JSON."""
 MAX_DEPTH = 64
-MAX_PROPERTIES = 2000
-"""Of one object: each optional one is a choice at every comma."""
+MAX_PROPERTIES = 500
+"""Of one object: each optional one is a choice at every comma, and so many take a mask 10 ms."""
 MAX_PATTERN = 2000
 """Characters of a regular expression."""
 MAX_CALLS = 16

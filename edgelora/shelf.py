@@ -5,6 +5,7 @@ Owns no state: what is installed is the library's, what is in memory the engine'
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -55,6 +56,7 @@ class Shelf:
         self._engine = engine
         self._resolve = resolve
         self._pins = pins
+        self._turn = threading.Lock()
 
     def latest(self) -> list[Held]:
         """The latest version of every adapter installed for this base, by name."""
@@ -82,8 +84,16 @@ class Shelf:
         return without_project(parts.adapter)
 
     def install(self, source: Source, *, name: str, uploads: Uploads, progress: Progress | None = None) -> Installed:
-        """See `offers.install`; what is installed is for this base."""
-        return install(source, name=name, library=self.library, base=self.base, uploads=uploads, progress=progress)
+        """See `offers.install`; what is installed is for this base. One adapter at a time is converted."""
+        return install(
+            source,
+            name=name,
+            library=self.library,
+            base=self.base,
+            uploads=uploads,
+            progress=progress,
+            turn=self._turn,
+        )
 
     def remove(self, model_id: str) -> tuple[Version, ...]:
         """Uninstall a version, or with a bare name all; pins of them end. Running requests finish. Raises NotFound."""

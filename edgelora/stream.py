@@ -37,6 +37,8 @@ class Stream:
         """The last event was taken."""
         self.placed = False
         """Whether the request has, or had, a place in the batch; until then it waits."""
+        self.whole = False
+        """Set by a reader that shows nothing before the end: it can take a TextDelta.anew."""
         self._parked: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
 
     def put(self, event: Event) -> None:

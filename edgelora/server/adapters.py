@@ -128,7 +128,8 @@ class AdaptersRoutes:
         return reply(adapter_fields(await in_thread(work)))
 
     async def _optional(self, request: Request) -> dict[str, object]:
-        return {} if request.headers.get("content-length") == "0" else await self._manager.read(request)
+        empty = "transfer-encoding" not in request.headers and request.headers.get("content-length", "0") == "0"
+        return {} if empty else await self._manager.read(request)
 
     def _source(self, body: Adding) -> Source:
         if (body.file_id is None) == (body.source is None):

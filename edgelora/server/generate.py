@@ -72,6 +72,8 @@ class GenerationApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw = await read_json(scope, receive, self.options)
         job = await to_thread.run_sync(lambda: self.start(self.runtime, parse_object(raw)))
+        for stream in job.streams:
+            stream.whole = not job.body.stream
         shape = in_its_words(self.shape) if from_together(Headers(scope=scope)) else self.shape
         tick = self.options.keepalive_seconds
         async with aclosing(
@@ -91,6 +93,8 @@ class GenerationApp:
             if isinstance(heard.event, Failed):
                 raise heard.event.error
             if isinstance(heard.event, TextDelta):
+                if heard.event.anew:
+                    deltas[heard.choice].clear()
                 deltas[heard.choice].append(heard.event)
             else:
                 ends[heard.choice] = heard.event

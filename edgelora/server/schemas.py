@@ -79,13 +79,14 @@ class StreamOptions(Struct, frozen=True):
     include_usage: bool | None = None
 
 
-class Generation(Struct, frozen=True, kw_only=True):
-    """What both bodies say about a generation. `adapters`, `top_k`, `min_p`, `repeat_penalty` are edgelora's own."""
+class Choosing(Struct, frozen=True, kw_only=True):
+    """What every generating body says of who answers and how tokens are chosen.
+
+    `adapters`, `top_k`, `min_p`, `repeat_penalty` are edgelora's own.
+    """
 
     model: ModelName
     adapters: Annotated[list[AdapterPart], Meta(max_length=MAX_ADAPTERS)] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Share | None = None
     top_k: Count | None = None
@@ -94,10 +95,17 @@ class Generation(Struct, frozen=True, kw_only=True):
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     logit_bias: Annotated[dict[str, Bias], Meta(max_length=MAX_BIASES)] | None = None
-    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
     seed: Seed | None = None
-    max_tokens: Positive | None = None
     stop: StopText | Annotated[list[StopText], Meta(max_length=MAX_STOPS)] | None = None
+
+
+class Generation(Choosing, frozen=True, kw_only=True):
+    """What both OpenAI's completions and chats say about a generation."""
+
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    max_tokens: Positive | None = None
 
     @property
     def include_usage(self) -> bool:

@@ -5,9 +5,9 @@ visible of it, and what is sent again after a crash. No I/O, no clock, no thread
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from edgelora.core import AdapterRef, Request, Timings
+from edgelora.core import AdapterRef, Finished, Request, TextDelta, Timings
 from edgelora.errors import UsageError
 from edgelora.failures import queue_full
 from edgelora.prefixes.cache import Keep
@@ -26,7 +26,7 @@ class Flight:
     keep: Keep | None
     since: float
     """When it was accepted, in time.monotonic."""
-    sent: float
+    sent: float = 0.0
     """When it was last given to a process."""
     attempts: int = 0
     """How many processes it was given to."""
@@ -34,6 +34,24 @@ class Flight:
     """Whether any of its answer was handed out."""
     cancelled: bool = False
     """Whether somebody asked for its end."""
+
+    def begin(self, now: float) -> None:
+        """It is given to a process; what an earlier one made of it is void."""
+        self.attempts += 1
+        self.sent = now
+        if self.seen:
+            self.seen = False
+            self.stream.put(TextDelta("", anew=True))
+
+    def timed(self, finished: Finished) -> Finished:
+        """With what it waited for earlier processes."""
+        times = finished.timings
+        return replace(finished, timings=replace(times, queued=times.queued + self.sent - self.since))
+
+    @property
+    def shown(self) -> bool:
+        """Whether somebody saw what cannot be taken back."""
+        return self.seen and not self.stream.whole
 
 
 class Flights:
@@ -78,7 +96,7 @@ class Flights:
 
     def crash(self) -> list[Flight]:
         """The process died: removes and returns those that end with it. The others are to be sent again."""
-        lost = [one for one in self if one.seen or one.cancelled or one.attempts >= ATTEMPTS]
+        lost = [one for one in self if one.shown or one.cancelled or one.attempts >= ATTEMPTS]
         for flight in lost:
             del self._live[flight.request.id]
         return lost

@@ -114,7 +114,7 @@ class RemoteEngine:
                 raise engine_stopped(_STOPPED)
             rules.check(request)
             check_tokens(request, self._vocabulary)
-            flight = Flight(request, stream, keep, since=now, sent=now)
+            flight = Flight(request, stream, keep, since=now)
             self._flights.take(flight, capacity=rules.capacity)
             self._blame.know(use.ref for use in request.adapters)
             self._send(process, flight)
@@ -183,8 +183,8 @@ class RemoteEngine:
             self._rules = Scheduler(ready.capabilities, pool, max_queue=self._first.max_queue)
             for command in self._fetching.again():
                 process.put(command)
+            self._tell_rules()
             for flight in self._flights:
-                flight.sent = now
                 self._send(process, flight)
             self._changed.notify_all()
 
@@ -248,7 +248,7 @@ class RemoteEngine:
             return self._opened
 
     def _send(self, process: EngineProcess, flight: Flight) -> None:
-        flight.attempts += 1
+        flight.begin(time.monotonic())
         keep = self._keeping.send(flight.request.id, flight.keep)
         process.put(messages.Submit(flight.request, keep))
 
@@ -262,9 +262,7 @@ class RemoteEngine:
             if flight is None:
                 return
             self._flights.took(event.finished.timings)
-        timings = event.finished.timings
-        waited = timings.queued + (flight.sent - flight.since)
-        flight.stream.put(replace(event.finished, timings=replace(timings, queued=waited)))
+        flight.stream.put(flight.timed(event.finished))
 
     def _fail(self, flight: Flight, error: EdgeloraError) -> None:
         self._keeping.forget(flight.request.id)

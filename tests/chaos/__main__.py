@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import tempfile
 import time
 from collections import Counter
+from pathlib import Path
 
 from tests.chaos.arena import chaos
+from tests.chaos.deaths import DEATHS
 
 
 def main() -> int:
@@ -16,6 +20,11 @@ def main() -> int:
     parser.add_argument("--backend", choices=["real", "fake"], default="real", help="what computes (default real)")
     options = parser.parse_args()
     began = time.perf_counter()
+    logging.getLogger("edgelora.supervisor").setLevel(logging.CRITICAL)  # it reports every death
+    for death in DEATHS:
+        with tempfile.TemporaryDirectory(prefix="edgelora-chaos-") as folder:
+            death(Path(folder))
+        print(f"{time.perf_counter() - began:5.1f} s  {death.__module__}.{death.__name__}")
     record = chaos(options.count, kind=options.backend, seed=options.seed)
     for finding, times in Counter(record.findings).most_common():
         print(f"{finding}{f' ({times} times)' if times > 1 else ''}")

@@ -78,9 +78,14 @@ class Arena:
             else:
                 self._kill_engine()
         self._wait_ready()
+        served = self._served()
+        if not _comes(lambda: self._served() > served, START_SECONDS):
+            self.record.find("nobody is served any more")
         self._clients.stop()
-        self._wait_ready()
         self._end()
+
+    def _served(self) -> int:
+        return self.record.counts["answer 200"] + self.record.counts["stream whole"]
 
     def _start(self) -> Server:
         with (self._home / "server.log").open("ab") as log:

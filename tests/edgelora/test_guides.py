@@ -131,7 +131,7 @@ LONG = 20_000
 DEEP: dict[str, Any] = {}
 for _ in range(300):
     DEEP = {"type": "object", "properties": {"a": DEEP}}
-MANY = {f"p{n}": {"type": "string"} for n in range(2000)}
+MANY = {f"p{n}": {"type": "string"} for n in range(500)}
 
 HONOURED: list[tuple[dict[str, Any], str, str]] = [
     *[({"type": "string", "maxLength": n}, '"ok"', '"' + "x" * 3 + '"x') for n in (500, 1200, 17_000, LONG, 10**6)],
@@ -148,7 +148,8 @@ REFUSED: list[tuple[Any, str]] = [
     (DEEP, "nested deeper"),
     ({"not": {"type": "string"}}, "not"),
     ({"type": "string", "maxLength": 10**30}, "maxLength"),
-    ({"type": "object", "properties": MANY | {"one": {}}}, "2000 properties"),
+    ({"type": "object", "properties": MANY | {"one": {}}}, "500 properties"),
+    ({"type": "object", "properties": {f"p{n}": {} for n in range(2000)}}, "500 properties"),
     ({"enum": ["x" * (256 << 10)]}, "characters"),
     ({"x-guidance": {"lenient": True}, "not": {}}, "x-guidance"),
     ({"properties": {"a": {"x-guidance": {}}}}, "x-guidance"),
@@ -191,6 +192,17 @@ def test_a_pattern_that_grows_too_costly_ends_the_answer() -> None:
     with pytest.raises(UsageError) as caught:
         for _ in range(400):
             guide.accept(random.choice([token for token in np.flatnonzero(guide.allowed()[:256]) if token != ord('"')]))
+    assert caught.value.code == "unsupported_schema"
+
+
+def test_a_base_without_an_end_token() -> None:
+    """It could not end a text where that is all it may do: refused, not let run on."""
+
+    class Endless(FakeVocabulary):
+        end_ids = frozenset[int]()
+
+    with pytest.raises(UsageError) as caught:
+        TokenGuide(schema(PERSON), Endless())
     assert caught.value.code == "unsupported_schema"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgelora.errors import EdgeloraError
+from edgelora.errors import EdgeloraError, UsageError
 from edgelora.server.caller import caller
 from edgelora.server.chat import begin_chat
 from edgelora.server.chat_wording import Manner
@@ -51,10 +51,14 @@ def said(store: ResponseStore, body: ResponsesBody) -> tuple[tuple[Item, ...], t
     if body.previous_response_id is None:
         return (), inputs, owner
     try:
-        return store.get(body.previous_response_id, owner=owner).conversation, inputs, owner
+        kept = store.get(body.previous_response_id, owner=owner)
     except EdgeloraError as error:
         error.param = "previous_response_id"
         raise
+    if kept.response.status == "in_progress":
+        what = "The response before is still being made."
+        raise UsageError("response_in_progress", what, "Wait for its end.", param="previous_response_id")
+    return kept.conversation, inputs, owner
 
 
 def _response(runtime: Runtime, raw: Mapping[str, Any], body: ResponsesBody) -> ResponseObject:

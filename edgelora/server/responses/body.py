@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from edgelora.core import MAX_ADAPTERS
 from edgelora.errors import UsageError
 from edgelora.sampling import MAX_LOGPROBS
 from edgelora.server.responses.types import (
@@ -20,11 +19,11 @@ from edgelora.server.responses.types import (
     OutputText,
 )
 from edgelora.server.schemas import (
-    AdapterPart,
+    INERT,
+    Choosing,
     Inert,
     ModelName,
     Positive,
-    Share,
     check_text,
     invalid,
     missing,
@@ -34,18 +33,26 @@ from edgelora.server.schemas import (
 from edgelora.server.tool_fields import MAX_TOOLS, Choice, FunctionName
 
 OUTER_INERT: Inert = {
+    **INERT,
     "background_options": ({},),
     "context_management": ([],),
     "conversation": (),
     "image": ({},),
+    "logprobs": (False,),
+    "max_completion_tokens": (),
+    "max_tokens": (),
+    "messages": (),
     "max_tool_calls": (),
     "moderation": (),
+    "n": (1,),
     "prompt": (),
     "reasoning": ({}, {"effort": "none"}, {"effort": None, "summary": None}),
+    "response_format": (),
     "service_tier": ("auto", "default"),
     "truncation": ("disabled",),
 }
-"""Known fields that are not supported, each with the values that ask for nothing."""
+"""Known fields that are not supported, each with the values that ask for nothing. Some are a chat's, which has them by
+other names."""
 
 _INNER_INERT: Inert = {
     "stream_options.include_obfuscation": (False,),
@@ -112,8 +119,7 @@ Included = Literal["message.output_text.logprobs", "reasoning.encrypted_content"
 MetadataText = Annotated[str, Meta(max_length=512)]
 
 
-class ResponsesBody(Struct, frozen=True, kw_only=True):
-    model: ModelName
+class ResponsesBody(Choosing, frozen=True, kw_only=True):
     input: str | Annotated[list[InputItem], Meta(min_length=1)]
     instructions: str | None = None
     previous_response_id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
@@ -122,8 +128,6 @@ class ResponsesBody(Struct, frozen=True, kw_only=True):
     stream: bool | None = None
     stream_options: ResponsesStreamOptions | None = None
     max_output_tokens: Positive | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Share | None = None
     text: TextConfig | None = None
     tools: Annotated[list[FunctionTool], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: Choice | dict[str, Any] | None = None
@@ -131,8 +135,6 @@ class ResponsesBody(Struct, frozen=True, kw_only=True):
     include: list[Included] | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     metadata: Annotated[dict[Annotated[str, Meta(max_length=64)], MetadataText], Meta(max_length=16)] | None = None
-    adapters: Annotated[list[AdapterPart], Meta(max_length=MAX_ADAPTERS)] | None = None
-    """edgelora's own: several at once, as in a chat."""
 
 
 class CountBody(ResponsesBody, frozen=True, kw_only=True):

@@ -108,6 +108,10 @@ def test_rolling_back_and_pointing(manager: Manager, service: FakeService, tmp_p
     assert service.shelf.get("sql@stable").version.digest == digests[1]
     assert manager.call("GET", "/v1/adapters/sql@stable").json["version"] == 2
     assert manager.call("DELETE", "/v1/adapters/sql/aliases/stable").json["aliases"] == {"latest": 3}
+    bare = {"Authorization": f"Bearer {manager.token}"}
+    assert manager.server.request("POST", "/v1/adapters/sql/rollback", b"", bare).json["version"] == 2
+    assert manager.server.request("POST", "/v1/adapters/sql/rollback", b"{}", bare).status == 415
+    assert manager.server.request("POST", "/v1/adapters/sql/rollback").status == 401
     for method, path, code in (("DELETE", "stable", "alias_not_found"), ("DELETE", "latest", "bad_alias"),
                                ("PUT", "12", "bad_alias"), ("PUT", "abcdef", "bad_alias")):  # fmt: skip
         body = {"version": 1} if method == "PUT" else None

@@ -106,8 +106,11 @@ def _body(operation: Operation, name: str, document: Schema) -> Schema:
     body = {field: SAMPLES.get(field, _sample(schema["properties"][field], schemas)) for field in schema["required"]}
     if operation.body is TokenizeBody and name not in ("prompt", "messages", "content"):
         body["prompt"] = "Hi"
-    value = {**SAMPLES, **INSTEAD}.get(name, _sample(schema["properties"][name], schemas))
-    return {**body, name: value, **TOGETHER.get(name, {})}
+    fields = operation.body.__struct_fields__
+    known = {**SAMPLES, **INSTEAD} if name in fields else {}
+    value = known.get(name, _sample(schema["properties"][name], schemas))
+    beside = {key: one for key, one in TOGETHER.get(name, {}).items() if key in fields}
+    return {**body, name: value, **beside}
 
 
 TAKING = [one for one in API if one.body is not None and one not in MANAGEMENT]

@@ -25,6 +25,9 @@ def test_an_answer_is_there_when_it_is_asked_for(held_client: openai.OpenAI, gat
     made = held_client.responses.create(model="medical-faq", input="Hi", background=True)
     assert (made.status, made.output, made.background) == ("in_progress", [], True)
     assert held_client.responses.retrieve(made.id).status == "in_progress"
+    with pytest.raises(openai.BadRequestError) as caught:
+        held_client.responses.create(model="tiny", input="And?", previous_response_id=made.id)
+    assert (caught.value.code, caught.value.param) == ("response_in_progress", "previous_response_id")
     gate.open()
     ended = _ended(held_client, made.id)
     assert (ended.status, ended.output_text) == ("completed", "Yes.") and ended.usage is not None
@@ -69,6 +72,17 @@ def test_only_background_responses_are_cancelled(held_server: RunningServer, gat
     reply = held_server.post(f"/v1/responses/{made}/cancel", {})
     assert (reply.status, reply.error["code"]) == (400, "not_background")
     assert held_server.post("/v1/responses/resp_never/cancel", {}).status == 404
+
+
+def test_a_client_that_hangs_up_ends_its_answer(held_client: openai.OpenAI, held: FakeService, gate: Turnstile) -> None:
+    """Nothing goes on for a stream that nobody reads, and nothing of it is kept."""
+    stream = held_client.responses.create(model="tiny", input="Hi", stream=True)
+    first = next(iter(stream))
+    assert first.type == "response.created"
+    stream.close()
+    assert held.engine.cancelled.wait(WAIT_SECONDS)
+    with pytest.raises(openai.NotFoundError):
+        held_client.responses.retrieve(first.response.id)
 
 
 def test_silence_is_filled_with_comments(held_server: RunningServer, gate: Turnstile) -> None:

@@ -68,6 +68,10 @@ def _content(part: dict[str, str]) -> dict[str, Any]:
         ({"input": [{"type": "function_call_output"}]}, "missing_required_parameter", "input[0].output"),
         ({"input": [_call(arguments="{")]}, "invalid_value", "input"),
         ({"stream_options": {}}, "invalid_value", "stream_options"),
+        ({"max_tokens": 5}, "unsupported_parameter", "max_tokens"),
+        ({"response_format": {"type": "json_object"}}, "unsupported_parameter", "response_format"),
+        ({"guided_json": {}}, "unsupported_parameter", "guided_json"),
+        ({"stop": [""]}, "invalid_value", "stop[0]"),
         (
             {"stream": True, "stream_options": {"include_obfuscation": True}},
             "unsupported_parameter",
