@@ -38,6 +38,8 @@ class Held:
     """Its place in memory, where it has one."""
     counts: AdapterCounts | None = None
     """How often its name was used since the start; None: never."""
+    quarantined: str | None = None
+    """How it last crashed the engine, where it is not run any more."""
 
 
 class Shelf:
@@ -140,4 +142,11 @@ class Shelf:
         stats = self._engine.stats()
         entries = {entry.ref.version: entry for entry in stats.adapters}
         counts = {one.name: one for one in stats.counts}
-        return lambda manifest, version: Held(manifest, version, entries.get(version.digest), counts.get(manifest.name))
+        quarantine = self.library.quarantine()
+
+        def held(manifest: AdapterManifest, version: Version) -> Held:
+            locked = quarantine.find(version.digest)
+            why = None if locked is None else locked.why
+            return Held(manifest, version, entries.get(version.digest), counts.get(manifest.name), why)
+
+        return held

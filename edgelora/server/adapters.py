@@ -162,6 +162,7 @@ def adapter_fields(held: Held) -> dict[str, object]:
         "memory_bytes": None if entry is None else entry.ref.nbytes,
         "leases": 0 if entry is None else entry.leases,
         "pinned": entry is not None and entry.pinned,
+        "quarantined": held.quarantined,
         "requests": 0 if counts is None else counts.requests,
         "hits": 0 if counts is None else counts.hits,
         "last_use": None if counts is None else counts.last_used,

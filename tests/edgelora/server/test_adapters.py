@@ -57,7 +57,8 @@ def test_adding_a_file_is_a_job(manager: Manager, tmp_path: Path) -> None:
     assert [(one["id"], one["digest"]) for one in found] == [("sql", job["adapter"]["digest"])]
     assert found[0] == manager.call("GET", "/v1/adapters/sql").json
     assert (found[0]["resident"], found[0]["leases"], found[0]["requests"]) == (False, 0, 0)
-    assert found[0]["last_use"] is None and found[0]["origin"] == f"upload:{file_id}"
+    assert found[0]["last_use"] is None and found[0]["quarantined"] is None
+    assert found[0]["origin"] == f"upload:{file_id}"
 
 
 def test_a_job_that_fails_says_why(manager: Manager, tmp_path: Path) -> None:
