@@ -57,9 +57,12 @@ def adapter_files(folder: Path, base: Path, count: int) -> Iterator[Sequence[Pat
 
 
 def computed_by(base: Path) -> str:
-    """What stands in a benchmark's last line: MLX on a CPU says nothing of MLX on Metal."""
-    if not base.is_dir():
-        return "llama.cpp"
+    """What stands in a benchmark's last line."""
+    return mlx_here() if base.is_dir() else "llama.cpp"
+
+
+def mlx_here() -> str:
+    """MLX on a CPU says nothing of MLX on Metal."""
     from edgelora.backends.mlx.limits import working_set
 
     return "MLX on a CPU, which promises nothing for Metal" if working_set() is None else "MLX on Metal"

@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.bases import mlx_here
 from benchmarks.client import send_on_time
 from benchmarks.homes import Home, make_home
 from benchmarks.machine import describe
@@ -70,12 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for _ in range(options.rounds):
             bench.round(cases)
         after = {server.name: memory_of(server.pid) for server in running}
+    computed_by = mlx_here() if options.backend == "mlx" else f"backend {options.backend}"
     print_speed(cases, options.requests)
     print_memory(before, after, options.requests)
     print(
         f"\n{'the built-in base' if options.base is None else options.base.name}; {options.requests} requests at once,"
         f" {options.prompt} tokens of prompt and {options.tokens} of answer each; medians of {options.rounds} rounds in"
-        f" changing order; backend {options.backend}; {describe()}"
+        f" changing order; {computed_by}; {describe()}"
     )
     return 0
 
