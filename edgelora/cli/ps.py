@@ -104,12 +104,14 @@ def show(status: _Status) -> None:
     if not status["ready"]:
         emit(f"not ready: {engine['why'] or engine['state']}")
     if engine["restarts"]:
-        emit(f"the engine crashed and was started again: {engine['restarts']} times")
+        emit(f"the engine crashed and was started again {_times(engine['restarts'])}")
     emit(
         f"{requests['running']} running, {requests['queued']} waiting, {speed['tokens_per_second']:.1f} tokens/s;"
         f" memory {_memory(status['memory'])}"
     )
     kv = status["kv"]
+    if not kv["cells"]:
+        return  # the base is not there yet, and nothing else can be
     emit(
         f"adapters {size_text(adapters['bytes'])} of {size_text(adapters['budget_bytes'])};"
         f" KV {kv['used'] + kv['warm']:,} of {kv['cells']:,} tokens, {kv['warm']:,} of them warm"
@@ -134,6 +136,10 @@ def _row(one: dict[str, Any]) -> tuple[str, ...]:
         str(one["queued"]),
         f"{one['tokens_per_second']:.1f}",
     )
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _memory(memory: dict[str, dict[str, int | None]]) -> str:

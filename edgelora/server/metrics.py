@@ -85,6 +85,9 @@ def engine_metrics(snapshot: Snapshot) -> Iterator[Metric]:
     yield _counter("engine_restarts", "Crashes of the engine that were got over.", snapshot.health.restarts)
     yield _gauges("process_resident_bytes", "Resident memory, mapped files included.", resident, label="process")
     yield _gauges("process_peak_resident_bytes", "The most there was of it.", peak, label="process")
+    if stats.allocated_peak_bytes:
+        yield _gauge("mlx_bytes", "What MLX's allocator has given out.", stats.allocated_bytes)
+        yield _gauge("mlx_peak_bytes", "The most there was of it.", stats.allocated_peak_bytes)
     yield _gauge("requests_running", "Requests with a place in the batch.", stats.running)
     yield _gauge("requests_queued", "Requests without one.", stats.queued)
     yield _gauges("adapter_running", "Of those with one.", {name: one.running for name, one in taken.items()})

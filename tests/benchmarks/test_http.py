@@ -35,7 +35,7 @@ def reply(status: int, *, ended: float | None = 2.0, retry_after: str = "") -> E
 
 def test_every_table_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     """Each way answers each case in full, and a small crowd gets replies that it may get."""
-    tiny = ["--width", "2", "--prompt", "8", "--tokens", "4", "--rounds", "1", "--clients", "6", "--seconds", "0.6"]
+    tiny = ["--width", "2", "--prompt", "8", "--tokens", "4", "--rounds", "1", "--clients", "6", "--seconds", "0.3"]
     assert http.main([*tiny, "--threads", "1", "--context", "128"]) == 0
     out = capsys.readouterr().out
     for case in ("1 on the base", "1 on an adapter", "2 on adapters"):

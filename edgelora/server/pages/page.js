@@ -198,8 +198,8 @@ function show(status) {
   $("speed").textContent = speed.tokens_per_second.toFixed(1);
   $("first").textContent = speed.first_token_seconds === null ? "–" : seconds(speed.first_token_seconds);
   $("requests").textContent = `${requests.running}, ${requests.queued}`;
-  const held = Object.values(memory);
-  $("memory").textContent = size(held.reduce((sum, one) => sum + one.resident_bytes, 0));
+  const processes = [memory.server, memory.engine].filter(Boolean);
+  $("memory").textContent = size(processes.reduce((sum, one) => sum + one.resident_bytes, 0));
   $("pool").textContent = `${count(adapters.data.length, "adapter")}: ${size(adapters.bytes)} of ${size(adapters.budget_bytes)}; KV ${kv.used + kv.warm} of ${kv.cells} tokens`;
   $("fill").value = adapters.budget_bytes ? adapters.bytes / adapters.budget_bytes : 0;
   $("resident").replaceChildren(...adapters.data.map(line));

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from edgelora.cli.ps import show
 from edgelora.keys.token import ensure_token
 from edgelora.presence import present
 from tests.support.cli import make_app, run
@@ -46,6 +47,16 @@ def test_a_running_server_is_found_and_told(tmp_path: Path) -> None:
     assert [line.split()[0] for line in told[4:]] == ["medical-faq", "pirate"]
     assert "just now" in told[4] and "never" in told[5] and " yes " in told[5]
     assert data["url"] == server.url and data["adapters"]["data"][0]["name"] == "medical-faq"
+
+
+def test_a_server_that_is_not_ready(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Why is said, and how often its engine crashed; what is not there yet is left out."""
+    with FakeService(tmp_path, adapters={}) as service, serving(service) as server:
+        status = server.request("GET", "/v1/status").json
+    engine = {"state": "restarting", "why": "The base is being loaded.", "restarts": 2, "pid": None}
+    show({"url": server.url, **status, "ready": False, "engine": engine, "kv": {**status["kv"], "cells": 0}})
+    told = capsys.readouterr().out
+    assert "not ready: The base is being loaded." in told and "started again 2 times" in told and "KV" not in told
 
 
 def test_a_server_elsewhere(tmp_path: Path) -> None:

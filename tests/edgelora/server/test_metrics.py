@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tests.support.server import WAIT_SECONDS, Reply, RunningServer, serving
 from tests.support.service import FakeService, Turnstile
 
 ASK = {"messages": [{"role": "user", "content": "Hi"}]}
+DOCS = Path(__file__).resolve().parents[3] / "docs" / "http.md"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -65,6 +67,49 @@ def test_a_request_leaves_its_traces(server: RunningServer) -> None:
     assert value(found, "tokens_total") == usage["completion_tokens"]
     assert value(found, "process_resident_bytes", process="server") > 1 << 20
     assert value(found, "uptime_seconds") > 0 and value(found, "requests_queued") == 0
+
+
+def test_every_metric_is_documented(server: RunningServer) -> None:
+    """docs/http.md names each of them, and no other but those of MLX."""
+    server.post("/v1/chat/completions", {"model": "medical-faq", **ASK})
+    text = server.request("GET", "/metrics").body.decode()
+    kinds = re.findall(r"^# TYPE edgelora_(\w+) (?:counter|gauge|histogram)$", text, re.MULTILINE)
+    told = DOCS.read_text(encoding="utf-8").partition("## Metrics")[2].partition("\n## ")[0]
+    rows = [line.split(" | ")[0] for line in told.splitlines() if line.startswith("| `")]
+    documented = set(re.findall(r"`(\w+)`", "".join(rows)))
+    assert documented - {"mlx_bytes", "mlx_peak_bytes"} == set(kinds)
+
+
+BODIES = {
+    "/v1/chat/completions": {**ASK, "n": 2},
+    "/v1/completions": {"prompt": "Hi"},
+    "/v1/responses": {"input": "Hi"},
+    "/openai/v1/chat/completions": {**ASK, "stream": True},
+}
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_every_generating_route_is_counted(server: RunningServer, path: str) -> None:
+    """Tokens, times and the request itself, under the adapter's name, whatever the API's shape."""
+    server.post(path, {"model": "medical-faq", **BODIES[path]})
+    found, by = scrape(server), {"adapter": "medical-faq"}
+    answers = 2 if "n" in BODIES[path] else 1
+    assert value(found, "http_requests_total", route=path, status="200", **by) == 1
+    assert value(found, "completion_tokens_total", **by) == value(found, "tokens_total")
+    assert value(found, "prompt_tokens_total", **by) > 0
+    assert value(found, "time_to_first_token_seconds_count", **by) == 1
+    assert value(found, "inter_token_seconds_count", **by) == value(found, "tokens_total") - 2 * answers
+
+
+def test_refusals_are_counted_with_their_adapter(server: RunningServer, service: FakeService) -> None:
+    """A refusal before the model is known has none; one of the engine's has the adapter's."""
+    server.post("/v1/chat/completions", {"model": "medical-faq"})
+    long = [{"role": "user", "content": "x " * 5000}]
+    server.post("/v1/chat/completions", {"model": "medical-faq", "messages": long})
+    found, route = scrape(server), "/v1/chat/completions"
+    assert value(found, "http_requests_total", route=route, status="400", adapter="(none)") == 1
+    assert value(found, "http_requests_total", route=route, status="400", adapter="medical-faq") == 1
+    assert ("edgelora_prompt_tokens_total", frozenset({("adapter", "medical-faq")})) not in found
 
 
 def test_series_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
