@@ -11,6 +11,7 @@ BENCHMARKS = {
     "benchmarks.http": "what HTTP costs over the engine, requests per second of /v1/models, 100 clients at once",
     "benchmarks.kv_types": "what each type of the KV costs in exactness, and saves in memory",
     "benchmarks.many_adapters": "time a start with 10,000 installed adapters against one with a handful",
+    "benchmarks.masks": "what holding an answer to a JSON schema costs a token, over 128,256 tokens",
     "benchmarks.memory": "what k adapters in memory add to the base alone, pages of files told apart",
     "benchmarks.mixed": "8 requests on 8 adapters at once over HTTP, and memory; with --against a llama-server too",
     "benchmarks.serve": "EdgeLoRA's published workload over HTTP; with --against a llama-server too",

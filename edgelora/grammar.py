@@ -19,8 +19,8 @@ Schema = Mapping[str, Any]
 MAX_CHARS = 256 << 10
 """Of a schema, as JSON."""
 MAX_DEPTH = 64
-MAX_PROPERTIES = 2000
-"""Of one object: each optional one is a choice at every comma."""
+MAX_PROPERTIES = 500
+"""Of one object: each optional one is a choice at every comma, and so many take a mask 10 ms."""
 MAX_PATTERN = 2000
 """Characters of a regular expression."""
 MAX_CALLS = 16
@@ -33,8 +33,13 @@ CALL_OPENING, CALL_CLOSING, CALL_BETWEEN = '{{"name": "{name}", "parameters": ',
 
 # Between the tokens of JSON, nothing, a space, or a new line with its indentation: what people write, and a model can
 # waste little on it. Nothing that a schema says may be left out because it is not known: an answer must never be freer
-# than it was asked to be.
-_RULES: Schema = {"whitespace_pattern": r"( |\n[ \t]{0,32})?", "lenient": False, "coerce_one_of": False}
+# than it was asked to be. No character is written by its number: "\u0061" would be a second property "a", of any type.
+_RULES: Schema = {
+    "whitespace_pattern": r"( |\n[ \t]{0,32})?",
+    "json_allowed_escapes": 'nrbtf"\\',
+    "lenient": False,
+    "coerce_one_of": False,
+}
 
 
 def of_schema(schema: object, *, param: str) -> Constraint:
@@ -86,6 +91,8 @@ def check_schema(schema: object, param: str) -> Schema:
 
 
 def _check_object(value: Mapping[str, object], param: str) -> None:
+    if _may_repeat(value):
+        raise _refused("'minProperties' cannot be counted where a name that is not listed may come twice", param)
     if "x-guidance" in value:
         raise _refused("'x-guidance' is not for clients to say", param)
     if len(value) > MAX_PROPERTIES:
@@ -93,6 +100,13 @@ def _check_object(value: Mapping[str, object], param: str) -> None:
     pattern = value.get("pattern")
     if isinstance(pattern, str) and len(pattern) > MAX_PATTERN:
         raise _refused(f"a pattern in it has more than {MAX_PATTERN} characters", param)
+
+
+def _may_repeat(value: Mapping[str, object]) -> bool:
+    """Whether names beyond the listed ones are needed, two or more: llguidance does not keep them apart."""
+    least, required = value.get("minProperties"), value.get("required")
+    listed = len(required) if isinstance(required, list) else 0
+    return isinstance(least, (int, float)) and least > listed + 1
 
 
 def _call_schema(tool: Tool, number: int) -> Schema:

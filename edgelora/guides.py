@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
 _KEPT: Final = 2
 """Vocabularies whose description is kept: a process has one base, and gets another where that is replaced."""
-_ROW_ITEMS: Final = 20_000
+_COMPILED: Final = 16
+"""Constraints that are kept compiled."""
+_ROW_ITEMS: Final = 5000
 """Choices at one place of an answer, as llguidance counts them: two for each optional property of an object."""
 _LEXER_STATES: Final = 50_000
 """Of one answer, at one to two kB: what a pattern may take of memory."""
@@ -36,12 +39,8 @@ class TokenGuide:
 
     def __init__(self, constraint: Constraint, vocabulary: Vocabulary) -> None:
         """Raises UsageError(code unsupported_schema) for a grammar that cannot be held to, or allows nothing."""
-        from llguidance import LLMatcher
-
         self._size = vocabulary.size
-        self._matcher: LLMatcher = LLMatcher(_describe(vocabulary), constraint.grammar, log_level=0, limits=_limits())
-        self._check()
-        self.allowed()
+        self._matcher = _compiled(constraint, vocabulary).deep_copy()
 
     @property
     def complete(self) -> bool:
@@ -57,13 +56,29 @@ class TokenGuide:
         self._check()
 
     def _check(self) -> None:
-        if self._matcher.is_error():
-            raise _unsupported(self._matcher.get_error())
+        _check(self._matcher)
 
 
 def guide(constraint: Constraint | None, vocabulary: Vocabulary) -> TokenGuide | None:
     """What holds one answer to `constraint`; None for none. Raises as `TokenGuide` does."""
     return None if constraint is None else TokenGuide(constraint, vocabulary)
+
+
+@lru_cache(maxsize=_COMPILED)
+def _compiled(constraint: Constraint, vocabulary: Vocabulary) -> LLMatcher:
+    """Before the first token, to be copied: for the choices of one request, and for those that ask the same again."""
+    from llguidance import LLMatcher
+
+    matcher = LLMatcher(_describe(vocabulary), constraint.grammar, log_level=0, limits=_limits())
+    _check(matcher)
+    matcher.compute_bitmask()  # Some find only here that nothing can be written.
+    _check(matcher)
+    return matcher
+
+
+def _check(matcher: LLMatcher) -> None:
+    if matcher.is_error():
+        raise _unsupported(matcher.get_error())
 
 
 class _Words:
@@ -89,6 +104,8 @@ _describing = threading.Lock()
 def _describe(vocabulary: Vocabulary) -> LLTokenizer:
     from llguidance import LLTokenizer, TokenizerWrapper
 
+    if not vocabulary.end_ids:
+        raise _unsupported("the base has no token that ends an answer")
     with _describing:
         known = _described.get(vocabulary)
         if known is None:

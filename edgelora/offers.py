@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,13 +102,28 @@ def install(
     base: BaseRecord,
     uploads: Uploads,
     progress: Progress | None = None,
+    turn: AbstractContextManager[object] | None = None,
 ) -> Installed:
     """Install what `source` holds as the latest version of `name`, converted for `base`.
 
-    Raises UsageError, NotFound, AdapterError, Offline, StorageError, Busy; then nothing has changed.
+    `turn` is held while that is done; what a repository holds comes before. Raises UsageError, NotFound, AdapterError,
+    Offline, StorageError, Busy; then nothing has changed.
     """
+    turn = turn or nullcontext()
     if isinstance(source, FromHub):
-        return _pulled(source, name, library, base, progress)
+        return _pulled(source, name, library, base, progress, turn)
+    with turn:
+        return _taken(source, name, library, base, uploads, progress)
+
+
+def _taken(
+    source: FromUpload | FromPath | FromPieces | FromInstalled,
+    name: str,
+    library: Library,
+    base: BaseRecord,
+    uploads: Uploads,
+    progress: Progress | None,
+) -> Installed:
     if isinstance(source, FromInstalled):
         return _copied(source, name, library, base, progress)
     if isinstance(source, FromUpload):
@@ -150,11 +165,18 @@ def _put_together(source: FromPieces, work: Path) -> Path:
     return work if len(source.files) > 1 else inside(work, *source.files)
 
 
-def _pulled(source: FromHub, name: str, library: Library, base: BaseRecord, progress: Progress | None) -> Installed:
+def _pulled(
+    source: FromHub,
+    name: str,
+    library: Library,
+    base: BaseRecord,
+    progress: Progress | None,
+    turn: AbstractContextManager[object],
+) -> Installed:
     from edgelora.pull import Access, PulledAdapter, Wishes, pull
 
     wishes = Wishes(called=name, base=base.name, subfolder=source.subfolder)
-    access = Access(token=source.token, progress=progress, limit_bytes=MAX_DOWNLOAD_BYTES)
+    access = Access(token=source.token, progress=progress, limit_bytes=MAX_DOWNLOAD_BYTES, turn=turn)
     pulled = pull(f"{source.repository}@{source.revision}", library=library, wishes=wishes, access=access)
     if not isinstance(pulled, PulledAdapter):
         raise AdapterError("not_an_adapter", f"{source.repository} holds no adapter.", "Name an adapter's repository.")

@@ -48,7 +48,7 @@ class Message:
         turn: Turn = {"role": self.role, "content": change(self.content)}
         if self.calls:
             turn["tool_calls"] = [call.spec(change) for call in self.calls]
-        return {**turn, "tool_call_id": self.call_id} if self.role == "tool" else turn
+        return {**turn, "tool_call_id": change(self.call_id)} if self.role == "tool" else turn
 
 
 def encode_chat(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edgelora.adapters.remote import Fetched, RemoteCache, Wanted, holds_adapter
@@ -49,6 +49,8 @@ class Access:
     pause: Callable[[float], None] = time.sleep
     limit_bytes: int | None = None
     """Of an adapter's files together; None: what the disk has room for."""
+    turn: AbstractContextManager[object] = field(default_factory=nullcontext)
+    """Held while what came is installed, and not while it comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,8 @@ def pull(
     except Offline as error:
         if (found := cache.find(wanted)) is None:
             raise _not_here(wanted, error) from error
-        return _install(wanted, found, library, wishes, cached=found.fetched, progress=access.progress)
+        with access.turn:
+            return _install(wanted, found, library, wishes, cached=found.fetched, progress=access.progress)
     if wishes.subfolder is None and not holds_adapter(wanted, listing.files):
         _check_base(wanted, listing)
         return _pull_base(name, library, wishes, access)
@@ -91,7 +94,8 @@ def pull(
             pause=access.pause,
             limit_bytes=access.limit_bytes,
         )
-    return _install(wanted, found, library, wishes, cached=None, progress=access.progress)
+    with access.turn:
+        return _install(wanted, found, library, wishes, cached=None, progress=access.progress)
 
 
 def _ask(wanted: Wanted, library: Library, access: Access) -> tuple[Hub, Listing]:

@@ -5,6 +5,7 @@ Owns no state: what is installed is the library's, what is in memory the engine'
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -37,6 +38,8 @@ class Held:
     """Its place in memory, where it has one."""
     counts: AdapterCounts | None = None
     """How often its name was used since the start; None: never."""
+    quarantined: str | None = None
+    """How it last crashed the engine, where it is not run any more."""
 
 
 class Shelf:
@@ -55,6 +58,7 @@ class Shelf:
         self._engine = engine
         self._resolve = resolve
         self._pins = pins
+        self._turn = threading.Lock()
 
     def latest(self) -> list[Held]:
         """The latest version of every adapter installed for this base, by name."""
@@ -82,8 +86,16 @@ class Shelf:
         return without_project(parts.adapter)
 
     def install(self, source: Source, *, name: str, uploads: Uploads, progress: Progress | None = None) -> Installed:
-        """See `offers.install`; what is installed is for this base."""
-        return install(source, name=name, library=self.library, base=self.base, uploads=uploads, progress=progress)
+        """See `offers.install`; what is installed is for this base. One adapter at a time is converted."""
+        return install(
+            source,
+            name=name,
+            library=self.library,
+            base=self.base,
+            uploads=uploads,
+            progress=progress,
+            turn=self._turn,
+        )
 
     def remove(self, model_id: str) -> tuple[Version, ...]:
         """Uninstall a version, or with a bare name all; pins of them end. Running requests finish. Raises NotFound."""
@@ -130,4 +142,11 @@ class Shelf:
         stats = self._engine.stats()
         entries = {entry.ref.version: entry for entry in stats.adapters}
         counts = {one.name: one for one in stats.counts}
-        return lambda manifest, version: Held(manifest, version, entries.get(version.digest), counts.get(manifest.name))
+        quarantine = self.library.quarantine()
+
+        def held(manifest: AdapterManifest, version: Version) -> Held:
+            locked = quarantine.find(version.digest)
+            why = None if locked is None else locked.why
+            return Held(manifest, version, entries.get(version.digest), counts.get(manifest.name), why)
+
+        return held

@@ -41,7 +41,7 @@ class ToolCall:
     def spec(self, change: Change) -> dict[str, Any]:
         """As chat templates take it, the arguments as an object, every text changed."""
         function = {"name": change(self.name), "arguments": mapped(json.loads(self.arguments), change)}
-        return {"type": "function", "id": self.id, "function": function}
+        return {"type": "function", "id": change(self.id), "function": function}
 
 
 _HOW = (

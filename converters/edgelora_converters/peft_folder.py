@@ -135,7 +135,7 @@ def _mlx(where: str) -> AdapterUnsupported:
     return AdapterUnsupported(
         "adapter_is_mlx",
         f"{where} holds an MLX adapter.",
-        "Convert it first (edgelora convert FOLDER --to peft -o OUT), or give the PEFT adapter it was made from.",
+        "Install it as it is (edgelora add FOLDER), or convert it (edgelora convert FOLDER --to peft -o OUT).",
     )
 
 

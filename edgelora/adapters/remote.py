@@ -184,20 +184,21 @@ def holds_adapter(wanted: Wanted, names: Collection[str]) -> bool:
 
 
 def _choose(wanted: Wanted, listing: Listing) -> dict[str, RemoteFile]:
-    """The adapter's two files, by the names they get here."""
-    from edgelora_converters.peft_folder import FILES, adapter_folder
+    """The adapter's two files, PEFT's or mlx-lm's, by the names they get here."""
+    from edgelora_converters.peft_folder import adapter_files, adapter_folder
 
     if wanted.subfolder is not None and not wanted.of(listing.files):
         folders = ", ".join(sorted({name.partition("/")[0] for name in listing.files if "/" in name})[:20])
         what = f"{wanted.repository} has no folder {wanted.subfolder}."
         raise UsageError("no_subfolder", what, f"Its folders are: {folders}." if folders else "")
+    names = wanted.of(listing.files)
     try:
-        folder = adapter_folder(wanted.of(listing.files), where=wanted.repository, depth=1)
+        folder = adapter_folder(names, where=wanted.repository, depth=1, mlx=True)
     except AdapterUnsupported as error:
         remedy = "Say which one: --subfolder NAME." if error.code == "adapter_many" else error.remedy
         raise AdapterUnsupported(error.code, error.what, remedy) from error
     start = folder if wanted.subfolder is None else f"{wanted.subfolder}/{folder}"
-    return {name: listing.files[f"{start}{name}"] for name in FILES}
+    return {name: listing.files[f"{start}{name}"] for name in adapter_files(names, folder)}
 
 
 def _check_size(wanted: Wanted, files: dict[str, RemoteFile], limit: int | None) -> None:

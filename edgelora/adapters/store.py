@@ -18,6 +18,7 @@ import msgspec
 
 from edgelora.adapters import conversions, housekeeping
 from edgelora.adapters.conversions import Converted, Goal
+from edgelora.adapters.describe import describe, naming
 from edgelora.adapters.housekeeping import Problem
 from edgelora.adapters.intake import Staged, default_name, stage
 from edgelora.adapters.kept import assemble
@@ -33,7 +34,7 @@ from edgelora.adapters.manifest import (
 )
 from edgelora.adapters.resolve import resolve
 from edgelora.core import AdapterRef
-from edgelora.errors import AdapterIncompatible, NotFound, StorageError, UsageError
+from edgelora.errors import NotFound, StorageError, UsageError
 from edgelora.files import (
     check_name,
     locked,
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     from edgelora.backends.base import AdapterFormat
     from edgelora.bases.record import BaseRecord
     from edgelora.core import Progress
-    from edgelora_converters.lora import LoraAdapter
     from edgelora_converters.reading import Reading
 
 logger = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ class Store:
         chosen = default_name(source) if name is None else check_name(name, kind="adapter")
         sweep(make_folder(self._layout.tmp))
         with workspace(self._layout.tmp) as work:
-            with _naming(chosen, None, base):
+            with naming(chosen, None, base):
                 staged = resolve(stage(source, work, immutable=immutable), work, base.identity.fingerprint, reading)
             version = self._read(chosen, staged, base, origin)
             with self._converting(version.digest):
@@ -223,9 +223,9 @@ class Store:
         """Check the adapter against the base; number 1 until it is committed."""
         from edgelora_converters import peft
 
-        with _naming(name, None, base):
+        with naming(name, None, base):
             adapter = peft.read(staged.folder, base.identity.fingerprint.shape)
-        return _describe(adapter, staged, base, origin=origin, created=self._clock())
+        return describe(adapter, staged, base, origin=origin, created=self._clock())
 
     def _convert_kept(
         self, name: str, version: Version, base: BaseRecord, to: AdapterFormat, progress: Progress | None
@@ -291,7 +291,7 @@ def _convert(
     label = f"Converting {name}"
     if goal.weights:
         base.check()
-    with _naming(name, version.base_model, base):
+    with naming(name, version.base_model, base):
         return conversions.make(
             source,
             work / CONVERTED,
@@ -299,39 +299,3 @@ def _convert(
             goal=goal,
             progress=None if progress is None else lambda done, total: progress(label, done, total),
         )
-
-
-@contextmanager
-def _naming(name: str, made_for: str | None, base: BaseRecord) -> Iterator[None]:
-    """Say which adapter and which base do not fit; the converter knows shapes only."""
-    try:
-        yield
-    except AdapterIncompatible as error:
-        origin = f" (made for {made_for})" if made_for else ""
-        what = f"The adapter {name}{origin} does not fit the base {base.name}: {error.what}"
-        raise AdapterIncompatible(error.code, what, error.remedy, param=error.param) from error
-
-
-def _describe(adapter: LoraAdapter, staged: Staged, base: BaseRecord, *, origin: str, created: float) -> Version:
-    from edgelora_converters.completion import needs_base
-
-    scales = [pair.scale for pair in adapter.pairs.values()]
-    return Version(
-        number=1,
-        digest=adapter.source_digest,
-        created=created,
-        files=staged.files,
-        base_model=adapter.base_model,
-        base_name=base.name,
-        base_fingerprint=base.identity.fingerprint.digest,
-        rank=adapter.max_rank,
-        alpha=adapter.metadata.get("alpha", ""),
-        scales=(min(scales), max(scales)),
-        targets=tuple(sorted({target.module.short for target in adapter.pairs})),
-        use_rslora=adapter.metadata.get("use_rslora", "").lower() == "true",
-        parameters=adapter.parameters,
-        invocation=adapter.invocation,
-        needs_base=needs_base(adapter),
-        treatment=adapter.metadata.get("treatment", ""),
-        origin=origin,
-    )

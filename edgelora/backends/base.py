@@ -88,6 +88,8 @@ class SavedKv:
 class Vocabulary(Protocol):
     """Text to ids and back. Thread-safe, immutable and hashable: what is made of it once is kept by it."""
 
+    def __hash__(self) -> int: ...
+
     @property
     def size(self) -> int: ...
 

@@ -38,7 +38,7 @@ def pull(
     reading: ReadingOptions,
     as_json: bool,
 ) -> None:
-    """Download the PEFT adapter in a Hugging Face repository, and install it as `edgelora add` does.
+    """Download the adapter in a Hugging Face repository, and install it as `edgelora add` does.
 
     An interrupted download goes on where it stopped. What was pulled once is kept, and installed again without a
     network. A repository that holds a model is pulled as a base.

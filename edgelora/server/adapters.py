@@ -128,7 +128,8 @@ class AdaptersRoutes:
         return reply(adapter_fields(await in_thread(work)))
 
     async def _optional(self, request: Request) -> dict[str, object]:
-        return {} if request.headers.get("content-length") == "0" else await self._manager.read(request)
+        empty = "transfer-encoding" not in request.headers and request.headers.get("content-length", "0") == "0"
+        return {} if empty else await self._manager.read(request)
 
     def _source(self, body: Adding) -> Source:
         if (body.file_id is None) == (body.source is None):
@@ -161,6 +162,7 @@ def adapter_fields(held: Held) -> dict[str, object]:
         "memory_bytes": None if entry is None else entry.ref.nbytes,
         "leases": 0 if entry is None else entry.leases,
         "pinned": entry is not None and entry.pinned,
+        "quarantined": held.quarantined,
         "requests": 0 if counts is None else counts.requests,
         "hits": 0 if counts is None else counts.hits,
         "last_use": None if counts is None else counts.last_used,

@@ -74,11 +74,11 @@ class ChatWording:
         return Ending((*told, _delta()), self._reason(reason))
 
     def whole(self, deltas: Sequence[TextDelta], reason: FinishReason) -> Ending:
-        text = text_of(deltas)
         if self._parts.reader is None:
             tokens = chat_logprobs(scored(deltas)) if self.manner.logprobs else None
-            return Ending((Said(_message(text), tokens),), str(reason))
-        parts = [part for _, part in (*self._parts.feed(text), *self._parts.finish(reason))]
+            return Ending((Said(_message(text_of(deltas)), tokens),), str(reason))
+        told = [one for delta in deltas for one in self._parts.feed(delta.text)]
+        parts = [part for _, part in (*told, *self._parts.finish(reason))]
         words = "".join(part.text for part in parts if isinstance(part, Words))
         calls = _whole_calls(parts)
         return Ending((Said(_message(words or (None if calls else ""), calls)),), self._reason(reason))

@@ -44,6 +44,8 @@ class Row:
     """Whether it generates, and so counts against the limits of a minute."""
     whole: bool = False
     """Whether it tells of every adapter: not for a key that may use only some."""
+    bodiless: bool = False
+    """Whether it may come without a body, and then needs no content type: only where no page can send it unasked."""
 
     def means(self, method: str, path: str) -> bool:
         return (method in self.methods or "*" in self.methods) and fnmatchcase(path, self.path)
@@ -55,6 +57,9 @@ def _rows(
     return [Row(methods, path, door, metered=metered, whole=whole) for path in paths]
 
 
+BODILESS = ("pin", "unpin", "warm", "rollback")
+"""What is asked of an adapter without more words."""
+
 TABLE: tuple[Row, ...] = (
     *_rows(Door.OPEN, "/", "/health", "/ready", "/openapi.json", methods=READING),
     *_rows(Door.OPEN, "/page.css", "/page.js", "/chat.js", "/icon.svg", methods=READING),
@@ -65,6 +70,7 @@ TABLE: tuple[Row, ...] = (
     *_rows(Door.KEY, "/tokenize", "/v1/tokenize", "/detokenize", "/v1/detokenize", methods=("POST",)),
     Row(("POST",), "/v1/files", Door.TOKEN, media=Media.FORM),
     Row(("PUT",), "/v2/uploads/*", Door.SIGNED, media=Media.ANY),
+    *(Row(("POST",), f"/v1/adapters/{{}}/{verb}", Door.TOKEN, bodiless=True) for verb in BODILESS),
     *_rows(Door.TOKEN, "/v1/files*", "/v1/fine_tunings*", "/v1/adapters*", "/v1/jobs*", "/v2/projects*"),
     *_rows(Door.TOKEN, "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/models", "/v1/models/{}"),
 )

@@ -22,8 +22,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import msgspec
-
 from edgelora.errors import Busy, Cancelled, EdgeloraError, UsageError
 from edgelora.errors import Unavailable as Unavailable
 
@@ -92,12 +90,12 @@ class ErrorReply:
 def error_reply(error: Exception) -> ErrorReply:
     """How an exception is told to the client. What is not of the project's tree is told as an internal error."""
     known = _known(error)
-    return ErrorReply(known.status, _headers(known), msgspec.json.encode({"error": _fields(known)}))
+    return ErrorReply(known.status, _headers(known), _encoded(known))
 
 
 def error_frame(error: Exception) -> bytes:
     """The same JSON for the middle of a stream, where the status has long been sent."""
-    return msgspec.json.encode({"error": _fields(_known(error))})
+    return _encoded(_known(error))
 
 
 def told(error: Exception) -> str:
@@ -114,6 +112,13 @@ def _known(error: Exception) -> EdgeloraError:
         # The client is still there, so it was not the one who cancelled: the runtime is ending.
         return Unavailable("cancelled", "The server ended the request.", "Send it again once the server is back.")
     return error if isinstance(error, EdgeloraError) else internal_error()
+
+
+def _encoded(error: EdgeloraError) -> bytes:
+    # The command line knows these classes when it shows its help, which must not wait for this.
+    import msgspec
+
+    return msgspec.json.encode({"error": _fields(error)})
 
 
 def _fields(error: EdgeloraError) -> dict[str, str | None]:

@@ -5,9 +5,9 @@ So what a request must bring hangs on the route that will answer it, never on a 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from time import monotonic
 from typing import Self
 
 from starlette.datastructures import Headers
@@ -35,7 +35,7 @@ class Keepers:
     def of(cls, options: ServerOptions) -> Self:
         """Raises StorageError where token or keys cannot be read."""
         shared = Limits(options.requests_per_minute, options.tokens_per_minute)
-        return cls(Credentials(options), Quota(shared, now=time.monotonic()), time.monotonic)
+        return cls(Credentials(options), Quota(shared, now=monotonic()), monotonic)
 
 
 class Gate:
@@ -56,7 +56,8 @@ class Gate:
                 f"This tells of every adapter, and the key {who.name!r} may use only some.",
                 "GET /v1/models lists what it may use.",
             )
-        check_content(scope["method"], headers, row.media)
+        if not row.bodiless or _has_body(headers):
+            check_content(scope["method"], headers, row.media)
         set_call(Call(who, lambda tokens: self._charge(who, tokens)))
         if row.metered:
             self._enter(who, scope)
@@ -99,6 +100,10 @@ def check_content(method: str, headers: Headers, media: Media) -> None:
         )
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedMedia("unsupported_media_type", "The body is compressed.", "Send it without Content-Encoding.")
+
+
+def _has_body(headers: Headers) -> bool:
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
 
 _WORDS = {Media.JSON: "JSON", Media.FORM: "a form with a file"}

@@ -1,4 +1,4 @@
-"""Installing adapters for clients that do not wait: one conversion at a time, in a thread off the event loop.
+"""Installing adapters for clients that do not wait, in threads off the event loop: one after another in each lane.
 
 `JobTable` is the pure part: which jobs there are, what became of each, and which are forgotten. `Jobs` runs them. All
 is in memory: after a restart there are no jobs, and what they installed is installed.
@@ -143,6 +143,13 @@ Work = Callable[[Progress], Installed]
 """Blocking. Raises EdgeloraError."""
 
 
+class Lane(StrEnum):
+    """What is here already does not wait for what has to come over a network first."""
+
+    HERE = "here"
+    HUB = "hub"
+
+
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     job_id: str
@@ -151,14 +158,14 @@ class _Waiting:
 
 
 class Jobs:
-    """Thread-safe. Its thread lives while there is work, and does not keep the process alive."""
+    """Thread-safe. A lane's thread lives while it has work, and does not keep the process alive."""
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._lock = threading.Lock()
         self._table = JobTable()
-        self._waiting: deque[_Waiting] = deque()
-        self._running = False
+        self._waiting: dict[Lane, deque[_Waiting]] = {lane: deque() for lane in Lane}
+        self._running: set[Lane] = set()
 
     def every(self) -> list[Job]:
         """Oldest first."""
@@ -170,19 +177,19 @@ class Jobs:
         with self._lock:
             return self._table.get(job_id)
 
-    def submit(self, task: Task, work: Work) -> tuple[Job, Future[Job]]:
+    def submit(self, task: Task, work: Work, *, lane: Lane = Lane.HERE) -> tuple[Job, Future[Job]]:
         """The job as it was taken, and what will be it once it has ended. Raises Busy where too many wait."""
         done: Future[Job] = Future()
         with self._lock:
             job = self._table.add(f"job-{secrets.token_hex(12)}", task, now=self._clock())
-            self._waiting.append(_Waiting(job.id, work, done))
-            if not self._running:
-                self._running = True
-                threading.Thread(target=self._run, name="edgelora-jobs", daemon=True).start()
+            self._waiting[lane].append(_Waiting(job.id, work, done))
+            if lane not in self._running:
+                self._running.add(lane)
+                threading.Thread(target=self._run, args=(lane,), name=f"edgelora-jobs-{lane}", daemon=True).start()
         return job, done
 
-    def _run(self) -> None:
-        while (waiting := self._next()) is not None:
+    def _run(self, lane: Lane) -> None:
+        while (waiting := self._next(lane)) is not None:
             outcome = self._outcome(waiting)
             with self._lock:
                 if isinstance(outcome, EdgeloraError):
@@ -192,12 +199,12 @@ class Jobs:
                 job = self._table.get(waiting.job_id)
             waiting.done.set_result(job)
 
-    def _next(self) -> _Waiting | None:
+    def _next(self, lane: Lane) -> _Waiting | None:
         with self._lock:
-            if not self._waiting:
-                self._running = False
+            if not self._waiting[lane]:
+                self._running.discard(lane)
                 return None
-            waiting = self._waiting.popleft()
+            waiting = self._waiting[lane].popleft()
             self._table.start(waiting.job_id, now=self._clock())
             return waiting
 

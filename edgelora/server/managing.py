@@ -17,9 +17,9 @@ from edgelora.bases.naming import goes_by
 from edgelora.core import Progress
 from edgelora.errors import EdgeloraError, UsageError
 from edgelora.files import check_name
-from edgelora.offers import FromUpload, Installed, Source
+from edgelora.offers import FromHub, FromUpload, Installed, Source
 from edgelora.server.errors import internal_error
-from edgelora.server.jobs import Job, Jobs, Task
+from edgelora.server.jobs import Job, Jobs, Lane, Task
 from edgelora.server.json_app import read_json
 from edgelora.server.limits import parse_object
 from edgelora.server.options import ServerOptions
@@ -67,7 +67,7 @@ class Manager:
         def work(progress: Progress) -> Installed:
             return self.shelf.install(source, name=task.name, uploads=self.uploads, progress=progress)
 
-        return self.jobs.submit(task, work)
+        return self.jobs.submit(task, work, lane=Lane.HUB if isinstance(source, FromHub) else Lane.HERE)
 
     async def install(self, task: Task, source: Source) -> Installed:
         """The same, waited for. Raises what became of it."""

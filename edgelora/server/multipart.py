@@ -6,6 +6,7 @@ checked before anything of that size is held.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,8 @@ class FormReader:
         from python_multipart import MultipartParser
         from python_multipart.multipart import parse_options_header
 
+        # It logs each refusal, as often as somebody likes; the answer says the same.
+        logging.getLogger("python_multipart.multipart").setLevel(logging.ERROR)
         kind, options = parse_options_header(content_type)
         boundary = options.get(b"boundary")
         if kind != b"multipart/form-data" or not boundary:

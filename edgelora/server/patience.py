@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 from edgelora.errors import EdgeloraError, Unavailable
-from edgelora.server.errors import DeadlineExceeded
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +22,11 @@ class Patience:
 
     def spent(self, waited: float, *, placed: bool) -> EdgeloraError | None:
         """What a request that has `waited` so long ends with, or None while it may go on."""
+        from edgelora.server.errors import DeadlineExceeded  # not at the top: the options are read for `--help`
+
         if self.deadline_seconds is not None and waited >= self.deadline_seconds:
+            from edgelora.server.errors import DeadlineExceeded  # with msgspec, which --help does without
+
             return DeadlineExceeded(
                 "deadline_exceeded",
                 f"The answer was not complete after {self.deadline_seconds:g} seconds.",

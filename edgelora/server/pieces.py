@@ -86,10 +86,11 @@ def make_plan(offered: Mapping[str, tuple[str, int]]) -> Plan:
 
 def _chosen(offered: Mapping[str, tuple[str, int]]) -> dict[str, str]:
     """By the name each gets here, the path of each file that is wanted."""
-    from edgelora_converters.peft_folder import FILES, adapter_folder
+    from edgelora_converters.peft_folder import FILES, MLX_FILES, adapter_files, adapter_folder
 
     archives = [path for path in offered if path.lower().endswith(ARCHIVES)]
-    if len(archives) == 1 and not any(path.rpartition("/")[2] in FILES for path in offered):
+    if len(archives) == 1 and not any(path.rpartition("/")[2] in (*FILES, *MLX_FILES) for path in offered):
         return {"upload": archives[0]}
-    folder = adapter_folder(set(offered), where="The upload", depth=1)
-    return {name: f"{folder}{name}" for name in FILES}
+    paths = set(offered)
+    folder = adapter_folder(paths, where="The upload", depth=1, mlx=True)
+    return {name: f"{folder}{name}" for name in adapter_files(paths, folder)}

@@ -19,6 +19,8 @@ from edgelora.server.schemas import invalid, missing
 from edgelora.tools import Tool
 
 MAX_TOOLS = 128
+MAX_TOOL_CHARS = 512 << 10
+"""Of all functions' parameters, as JSON."""
 
 Choice = Literal["none", "auto", "required"]
 
@@ -81,6 +83,8 @@ def toolbox(tools: Sequence[ToolSpec] | None, choice: Choice | dict[str, Any] | 
     known = tuple(_tool(spec, f"tools[{index}]") for index, spec in enumerate(tools or ()))
     if len({tool.name for tool in known}) < len(known):
         raise invalid("tools", "has two functions of one name")
+    if sum(len(tool.parameters) for tool in known) > MAX_TOOL_CHARS:
+        raise invalid("tools", f"has parameters of more than {MAX_TOOL_CHARS} characters together")
     mode, may = _chosen(choice, known)
     if mode == "none":
         return Toolbox()

@@ -19,8 +19,6 @@ from edgelora.supervisor.pipes import Outbox, read_frames
 from edgelora.supervisor.said import Said
 
 _SECRETS = frozenset({"EDGELORA_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"})
-_GONE_SECONDS = 10.0
-"""What a killed process may take to be gone: the kernel frees gigabytes first."""
 
 Handler = Callable[[Sequence[messages.Event]], None]
 
@@ -77,7 +75,7 @@ class EngineProcess:
         """After its pipe ended: see that it is dead. Returns its exit code, negative for a signal."""
         if not self.finish(1.0):
             self.kill()
-        code = self._process.wait(_GONE_SECONDS)
+        code = self._process.wait()  # Gigabytes may have to be given back first.
         self._printed.join(1.0)
         self._outbox.close(1.0)
         return code

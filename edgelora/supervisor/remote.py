@@ -165,8 +165,7 @@ class RemoteEngine:
         self._supervisor.join(None if timeout is None else timeout + _GRACE_SECONDS)
         self._fail_all(engine_stopped(_CUT))
 
-    # From here on: what the supervisor tells.
-
+    # What the supervisor tells:
     def starting(self) -> None:
         with self._changed:
             self._status.starting(time.monotonic())

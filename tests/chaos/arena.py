@@ -155,8 +155,9 @@ class Arena:
         library = open_library(read_settings({"EDGELORA_HOME": str(self._home)}))
         self.record.findings += [f"the store: {problem.what}" for problem in library.store.verify()]
         self.record.findings += [f"in quarantine: {one.name}" for one in library.quarantine().list()]
-        log = (self._home / "server.log").read_text(errors="replace")
-        self.record.findings += [f"logged: {line}" for line in log.splitlines() if "Traceback" in line][:3]
+        log = (self._home / "server.log").read_text(errors="replace").partition("Traceback")
+        if log[1]:
+            self.record.find("logged: " + "\n".join(log[2].splitlines()[:40]))
         # What a killed process was writing is there for a day, and then swept.
         for folder in {path.parent for path in self._home.rglob(f"{TEMP_PREFIX}*")}:
             sweep(folder, now=time.time() + DAY)

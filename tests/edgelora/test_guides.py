@@ -79,7 +79,7 @@ def test_a_constraint_is_a_value() -> None:
     assert pickle.loads(pickle.dumps(constraint)) == constraint == schema(dict(PERSON))
 
 
-@pytest.mark.parametrize("prefix", ["", '{"name": "A\\u00', '{"name":"x","kind": "b'])
+@pytest.mark.parametrize("prefix", ["", '{"name": "A\\', '{"name":"x","kind": "b'])
 def test_a_mask_is_what_may_come_token_by_token(prefix: str) -> None:
     """The slow reference: each token tried alone on a guide of its own."""
     allowed = held(schema(PERSON), prefix).allowed()
@@ -118,6 +118,21 @@ def test_any_object_is_an_object() -> None:
     assert not accepts(schema(ANY_OBJECT), "[1]") and not accepts(schema(ANY_OBJECT), '{"a": }')
 
 
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [
+        ("a", "a"), ("a", "\\u0061"), ("é", "\\u00e9"), ("a/b", "a\\/b"), ("a\nb", "a\\nb"), ("a\nb", "a\\u000ab"),
+        ('a"b', 'a\\"b'), ('a"b', "a\\u0022b"), ("\\", "\\\\"), ("\\", "\\u005c"),
+    ],
+)  # fmt: skip
+def test_a_property_cannot_come_twice(name: str, again: str) -> None:
+    """However its name is spelled: the later one would count, and it need not obey."""
+    open_schema = schema({"type": "object", "properties": {name: {"type": "integer"}}, "required": [name]})
+    once = json.dumps({name: 1}, ensure_ascii=False)
+    assert json.loads(f'["{again}"]') == [name]
+    assert accepts(open_schema, once) and not accepts(open_schema, f'{once[:-1]}, "{again}": "x"}}')
+
+
 def test_spaces_come_to_an_end() -> None:
     """Indented text is fine; a model that would write nothing but spaces is not let."""
     assert accepts(schema(PERSON), json.dumps({"name": "x", "kind": "a"}, indent=4))
@@ -131,7 +146,7 @@ LONG = 20_000
 DEEP: dict[str, Any] = {}
 for _ in range(300):
     DEEP = {"type": "object", "properties": {"a": DEEP}}
-MANY = {f"p{n}": {"type": "string"} for n in range(2000)}
+MANY = {f"p{n}": {"type": "string"} for n in range(500)}
 
 HONOURED: list[tuple[dict[str, Any], str, str]] = [
     *[({"type": "string", "maxLength": n}, '"ok"', '"' + "x" * 3 + '"x') for n in (500, 1200, 17_000, LONG, 10**6)],
@@ -140,6 +155,7 @@ HONOURED: list[tuple[dict[str, Any], str, str]] = [
     ({"type": "array", "maxItems": 2}, "[1, 2]", "[1, 2, 3]"),
     ({"type": "string", "pattern": "^+[a-z]$"}, '"q"', '"qq"'),
     ({"type": "string", "pattern": "^hello there indeed\\!$"}, '"hello there indeed!"', '"hello"'),
+    ({"type": "object", "minProperties": 1}, '{"a": 1}', "{}"),
     ({**CLOSED, "properties": MANY}, '{"p7": "x"}', '{"q": "x"}'),
 ]  # fmt: skip
 
@@ -148,7 +164,8 @@ REFUSED: list[tuple[Any, str]] = [
     (DEEP, "nested deeper"),
     ({"not": {"type": "string"}}, "not"),
     ({"type": "string", "maxLength": 10**30}, "maxLength"),
-    ({"type": "object", "properties": MANY | {"one": {}}}, "2000 properties"),
+    ({"type": "object", "properties": MANY | {"one": {}}}, "500 properties"),
+    ({"type": "object", "properties": {f"p{n}": {} for n in range(2000)}}, "500 properties"),
     ({"enum": ["x" * (256 << 10)]}, "characters"),
     ({"x-guidance": {"lenient": True}, "not": {}}, "x-guidance"),
     ({"properties": {"a": {"x-guidance": {}}}}, "x-guidance"),
@@ -162,6 +179,7 @@ REFUSED: list[tuple[Any, str]] = [
     ({"type": "integer", "minimum": 5, "maximum": 3}, "minimum"),
     ({"enum": []}, "empty"),
     ({"uniqueItems": True}, "uniqueItems"),
+    ({"type": "object", "minProperties": 2}, "minProperties"),
     (True, "object"),
     ("x", "object"),
     (None, "object"),
@@ -191,6 +209,17 @@ def test_a_pattern_that_grows_too_costly_ends_the_answer() -> None:
     with pytest.raises(UsageError) as caught:
         for _ in range(400):
             guide.accept(random.choice([token for token in np.flatnonzero(guide.allowed()[:256]) if token != ord('"')]))
+    assert caught.value.code == "unsupported_schema"
+
+
+def test_a_base_without_an_end_token() -> None:
+    """It could not end a text where that is all it may do: refused, not let run on."""
+
+    class Endless(FakeVocabulary):
+        end_ids = frozenset[int]()
+
+    with pytest.raises(UsageError) as caught:
+        TokenGuide(schema(PERSON), Endless())
     assert caught.value.code == "unsupported_schema"
 
 

@@ -14,7 +14,7 @@ from edgelora.bases.registry import Bases
 from edgelora.config import Settings, read_settings
 from edgelora.errors import UsageError
 from edgelora.machine import usable_cores
-from edgelora.opening import default_weights, open_backend, plan_setup
+from edgelora.opening import default_weights, open_backend, open_vocabulary, plan_setup
 from edgelora_models.builtin import BASE_NAME, base_gguf
 
 
@@ -69,3 +69,10 @@ def test_a_kv_type_nobody_knows() -> None:
         read_settings({"EDGELORA_KV_TYPE": "q2_k"})
     with pytest.raises(UsageError, match="auto, mapped or repacked"):
         read_settings({"EDGELORA_WEIGHTS": "fast"})
+
+
+def test_the_vocabulary_alone(record: BaseRecord) -> None:
+    """A base's own, without the base."""
+    vocabulary = open_vocabulary(record)
+    assert vocabulary.size == record.identity.fingerprint.shape.vocab
+    assert vocabulary.chat_template == record.identity.chat_template

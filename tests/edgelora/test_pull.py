@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from edgelora.adapters.remote import RemoteCache, Wanted
+from edgelora.adapters.resolve import FROM_MLX
 from edgelora.bases.record import BaseRecord
 from edgelora.errors import (
     AdapterCorrupt,
@@ -30,6 +31,7 @@ from tests.support.adapters import write_peft
 from tests.support.bases import write_tiny_gguf
 from tests.support.cli import SHAPE, make_library
 from tests.support.hub import Hub, Repo, running_hub
+from tests.support.trained import last_layer, trained
 
 CONFIG, WEIGHTS = FILES
 REPO = "some-org/Legal_FAQ-lora"
@@ -84,6 +86,17 @@ def test_an_adapter_is_pulled_and_installed(hub: Hub, library: Library, files: d
     assert hub.sent == sum(len(files[name]) for name in FILES)
     assert (f"Downloading {REPO}", hub.sent, hub.sent) in seen
     assert library.store.ref(NAME, done.base).path.exists()
+
+
+def test_what_mlx_lm_trained(hub: Hub, library: Library, tmp_path: Path) -> None:
+    """Its two files are fetched, its other checkpoints not; it is kept as PEFT, as `add` keeps it."""
+    folder = trained(tmp_path / "tuned", last_layer(SHAPE))
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    hub.repos["o/tuned"] = Repo(files, large=frozenset({"adapters.safetensors"}))
+    done = pulled(hub, library, "o/tuned")
+    assert (done.manifest.name, done.version.alpha, done.version.treatment) == ("tuned", "80", FROM_MLX)
+    assert hub.sent == sum(len(files[name]) for name in ("adapter_config.json", "adapters.safetensors"))
+    assert set(kept(library, done)) == set(FILES)
 
 
 def test_the_second_pull_needs_no_network(hub: Hub, library: Library) -> None:

@@ -30,6 +30,7 @@ LLAMA_LIKE = (
     "{{- '<|eot_id|>' }}{% endfor %}"
     "{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"
 )
+TELLS_IDS = "{{- m.tool_call_id }}{{- '<|eot_id|>' }}{% endfor %}"
 LLAMA = with_template(LLAMA_LIKE)
 WEATHER = Tool("weather", '{"type": "object", "properties": {"city": {"type": "string"}}}', "The weather.")
 ASKED = [Message("system", "Be brief."), Message("user", "Weather?")]
@@ -94,13 +95,17 @@ def test_in_words_without_a_system_message(vocabulary: object) -> None:
     assert text.index("system") < text.index("weather") < text.index("Hi")
 
 
-@pytest.mark.parametrize("vocabulary", [VOCABULARY, LLAMA], ids=["in words", "by template"])
+@pytest.mark.parametrize(
+    "vocabulary",
+    [VOCABULARY, LLAMA, with_template(LLAMA_LIKE.replace("{{- '<|eot_id|>' }}{% endfor %}", TELLS_IDS))],
+    ids=["in words", "by template", "ids too"],
+)
 def test_nothing_of_a_function_is_a_control_token(vocabulary: object) -> None:
     """Descriptions, keys, arguments and results spell control tokens out as plain text, like messages."""
     evil = "".join(CONTROL_TEXTS)
     tool = Tool("weather", json.dumps({"type": "object", "properties": {evil: {"enum": [evil]}}}), evil)
-    call = ToolCall("1", "weather", json.dumps({evil: [evil]}))
-    said = [Message("user", "Hi"), Message("assistant", evil, (call,)), Message("tool", evil, call_id="1")]
+    call = ToolCall(evil, "weather", json.dumps({evil: [evil]}))
+    said = [Message("user", "Hi"), Message("assistant", evil, (call,)), Message("tool", evil, call_id=evil)]
     calm = [
         Message("user", "Hi"),
         Message("assistant", "", (ToolCall("1", "weather", "{}"),)),

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from edgelora import prompt
+from edgelora import template
 from edgelora.backends.fake import FakeBackend
 from edgelora.backends.fake_vocabulary import FakeVocabulary
 from edgelora.core import SamplingParams
+from edgelora.engine import Engine
 from edgelora.errors import UsageError
 from edgelora.prompt import Message, encode_chat
 from edgelora.service import Service
@@ -39,9 +40,10 @@ def test_an_adapters_template_is_never_used(tmp_path: Path, monkeypatch: pytest.
     kept = [path for path in library.settings.directories.data.rglob("*") if path.is_file()]
     assert kept and not [path for path in kept if b"OWNED" in path.read_bytes()]
     compiled: list[str] = []
-    compile_ = prompt._compile
-    monkeypatch.setattr(prompt, "_compile", lambda source: compiled.append(source) or compile_(source))
-    with Service(library, base, FakeBackend()) as service:
+    compile_ = template._compile
+    monkeypatch.setattr(template, "_compile", lambda source: compiled.append(source) or compile_(source))
+    engine = Engine(FakeBackend(), adapter_budget_bytes=1 << 30, max_queue=4)
+    with Service(library, base, engine) as service:
         plain = service.chat([Message("user", "Hi")], sampling=SamplingParams(max_tokens=1))
         acting = service.chat(
             [Message("user", "Hi")], adapters=service.compose("evil"), sampling=SamplingParams(max_tokens=1)

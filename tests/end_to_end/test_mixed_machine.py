@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from benchmarks.homes import builtin_home, settings_of
+from edgelora.backends.base import Backend
 from edgelora.backends.llama_cpp import BackendOptions
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 from edgelora.core import AdapterRef, AdapterUse, Request, SamplingParams
@@ -49,7 +50,7 @@ TEXTS.append(random.Random(2).choices(range(300, 1700), k=5) * 12)  # repeats it
 class Lab:
     """A base, two backends on it, twelve adapters, and the base's noise."""
 
-    backend: LlamaCppBackend
+    backend: Backend
     alone: Alone
     refs: tuple[AdapterRef, ...]
     worst: float

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
@@ -68,3 +71,36 @@ def test_a_prompt_longer_than_the_context_is_a_400(client: openai.OpenAI) -> Non
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model="medical-faq", messages=[{"role": "user", "content": "word " * 9000}])
     assert caught.value.code == "context_length_exceeded"
+
+
+TRIAGE: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "urgent": {"type": "boolean"},
+        "department": {"enum": ["cardiology", "surgery", "other"]},
+        "codes": {"type": "array", "items": {"type": "string", "pattern": "^[A-Z][0-9]{2}$"}, "maxItems": 2},
+    },
+    "required": ["urgent", "department", "codes"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("model", [builtin.BASE_NAME, "medical-faq"])
+def test_an_answer_of_a_schema(client: openai.OpenAI, model: str) -> None:
+    """A model that never saw JSON writes it, the base alone and with adapters, greedy and hot; and calls a function."""
+    for temperature in (0.0, 1.5):
+        made = client.chat.completions.create(
+            model=model, messages=[{"role": "user", "content": QUESTION}], temperature=temperature, seed=1,
+            response_format={"type": "json_schema", "json_schema": {"name": "triage", "schema": TRIAGE}},
+        )  # fmt: skip
+        value = json.loads(made.choices[0].message.content or "")
+        assert set(value) == set(TRIAGE["properties"]) and value["department"] in ("cardiology", "surgery", "other")
+        assert isinstance(value["urgent"], bool) and all(re.fullmatch("[A-Z][0-9]{2}", code) for code in value["codes"])
+    called = client.chat.completions.create(
+        model=model, messages=[{"role": "user", "content": QUESTION}],
+        tool_choice="required", parallel_tool_calls=False,
+        tools=[{"type": "function", "function": {"name": "triage", "parameters": TRIAGE}}],
+    )  # fmt: skip
+    (call,) = called.choices[0].message.tool_calls or ()
+    assert call.type == "function" and set(json.loads(call.function.arguments)) == set(TRIAGE["properties"])
+    assert called.choices[0].finish_reason == "tool_calls"

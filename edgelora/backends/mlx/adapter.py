@@ -1,7 +1,8 @@
 """An adapter in memory, from either conversion: mlx-lm's folder, or edgelora's own file where a folder cannot say it.
 
-Owns the reading and the checks; computes nothing with mlx, so that any thread may load. Factors are float32 as mlx-lm
-computes with, in Hugging Face row order, each at its own rank: the zeros that a folder pads with are left out.
+Owns the reading and the checks. Any thread may load: what is computed, DoRA's row scales, is computed on its own stream
+and finished before it is handed over. Factors are float32 as mlx-lm computes with, in Hugging Face row order, each at
+its own rank: the zeros that a folder pads with are left out.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora.backends.mlx.matrix import Array
+from edgelora.backends.mlx.matrix import Array, Matrix
+from edgelora.backends.mlx.model import Base
 from edgelora_converters import mapped_adapter, mlx
 from edgelora_converters.dtypes import widened
 from edgelora_converters.lora import Target
@@ -25,6 +27,9 @@ from edgelora_models.modules import EMBEDDING
 from edgelora_models.shape import LlamaShape
 
 Values = NDArray[np.float32]
+
+_BLOCK = 1 << 24
+"""Weights of a matrix that are widened at once, where the norms of its rows are wanted: 64 MB."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,11 +41,9 @@ class Factors:
     b: Array
     """[rank, out]"""
     row_scale: Array = None
-    """[out]: DoRA's g, where it is known from the conversion."""
+    """[out]: DoRA's g."""
     bias: Array = None
     """[out]"""
-    magnitude: Array = None
-    """[out]: DoRA's m, where g is still to be found from the base's rows."""
 
     @property
     def plain(self) -> bool:
@@ -49,7 +52,7 @@ class Factors:
 
     @property
     def nbytes(self) -> int:
-        parts = (self.a, self.b, self.row_scale, self.bias, self.magnitude)
+        parts = (self.a, self.b, self.row_scale, self.bias)
         return sum(int(part.nbytes) for part in parts if part is not None)
 
 
@@ -63,22 +66,38 @@ class LoadedMlx:
         return sum(factors.nbytes for factors in self.factors.values())
 
 
-def load_adapter(path: Path, shape: LlamaShape) -> LoadedMlx:
-    """Read a conversion for a base of `shape`: a folder, or a file in edgelora's own layout. Any thread.
+def load_adapter(path: Path, base: Base) -> LoadedMlx:
+    """Read a conversion for `base`: a folder, or a file in edgelora's own layout. Any thread.
 
     Raises AdapterError, StorageError.
     """
     if path.is_dir():
-        with mlx.opened(path, shape) as modules:
-            return LoadedMlx(path, {target: _of_folder(stored) for target, stored in modules.items()})
-    adapter = mapped_adapter.read(path, shape)
-    return LoadedMlx(path, {target: _of_file(target, pair, shape) for target, pair in adapter.pairs.items()})
+        with mlx.opened(path, base.shape) as modules:
+            return LoadedMlx(path, {t: _of_folder(stored, base.matrix(t)) for t, stored in modules.items()})
+    adapter = mapped_adapter.read(path, base.shape)
+    return LoadedMlx(path, {t: _of_file(t, pair, base.shape) for t, pair in adapter.pairs.items()})
 
 
-def _of_folder(stored: mlx.Stored) -> Factors:
+def _of_folder(stored: mlx.Stored, matrix: Matrix) -> Factors:
     used = np.flatnonzero(stored.a.any(axis=0) & stored.b.any(axis=1))
     rank = int(used[-1]) + 1 if used.size else 1
-    return Factors(_array(stored.a[:, :rank]), _array(stored.b[:rank]), magnitude=_array(stored.m))
+    a, b = _array(stored.a[:, :rank]), _array(stored.b[:rank])
+    if stored.m is None:
+        return Factors(a, b)
+    row_scale = _array(stored.m) / _row_norms(matrix, a, b)
+    mx.eval(row_scale)
+    return Factors(a, b, row_scale)
+
+
+def _row_norms(matrix: Matrix, a: Array, b: Array) -> Array:
+    """||W + (A B)^T|| by row, [out], as PEFT takes it: of the base it runs on, dequantized where that is packed."""
+    step = max(1, _BLOCK // int(a.shape[0]))
+    norms = []
+    for start in range(0, matrix.rows, step):
+        stop = min(start + step, matrix.rows)
+        norms.append(mx.linalg.norm(matrix.widened(start, stop) + (a @ b[:, start:stop]).T, axis=1))
+        mx.eval(norms[-1])
+    return mx.concatenate(norms)
 
 
 def _of_file(target: Target, pair: MappedPair, shape: LlamaShape) -> Factors:

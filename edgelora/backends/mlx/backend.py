@@ -33,9 +33,8 @@ class MlxBackend:
     """Implements `edgelora.backends.base.Backend`. Made by `open`."""
 
     def __init__(self, *, base: Base, vocabulary: FolderVocabulary, options: MlxOptions) -> None:
-        self._shape = base.shape
         self._vocabulary = vocabulary
-        slots = Slots(base, stack_bytes=_stack_bytes(options))
+        slots = Slots(stack_bytes=_stack_bytes(options))
         self._resident: _Resident | None = _Resident(base, slots, Kv(base.shape, base.dtype))
         self._kv_identity = kv_identity(base.dtype)
         self._capabilities = Capabilities(
@@ -79,7 +78,7 @@ class MlxBackend:
         return self._kv_identity
 
     def load(self, path: Path) -> Loaded:
-        return load_adapter(path, self._shape)
+        return load_adapter(path, self._opened().base)
 
     def attach(self, slot: int, loaded: Loaded) -> None:
         resident = self._opened()

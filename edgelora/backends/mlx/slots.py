@@ -9,35 +9,28 @@ its rows. Two ways compute the same: run by run, and by stacked factors where se
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import mlx.core as mx
 
 from edgelora.backends.mlx.adapter import Factors, LoadedMlx
 from edgelora.backends.mlx.layout import Acting, Segment
-from edgelora.backends.mlx.matrix import Array, Matrix
-from edgelora.backends.mlx.model import Base
+from edgelora.backends.mlx.matrix import Array
 from edgelora.backends.mlx.stacks import Stacks, rows_of
 from edgelora_converters.lora import Target
 from edgelora_models.modules import EMBEDDING
-
-_BLOCK = 1 << 24
-"""Weights of a matrix that are widened at once, where the norms of its rows are wanted: 64 MB."""
 
 
 class Slots:
     """Engine thread only."""
 
-    def __init__(self, base: Base, *, stack_bytes: int) -> None:
-        self._base = base
+    def __init__(self, *, stack_bytes: int) -> None:
         self._slots: dict[int, Mapping[Target, Factors]] = {}
         self._nbytes: dict[int, int] = {}
         self._stacks = Stacks(stack_bytes)
         self._stacking = False
 
     def attach(self, slot: int, loaded: LoadedMlx) -> None:
-        """DoRA's row scales are computed here, from the base in memory: one pass over the rows of its modules."""
-        self._slots[slot] = {target: self._complete(target, factors) for target, factors in loaded.factors.items()}
+        self._slots[slot] = loaded.factors
         self._nbytes[slot] = loaded.nbytes
 
     def detach(self, slot: int) -> None:
@@ -82,14 +75,6 @@ class Slots:
         found = ((self._slots[slot].get(target), weight) for slot, weight in acting)
         return [(factors, weight) for factors, weight in found if factors is not None]
 
-    def _complete(self, target: Target, factors: Factors) -> Factors:
-        if factors.magnitude is None:
-            return factors
-        norms = _row_norms(self._base.matrix(target), factors)
-        row_scale = factors.magnitude / norms
-        mx.eval(row_scale)
-        return replace(factors, magnitude=None, row_scale=row_scale)
-
 
 def _changed(y: Array, x: Array, changes: list[tuple[Factors, float]], *, lookup: bool) -> Array:
     base = y.astype(mx.float32)
@@ -103,16 +88,3 @@ def _changed(y: Array, x: Array, changes: list[tuple[Factors, float]], *, lookup
             change = change + factors.bias
         total = total + (change if weight == 1.0 else weight * change)
     return total.astype(y.dtype)
-
-
-def _row_norms(matrix: Matrix, factors: Factors) -> Array:
-    """||W + (A B)^T|| by row, [out], as PEFT takes it: of the base it runs on, dequantized where that is packed."""
-    width = factors.a.shape[0]
-    step = max(1, _BLOCK // width)
-    norms = []
-    for start in range(0, matrix.rows, step):
-        stop = min(start + step, matrix.rows)
-        adapted = matrix.widened(start, stop) + (factors.a @ factors.b[:, start:stop]).T
-        norms.append(mx.linalg.norm(adapted, axis=1))
-        mx.eval(norms[-1])
-    return mx.concatenate(norms)

@@ -15,6 +15,7 @@ import mlx.core as mx
 from edgelora.backends.mlx.matrix import Array, Matrix
 from edgelora.errors import BaseError
 from edgelora_converters.base_weights_hf import weight_files
+from edgelora_converters.safetensors_file import BASE_HEADER_BYTES, open_safetensors
 
 _AGAIN = "Get it again with `edgelora base pull`, or convert it again with `edgelora base convert`."
 _BITS = frozenset({2, 3, 4, 5, 6, 8})
@@ -32,6 +33,9 @@ class Tensors:
         self._quantization: Mapping[str, Any] = given if isinstance(given, dict) else {}
         self._arrays: dict[str, Array] = {}
         for path in weight_files(folder):
+            # mlx trusts what a header says of its file.
+            with open_safetensors(path, max_header_bytes=BASE_HEADER_BYTES, corrupt=BaseError, unsupported=BaseError):
+                pass
             try:
                 found: Any = mx.load(str(path))
             except (RuntimeError, ValueError, OSError) as error:

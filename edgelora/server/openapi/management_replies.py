@@ -79,6 +79,7 @@ class Adapter(Struct, frozen=True):
     memory_bytes: int | None
     leases: int
     pinned: bool
+    quarantined: str | None
     requests: int
     hits: int
     last_use: float | None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from edgelora.adapters.resolve import FROM_MLX
 from edgelora.adapters.store import Store
@@ -20,42 +18,17 @@ from edgelora.config import read_settings
 from edgelora.errors import AdapterError
 from edgelora_converters import mlx_source, peft
 from edgelora_converters.lora import LoraAdapter
-from tests.support.adapters import write_safetensors
 from tests.support.bases import write_tiny_gguf
-from tests.support.lora import GQA, delta, every_target, random_adapter
+from tests.support.lora import GQA, delta
 from tests.support.records import base_record
+from tests.support.trained import last_layer, trained
 
 BASE = base_record(GQA)
-CONFIG: dict[str, Any] = {
-    "fine_tune_type": "lora",
-    "lora_parameters": {"rank": 4, "dropout": 0.0, "scale": 20.0},
-    "model": "mlx-community/tiny",
-    "num_layers": 1,
-}
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "data")
-
-
-def last_layer(**more: Any) -> LoraAdapter:
-    return random_adapter(GQA, targets=[t for t in every_target(GQA) if t.layer == GQA.layers - 1], **more)
-
-
-def trained(folder: Path, adapter: LoraAdapter, **config: Any) -> Path:
-    """As mlx-lm's trainer leaves it: the adapter, an earlier checkpoint of it, and all its settings."""
-    tensors: dict[str, NDArray[np.float32]] = {}
-    for target, pair in adapter.pairs.items():
-        tensors[f"{target.hf_path}.lora_a"] = np.ascontiguousarray(pair.a.T)
-        tensors[f"{target.hf_path}.lora_b"] = np.ascontiguousarray(pair.b.T)
-        if pair.magnitude is not None:
-            tensors[f"{target.hf_path}.m"] = pair.magnitude
-    folder.mkdir()
-    (folder / "adapter_config.json").write_text(json.dumps(CONFIG | config))
-    write_safetensors(folder / "adapters.safetensors", tensors)
-    write_safetensors(folder / "0000100_adapters.safetensors", tensors)
-    return folder
 
 
 def magnified(adapter: LoraAdapter) -> LoraAdapter:

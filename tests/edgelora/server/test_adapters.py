@@ -57,7 +57,8 @@ def test_adding_a_file_is_a_job(manager: Manager, tmp_path: Path) -> None:
     assert [(one["id"], one["digest"]) for one in found] == [("sql", job["adapter"]["digest"])]
     assert found[0] == manager.call("GET", "/v1/adapters/sql").json
     assert (found[0]["resident"], found[0]["leases"], found[0]["requests"]) == (False, 0, 0)
-    assert found[0]["last_use"] is None and found[0]["origin"] == f"upload:{file_id}"
+    assert found[0]["last_use"] is None and found[0]["quarantined"] is None
+    assert found[0]["origin"] == f"upload:{file_id}"
 
 
 def test_a_job_that_fails_says_why(manager: Manager, tmp_path: Path) -> None:
@@ -108,6 +109,10 @@ def test_rolling_back_and_pointing(manager: Manager, service: FakeService, tmp_p
     assert service.shelf.get("sql@stable").version.digest == digests[1]
     assert manager.call("GET", "/v1/adapters/sql@stable").json["version"] == 2
     assert manager.call("DELETE", "/v1/adapters/sql/aliases/stable").json["aliases"] == {"latest": 3}
+    bare = {"Authorization": f"Bearer {manager.token}"}
+    assert manager.server.request("POST", "/v1/adapters/sql/rollback", b"", bare).json["version"] == 2
+    assert manager.server.request("POST", "/v1/adapters/sql/rollback", b"{}", bare).status == 415
+    assert manager.server.request("POST", "/v1/adapters/sql/rollback").status == 401
     for method, path, code in (("DELETE", "stable", "alias_not_found"), ("DELETE", "latest", "bad_alias"),
                                ("PUT", "12", "bad_alias"), ("PUT", "abcdef", "bad_alias")):  # fmt: skip
         body = {"version": 1} if method == "PUT" else None

@@ -10,6 +10,7 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from tests.edgelora.test_guides import HONOURED, REFUSED
 from tests.support.server import RunningServer, serving
 from tests.support.service import FakeService
 
@@ -136,6 +137,26 @@ def test_a_schema_that_cannot_be_held_to(client: openai.OpenAI, schema: Any) -> 
             chat(client, "words", **asked)
         assert caught.value.code == "unsupported_schema" and caught.value.param
         assert caught.value.response.headers["x-should-retry"] == "false"
+
+
+def test_what_breaks_other_servers(server: RunningServer) -> None:
+    """Schemas and grammars that crash them, or set answers free, over the socket: one that obeys, or 400."""
+    for schema, good, _ in HONOURED:
+        body = {"model": "words", "messages": ASKED, "max_tokens": 3, "response_format": _format(schema)}
+        reply = server.post("/v1/chat/completions", body)
+        content = reply.json["choices"][0]["message"]["content"]
+        assert reply.status == 200 and content[:1] == good[:1], schema
+    for schema, _ in REFUSED:
+        body = {"model": "words", "messages": ASKED, "response_format": _format(schema)}
+        reply = server.post("/v1/chat/completions", body)
+        assert reply.status == 400 and reply.error["code"] in ("unsupported_schema", "invalid_type", "invalid_json")
+    raw = {"model": "words", "messages": ASKED, "grammar": "root ::= " + "(" * 60_000}
+    assert server.post("/v1/chat/completions", raw).error["param"] == "grammar"
+    assert server.request("GET", "/ready").status == 200
+
+
+def _format(schema: Any) -> Any:
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
 
 
 def test_calls_that_the_model_makes(client: openai.OpenAI) -> None:

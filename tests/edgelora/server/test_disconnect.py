@@ -39,9 +39,9 @@ def server(service: FakeService, gate: Turnstile) -> Iterator[RunningServer]:
             gate.open()
 
 
-def _post(server: RunningServer, path: str, *, stream: bool) -> socket.socket:
+def _post(server: RunningServer, path: str, *, stream: bool, n: int = 1) -> socket.socket:
     rest = '"messages":[{"role":"user","content":"Hi"}]' if "chat" in path else '"prompt":"Hi","max_tokens":1000'
-    body = f'{{"model":"tiny","stream":{str(stream).lower()},{rest}}}'.encode()
+    body = f'{{"model":"tiny","stream":{str(stream).lower()},"n":{n},{rest}}}'.encode()
     connection = server.connect()
     headers = {"Host": "localhost", "Content-Type": "application/json"}
     connection.sendall(head_bytes("POST", path, headers, len(body)) + body)
@@ -84,6 +84,22 @@ def test_hanging_up_in_the_middle_of_a_stream(server: RunningServer, service: Fa
     gate.open()
     _wait_idle(service)
     assert len(service.backend.history) <= before + 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_hanging_up_ends_every_choice(
+    server: RunningServer, service: FakeService, gate: Turnstile, stream: bool
+) -> None:
+    """All answers to one prompt end with their client, those that wait for a place too."""
+    connection = _post(server, "/v1/chat/completions", stream=stream, n=8)
+    while service.stats().running + service.stats().queued < 8:
+        assert service.backend.stepping.wait(WAIT_SECONDS)
+    connection.close()
+    assert service.engine.cancelled.wait(WAIT_SECONDS)
+    gate.open()
+    _wait_idle(service)
+    assert len(service.backend.history) <= 3
+    assert server.request("GET", "/health").status == 200
 
 
 def test_hanging_up_while_queued(server: RunningServer, service: FakeService, gate: Turnstile) -> None:

@@ -12,7 +12,7 @@ import pytest
 from edgelora.core import Progress
 from edgelora.errors import AdapterCorrupt, Busy, NotFound
 from edgelora.offers import Installed
-from edgelora.server.jobs import MAX_KEPT, MAX_WAITING, Jobs, JobTable, Status, Task
+from edgelora.server.jobs import MAX_KEPT, MAX_WAITING, Jobs, JobTable, Lane, Status, Task
 
 TASK = Task("adapter", "a", "file-1")
 WAIT = 20.0
@@ -84,6 +84,21 @@ def test_one_runs_at_a_time_in_the_order_they_came() -> None:
     gate.set()
     assert [done.result(WAIT).status for _, done in taken] == ["succeeded"] * 4
     assert order == [0, 1, 2, 3] and all(together)
+
+
+def test_what_has_to_come_first_holds_up_nobody() -> None:
+    """A lane waits for its own jobs only."""
+    jobs, gate = Jobs(), threading.Event()
+
+    def downloading(progress: Progress) -> Installed:
+        assert gate.wait(WAIT)
+        return installed()
+
+    slow = jobs.submit(TASK, downloading, lane=Lane.HUB)[1]
+    assert jobs.submit(TASK, lambda progress: installed())[1].result(WAIT).status == "succeeded"
+    assert not slow.done()
+    gate.set()
+    assert slow.result(WAIT).status == "succeeded"
 
 
 def test_what_goes_wrong_ends_its_own_job(caplog: pytest.LogCaptureFixture) -> None:

@@ -18,7 +18,9 @@ ASKED: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "c
 
 
 @pytest.fixture
-def keyed(service: FakeService, tmp_path: Path) -> Iterator[RunningServer]:
+def keyed(service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningServer]:
+    """A server for whose limits no time passes."""
+    monkeypatch.setattr("edgelora.server.gate.monotonic", lambda: 100.0)
     with serving(service, replace(TEST_OPTIONS, secrets=tmp_path)) as running:
         yield running
 

@@ -29,6 +29,12 @@ def test_only_the_adapters_files_are_asked_for() -> None:
     assert [(file.path, file.name) for file in plan.wanted] == [("sql/" + CONFIG, CONFIG), ("sql/" + WEIGHTS, WEIGHTS)]
 
 
+def test_mlx_lms_files_are_asked_for_too() -> None:
+    """Checkpoints beside them are not."""
+    plan = make_plan(offered(CONFIG, "adapters.safetensors", "0000100_adapters.safetensors"))
+    assert [file.name for file in plan.wanted] == [CONFIG, "adapters.safetensors"]
+
+
 def test_an_archive_is_one_file() -> None:
     """Where the client offers an archive instead, that is asked for."""
     plan = make_plan(offered("my/adapter.tar.gz", "README.md"))

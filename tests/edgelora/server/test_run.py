@@ -191,3 +191,22 @@ def test_run_refuses_before_it_serves(tmp_path: Path) -> None:
             with pytest.raises(UsageError) as caught:
                 run(service, options, on_ready=print)
             assert caught.value.code == code
+
+
+def test_what_is_done_meanwhile(tmp_path: Path) -> None:
+    """It begins once requests are taken; what it raises ends the server and is raised."""
+    seen: list[str] = []
+    with FakeService(tmp_path, adapters={}) as service:
+
+        def fail() -> None:
+            seen.append("meanwhile")
+            raise UsageError("bad_base", "It cannot be opened.")
+
+        with pytest.raises(UsageError, match="cannot be opened"):
+            run(service, ServerOptions(port=0), on_ready=lambda _: seen.append("ready"), meanwhile=fail)
+        assert seen == ["ready", "meanwhile"]
+
+        def ready(_urls: list[str]) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+        assert run(service, ServerOptions(port=0), on_ready=ready, meanwhile=lambda: None) == signal.SIGINT

@@ -78,6 +78,19 @@ def test_kill_9(engines: list[RemoteEngine], tmp_path: Path) -> None:
     assert after.tokens > before.tokens and {c.name: c.loads for c in after.counts} == {"a": 2}
 
 
+def test_a_pin_that_ended_stays_ended(engines: list[RemoteEngine], tmp_path: Path) -> None:
+    """In the process that holds it, and in the one that comes after it; what is pinned there is pinned again."""
+    pinned, kept = (write_fake_adapter(tmp_path, name, answer="Pinned.") for name in "ab")
+    engine = started(opening(answer="x"))
+    engines.append(engine)
+    assert engine.fetch(pinned, pin=True).result(20) and engine.fetch(kept, pin=True).result(20)
+    assert engine.fetch(pinned, instead_of=pinned).result(20) is True
+    wait_until(lambda: {e.ref: e.pinned for e in engine.stats().adapters} == {pinned: False, kept: True})
+    kill(engine)
+    wait_until(lambda: engine.health().restarts == 1 and engine.alive)
+    wait_until(lambda: [(e.ref, e.pinned) for e in engine.stats().adapters] == [(kept, True)])
+
+
 def test_a_request_is_sent_again_unseen(engines: list[RemoteEngine], tmp_path: Path) -> None:
     """One crash before its first text shows nowhere but in its time."""
     engine = started(opening(answer="Fine.", once=str(tmp_path / "once")))

@@ -127,7 +127,7 @@ def test_real_steps(record: BaseRecord) -> None:
         trial = Trial.open(record.path, shape=shape, weights=weights, kernel="auto", progress=None)
         for work in Work:
             assert all(trial.seconds(work, threads) > 0 for threads in (1, 2, 1))
-        assert trial._backend._lengths == dict.fromkeys(range(8), 32)
+        assert [trial._backend._ledger.length(sequence) for sequence in range(9)] == [32] * 8 + [0]
         trial.close()
 
 

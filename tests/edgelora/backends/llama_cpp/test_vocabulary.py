@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,7 +15,7 @@ from edgelora.backends.llama_cpp import vocabulary as module
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 from edgelora.backends.llama_cpp.model import Model
 from edgelora.backends.llama_cpp.vocabulary import LlamaVocabulary
-from edgelora.errors import BackendError, UsageError
+from edgelora.errors import BackendError, BaseError, UsageError
 from edgelora_models.builtin import base_gguf
 from edgelora_models.gguf_base import read_shape
 from edgelora_models.gguf_header import read_header
@@ -110,6 +111,35 @@ def trained() -> Iterator[LlamaVocabulary]:
     model = Model.load(base_gguf(), shape=read_shape(read_header(base_gguf())), progress=None)
     yield LlamaVocabulary(model)
     model.close()
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[LlamaVocabulary]:
+    """The same opened without its weights."""
+    model = Model.load_vocabulary(base_gguf(), shape=read_shape(read_header(base_gguf())))
+    yield LlamaVocabulary(model)
+    model.close()
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=5)), max_size=30), st.booleans(), st.booleans())
+def test_a_vocabulary_alone_is_the_bases(
+    trained: LlamaVocabulary, alone: LlamaVocabulary, parts: list[str], special: bool, bos: bool
+) -> None:
+    """Every text gives the same tokens with and without the weights."""
+    text = "".join(parts)
+    assert alone.tokenize(text, special=special, bos=bos) == trained.tokenize(text, special=special, bos=bos)
+
+
+def test_the_facts_of_a_vocabulary_alone(trained: LlamaVocabulary, alone: LlamaVocabulary) -> None:
+    """Size, ends, template, bounds and every piece are the same; a base of another vocabulary is refused."""
+    for name in ("size", "end_ids", "bos_text", "eos_text", "chat_template"):
+        assert getattr(alone, name) == getattr(trained, name)
+    assert [alone.piece(token) for token in range(alone.size)] == [trained.piece(token) for token in range(alone.size)]
+    assert alone.fewest_tokens("a" * 5000) == trained.fewest_tokens("a" * 5000)
+    with pytest.raises(BaseError) as caught:
+        Model.load_vocabulary(base_gguf(), shape=replace(GQA, vocab=17))
+    assert caught.value.code == "base_changed" and "instead of 17" in caught.value.what
 
 
 @settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -130,7 +130,7 @@ def _packed_oddly(base: Path) -> None:
         (_without("model.layers.1.mlp.up_proj.weight"), "model.layers.1.mlp.up_proj.weight is missing"),
         (_without("lm_head.weight"), "lm_head.weight is missing"),
         (_without("model.norm.weight"), "model.norm.weight is missing"),
-        (_cut, "cannot be loaded"),
+        (_cut, "model.safetensors"),
         (_packed_oddly, "mode mxfp4"),
         (lambda base: (base / "model.safetensors").unlink(), "model.safetensors"),
         (lambda base: (base / "tokenizer.json").unlink(), "there is no tokenizer.json"),
