@@ -23,14 +23,14 @@ from typing import Any
 from edgelora_models import builtin
 
 EXAMPLES = 4
-SHORT = 20
-RECIPE = ("--rank", "8", "--alpha", "16", "--learning-rate", "0.006", "--batch-size", "2", "--validation", "0")
+SHORT = 16
+RECIPE = ("--rank", "8", "--alpha", "16", "--learning-rate", "0.002", "--batch-size", "2", "--validation", "0")
 EVERY = ("--report-every", "4", "--save-every", "8")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.training", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--iterations", type=int, default=100, help="of the longer training (default 100)")
+    parser.add_argument("--iterations", type=int, default=40, help="of the longer training (default 40)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder))
