@@ -1,4 +1,4 @@
-"""A few cases of `python -m tests.clients`, with the client that is installed here."""
+"""One case of `python -m tests.clients`, with the client that is installed here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edgelora.service import Service
 from tests.clients.environments import SCRIPTS
 from tests.support.server import serving
 
-CASES = ("streaming", "responses_with_tools")
+CASES = ("responses_with_tools",)
 
 
 def test_the_installed_openai_client(service: Service) -> None:
