@@ -43,7 +43,7 @@ class Forwarded(Stream):
 
 
 class Desk:
-    """`obey` is the reading thread's, `trying`, `stream` and `tell_stats` the engine's."""
+    """`obey` is the reading thread's, `trying` and `stream` the engine's, `tell_stats` anybody's."""
 
     def __init__(self, outbox: Outbox) -> None:
         self.closed = threading.Event()
@@ -52,6 +52,7 @@ class Desk:
         self._witness: Witness | None = None
         self._told = NOTHING
         self._lock = threading.Lock()
+        self._telling = threading.Lock()
         self._compiling: queue.SimpleQueue[messages.Submit] = queue.SimpleQueue()
         self._compiled: dict[str, bool] = {}
         """Requests on their way through `_compile`; True: cancelled meanwhile."""
@@ -61,6 +62,8 @@ class Desk:
         """From here on there is somebody to obey."""
         self._witness, self._engine = witness, engine
         self._outbox.put(messages.Ready(engine.capabilities, engine.kv_identity))
+        # An engine that nobody asks anything changes nothing, and so would never tell its limits.
+        self.tell_stats()
 
     def obey(self, commands: Sequence[messages.Command]) -> None:
         for command in commands:
@@ -91,10 +94,11 @@ class Desk:
         engine = self._engine
         if engine is None:
             return
-        stats = engine.stats()
-        if stats != self._told:
-            self._outbox.put(messages.Stats(*without_same(stats, self._told)))
-            self._told = stats
+        with self._telling:
+            stats = engine.stats()
+            if stats != self._told:
+                self._outbox.put(messages.Stats(*without_same(stats, self._told)))
+                self._told = stats
 
     def _compile(self) -> None:
         """Apart from the thread that reads commands: a constraint takes its time, and a cancel may not wait."""

@@ -54,6 +54,15 @@ def slow(kind: Kind) -> Iterator[EngineLike]:
     engine.close(drain=False)
 
 
+def test_statistics_are_there_before_the_first_request(kind: Kind) -> None:
+    """An engine that is ready knows its limits, though nothing was ever asked of it."""
+    engine = make(kind, answer=ANSWER, max_queue=7)
+    try:
+        wait_until(lambda: engine.alive and engine.stats().max_queue == 7 and engine.stats().kv_cells > 0)
+    finally:
+        engine.close()
+
+
 def test_answers_come_piece_by_piece(engine: EngineLike) -> None:
     """One event a character, then the end with counts and times that make sense."""
     *texts, end = engine.submit(request("r", "Hello"))
