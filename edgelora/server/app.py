@@ -32,6 +32,7 @@ from edgelora.server.responses.routes import ResponsesRoutes
 from edgelora.server.runtime import Runtime
 from edgelora.server.security import Guard, Rules
 from edgelora.server.status import StatusRoutes
+from edgelora.server.together_start import start_together_chat, start_together_completion
 from edgelora.server.tokens import count_routes, token_routes
 
 PREFIXES = ("/v1", "/openai/v1")
@@ -68,8 +69,8 @@ def build_app(runtime: Runtime, options: ServerOptions, drain: Drain | None = No
 
 def _api_routes(prefix: str, runtime: Runtime, options: ServerOptions, drain: Drain) -> list[Route]:
     models = ModelsRoutes(runtime)
-    chat = GenerationApp(runtime, options, drain, CHAT, start_chat)
-    completion = GenerationApp(runtime, options, drain, COMPLETION, start_completion)
+    chat = GenerationApp(runtime, options, drain, CHAT, start_chat, start_together_chat)
+    completion = GenerationApp(runtime, options, drain, COMPLETION, start_completion, start_together_completion)
     return [
         Route(f"{prefix}/models", models.list),
         Route(f"{prefix}/models/{{id:path}}", models.retrieve),

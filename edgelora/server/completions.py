@@ -39,12 +39,21 @@ class CompletionBody(Generation, frozen=True, kw_only=True):
 
 def start_completion(runtime: Runtime, raw: dict[str, object]) -> Job:
     """Parse a body and begin its answer. Raises UsageError, NotFound and what the runtime raises."""
+    return begin_completion(runtime, raw)[0]
+
+
+def begin_completion(
+    runtime: Runtime, raw: dict[str, object], *, scored: bool = False
+) -> tuple[Job, CompletionWording]:
+    """The same, with how the answer is worded, for other APIs' words. `scored`: its tokens are, asked for or not.
+    Raises as `start_completion`."""
     body = parse_body(raw, CompletionBody, COMPLETION_INERT)
     prompt = _prompt(body.prompt)
     adapters = acting(runtime, body)
     limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    samplings = body.samplings(runtime.default_sampling(), max_tokens=limit, logprobs=body.logprobs)
-    echo = _echo(body, prompt, runtime)
+    logprobs = 0 if scored and body.logprobs is None else body.logprobs
+    samplings = body.samplings(runtime.default_sampling(), max_tokens=limit, logprobs=logprobs)
+    wording = CompletionWording(_echo(body, prompt, runtime), body.logprobs)
 
     def submit(sampling: SamplingParams) -> Stream:
         return runtime.complete(prompt, adapters=adapters, sampling=sampling, client=client_of(raw))
@@ -54,7 +63,7 @@ def start_completion(runtime: Runtime, raw: dict[str, object]) -> Job:
     except ContextTooLong as error:
         error.param = "prompt"
         raise
-    return Job(body, adapters, streams, lambda: CompletionWording(echo, body.logprobs))
+    return Job(body, adapters, streams, lambda: wording), wording
 
 
 def _echo(body: CompletionBody, prompt: str | tuple[int, ...], runtime: Runtime) -> str:

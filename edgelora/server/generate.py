@@ -68,13 +68,17 @@ class GenerationApp:
     drain: Drain
     shape: Shape
     start: Start
+    start_together: Start
+    """For Together's clients."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw = await read_json(scope, receive, self.options)
-        job = await to_thread.run_sync(lambda: self.start(self.runtime, parse_object(raw)))
+        together = from_together(Headers(scope=scope))
+        start = self.start_together if together else self.start
+        job = await to_thread.run_sync(lambda: start(self.runtime, parse_object(raw)))
         for stream in job.streams:
             stream.whole = not job.body.stream
-        shape = in_its_words(self.shape) if from_together(Headers(scope=scope)) else self.shape
+        shape = in_its_words(self.shape) if together else self.shape
         tick = self.options.keepalive_seconds
         async with aclosing(
             follow_all(job.streams, receive=receive, drain=self.drain, tick=tick, patience=self.options.patience)

@@ -25,6 +25,10 @@ class Shape:
     chunk_object: str
     finish: Callable[[Fields], Fields] = lambda fields: fields
     """What is changed in every piece before it is written."""
+    usage_apart: bool = True
+    """Whether a stream's usage has a chunk of its own, or stands in the last one."""
+    filler: bytes = b""
+    """What is sent for an event that there is nothing to tell of yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class SseWriter:
             return KEEPALIVE
         wording, event = self._wordings[heard.choice], heard.event
         if isinstance(event, TextDelta):
-            return self._chunks(heard.choice, wording.more(event))
+            return self._chunks(heard.choice, wording.more(event)) or self._shape.filler
         if isinstance(event, Failed):
             # Without this frame the clients take the text so far for the whole answer.
             return _frame(error_frame(event.error)) + DONE
@@ -75,19 +79,23 @@ class SseWriter:
 
     def _end(self, choice: int, ending: Ending, usage: Usage) -> bytes:
         *before, last = ending.said
-        frames = self._chunks(choice, before) + self._chunk(_choice(choice, last, ending.reason))
         self._usages.append(usage)
-        if len(self._usages) < len(self._wordings):
+        over = len(self._usages) == len(self._wordings)
+        apart = self._shape.usage_apart
+        own = total(self._usages) if over and not apart else None
+        frames = self._chunks(choice, before) + self._chunk(_choice(choice, last, ending.reason), own)
+        if not over:
             return frames
-        return frames + (self._usage_chunk(total(self._usages)) if self._include_usage else b"") + DONE
+        return frames + (self._usage_chunk(total(self._usages)) if self._include_usage and apart else b"") + DONE
 
     def _chunks(self, choice: int, said: Sequence[Said]) -> bytes:
         return b"".join(self._chunk(_choice(choice, one, None)) for one in said)
 
-    def _chunk(self, choice: Fields) -> bytes:
+    def _chunk(self, choice: Fields, usage: Usage | None = None) -> bytes:
         fields = _fields(self._head, self._shape.chunk_object, [choice])
-        fields = self._shape.finish({**fields, "usage": None} if self._include_usage else fields)
-        return _frame(msgspec.json.encode(fields))
+        if self._include_usage:
+            fields["usage"] = None if usage is None else usage_fields(usage)
+        return _frame(msgspec.json.encode(self._shape.finish(fields)))
 
     def _usage_chunk(self, usage: Usage) -> bytes:
         fields = _fields(self._head, self._shape.chunk_object, [])

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import cast
 
 from starlette.datastructures import Headers
 
-from edgelora.server.sse import Shape
+from edgelora.server.sse import KEEPALIVE, Shape
 from edgelora.server.wording import Fields
 
 _AGENT = re.compile(r"(?:Async)?Together/")
+_CHAT_CHUNK = "chat.completion.chunk"
+_TEXT_CHUNK = "completion.chunk"
 
 
 def from_together(headers: Headers) -> bool:
@@ -21,17 +24,39 @@ def from_together(headers: Headers) -> bool:
 
 
 def in_its_words(shape: Shape) -> Shape:
-    """`prompt` beside every whole answer, a role in every chat delta, and `text.completion` with a full stop."""
-    return replace(shape, object=shape.object.replace("text_", "text."), finish=_finish)
+    """`prompt` beside every whole answer, a role in every chat delta, and text that is called otherwise than OpenAI's:
+    `text.completion`, of chunks `completion.chunk` with the token, the end and the usage beside the choice.
+    """
+    if shape.object.startswith("chat."):
+        return replace(shape, finish=_finish_chat, filler=KEEPALIVE)
+    return replace(
+        shape,
+        object=shape.object.replace("text_", "text."),
+        chunk_object=_TEXT_CHUNK,
+        finish=_finish_text,
+        usage_apart=False,
+        filler=KEEPALIVE,
+    )
 
 
-def _finish(fields: Fields) -> Fields:
-    choices = fields["choices"]
-    if "usage" in fields and fields["usage"] is not None and choices:
+def _finish_chat(fields: Fields) -> Fields:
+    if fields["object"] != _CHAT_CHUNK:
         return {**fields, "prompt": []}
-    return {**fields, "choices": [_with_role(choice) for choice in choices]} if isinstance(choices, list) else fields
+    return {**fields, "choices": [_with_role(choice) for choice in _choices(fields)]}
+
+
+def _finish_text(fields: Fields) -> Fields:
+    if fields["object"] != _TEXT_CHUNK:
+        return {**fields, "prompt": []}
+    choice, *_ = _choices(fields)
+    beside: Fields = {name: choice[name] for name in ("token", "finish_reason") if name in choice}
+    kept = {name: value for name, value in choice.items() if name != "token"}
+    return {**fields, **beside, "choices": [kept]}
+
+
+def _choices(fields: Fields) -> list[Fields]:
+    return cast("list[Fields]", fields["choices"])
 
 
 def _with_role(choice: Fields) -> Fields:
-    delta = choice.get("delta")
-    return {**choice, "delta": {"role": "assistant", **delta}} if isinstance(delta, dict) else choice
+    return {**choice, "delta": {"role": "assistant", **cast("Fields", choice["delta"])}}

@@ -19,7 +19,7 @@ class Said:
     """One chunk's choice, or a whole answer's."""
 
     fields: Fields
-    logprobs: Fields | None = None
+    logprobs: Fields | float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def completion_logprobs(tokens: Sequence[ScoredToken], *, tops: bool) -> Fields:
     return {
         "tokens": [spelled(one.chosen.piece) for one in tokens],
         "token_logprobs": [one.chosen.logprob for one in tokens],
-        "top_logprobs": [_by_text(one) for one in tokens] if tops else None,
+        "top_logprobs": [by_text(one) for one in tokens] if tops else None,
         "text_offset": [one.start for one in tokens],
     }
 
@@ -78,7 +78,7 @@ def _candidate(one: Candidate) -> Fields:
     return {"token": spelled(one.piece), "logprob": one.logprob, "bytes": list(one.piece) or None}
 
 
-def _by_text(token: ScoredToken) -> dict[str, float]:
+def by_text(token: ScoredToken) -> dict[str, float]:
     """The likeliest tokens by their texts, and the chosen one, often among them. Of one text, the likeliest."""
     found: dict[str, float] = {}
     for one in (*token.top, token.chosen):

@@ -2,6 +2,7 @@
 
 import together
 from checks import ASK, MARK, REPOSITORY, TOKEN, URL, case, main, raises, until
+from together_answers import answers
 
 client = together.Together(
     base_url=f"{URL}/v1", api_key="local", max_retries=0, timeout=120, _strict_response_validation=True
@@ -49,4 +50,5 @@ def upload_poll_call():
     assert state.status == "Failed" and state.status_updates
 
 
+answers(client)
 main()

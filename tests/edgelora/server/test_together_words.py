@@ -31,3 +31,44 @@ def test_every_delta_has_a_role(server: RunningServer, agent: str) -> None:
     deltas = [choice["delta"] for frame in frames for choice in json.loads(frame[6:])["choices"]]
     assert all("role" in delta for delta in deltas) is ("Together" in agent)
     assert "".join(delta.get("content", "") for delta in deltas) == "Hypertension is high blood pressure."
+
+
+def frames_of(server: RunningServer, path: str, asked: dict[str, Any]) -> list[dict[str, Any]]:
+    asked = {**asked, "stream": True, "stream_options": {"include_usage": True}}
+    lines = server.post(path, asked, AGENT).body.decode().split("\n\n")
+    assert lines[-2:] == ["data: [DONE]", ""]
+    return [json.loads(line[6:]) for line in lines[:-2] if line.startswith("data: ")]
+
+
+@pytest.mark.parametrize("logprobs", [None, 2])
+def test_streamed_text_has_a_token_in_every_chunk(server: RunningServer, logprobs: int | None) -> None:
+    """With the end and the usage in the last; scores stand in the choice only where they were asked for."""
+    asked = {"model": "me/a:v1", "prompt": "Hi", "logprobs": logprobs, "max_tokens": 6}
+    chunks = frames_of(server, "/v1/completions", asked)
+    assert {chunk["object"] for chunk in chunks} == {"completion.chunk"}
+    assert "".join(chunk["token"]["text"] for chunk in chunks) == "A name"
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == "A name"
+    assert [chunk["finish_reason"] for chunk in chunks] == [None] * 5 + ["length"]
+    assert [chunk["usage"] is None for chunk in chunks] == [True] * 5 + [False]
+    choices = [chunk["choices"][0] for chunk in chunks]
+    assert all(isinstance(one["logprobs"], float) is (logprobs is not None) for one in choices)
+    assert all(("top_logprobs" in one) is (logprobs is not None) for one in choices)
+
+
+def test_streamed_text_with_echo(server: RunningServer) -> None:
+    """The prompt stands in the first token's chunk, though scores and it cannot both be asked for."""
+    asked = {"model": "me/a:v1", "prompt": "Hi: ", "echo": True, "max_tokens": 2}
+    chunks = frames_of(server, "/v1/completions", asked)
+    assert [(chunk["choices"][0]["text"], chunk["token"]["text"]) for chunk in chunks] == [("Hi: A", "A"), (" ", " ")]
+
+
+def test_a_number_of_logprobs_in_a_chat(server: RunningServer) -> None:
+    """As Together's clients ask; from others it is refused."""
+    assert server.post("/v1/chat/completions", {**CHAT, "logprobs": 2}).status == 400
+    whole = server.post("/v1/chat/completions", {**CHAT, "logprobs": 2}, AGENT).json["choices"][0]["logprobs"]
+    assert "".join(whole["tokens"]) == "Hypertension is high blood pressure."
+    assert {len(one["top_logprobs"]) for one in whole["content"]} == {2}
+    chunks = frames_of(server, "/v1/chat/completions", {**CHAT, "logprobs": 2})
+    told = [one for chunk in chunks for one in chunk["choices"] if one["logprobs"] is not None]
+    assert [one["logprobs"] for one in told] == whole["token_logprobs"]
+    assert [one["delta"]["token_id"] for one in told] == whole["token_ids"]
