@@ -67,7 +67,7 @@ def answers(client):
         chunks = list(chat(model="medical-faq", messages=ASK, logprobs=2, stream=True))
         told = [one for chunk in chunks for one in chunk.choices if one.logprobs is not None]
         assert [one.delta.token_id for one in told] == scores.token_ids
-        assert all(abs(one.logprobs - value) < 1e-3 for one, value in zip(told, scores.token_logprobs))
+        assert all(abs(one.logprobs - value) < 1e-3 for one, value in zip(told, scores.token_logprobs, strict=True))
         assert all(len(one.top_logprobs) == 2 for one in told)
         text_of = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
         assert text_of == made.message.content
