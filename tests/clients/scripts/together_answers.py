@@ -2,7 +2,7 @@
 
 import json
 
-from checks import ASK, MARK, case
+from checks import ASK, MARK, QUESTION, case
 
 TOOL = {
     "type": "function",
@@ -42,11 +42,11 @@ def answers(client):
 
     @case
     def text_streamed():
-        whole = text(model="edgelora-tiny", prompt="One, two,", max_tokens=6)
-        chunks = list(text(model="edgelora-tiny", prompt="One, two,", max_tokens=6, stream=True, extra_body=USAGE))
-        assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text
-        assert len(chunks) == chunks[-1].usage.completion_tokens or chunks[-1].finish_reason == "stop"
-        assert chunks[-1].finish_reason == whole.choices[0].finish_reason and chunks[0].finish_reason is None
+        asked = {"model": "edgelora-tiny", "prompt": f"{QUESTION}\n\n", "max_tokens": 6}
+        whole, chunks = text(**asked).choices[0], list(text(**asked, stream=True, extra_body=USAGE))
+        assert "".join(chunk.choices[0].text for chunk in chunks) == whole.text
+        assert len(chunks) > 1 and all(chunk.finish_reason is None for chunk in chunks[:-1])
+        assert chunks[-1].finish_reason == whole.finish_reason and chunks[-1].usage.completion_tokens >= len(chunks)
         assert all(chunk.token.logprob <= 0 and chunk.token.id >= 0 for chunk in chunks)
 
     @case
