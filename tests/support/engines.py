@@ -24,7 +24,7 @@ from tests.support.openers import open_fake, opening
 from tests.support.uses import uses
 
 Kind = Literal["in-process", "child"]
-QUICK = Times(turn=0.05, silent=1.0, least_delay=0.01, most_delay=0.05, steady=30.0)
+QUICK = Times(turn=0.05, least_delay=0.01, most_delay=0.05, steady=30.0)
 WAIT_SECONDS = 30.0
 
 

@@ -102,7 +102,7 @@ def test_a_request_is_sent_again_unseen(engines: list[RemoteEngine], tmp_path: P
 
 def test_a_hang_is_a_crash(engines: list[RemoteEngine], tmp_path: Path) -> None:
     """A call that does not return within its bound ends the process; who waited for it is served by the next."""
-    engine = started(opening(answer="Fine.", once=str(tmp_path / "once")), times=replace(QUICK, bound=0.2))
+    engine = started(opening(answer="Fine.", once=str(tmp_path / "once")), times=replace(QUICK, bound=0.6))
     engines.append(engine)
     assert engine.submit(request("r", "!hang")).text() == "Fine."
     assert engine.health().restarts == 1
