@@ -108,15 +108,6 @@ class PeftConfig:
     """For peft_type ADALORA: `rank` is then its init_r, and the patterns are empty."""
 
 
-def read_config(folder: Path) -> PeftConfig:
-    """Read and check `folder`/adapter_config.json.
-
-    Raises AdapterCorrupt where it is missing, too large or no JSON object; AdapterUnsupported naming every field that
-    cannot be honoured exactly.
-    """
-    return parse_config(read_fields(folder))
-
-
 def read_fields(folder: Path) -> dict[str, Any]:
     """`folder`/adapter_config.json as JSON. Raises AdapterCorrupt, StorageError."""
     return read_json(folder / CONFIG_NAME, limit=MAX_CONFIG_BYTES, error=AdapterCorrupt)

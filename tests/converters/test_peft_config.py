@@ -13,7 +13,7 @@ import pytest
 from edgelora_converters import peft_rules
 from edgelora_converters.forms import BlockDiagonal
 from edgelora_converters.lora import Target
-from edgelora_converters.peft_config import HARMLESS, MUST_BE_OFF, PeftConfig, parse_config, read_config
+from edgelora_converters.peft_config import HARMLESS, MUST_BE_OFF, PeftConfig, parse_config, read_fields
 from edgelora_converters.peft_rules import scales, selected
 from edgelora_models.errors import AdapterCorrupt, AdapterUnsupported, EdgeloraError
 from edgelora_models.modules import LINEAR_MODULES
@@ -235,7 +235,7 @@ def test_files_that_are_no_json_object_are_corrupt(tmp_path: Path, content: byte
     """Bad JSON, bad UTF-8, duplicate keys and oversize are AdapterCorrupt."""
     (tmp_path / "adapter_config.json").write_bytes(content)
     with pytest.raises(AdapterCorrupt):
-        read_config(tmp_path)
+        parse_config(read_fields(tmp_path))
 
 
 def test_scale_is_alpha_over_rank_or_its_root() -> None:
@@ -401,7 +401,7 @@ def test_mutated_configurations_never_escape_the_error_tree(tmp_path: Path) -> N
     for mutant in mutations(json.dumps(fields).encode(), seed=2, count=500):
         (tmp_path / "adapter_config.json").write_bytes(mutant)
         try:
-            selected(read_config(tmp_path), TARGETS)
+            selected(parse_config(read_fields(tmp_path)), TARGETS)
         except EdgeloraError:
             refusals += 1
     assert 250 < refusals < 500
