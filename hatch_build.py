@@ -17,7 +17,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-FOLDER = Path("edgelora", "kernels")
+FOLDER = Path("edgelora", "backends", "kernels")
 SOURCES = ("lora.c", "evaluate.c")
 SUFFIX = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 TARGET = FOLDER / f"_lora{SUFFIX}"

@@ -8,16 +8,17 @@ from __future__ import annotations
 from importlib import import_module
 
 _HOMES = {
-    "AdapterRef": "edgelora.core",
-    "AdapterUse": "edgelora.core",
-    "EdgeloraError": "edgelora.errors",
-    "Library": "edgelora.library",
-    "Message": "edgelora.prompt",
-    "SamplingParams": "edgelora.core",
-    "Service": "edgelora.service",
-    "Settings": "edgelora.config",
-    "open_library": "edgelora.library",
-    "read_settings": "edgelora.config",
+    "AdapterRef": "edgelora.core.request",
+    "AdapterUse": "edgelora.core.request",
+    "EdgeloraError": "edgelora.core.errors",
+    "Library": "edgelora.store.library",
+    "Message": "edgelora.text.prompt",
+    "SamplingParams": "edgelora.core.sampling_params",
+    "Service": "edgelora.runtime.service",
+    "Settings": "edgelora.core.config",
+    "__version__": "edgelora.core.version",
+    "open_library": "edgelora.store.library",
+    "read_settings": "edgelora.core.config",
 }
 
 __all__ = [
@@ -36,17 +37,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name == "__version__":
-        return _version()
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("edgelora")
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        return "0+source"

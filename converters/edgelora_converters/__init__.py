@@ -1,1 +1,4 @@
-"""PEFT adapters in; GGUF and MLX adapters out; every conversion verified. Needs numpy, never torch or the runtime."""
+"""Adapters and bases from one format to another, every conversion verified.
+
+Imports `edgelora_models`. Needs numpy; never torch, never the runtime.
+"""

@@ -1,6 +1,6 @@
 """The seam between the engine and what computes. One backend instance holds one resident base.
 
-Threads: `load` and `vocabulary` may be used from any thread; everything else only from the engine thread.
+Threads: `load` and `tokenizer` may be used from any thread; everything else only from the engine thread.
 """
 
 from __future__ import annotations
@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-AdapterFormat = Literal["mapped", "gguf", "mlx"]
+from edgelora.core.kv import SavedKv
+from edgelora.core.request import AdapterFormat
+from edgelora.core.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,58 +75,6 @@ class Chunk:
     """After how many of the last tokens the logits are wanted. True and False read as 1 and 0."""
 
 
-@dataclass(frozen=True, slots=True)
-class SavedKv:
-    """The KV of a sequence's first tokens, copied out of a backend. Opaque bytes: only `Backend.restore` reads them."""
-
-    identity: str
-    """The `kv_identity` of the backend it came from."""
-    length: int
-    """Tokens."""
-    data: memoryview
-    """Never changed again."""
-
-
-class Vocabulary(Protocol):
-    """Text to ids and back. Thread-safe, immutable and hashable: what is made of it once is kept by it."""
-
-    def __hash__(self) -> int: ...
-
-    @property
-    def size(self) -> int: ...
-
-    @property
-    def end_ids(self) -> frozenset[int]:
-        """Tokens that end a turn or a text (EOS, EOT, EOM)."""
-        ...
-
-    @property
-    def bos_text(self) -> str:
-        """How the template writes the beginning-of-text token; empty where there is none."""
-        ...
-
-    @property
-    def eos_text(self) -> str: ...
-
-    @property
-    def chat_template(self) -> str | None:
-        """Jinja source from the base, or None."""
-        ...
-
-    def tokenize(self, text: str, *, special: bool, bos: bool) -> list[int]:
-        """Ids of `text`. `special`: whether written-out control tokens become those tokens. `bos`: prepend BOS."""
-        ...
-
-    def fewest_tokens(self, text: str) -> int:
-        """No fewer tokens than this come of `text`, however it is tokenised; 0 where nothing can be said. For a long
-        text this costs far less than tokenising it."""
-        ...
-
-    def piece(self, token: int) -> bytes:
-        """The token's bytes in text; b"" for control tokens. May be part of a UTF-8 character."""
-        ...
-
-
 class Loaded(Protocol):
     """An adapter's arrays in memory, checked against the base's shapes; opaque to the engine."""
 
@@ -140,7 +90,7 @@ class Backend(Protocol):
     def capabilities(self) -> Capabilities: ...
 
     @property
-    def vocabulary(self) -> Vocabulary: ...
+    def tokenizer(self) -> Tokenizer: ...
 
     @property
     def kv_identity(self) -> str:

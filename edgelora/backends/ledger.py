@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgelora.backends.base import Capabilities, Chunk
-from edgelora.errors import BackendError
+from edgelora.core.errors import BackendError
 
 
 class Ledger:
     """Slots that are taken and tokens in each sequence's KV, within `capabilities`. Every method raises BackendError
     where its caller may not; one that checks changes nothing."""
 
-    def __init__(self, capabilities: Capabilities, *, vocabulary: int) -> None:
-        """`vocabulary`: how many tokens there are."""
+    def __init__(self, capabilities: Capabilities, *, vocab_size: int) -> None:
+        """`vocab_size`: how many tokens there are."""
         self._able = capabilities
-        self._vocabulary = vocabulary
+        self._vocab_size = vocab_size
         self._attached: set[int] = set()
         self._lengths: dict[int, int | None] = {}
         """None where a failed step left it undefined."""
@@ -105,5 +105,5 @@ class Ledger:
                 raise BackendError("bad_slot", f"Slot {slot} holds no adapter, or is named twice.")
         if not 0 <= chunk.logits <= len(chunk.tokens):
             raise BackendError("bad_chunk", f"Logits after {chunk.logits} of {len(chunk.tokens)} tokens.")
-        if not all(0 <= token < self._vocabulary for token in chunk.tokens):
+        if not all(0 <= token < self._vocab_size for token in chunk.tokens):
             raise BackendError("bad_token", f"A token of sequence {chunk.sequence} is not in the vocabulary.")

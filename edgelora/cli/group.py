@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from edgelora.cli.app import App
+from edgelora.cli.support.app import App
 
 SYNONYMS = {
     "benchmark": "tune",
@@ -110,6 +110,6 @@ def _told(app: App) -> Iterator[None]:
     except (click.exceptions.Exit, SystemExit):
         raise
     except BaseException as error:
-        from edgelora.cli.failure import report
+        from edgelora.cli.support.failure import report
 
         raise click.exceptions.Exit(report(error, as_json=app.as_json)) from None

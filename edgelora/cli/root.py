@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from edgelora.cli.app import App
 from edgelora.cli.group import Root
+from edgelora.cli.support.app import App
 
 EPILOG = """\b
 Exit codes:
@@ -24,35 +24,35 @@ Exit codes:
 EDGELORA_HOME moves everything edgelora keeps to one folder. EDGELORA_DEBUG=1 shows tracebacks."""
 
 VERBS = {
-    "run": "edgelora.cli.run:run",
-    "ls": "edgelora.cli.adapters:ls",
-    "add": "edgelora.cli.adapters:add",
-    "pull": "edgelora.cli.pull:pull",
-    "train": "edgelora.cli.train:train",
-    "show": "edgelora.cli.adapters:show",
-    "rm": "edgelora.cli.adapters:rm",
-    "alias": "edgelora.cli.versions:alias",
-    "rollback": "edgelora.cli.versions:rollback",
-    "warm": "edgelora.cli.warm:warm",
-    "release": "edgelora.cli.release:release",
-    "convert": "edgelora.cli.convert:convert",
-    "verify": "edgelora.cli.verify:verify",
-    "export": "edgelora.cli.export:export",
-    "combine": "edgelora.cli.combine:combine",
-    "merge": "edgelora.cli.merge:merge",
-    "base": "edgelora.cli.base:base",
-    "prefix": "edgelora.cli.prefix:prefix",
-    "serve": "edgelora.cli.serve:serve",
-    "ps": "edgelora.cli.ps:ps",
-    "keys": "edgelora.cli.keys:keys",
-    "tune": "edgelora.cli.tune:tune",
-    "doctor": "edgelora.cli.doctor:doctor",
+    "run": "edgelora.cli.commands.run:run",
+    "ls": "edgelora.cli.commands.adapters:ls",
+    "add": "edgelora.cli.commands.adapters:add",
+    "pull": "edgelora.cli.commands.pull:pull",
+    "train": "edgelora.cli.commands.train:train",
+    "show": "edgelora.cli.commands.adapters:show",
+    "rm": "edgelora.cli.commands.adapters:rm",
+    "alias": "edgelora.cli.commands.versions:alias",
+    "rollback": "edgelora.cli.commands.versions:rollback",
+    "warm": "edgelora.cli.commands.warm:warm",
+    "release": "edgelora.cli.commands.release:release",
+    "convert": "edgelora.cli.commands.convert:convert",
+    "verify": "edgelora.cli.commands.verify:verify",
+    "export": "edgelora.cli.commands.export:export",
+    "combine": "edgelora.cli.commands.combine:combine",
+    "merge": "edgelora.cli.commands.merge:merge",
+    "base": "edgelora.cli.commands.base:base",
+    "prefix": "edgelora.cli.commands.prefix:prefix",
+    "serve": "edgelora.cli.commands.serve:serve",
+    "ps": "edgelora.cli.commands.ps:ps",
+    "keys": "edgelora.cli.commands.keys:keys",
+    "tune": "edgelora.cli.commands.tune:tune",
+    "doctor": "edgelora.cli.commands.doctor:doctor",
 }
 
 
 def _show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
-        from edgelora import __version__
+        from edgelora.core.version import __version__
 
         click.echo(f"edgelora {__version__}")
         ctx.exit()

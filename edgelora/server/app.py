@@ -11,29 +11,30 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from edgelora.server.boundary import Boundary, add_headers
-from edgelora.server.chat import CHAT, start_chat
-from edgelora.server.completions import COMPLETION, start_completion
-from edgelora.server.counters import Counters
-from edgelora.server.embeddings import embeddings_routes
-from edgelora.server.errors import MethodNotAllowed, UnknownRoute
-from edgelora.server.follow import Drain
-from edgelora.server.gate import Keepers, gated
-from edgelora.server.generate import GenerationApp
-from edgelora.server.health import HealthRoutes
-from edgelora.server.management import management_routes
-from edgelora.server.metrics import MetricsRoutes
-from edgelora.server.models import ModelsRoutes
+from edgelora.runtime.interface import Runtime
+from edgelora.server.api.openai.chat import CHAT, start_chat
+from edgelora.server.api.openai.completions import COMPLETION, start_completion
+from edgelora.server.api.openai.embeddings import embeddings_routes
+from edgelora.server.api.openai.models import ModelsRoutes
+from edgelora.server.api.openai.tokenize import count_routes, token_routes
+from edgelora.server.api.responses.routes import ResponsesRoutes
+from edgelora.server.api.routes import management_routes
+from edgelora.server.api.together.start import start_together_chat, start_together_completion
+from edgelora.server.auth.gate import Authenticators, gated
+from edgelora.server.auth.scoped_runtime import scoped
+from edgelora.server.generation.generate import GenerationApp
+from edgelora.server.http.drain import Drain
+from edgelora.server.http.errors import MethodNotAllowed, UnknownRoute
+from edgelora.server.http.options import ServerOptions
+from edgelora.server.http.reply import add_headers
+from edgelora.server.middleware.boundary import Boundary
+from edgelora.server.middleware.guard import Guard, OriginRules
 from edgelora.server.openapi.route import openapi_routes
-from edgelora.server.options import ServerOptions
-from edgelora.server.page import page_routes
-from edgelora.server.permitted import permitted
-from edgelora.server.responses.routes import ResponsesRoutes
-from edgelora.server.runtime import Runtime
-from edgelora.server.security import Guard, Rules
-from edgelora.server.status import StatusRoutes
-from edgelora.server.together_start import start_together_chat, start_together_completion
-from edgelora.server.tokens import count_routes, token_routes
+from edgelora.server.page.routes import page_routes
+from edgelora.server.telemetry.counters import Counters
+from edgelora.server.telemetry.health import HealthRoutes
+from edgelora.server.telemetry.metrics import MetricsRoutes
+from edgelora.server.telemetry.status import StatusRoutes
 
 PREFIXES = ("/v1", "/openai/v1")
 """OpenAI's prefix, and the one Groq's clients put before it."""
@@ -45,7 +46,7 @@ def build_app(runtime: Runtime, options: ServerOptions, drain: Drain | None = No
     Raises UsageError for options that cannot be right, StorageError where the keys cannot be read.
     """
     drain, counters = drain or Drain(), Counters(started=time.monotonic())
-    runtime = permitted(runtime)
+    runtime = scoped(runtime)
     health = HealthRoutes(runtime, drain)
     routes = [Route("/health", health.health), Route("/ready", health.ready)]
     routes += [Route("/metrics", MetricsRoutes(runtime, counters).metrics), *page_routes()]
@@ -56,10 +57,10 @@ def build_app(runtime: Runtime, options: ServerOptions, drain: Drain | None = No
         routes += [*responses.routes(prefix), *_api_routes(prefix, runtime, options, drain)]
     routes += management_routes(PREFIXES, runtime, options)
     app = Starlette(
-        routes=gated(routes, Keepers.of(options)),
+        routes=gated(routes, Authenticators.of(options)),
         middleware=[
             Middleware(Boundary, counters=counters, access_log=options.access_log),
-            Middleware(Guard, rules=Rules.of(options), routes=routes),
+            Middleware(Guard, rules=OriginRules.of(options), routes=routes),
         ],
         exception_handlers={HTTPException: _refuse_route},
     )

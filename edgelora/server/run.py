@@ -17,12 +17,12 @@ from types import FrameType
 import uvicorn
 from uvicorn.server import HANDLED_SIGNALS
 
+from edgelora.runtime.interface import Runtime
 from edgelora.server.app import build_app
-from edgelora.server.binding import bind, close_all, urls
-from edgelora.server.follow import Drain
-from edgelora.server.options import ServerOptions
-from edgelora.server.protocol import JsonH11Protocol
-from edgelora.server.runtime import Runtime
+from edgelora.server.http.drain import Drain
+from edgelora.server.http.h11_protocol import JsonH11Protocol
+from edgelora.server.http.options import ServerOptions
+from edgelora.server.http.sockets import bind, close_all, urls
 
 MAX_HEAD_BYTES = 64 << 10
 """Request line and headers together."""

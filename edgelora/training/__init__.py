@@ -1,1 +1,4 @@
-"""`edgelora train`: examples in, an installed adapter version out. The training itself is mlx-lm's."""
+"""`edgelora train`: examples in, an installed adapter version out. mlx-lm's trainer does the training.
+
+Imports `runtime` and what stands below it.
+"""

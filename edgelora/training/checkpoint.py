@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from edgelora.errors import AdapterError, StorageError
-from edgelora.files import discard, make_folder, move, storing, sync_path, temp_path
+from edgelora.core.errors import AdapterError, StorageError
+from edgelora.core.files import discard, make_folder, move, storing, sync_path, temp_path
 
 _FACTORS, _OPTIMIZER, _RANDOM = "factors.", "optimizer.", "random"
 _ITERATION = "iteration"
 
 
 @dataclass(frozen=True, slots=True)
-class Live:
+class TrainingState:
     """What a checkpoint is taken from, and put back into."""
 
     model: Any
@@ -30,7 +30,7 @@ class Live:
         return _flat(self.model.trainable_parameters())
 
 
-def save(path: Path, live: Live, *, iteration: int) -> None:
+def save(path: Path, live: TrainingState, *, iteration: int) -> None:
     """Replace `path` by the state after `iteration`, in one rename. Raises StorageError."""
     import mlx.core as mx
 
@@ -49,7 +49,7 @@ def save(path: Path, live: Live, *, iteration: int) -> None:
         discard(temp)
 
 
-def restore(path: Path, live: Live) -> int:
+def restore(path: Path, live: TrainingState) -> int:
     """Put the state in `path` back and return its iteration. Raises StorageError where the file is damaged."""
     import mlx.core as mx
     from mlx.utils import tree_unflatten
@@ -73,7 +73,7 @@ def restore(path: Path, live: Live) -> int:
 
 def saved_iteration(path: Path) -> int:
     """After which iteration `path` was saved; 0 where there is none. Reads its header. Raises StorageError."""
-    from edgelora_converters.safetensors_file import open_safetensors
+    from edgelora_converters.tensors.safetensors_reader import open_safetensors
 
     if not path.exists():
         return 0

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edgelora.errors import UsageError
-from edgelora.files import storing
+from edgelora.core.errors import UsageError
+from edgelora.core.files import storing
 
 Form = Literal["chat", "completion", "text"]
 ROLES = frozenset({"system", "user", "assistant", "tool"})

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import msgspec
 
-from edgelora.errors import NotFound, UsageError
-from edgelora.files import check_name, discard, inside, locked, write_atomic
+from edgelora.core.errors import NotFound, UsageError
+from edgelora.core.files import check_name, discard, inside, locked, write_atomic
 from edgelora.training.checkpoint import damaged, saved_iteration
 from edgelora.training.recipe import Recipe
 
 
-class Run(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class TrainingRun(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One training, as it was begun."""
 
     name: str
@@ -53,21 +53,21 @@ class RunFolder:
     def adapter(self) -> Path:
         return self.path / "adapter"
 
-    def read(self) -> Run | None:
+    def read(self) -> TrainingRun | None:
         """What was begun here; None where nothing was. Raises StorageError."""
         try:
-            return msgspec.json.decode(self.description.read_bytes(), type=Run)
+            return msgspec.json.decode(self.description.read_bytes(), type=TrainingRun)
         except FileNotFoundError:
             return None
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             raise damaged(self.description) from error
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: TrainingRun) -> None:
         """Forget what was here and write down `run`."""
         discard(self.path)
         self.write(run)
 
-    def write(self, run: Run) -> None:
+    def write(self, run: TrainingRun) -> None:
         write_atomic(self.description, msgspec.json.format(msgspec.json.encode(run), indent=2) + b"\n")
 
     def reached(self) -> int:
@@ -95,7 +95,7 @@ def check_startable(folder: RunFolder) -> None:
         raise UsageError("training_unfinished", what, "Go on with it (--resume), or begin anew (--restart).")
 
 
-def resumable(folder: RunFolder, name: str) -> Run:
+def resumable(folder: RunFolder, name: str) -> TrainingRun:
     """What was begun here. Raises NotFound where nothing was."""
     run = folder.read()
     if run is None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 from edgelora.training.examples import Example, Problems
 
 
-class Tokenizer(Protocol):
+class ChatTokenizer(Protocol):
     """What is used of the tokenizer that mlx-lm loads (a wrapper of transformers' own)."""
 
     bos_token: str | None
@@ -27,7 +27,7 @@ class Encoded(NamedTuple):
 
 
 def encode_all(
-    examples: Sequence[Example], tokenizer: Tokenizer, *, learn_prompts: bool, max_length: int
+    examples: Sequence[Example], tokenizer: ChatTokenizer, *, learn_prompts: bool, max_length: int
 ) -> tuple[list[Encoded], int]:
     """Every example, and how many of them are longer than `max_length` and will be cut.
 
@@ -50,7 +50,7 @@ def encode_all(
     return encoded, sum(len(one.tokens) > max_length for one in encoded)
 
 
-def encode(example: Example, tokenizer: Tokenizer, *, learn_prompts: bool = False) -> Encoded:
+def encode(example: Example, tokenizer: ChatTokenizer, *, learn_prompts: bool = False) -> Encoded:
     """One example. Raises ValueError, or whatever its template raises."""
     if example.form == "text":
         return Encoded(_text(example.text, tokenizer), 0)
@@ -65,18 +65,20 @@ def encode(example: Example, tokenizer: Tokenizer, *, learn_prompts: bool = Fals
     return Encoded(tokens, len(prompt))
 
 
-def _text(text: str, tokenizer: Tokenizer) -> list[int]:
+def _text(text: str, tokenizer: ChatTokenizer) -> list[int]:
     """With BOS where the tokenizer writes one and the text does not, and EOS behind it."""
     spelled = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token or "")
     tokens = list(tokenizer.encode(text, add_special_tokens=not spelled))
     return tokens if tokens[-1:] == [tokenizer.eos_token_id] else [*tokens, tokenizer.eos_token_id]
 
 
-def _chat(tokenizer: Tokenizer, messages: list[dict[str, Any]], tools: list[Any] | None, **options: Any) -> list[int]:
+def _chat(
+    tokenizer: ChatTokenizer, messages: list[dict[str, Any]], tools: list[Any] | None, **options: Any
+) -> list[int]:
     return list(tokenizer.apply_chat_template(messages, tools=tools, tokenize=True, return_dict=False, **options))
 
 
-def _check_control(example: Example, tokenizer: Tokenizer) -> None:
+def _check_control(example: Example, tokenizer: ChatTokenizer) -> None:
     """The tokenizer would read it as the control token, and at run time it is plain text: not the same prompt."""
     for message in example.messages:
         text = message.get("content") or ""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgelora.errors import BackendError
+from edgelora.core.errors import BackendError
 from edgelora.training import checkpoint
 from edgelora.training.batching import groups, order, padded
 from edgelora.training.recipe import Recipe
@@ -51,7 +51,7 @@ class Stopped(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Watcher:
+class TrainerListener:
     """Who follows a training, on its own thread."""
 
     measured: Callable[[Measured], None]
@@ -61,7 +61,7 @@ class Watcher:
     """Asked after each iteration: whether to end here."""
 
 
-def prepare(base: Path, recipe: Recipe) -> checkpoint.Live:
+def prepare(base: Path, recipe: Recipe) -> checkpoint.TrainingState:
     """The MLX base in the folder `base` with new LoRA layers, and their optimizer. The same seed, the same factors."""
     import mlx.core as mx
     import mlx.optimizers as optimizers
@@ -73,11 +73,11 @@ def prepare(base: Path, recipe: Recipe) -> checkpoint.Live:
     model.freeze()
     linear_to_lora_layers(model, _count(model, recipe), _parameters(recipe))
     # mlx-lm leaves the correction off, and then the first steps are three times as long as the learning rate says.
-    return checkpoint.Live(model, optimizers.Adam(learning_rate=recipe.learning_rate, bias_correction=True))
+    return checkpoint.TrainingState(model, optimizers.Adam(learning_rate=recipe.learning_rate, bias_correction=True))
 
 
 def fit(
-    live: checkpoint.Live,
+    live: checkpoint.TrainingState,
     recipe: Recipe,
     *,
     training: Sequence[Encoded],
@@ -85,7 +85,7 @@ def fit(
     saved: Path,
     out: Path,
     done: int,
-    watcher: Watcher,
+    watcher: TrainerListener,
 ) -> None:
     """Train from iteration `done` + 1 on, checkpoints in `saved`, and write the adapter to the folder `out`.
 
@@ -97,8 +97,8 @@ def fit(
 
     out.mkdir(parents=True, exist_ok=True)
     watcher = _aloud(watcher)
-    keeper = _Keeper(live, saved, recipe, watcher)
-    feed = _Feed(training, validation, recipe, done=done, after=keeper.after)
+    keeper = _Checkpointer(live, saved, recipe, watcher)
+    feed = _BatchFeed(training, validation, recipe, done=done, after=keeper.after)
     callback: Any = _Callback(done, watcher.measured)
     settings = TrainingArgs(
         batch_size=1,  # what mlx-lm makes of it is the number of validation batches it announces
@@ -155,7 +155,7 @@ def answer_loss(model: Any, batch: Any, bounds: Any) -> tuple[Any, Any]:
     return losses.sum() / count, count
 
 
-def _aloud(watcher: Watcher) -> Watcher:
+def _aloud(watcher: TrainerListener) -> TrainerListener:
     """The same, with stdout as it is now, whatever it is when mlx-lm's trainer calls."""
     stdout = sys.stdout
 
@@ -167,10 +167,10 @@ def _aloud(watcher: Watcher) -> Watcher:
         with contextlib.redirect_stdout(stdout):
             watcher.progressed(iteration)
 
-    return Watcher(measured, progressed, watcher.stop)
+    return TrainerListener(measured, progressed, watcher.stop)
 
 
-class _Feed:
+class _BatchFeed:
     """The batches, for mlx-lm's loops. Its trainer asks for the next one when an iteration is complete."""
 
     def __init__(
@@ -208,10 +208,10 @@ class _Feed:
         return mx.array(tokens), mx.array(bounds)
 
 
-class _Keeper:
+class _Checkpointer:
     """What happens after an iteration."""
 
-    def __init__(self, live: checkpoint.Live, saved: Path, recipe: Recipe, watcher: Watcher) -> None:
+    def __init__(self, live: checkpoint.TrainingState, saved: Path, recipe: Recipe, watcher: TrainerListener) -> None:
         self._live, self._saved, self._recipe, self._watcher = live, saved, recipe, watcher
 
     def after(self, iteration: int) -> None:
@@ -265,7 +265,7 @@ def _count(model: Any, recipe: Recipe) -> int:
     return recipe.layers or len(model.layers)
 
 
-def _write_adapter(live: checkpoint.Live, recipe: Recipe, out: Path) -> None:
+def _write_adapter(live: checkpoint.TrainingState, recipe: Recipe, out: Path) -> None:
     """Both files as `mlx_lm.lora` leaves them."""
     import mlx.core as mx
 

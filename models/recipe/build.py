@@ -20,7 +20,7 @@ from train_base import save_base, train_base  # noqa: E402
 from train_tokenizer import save_tokenizer, train_tokenizer  # noqa: E402
 from transformers import LlamaForCausalLM  # noqa: E402
 
-from edgelora_converters.base_gguf import write_base_gguf  # noqa: E402
+from edgelora_converters.base.gguf import write_base_gguf  # noqa: E402
 
 PACKAGE = ROOT / "models" / "edgelora_models" / "builtin"
 

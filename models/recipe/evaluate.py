@@ -19,7 +19,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "converters"), str(ROOT / "models")]
 from adapter_sets import pirate_style  # noqa: E402
 from runners import EngineRunner, MlxRunner, Runner, TorchRunner, open_service  # noqa: E402
 
-from edgelora_converters.base_gguf import write_base_gguf  # noqa: E402
+from edgelora_converters.base.gguf import write_base_gguf  # noqa: E402
 from edgelora_models import builtin  # noqa: E402
 
 Factory = Callable[[Path | None], Runner]

@@ -17,12 +17,12 @@ from peft import PeftModel
 from tokenizers import Tokenizer
 from transformers import LlamaForCausalLM
 
-from edgelora.config import read_settings
-from edgelora.core import SamplingParams
-from edgelora.library import open_library
-from edgelora.prompt import Message
-from edgelora.service import Service
-from edgelora_converters.convert import convert
+from edgelora.core.config import read_settings
+from edgelora.core.sampling_params import SamplingParams
+from edgelora.runtime.service import Service
+from edgelora.store.library import open_library
+from edgelora.text.prompt import Message
+from edgelora_converters.convert.convert import convert
 from edgelora_models.identity import identify_folder
 
 MAX_TOKENS = 80

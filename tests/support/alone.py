@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelora.backends.base import Applied, Backend, Chunk, Loaded
-from edgelora.core import Request
+from edgelora.core.request import Request
 
 Logits = NDArray[np.float32]
 

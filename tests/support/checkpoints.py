@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from edgelora_converters.base_pieces import LLAMA3_SPLIT
+from edgelora_converters.base.tokenizer_pipeline import LLAMA3_SPLIT
 from edgelora_models.shape import LlamaShape
 from tests.support.adapters import write_safetensors
 from tests.support.bases import CHAT_TEMPLATE, CONTROL_TOKENS, tiny_config, tiny_weights

@@ -11,13 +11,13 @@ from typing import cast
 
 from click.testing import CliRunner, Result
 
-from edgelora.adapters.store import Store
-from edgelora.bases.registry import Bases
-from edgelora.cli.app import App
 from edgelora.cli.root import cli
-from edgelora.config import read_settings
-from edgelora.library import Library
-from edgelora.service import Service
+from edgelora.cli.support.app import App
+from edgelora.core.config import read_settings
+from edgelora.runtime.service import Service
+from edgelora.store.adapters.store import Store
+from edgelora.store.bases.registry import Bases
+from edgelora.store.library import Library
 from tests.support.adapters import TINY, write_peft
 from tests.support.bases import MIN_VOCAB, write_tiny_gguf
 from tests.support.service import FakeService

@@ -9,26 +9,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from edgelora.adapters.quarantine import Quarantine
-from edgelora.backends.fake_vocabulary import FakeVocabulary
-from edgelora.core import AdapterRef, Failed, Finished, Request, SamplingParams
-from edgelora.engine import Engine
-from edgelora.engine_like import EngineLike
-from edgelora.prefixes.cache import PrefixCache
-from edgelora.prefixes.store import PrefixStore
-from edgelora.stream import Stream
-from edgelora.supervisor.messages import Prefixes
-from edgelora.supervisor.remote import RemoteEngine
-from edgelora.supervisor.watch import Times
+from edgelora.core.events import Failed, Finished
+from edgelora.core.request import AdapterRef, Request
+from edgelora.core.sampling_params import SamplingParams
+from edgelora.engine.client import EngineClient
+from edgelora.engine.engine import Engine
+from edgelora.engine.prefix_cache.cache import PrefixCache
+from edgelora.engine.process.messages import Prefixes
+from edgelora.engine.process.remote import RemoteEngine
+from edgelora.engine.process.watchdog import WatchdogTimes
+from edgelora.engine.stream import Stream
+from edgelora.store.adapters.quarantine import Quarantine
+from edgelora.store.prefixes.store import PrefixStore
+from tests.support.fake_backend.tokenizer import FakeTokenizer
 from tests.support.openers import open_fake, opening
 from tests.support.uses import uses
 
 Kind = Literal["in-process", "child"]
-QUICK = Times(turn=0.05, least_delay=0.01, most_delay=0.05, steady=30.0)
+QUICK = WatchdogTimes(turn=0.05, least_delay=0.01, most_delay=0.05, steady=30.0)
 WAIT_SECONDS = 30.0
 
 
-def make(kind: Kind, *, prefixes: Prefixes | None = None, **argument: Any) -> EngineLike:
+def make(kind: Kind, *, prefixes: Prefixes | None = None, **argument: Any) -> EngineClient:
     """An engine of that kind, ready. `argument`: as `opening` takes it."""
     first = opening(prefixes=prefixes, **argument)
     if kind == "child":
@@ -41,9 +43,11 @@ def make(kind: Kind, *, prefixes: Prefixes | None = None, **argument: Any) -> En
     return Engine(backend, adapter_budget_bytes=first.adapter_budget_bytes, max_queue=first.max_queue, prefixes=cache)
 
 
-def started(first: Any, *, times: Times = QUICK, quarantine: Quarantine | None = None, **more: Any) -> RemoteEngine:
+def started(
+    first: Any, *, times: WatchdogTimes = QUICK, quarantine: Quarantine | None = None, **more: Any
+) -> RemoteEngine:
     """In a process of its own, ready."""
-    engine = RemoteEngine(first, vocabulary=FakeVocabulary(), times=times, quarantine=quarantine, **more)
+    engine = RemoteEngine(first, tokenizer=FakeTokenizer(), times=times, quarantine=quarantine, **more)
     engine.wait_ready()
     return engine
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from edgelora.backends.base import SavedKv
-from edgelora.core import Request
-from edgelora.errors import EdgeloraError, StorageError
-from edgelora.prefixes.cache import Keep
-from edgelora.warm import Key
+from edgelora.core.errors import EdgeloraError, StorageError
+from edgelora.core.kv import Key, SavedKv
+from edgelora.core.request import Request
+from edgelora.engine.prefix_cache.cache import PrefixWrite
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class Found:
 @dataclass(frozen=True, slots=True)
 class Look:
     found: Found | None
-    keep: Keep | None
+    keep: PrefixWrite | None
 
 
 @dataclass
@@ -51,7 +50,7 @@ class KeptPrefixes:
         ]
         kept, tokens = max(fits, key=lambda one: len(one[1]), default=(frozenset(), ()))
         system = request.prompt[: request.system]
-        keep = Keep(acting(key, len(system)), system) if system else None
+        keep = PrefixWrite(acting(key, len(system)), system) if system else None
         return Look(Found(Stored(len(tokens)), Origin(kept), tokens) if tokens else None, keep)
 
     def read(self, found: Found) -> SavedKv | EdgeloraError:
@@ -60,10 +59,10 @@ class KeptPrefixes:
             return StorageError("prefix_unreadable", "It was damaged by the test.")
         return self.held[found.origin.key, found.tokens]
 
-    def wants(self, _keep: Keep) -> bool:
+    def wants(self, _keep: PrefixWrite) -> bool:
         return True
 
-    def offer(self, keep: Keep, saved: SavedKv) -> None:
+    def offer(self, keep: PrefixWrite, saved: SavedKv) -> None:
         # Its own copy: what the backend gave must not change with the KV.
         self.held[keep.key, keep.tokens] = SavedKv(saved.identity, saved.length, memoryview(bytes(saved.data)))
 

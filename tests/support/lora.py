@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edgelora_converters.lora import LoraAdapter, LoraPair, Target
+from edgelora_converters.lora.adapter import LoraAdapter, LoraPair, Target
 from edgelora_models.modules import EMBEDDING, HEAD, LINEAR_MODULES
 from edgelora_models.shape import LlamaShape
 from tests.support.bases import MIN_VOCAB

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edgelora.server.options import ServerOptions
-from edgelora.server.runtime import Runtime
+from edgelora.runtime.interface import Runtime
+from edgelora.server.http.options import ServerOptions
 from tests.support.adapters import TINY, write_peft
 from tests.support.server import TEST_OPTIONS, Reply, RunningServer, serving, with_token
 

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelora.backends.base import Chunk, Loaded
-from edgelora.backends.fake import FAKE_CAPABILITIES, FakeBackend, FakeLoaded
-from edgelora.core import Progress
-from edgelora.errors import BaseError
-from edgelora.supervisor.messages import Open, Prefixes
+from edgelora.core.errors import BaseError
+from edgelora.core.progress import Progress
+from edgelora.engine.process.messages import Open, Prefixes
+from tests.support.fake_backend.backend import FAKE_CAPABILITIES, FakeBackend, FakeLoaded
 
 DEATHS = ("abort", "segv", "kill", "exit", "hang", "print")
 """`!abort` anywhere in what is computed, or in an adapter's file as `load!abort`, `attach!abort` or `step!abort`."""

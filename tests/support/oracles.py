@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora_converters.lora import LoraAdapter, LoraPair, Target
-from edgelora_converters.oracle import Delta, Deltas, NumpyLlama, Precision
-from edgelora_converters.oracle_base import hf_config
+from edgelora_converters.lora.adapter import LoraAdapter, LoraPair, Target
+from edgelora_converters.oracle.llama import Delta, Deltas, NumpyLlama, Precision
+from edgelora_converters.oracle.open import hf_config
 from edgelora_models.shape import LlamaShape
 from tests.support.adapters import write_safetensors
 from tests.support.bases import tiny_config, tiny_weights

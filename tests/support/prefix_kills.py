@@ -14,9 +14,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from edgelora.errors import StorageError
-from edgelora.prefixes.store import PrefixStore
-from edgelora.warm import BASE
+from edgelora.core.errors import StorageError
+from edgelora.core.kv import BASE
+from edgelora.store.prefixes.store import PrefixStore
 from tests.support.faults import at_call, die
 from tests.support.prefixes import BASE_ALONE, HERE, acting, saved, store_at, tokens, with_adapters
 from tests.support.store_kills import in_child, no_sync

@@ -5,19 +5,19 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from edgelora.backends.base import SavedKv
-from edgelora.prefixes.origin import Acting, Computer, Origin
-from edgelora.prefixes.store import PrefixStore
+from edgelora.core.kv import SavedKv
+from edgelora.store.prefixes.origin import ActiveAdapter, Computer, Origin
+from edgelora.store.prefixes.store import PrefixStore
 
 HERE = Computer(kv="llama.cpp 1; f16", base="a" * 64, template="b" * 64)
 BASE_ALONE = HERE.origin(frozenset(), 1)
 
 
-def acting(version: str = "v1", *, path: str = "/a.gguf", weight: float = 1.0, start: int = 0) -> Acting:
-    return Acting(version, path, weight, start)
+def acting(version: str = "v1", *, path: str = "/a.gguf", weight: float = 1.0, start: int = 0) -> ActiveAdapter:
+    return ActiveAdapter(version, path, weight, start)
 
 
-def with_adapters(*adapters: Acting) -> Origin:
+def with_adapters(*adapters: ActiveAdapter) -> Origin:
     return Origin(HERE.kv, HERE.base, HERE.template, adapters)
 
 

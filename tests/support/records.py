@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from edgelora.bases.record import BaseRecord, Stamp
-from edgelora.config import Directories
+from edgelora.core.config import Directories
+from edgelora.store.bases.record import BaseRecord, Stamp
 from edgelora_models.fingerprint import BaseFingerprint
 from edgelora_models.identity import BaseIdentity
 from edgelora_models.shape import LlamaShape

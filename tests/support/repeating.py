@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 
 from edgelora.backends.base import Applied
-from edgelora.backends.fake import FakeBackend
+from tests.support.fake_backend.backend import FakeBackend
 
 
 class Repeating(FakeBackend):
@@ -14,7 +14,7 @@ class Repeating(FakeBackend):
 
     def next_token(self, adapters: Sequence[Applied], tokens: Sequence[int]) -> int:
         token = super().next_token(adapters, tokens)
-        if token in self.vocabulary.end_ids:
+        if token in self.tokenizer.end_ids:
             return token
         end, tail = len(tokens), list(tokens[-2:])
         before = next((n for n in range(end - 1, 1, -1) if list(tokens[n - 2 : n]) == tail), None)

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgelora.keys.token import ensure_token
-from edgelora.server.binding import bind, close_all
-from edgelora.server.options import ServerOptions
+from edgelora.runtime.interface import Runtime
+from edgelora.server.http.options import ServerOptions
+from edgelora.server.http.sockets import bind, close_all
 from edgelora.server.run import EdgeServer, make_server
-from edgelora.server.runtime import Runtime
+from edgelora.store.keys.management_token import ensure_token
 
 WAIT_SECONDS = 20.0
 
@@ -77,8 +77,8 @@ def head_bytes(method: str, path: str, headers: dict[str, str], length: int) -> 
     fields = {**headers, "Connection": "close"}
     if length or method == "POST":
         fields["Content-Length"] = str(length)
-    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+    wait_queues = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    return "\r\n".join([*wait_queues, "", ""]).encode("latin-1")
 
 
 def read_all(connection: socket.socket) -> bytes:
@@ -92,13 +92,13 @@ def read_all(connection: socket.socket) -> bytes:
 def parse_reply(raw: bytes) -> Reply:
     """The first response in `raw`."""
     head, _, body = raw.partition(b"\r\n\r\n")
-    lines = head.decode("latin-1").split("\r\n")
-    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
+    wait_queues = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in wait_queues[1:])}
     if headers.get("transfer-encoding") == "chunked":
         body = _unchunk(body)
     if "content-length" in headers:
         body = body[: int(headers["content-length"])]
-    return Reply(int(lines[0].split(" ")[1]), headers, body)
+    return Reply(int(wait_queues[0].split(" ")[1]), headers, body)
 
 
 def _unchunk(body: bytes) -> bytes:

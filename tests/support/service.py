@@ -1,4 +1,6 @@
-"""A service over the fake backend, without a store: what the server and the CLI need of `edgelora.service.Service`."""
+"""A service over the fake backend, without a store: what the server and the CLI need of
+`edgelora.runtime.service.Service`.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +12,28 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from edgelora.activation import activated
-from edgelora.adapters.store import Store
-from edgelora.backends.base import Vocabulary
-from edgelora.backends.fake import FakeBackend, write_fake_adapter
-from edgelora.bases.registry import Bases
-from edgelora.composition import compose
-from edgelora.config import read_settings
-from edgelora.core import AdapterRef, AdapterUse, Progress, Request, SamplingParams
-from edgelora.engine import Engine
-from edgelora.errors import NotFound
-from edgelora.library import Library
-from edgelora.names import split_model_id
-from edgelora.pins import Pins
-from edgelora.prompt import Message, encode_chat, encode_text
-from edgelora.service import ModelCard
-from edgelora.shelf import Shelf
-from edgelora.stats import EngineHealth, EngineStats
-from edgelora.stream import Stream
-from edgelora.tools import Tool
+from edgelora.core.config import read_settings
+from edgelora.core.errors import NotFound
+from edgelora.core.model_id import split_model_id
+from edgelora.core.progress import Progress
+from edgelora.core.request import AdapterRef, AdapterUse, Request
+from edgelora.core.sampling_params import SamplingParams
+from edgelora.core.tokenizer import Tokenizer
+from edgelora.engine.engine import Engine
+from edgelora.engine.stats import EngineHealth, EngineStats
+from edgelora.engine.stream import Stream
+from edgelora.runtime.adapter_registry import AdapterRegistry
+from edgelora.runtime.alora import activated
+from edgelora.runtime.composition import compose
+from edgelora.runtime.pins import Pins
+from edgelora.runtime.service import ModelCard
+from edgelora.store.adapters.store import Store
+from edgelora.store.bases.registry import Bases
+from edgelora.store.library import Library
+from edgelora.text.prompt import Message, encode_chat, encode_text
+from edgelora.text.tools import Tool
 from tests.support.adapters import TINY
+from tests.support.fake_backend.backend import FakeBackend, write_fake_adapter
 from tests.support.records import base_record
 
 CREATED = 1_750_000_000
@@ -97,7 +101,7 @@ class FakeService:
         self.samplings: list[SamplingParams] = []
         self.clients: list[str] = []
         self.engine = WatchedEngine(self.backend, max_queue=max_queue)
-        self.shelf = self._empty_shelf(folder / "home")
+        self.registry = self._empty_shelf(folder / "home")
         self._ids = itertools.count()
 
     def models(self) -> list[ModelCard]:
@@ -143,7 +147,7 @@ class FakeService:
         client: str = "",
         tools: Sequence[Tool] = (),
     ) -> Stream:
-        tokens = encode_chat(messages, self.engine.vocabulary, tools=tools, limit=self.limit)
+        tokens = encode_chat(messages, self.engine.tokenizer, tools=tools, limit=self.limit)
         return self._submit(tokens, adapters, sampling, client)
 
     def complete(
@@ -154,13 +158,13 @@ class FakeService:
         sampling: SamplingParams,
         client: str = "",
     ) -> Stream:
-        vocabulary = self.engine.vocabulary
-        tokens = encode_text(prompt, vocabulary, limit=self.limit) if isinstance(prompt, str) else tuple(prompt)
+        tokenizer = self.engine.tokenizer
+        tokens = encode_text(prompt, tokenizer, limit=self.limit) if isinstance(prompt, str) else tuple(prompt)
         return self._submit(tokens, adapters, sampling, client)
 
     @property
-    def vocabulary(self) -> Vocabulary:
-        return self.engine.vocabulary
+    def tokenizer(self) -> Tokenizer:
+        return self.engine.tokenizer
 
     @property
     def limit(self) -> int:
@@ -186,12 +190,12 @@ class FakeService:
     ) -> None:
         self.close()
 
-    def _empty_shelf(self, home: Path) -> Shelf:
+    def _empty_shelf(self, home: Path) -> AdapterRegistry:
         """A real one over a store of its own: what this service answers with is not installed in any."""
         settings = read_settings({"EDGELORA_HOME": str(home), "EDGELORA_OFFLINE": "1"})
         library = Library(settings, Bases(settings.directories), Store(settings.directories.data))
         record = base_record(TINY, name=self.base.name)
-        return Shelf(library, record, self.engine, resolve=self.resolve, pins=Pins(self.engine))
+        return AdapterRegistry(library, record, self.engine, resolve=self.resolve, pins=Pins(self.engine))
 
     def _card(self, name: str) -> ModelCard:
         entry = next((entry for entry in self.engine.stats().adapters if entry.ref == self.refs[name]), None)

@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora.adapters.loader import LoadResult
 from edgelora.backends.base import Backend, Capabilities, Loaded
-from edgelora.commands import Close
-from edgelora.core import AdapterRef, Event, Failed, Finished, Request, TextDelta
-from edgelora.costs import StepCosts
-from edgelora.engine import Engine
-from edgelora.errors import EdgeloraError
-from edgelora.plan import Choice, Plan
-from edgelora.prefixes.cache import Keep
-from edgelora.stream import Stream
+from edgelora.core.errors import EdgeloraError
+from edgelora.core.events import Event, Failed, Finished, TextDelta
+from edgelora.core.request import AdapterRef, Request
+from edgelora.engine.adapters.loader import LoadResult
+from edgelora.engine.commands import Close
+from edgelora.engine.cost_model.step_costs import StepCosts
+from edgelora.engine.engine import Engine
+from edgelora.engine.prefix_cache.cache import PrefixWrite
+from edgelora.engine.scheduler.plan import Choice, Plan
+from edgelora.engine.stream import Stream
 
 Logits = NDArray[np.float32]
 
@@ -124,7 +125,7 @@ class SteppedEngine(Engine):
         self._loader.close(10.0)
         self.loads = HandLoader(backend.load, self._commands.put)
         self._loader: Any = self.loads
-        self._traffic._loader = self._loader
+        self._prefix_transfer._loader = self._loader
         self.chosen: dict[str, list[tuple[int, Logits]]] = {}
         self.streams: dict[str, Stream] = {}
         self.plan: Plan | None = None
@@ -139,7 +140,7 @@ class SteppedEngine(Engine):
         """Accepted and not ended, commands on their way included."""
         return frozenset(request.id for request in self._runs.requests())
 
-    def submit(self, request: Request, *, keep: Keep | None = None) -> Stream:
+    def submit(self, request: Request, *, keep: PrefixWrite | None = None) -> Stream:
         stream = super().submit(request, keep=keep)
         self.streams[request.id], self.chosen[request.id] = stream, []
         return stream

@@ -16,8 +16,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import edgelora_converters.convert  # noqa: F401  (imported before forking)
-from edgelora.adapters.store import Store
+from edgelora.store.adapters.store import Store
 from tests.support.adapters import TINY
 from tests.support.faults import at_call, die
 from tests.support.records import base_record

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora_converters.lora import LoraAdapter
+from edgelora_converters.lora.adapter import LoraAdapter
 from edgelora_models.shape import LlamaShape
 from tests.support.adapters import write_safetensors
 from tests.support.lora import GQA, every_target, random_adapter

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgelora.backends.base import Applied
-from edgelora.core import AdapterRef, AdapterUse
+from edgelora.core.request import AdapterRef, AdapterUse
 
 
 def uses(adapter: AdapterRef | None) -> tuple[AdapterUse, ...]:

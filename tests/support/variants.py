@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora_converters.lora import Target
+from edgelora_converters.lora.adapter import Target
 from edgelora_models.modules import LINEAR_MODULES
 from edgelora_models.shape import LlamaShape
 from tests.support.adapters import ALL_MODULES, peft_config, write_safetensors

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora_converters.base_weights import no_such_weight
+from edgelora_converters.weights.base import no_such_weight
 from edgelora_models.shape import LlamaShape
 from tests.support.bases import tiny_weights
 

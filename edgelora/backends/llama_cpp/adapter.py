@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora.kernels.reference import Factors
-from edgelora_converters import gguf_adapter, mapped_adapter
-from edgelora_converters.dtypes import widened
-from edgelora_converters.lora import Target
-from edgelora_converters.mapped import SUFFIX
-from edgelora_converters.mapping import touch
+from edgelora.backends.kernels.reference import Factors
+from edgelora_converters.gguf import adapter_reader as gguf_adapter_reader
+from edgelora_converters.lora.adapter import Target
+from edgelora_converters.mapped import reader as mapped_reader
+from edgelora_converters.mapped.mapping import touch
+from edgelora_converters.mapped.writer import SUFFIX
+from edgelora_converters.tensors.dtypes import widened
 from edgelora_models.modules import EMBEDDING
 from edgelora_models.shape import LlamaShape
 
@@ -43,7 +44,7 @@ def load_lora(path: Path, shape: LlamaShape, *, widen: bool) -> LoadedLora:
     """
     if path.suffix == SUFFIX:
         return _mapped(path, shape, widen=widen)
-    pairs = gguf_adapter.read(path, shape, widen=widen)
+    pairs = gguf_adapter_reader.read(path, shape, widen=widen)
     return LoadedLora(path, {target: _factors(target, a, b) for target, (a, b) in pairs.items()})
 
 
@@ -54,7 +55,7 @@ def _factors(target: Target, a: NDArray[Any], b: NDArray[Any]) -> Factors:
 
 
 def _mapped(path: Path, shape: LlamaShape, *, widen: bool) -> LoadedLora:
-    adapter = mapped_adapter.read(path, shape)
+    adapter = mapped_reader.read(path, shape)
     touch(adapter.data)
     keep: Callable[[NDArray[Any]], NDArray[Any]] = widened if widen else lambda values: values
     return LoadedLora(

@@ -10,21 +10,22 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora.backends.base import Capabilities, Chunk, Loaded, SavedKv
+from edgelora.backends.base import Capabilities, Chunk, Loaded
 from edgelora.backends.ledger import Ledger
-from edgelora.backends.llama_cpp.compiled import CompiledHookMethod
 from edgelora.backends.llama_cpp.context import Context
-from edgelora.backends.llama_cpp.hook import HookMethod
-from edgelora.backends.llama_cpp.kv import check_kv_type
+from edgelora.backends.llama_cpp.graph_selftest import find_weights
+from edgelora.backends.llama_cpp.kernel_selftest import KernelTrial
 from edgelora.backends.llama_cpp.kv_identity import kv_identity
-from edgelora.backends.llama_cpp.method import LoraMethod, shares_of
+from edgelora.backends.llama_cpp.kv_types import check_kv_type
+from edgelora.backends.llama_cpp.lora_method import LoraMethod, shares_of
 from edgelora.backends.llama_cpp.model import Model, Progress
-from edgelora.backends.llama_cpp.native import NativeMethod
+from edgelora.backends.llama_cpp.native_hook import NativeHookMethod
 from edgelora.backends.llama_cpp.options import BackendOptions
-from edgelora.backends.llama_cpp.selftest import find_weights
-from edgelora.backends.llama_cpp.trial import Trial
-from edgelora.backends.llama_cpp.vocabulary import LlamaVocabulary
-from edgelora.errors import BackendError
+from edgelora.backends.llama_cpp.python_hook import PythonHookMethod
+from edgelora.backends.llama_cpp.tokenizer import LlamaTokenizer
+from edgelora.backends.llama_cpp.upstream_lora import UpstreamLoraMethod
+from edgelora.core.errors import BackendError
+from edgelora.core.kv import SavedKv
 from edgelora_models.shape import LlamaShape
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ class LlamaCppBackend:
         self._model = model
         self._context = context
         self._method = method
-        self._vocabulary = LlamaVocabulary(model)
+        self._tokenizer = LlamaTokenizer(model)
         self._kv_identity = kv_identity(model, context, options, method=type(method).__name__)
         self._capabilities = Capabilities(
             adapter_format=method.adapter_format,
@@ -50,7 +51,7 @@ class LlamaCppBackend:
             max_outputs=context.max_outputs,
             widens_adapters=method.widens_adapters,
         )
-        self._ledger = Ledger(self._capabilities, vocabulary=self._vocabulary.size)
+        self._ledger = Ledger(self._capabilities, vocab_size=self._tokenizer.size)
 
     @classmethod
     def open(
@@ -85,8 +86,8 @@ class LlamaCppBackend:
         return self._capabilities
 
     @property
-    def vocabulary(self) -> LlamaVocabulary:
-        return self._vocabulary
+    def tokenizer(self) -> LlamaTokenizer:
+        return self._tokenizer
 
     @property
     def kv_identity(self) -> str:
@@ -189,18 +190,18 @@ class LlamaCppBackend:
 
 def _choose_method(model: Model, context: Context, shape: LlamaShape, options: BackendOptions) -> LoraMethod:
     """The fastest whose self-test holds: the native kernel, numpy, llama.cpp's own LoRA. A warning says what failed."""
-    evaluator = context.tap.evaluator
-    trial = None if evaluator is None else Trial(evaluator)
+    evaluator = context.eval_callback.evaluator
+    trial = None if evaluator is None else KernelTrial(evaluator)
     if options.method == "native":
-        return NativeMethod(model, context.handle, shape)
+        return UpstreamLoraMethod(model, context.handle, shape)
     try:
         weights = find_weights(context, shape, max_sequences=options.max_sequences, trial=trial)
     except BackendError as error:
         log.warning("%s Using llama.cpp's own LoRA: one adapter in a step, so answers with several are slower.", error)
-        return NativeMethod(model, context.handle, shape)
+        return UpstreamLoraMethod(model, context.handle, shape)
     if evaluator is None or trial is None:
-        return HookMethod(context.tap, shape, weights)
+        return PythonHookMethod(context.eval_callback, shape, weights)
     if trial.problem is not None:
         log.warning("%s Computing adapters with numpy, which is slower. Please report this.", trial.problem)
-        return HookMethod(context.tap, shape, weights)
-    return CompiledHookMethod(evaluator, shape, weights, threads=context.threads_for)
+        return PythonHookMethod(context.eval_callback, shape, weights)
+    return NativeHookMethod(evaluator, shape, weights, threads=context.threads_for)

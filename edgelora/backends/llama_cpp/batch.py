@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgelora.backends.base import Chunk
-from edgelora.backends.llama_cpp.library import library
+from edgelora.backends.llama_cpp.libllama import library
 
 
 class Batch:

@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelora.backends.base import Chunk
+from edgelora.backends.kernels import native
 from edgelora.backends.llama_cpp.batch import Batch
-from edgelora.backends.llama_cpp.kv import FORMATS
-from edgelora.backends.llama_cpp.library import captured_errors, library
+from edgelora.backends.llama_cpp.eval_callback import EvalCallback
+from edgelora.backends.llama_cpp.kv_types import FORMATS
+from edgelora.backends.llama_cpp.libllama import captured_errors, library
 from edgelora.backends.llama_cpp.model import Model
 from edgelora.backends.llama_cpp.options import BackendOptions
-from edgelora.backends.llama_cpp.tap import Tap
-from edgelora.errors import BackendError, BaseError
-from edgelora.kernels import native
-from edgelora.machine import usable_cores
+from edgelora.core.errors import BackendError, BaseError
+from edgelora.core.machine import usable_cores
 
 SELF_TEST_TOKENS = 8
 SELF_TEST_OUTPUTS = 2
@@ -35,7 +35,7 @@ class Context:
         """One sequence more than the engine knows of: where the beginning of another is copied to be saved."""
         # The library ends the process where there is less than one for each sequence.
         self.max_outputs = max(options.max_outputs or 0, self.spare + 1, SELF_TEST_OUTPUTS)
-        self.tap = Tap(native=_native_kernel(options))
+        self.eval_callback = EvalCallback(native=_native_kernel(options))
         self._batch = Batch(_step_tokens(options))
         self._vocab = vocab
         with model.held() as handle, captured_errors() as errors:
@@ -62,8 +62,8 @@ class Context:
         parameters.flash_attn_type = 0 if options.kv_type == "f32" else 1
         parameters.op_offload = parameters.offload_kqv = False
         if options.method == "hook":
-            parameters.cb_eval = self.tap.callback
-            parameters.cb_eval_user_data = self.tap.user
+            parameters.cb_eval = self.eval_callback.callback
+            parameters.cb_eval_user_data = self.eval_callback.user
         return parameters
 
     @property

@@ -11,7 +11,7 @@ import hashlib
 from pathlib import Path
 
 from edgelora.backends.llama_cpp.context import Context
-from edgelora.backends.llama_cpp.library import library
+from edgelora.backends.llama_cpp.libllama import library
 from edgelora.backends.llama_cpp.model import Model
 from edgelora.backends.llama_cpp.options import BackendOptions
 
@@ -20,7 +20,7 @@ _LONG_ROPE = b"longrope"
 
 def kv_identity(model: Model, context: Context, options: BackendOptions, *, method: str) -> str:
     """`method`: what adds the adapters. The rope's own parameters are the base's, so they stand in its file."""
-    from edgelora import __version__
+    from edgelora.core.version import __version__
 
     lib = library()
     facts = {

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from edgelora.backends.llama_cpp.library import captured_errors, library
-from edgelora.backends.llama_cpp.options import Weights
-from edgelora.errors import BackendError, BaseError
+from edgelora.backends.llama_cpp.libllama import captured_errors, library
+from edgelora.core.config import Weights
+from edgelora.core.errors import BackendError, BaseError
 from edgelora_models.shape import LlamaShape
 
 Progress = Callable[[float], None]

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from edgelora.backends.llama_cpp.kv import KvType
+from edgelora.core.config import Kernel, KvType, Weights
 
-Weights = Literal["mapped", "repacked"]
 Method = Literal["hook", "native"]
-Kernel = Literal["auto", "native", "numpy"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgelora.backends.mlx.options import MlxOptions
-from edgelora.errors import BackendError
+from edgelora.core.errors import BackendError
 from edgelora_models.shape import LlamaShape
 
 if TYPE_CHECKING:

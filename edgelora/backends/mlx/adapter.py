@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from edgelora.backends.mlx.matrix import Array, Matrix
 from edgelora.backends.mlx.model import Base
-from edgelora_converters import mapped_adapter, mlx
-from edgelora_converters.dtypes import widened
-from edgelora_converters.lora import Target
-from edgelora_converters.mapped_adapter import MappedPair
-from edgelora_converters.rows import deinterleave
+from edgelora_converters.lora.adapter import Target
+from edgelora_converters.mapped import reader as mapped_reader
+from edgelora_converters.mapped.reader import MappedPair
+from edgelora_converters.mlx import writer as mlx_writer
+from edgelora_converters.tensors.dtypes import widened
+from edgelora_converters.tensors.row_order import deinterleave
 from edgelora_models.modules import EMBEDDING
 from edgelora_models.shape import LlamaShape
 
@@ -72,13 +73,13 @@ def load_adapter(path: Path, base: Base) -> LoadedMlx:
     Raises AdapterError, StorageError.
     """
     if path.is_dir():
-        with mlx.opened(path, base.shape) as modules:
+        with mlx_writer.opened(path, base.shape) as modules:
             return LoadedMlx(path, {t: _of_folder(stored, base.matrix(t)) for t, stored in modules.items()})
-    adapter = mapped_adapter.read(path, base.shape)
+    adapter = mapped_reader.read(path, base.shape)
     return LoadedMlx(path, {t: _of_file(t, pair, base.shape) for t, pair in adapter.pairs.items()})
 
 
-def _of_folder(stored: mlx.Stored, matrix: Matrix) -> Factors:
+def _of_folder(stored: mlx_writer.Stored, matrix: Matrix) -> Factors:
     used = np.flatnonzero(stored.a.any(axis=0) & stored.b.any(axis=1))
     rank = int(used[-1]) + 1 if used.size else 1
     a, b = _array(stored.a[:, :rank]), _array(stored.b[:rank])

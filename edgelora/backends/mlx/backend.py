@@ -14,26 +14,27 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from edgelora.backends.base import Capabilities, Chunk, Loaded, SavedKv
+from edgelora.backends.base import Capabilities, Chunk, Loaded
 from edgelora.backends.ledger import Ledger
 from edgelora.backends.mlx.adapter import LoadedMlx, load_adapter
 from edgelora.backends.mlx.forward import forward
 from edgelora.backends.mlx.kv import Kv
 from edgelora.backends.mlx.kv_identity import kv_identity
-from edgelora.backends.mlx.layout import Layout, lay_out
+from edgelora.backends.mlx.layout import StepLayout, lay_out
 from edgelora.backends.mlx.model import Base, Progress, load_base
 from edgelora.backends.mlx.options import STACK_BYTES, MlxOptions
 from edgelora.backends.mlx.slots import Slots
-from edgelora.backends.mlx.vocabulary import FolderVocabulary
-from edgelora.errors import BackendError
+from edgelora.backends.mlx.tokenizer import FolderTokenizer
+from edgelora.core.errors import BackendError
+from edgelora.core.kv import SavedKv
 from edgelora_models.shape import LlamaShape
 
 
 class MlxBackend:
     """Implements `edgelora.backends.base.Backend`. Made by `open`."""
 
-    def __init__(self, *, base: Base, vocabulary: FolderVocabulary, options: MlxOptions) -> None:
-        self._vocabulary = vocabulary
+    def __init__(self, *, base: Base, tokenizer: FolderTokenizer, options: MlxOptions) -> None:
+        self._tokenizer = tokenizer
         slots = Slots(stack_bytes=_stack_bytes(options))
         self._resident: _Resident | None = _Resident(base, slots, Kv(base.shape, base.dtype))
         self._kv_identity = kv_identity(base.dtype)
@@ -48,7 +49,7 @@ class MlxBackend:
             max_outputs=options.outputs,
             widens_adapters=True,
         )
-        self._ledger = Ledger(self._capabilities, vocabulary=base.shape.vocab)
+        self._ledger = Ledger(self._capabilities, vocab_size=base.shape.vocab)
 
     @classmethod
     def open(
@@ -58,8 +59,8 @@ class MlxBackend:
 
         Raises BaseError where it cannot be loaded or has no tokenizer.
         """
-        vocabulary = FolderVocabulary(path, shape.vocab)
-        return cls(base=load_base(path, shape=shape, progress=progress), vocabulary=vocabulary, options=options)
+        tokenizer = FolderTokenizer(path, shape.vocab)
+        return cls(base=load_base(path, shape=shape, progress=progress), tokenizer=tokenizer, options=options)
 
     @property
     def name(self) -> str:
@@ -70,8 +71,8 @@ class MlxBackend:
         return self._capabilities
 
     @property
-    def vocabulary(self) -> FolderVocabulary:
-        return self._vocabulary
+    def tokenizer(self) -> FolderTokenizer:
+        return self._tokenizer
 
     @property
     def kv_identity(self) -> str:
@@ -168,7 +169,7 @@ class _Resident:
     slots: Slots
     kv: Kv
 
-    def compute(self, layout: Layout) -> NDArray[np.float32] | None:
+    def compute(self, layout: StepLayout) -> NDArray[np.float32] | None:
         """Logits of all outputs. Everything is evaluated here: a graph must not grow from step to step."""
         try:
             self.slots.begin(layout.segments)

@@ -11,25 +11,25 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from edgelora.backends.mlx.kv import Kv
-from edgelora.backends.mlx.layout import Layout, Segment
+from edgelora.backends.mlx.layout import Segment, StepLayout
 from edgelora.backends.mlx.matrix import Array
 from edgelora.backends.mlx.model import Base
 from edgelora.backends.mlx.slots import Slots
-from edgelora_converters.lora import Target
+from edgelora_converters.lora.adapter import Target
 from edgelora_models.modules import BY_HF, EMBEDDING, HEAD
 
 _Q, _K, _V, _O = (BY_HF[f"self_attn.{name}_proj"] for name in "qkvo")
 _GATE, _UP, _DOWN = (BY_HF[f"mlp.{name}_proj"] for name in ("gate", "up", "down"))
 
 
-def forward(base: Base, slots: Slots, kv: Kv, layout: Layout) -> Array:
+def forward(base: Base, slots: Slots, kv: Kv, layout: StepLayout) -> Array:
     """Logits [outputs, vocab] in float32, not evaluated; None where none are wanted. The step's keys and values are in
     `kv`, to be evaluated with them."""
     return _Pass(base, slots, kv, layout).logits()
 
 
 class _Pass:
-    def __init__(self, base: Base, slots: Slots, kv: Kv, layout: Layout) -> None:
+    def __init__(self, base: Base, slots: Slots, kv: Kv, layout: StepLayout) -> None:
         self._base = base
         self._slots = slots
         self._kv = kv

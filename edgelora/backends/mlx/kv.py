@@ -20,7 +20,7 @@ ROOM = 256
 
 
 @dataclass(slots=True)
-class _Held:
+class _SequenceKv:
     """Of one sequence, by layer: [1, kv_heads, room, head_dim], None before the first token."""
 
     keys: list[Array]
@@ -38,7 +38,7 @@ class Kv:
     shape: LlamaShape
     dtype: Any
     """Of activations."""
-    _held: dict[int, _Held] = field(default_factory=dict)
+    _held: dict[int, _SequenceKv] = field(default_factory=dict)
 
     @property
     def token_bytes(self) -> int:
@@ -46,7 +46,7 @@ class Kv:
 
     def write(self, sequence: int, layer: int, position: int, keys: Array, values: Array) -> tuple[Array, Array]:
         """Put keys and values [1, kv_heads, n, head_dim] at `position`; all up to their end."""
-        held = self._held.setdefault(sequence, _Held([None] * self.shape.layers, [None] * self.shape.layers))
+        held = self._held.setdefault(sequence, _SequenceKv([None] * self.shape.layers, [None] * self.shape.layers))
         end = position + keys.shape[2]
         for arrays, new in ((held.keys, keys), (held.values, values)):
             arrays[layer] = self._grown(arrays[layer], position, end)
@@ -65,7 +65,7 @@ class Kv:
         held = self._held[source]
         parts = [[array[:, :, :length] for array in arrays] for arrays in (held.keys, held.values)]
         mx.eval(parts)
-        self._held[target] = _Held(*parts)
+        self._held[target] = _SequenceKv(*parts)
 
     def save(self, sequence: int, length: int) -> memoryview:
         """Layer by layer, keys before values: [layers, 2, kv_heads, length, head_dim] in the KV's own type."""
@@ -85,7 +85,7 @@ class Kv:
         whole = mx.array(words.reshape(2 * shape.layers, 1, shape.kv_heads, length, shape.head_dim)).view(self.dtype)
         parts = [whole[n] for n in range(2 * shape.layers)]
         mx.eval(parts)
-        self._held[sequence] = _Held(parts[::2], parts[1::2])
+        self._held[sequence] = _SequenceKv(parts[::2], parts[1::2])
         return True
 
     def _grown(self, array: Array, position: int, end: int) -> Array:

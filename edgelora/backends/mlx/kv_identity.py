@@ -13,8 +13,8 @@ LAYOUT = 1
 
 def kv_identity(dtype: Any) -> str:
     """`dtype`: of activations, keys and values."""
-    from edgelora import __version__
-    from edgelora.machine import processor_name
+    from edgelora.core.machine import processor_name
+    from edgelora.core.version import __version__
 
     facts = {
         "edgelora": __version__,

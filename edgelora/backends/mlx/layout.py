@@ -25,7 +25,7 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class ChunkRows:
     """The rows of one sequence."""
 
     sequence: int
@@ -36,10 +36,10 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class StepLayout:
     tokens: tuple[int, ...]
     positions: tuple[int, ...]
-    pieces: tuple[Piece, ...]
+    pieces: tuple[ChunkRows, ...]
     segments: tuple[Segment, ...]
     """Of all rows, in order, without gaps."""
     outputs: tuple[int, ...]
@@ -50,22 +50,22 @@ class Layout:
     """By sequence: which of the outputs are its own."""
 
 
-def lay_out(chunks: Iterable[Chunk]) -> Layout:
+def lay_out(chunks: Iterable[Chunk]) -> StepLayout:
     """The rows of a step; at least one chunk, and at most one a sequence."""
     ordered = sorted(chunks, key=lambda chunk: _acting(chunk, chunk.position + len(chunk.tokens) - 1))
-    pieces: list[Piece] = []
+    pieces: list[ChunkRows] = []
     acting: list[Acting] = []
     outputs: list[int] = []
     wanted: dict[int, range] = {}
     row = 0
     for chunk in ordered:
         stop = row + len(chunk.tokens)
-        pieces.append(Piece(chunk.sequence, row, stop, chunk.position))
+        pieces.append(ChunkRows(chunk.sequence, row, stop, chunk.position))
         acting += _by_row(chunk)
         wanted[chunk.sequence] = range(len(outputs), len(outputs) + chunk.logits)
         outputs += range(stop - chunk.logits, stop)
         row = stop
-    return Layout(
+    return StepLayout(
         tokens=tuple(token for chunk in ordered for token in chunk.tokens),
         positions=tuple(piece.position + n for piece in pieces for n in range(piece.stop - piece.start)),
         pieces=tuple(pieces),

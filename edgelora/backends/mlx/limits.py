@@ -15,7 +15,7 @@ STEP_BYTES = 512 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class MlxLimits:
     """Bytes."""
 
     wired: int
@@ -25,10 +25,10 @@ class Limits:
     """Freed buffers MLX keeps for itself. Without a limit it keeps all it ever used."""
 
 
-def limits(*, need: int, adapters: int, working_set: int) -> Limits:
+def limits(*, need: int, adapters: int, working_set: int) -> MlxLimits:
     """`need`: weights and KV; `adapters`: the budget for them; `working_set`: what Metal recommends at most."""
     wired = min(working_set, need + adapters + STEP_BYTES)
-    return Limits(wired, min(STEP_BYTES, max(working_set - need - adapters, STEP_BYTES // 8)))
+    return MlxLimits(wired, min(STEP_BYTES, max(working_set - need - adapters, STEP_BYTES // 8)))
 
 
 def working_set() -> int | None:
@@ -43,7 +43,7 @@ def working_set() -> int | None:
     return found if isinstance(found, int) else None
 
 
-def apply(limits: Limits) -> None:
+def apply(limits: MlxLimits) -> None:
     """Set both for this process."""
     import mlx.core as mx
 

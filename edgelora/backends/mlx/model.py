@@ -12,10 +12,10 @@ import numpy as np
 
 from edgelora.backends.mlx.matrix import Array, Matrix
 from edgelora.backends.mlx.weights import Tensors
-from edgelora.errors import BaseError
-from edgelora_converters.base_config import parse_base_config
-from edgelora_converters.base_rope import Rope
-from edgelora_converters.lora import Target
+from edgelora.core.errors import BaseError
+from edgelora_converters.base.config import parse_base_config
+from edgelora_converters.base.rope import Rope
+from edgelora_converters.lora.adapter import Target
 from edgelora_models.files import read_json
 from edgelora_models.hf_config import CONFIG_NAME, MAX_CONFIG_BYTES
 from edgelora_models.modules import EMBEDDING, HEAD, LINEAR_MODULES, LinearModule

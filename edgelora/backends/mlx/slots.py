@@ -16,7 +16,7 @@ from edgelora.backends.mlx.adapter import Factors, LoadedMlx
 from edgelora.backends.mlx.layout import Acting, Segment
 from edgelora.backends.mlx.matrix import Array
 from edgelora.backends.mlx.stacks import Stacks, rows_of
-from edgelora_converters.lora import Target
+from edgelora_converters.lora.adapter import Target
 from edgelora_models.modules import EMBEDDING
 
 

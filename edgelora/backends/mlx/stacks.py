@@ -15,7 +15,7 @@ import mlx.core as mx
 from edgelora.backends.mlx.adapter import Factors
 from edgelora.backends.mlx.layout import Segment
 from edgelora.backends.mlx.matrix import Array
-from edgelora_converters.lora import Target
+from edgelora_converters.lora.adapter import Target
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +33,7 @@ _Run = tuple[int, int, int, float]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Finding:
+class _StackLookup:
     """Which factors are whose, row by row, sorted by the factors."""
 
     places: Array
@@ -43,11 +43,11 @@ class _Finding:
     """None where all are 1."""
 
 
-def _finding(runs: Sequence[_Run], *, rows: int) -> _Finding:
+def _finding(runs: Sequence[_Run], *, rows: int) -> _StackLookup:
     places = [place for place, start, stop, _ in runs for _ in range(start, stop)]
     numbers = [number for _, start, stop, _ in runs for number in range(start, stop)]
     weights = [weight for _, start, stop, weight in runs for _ in range(start, stop)]
-    return _Finding(
+    return _StackLookup(
         mx.array(places, mx.uint32),
         None if numbers == list(range(rows)) else mx.array(numbers, mx.uint32),
         mx.array(weights, mx.float32)[:, None, None] if any(weight != 1.0 for weight in weights) else None,
@@ -61,7 +61,7 @@ class Stacks:
     limit: int
     _stacks: dict[tuple[Target, int], _Stack] = field(default_factory=dict)
     _latest: frozenset[int] = frozenset()
-    _findings: dict[tuple[int, tuple[_Run, ...]], _Finding] = field(default_factory=dict)
+    _findings: dict[tuple[int, tuple[_Run, ...]], _StackLookup] = field(default_factory=dict)
     """Of this step."""
 
     def begin(self, slots: Mapping[int, int]) -> bool:
@@ -83,7 +83,7 @@ class Stacks:
         for key in [key for key, stack in self._stacks.items() if slot in stack.places]:
             del self._stacks[key]
 
-    def add(self, target: Target, y: Array, x: Array, rows: Sequence[Row]) -> Array:
+    def add(self, target: Target, y: Array, x: Array, rows: Sequence[StackRow]) -> Array:
         """y [n, out] in float32 and the deltas of `rows`; x [n, in]. Plain LoRA alone."""
         for rank in sorted({row.rank for row in rows}):
             own = [row for row in rows if row.rank == rank]
@@ -97,7 +97,7 @@ class Stacks:
             y = y + delta if by.rows is None else y.at[by.rows].add(delta)
         return y
 
-    def _find(self, stack: _Stack, rows_of_rank: Sequence[Row], *, rows: int) -> _Finding:
+    def _find(self, stack: _Stack, rows_of_rank: Sequence[StackRow], *, rows: int) -> _StackLookup:
         """Made once a step for all modules that have it alike."""
         key = tuple((stack.places[row.slot], row.start, row.stop, row.weight) for row in rows_of_rank)
         known = self._findings.get((rows, key))
@@ -105,7 +105,7 @@ class Stacks:
             known = self._findings[rows, key] = _finding(key, rows=rows)
         return known
 
-    def _stack(self, target: Target, rank: int, rows: Sequence[Row]) -> _Stack:
+    def _stack(self, target: Target, rank: int, rows: Sequence[StackRow]) -> _Stack:
         needed = {row.slot: row.factors for row in rows}
         known = self._stacks.get((target, rank))
         if known is None or not needed.keys() <= known.places.keys():
@@ -116,7 +116,7 @@ class Stacks:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Row:
+class StackRow:
     """Rows `start` to before `stop` that one adapter acts on."""
 
     start: int
@@ -130,10 +130,10 @@ class Row:
         return int(self.factors.b.shape[0])
 
 
-def rows_of(segments: Sequence[Segment], factors: Mapping[int, Factors]) -> list[Row]:
+def rows_of(segments: Sequence[Segment], factors: Mapping[int, Factors]) -> list[StackRow]:
     """By slot, in order of the rows; of the slots that have `factors` for a module."""
     found = [
-        Row(segment.start, segment.stop, slot, weight, factors[slot])
+        StackRow(segment.start, segment.stop, slot, weight, factors[slot])
         for segment in segments
         for slot, weight in segment.acting
         if slot in factors

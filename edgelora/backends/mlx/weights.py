@@ -13,9 +13,9 @@ from typing import Any
 import mlx.core as mx
 
 from edgelora.backends.mlx.matrix import Array, Matrix
-from edgelora.errors import BaseError
-from edgelora_converters.base_weights_hf import weight_files
-from edgelora_converters.safetensors_file import BASE_HEADER_BYTES, open_safetensors
+from edgelora.core.errors import BaseError
+from edgelora_converters.tensors.safetensors_reader import BASE_HEADER_BYTES, open_safetensors
+from edgelora_converters.weights.hf import weight_files
 
 _AGAIN = "Get it again with `edgelora base pull`, or convert it again with `edgelora base convert`."
 _BITS = frozenset({2, 3, 4, 5, 6, 8})

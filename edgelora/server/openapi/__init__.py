@@ -1,1 +1,1 @@
-"""The OpenAPI document of the server: a table of its operations, the replies' types, and the document made of both."""
+"""The OpenAPI document: the types of the replies, and the document made of them and of the endpoints."""

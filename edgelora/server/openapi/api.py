@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from edgelora.server.chat import ChatBody
-from edgelora.server.completions import CompletionBody
-from edgelora.server.embeddings import EmbeddingsBody
-from edgelora.server.openapi import replies
-from edgelora.server.openapi.management import MANAGEMENT
-from edgelora.server.openapi.operation import Operation, Parameter
-from edgelora.server.page import FILES
-from edgelora.server.responses import body as responses
-from edgelora.server.responses.types import DeletedResponse, ItemList, ResponseObject
-from edgelora.server.schemas import CHAT_INERT, COMPLETION_INERT
-from edgelora.server.status import Status
-from edgelora.server.tokens import (
+from edgelora.server.api.openai.chat import ChatBody
+from edgelora.server.api.openai.completions import CompletionBody
+from edgelora.server.api.openai.embeddings import EmbeddingsBody
+from edgelora.server.api.openai.tokenize import (
     TOKENIZE_INERT,
     DetokenizeBody,
     Detokenized,
@@ -21,6 +13,14 @@ from edgelora.server.tokens import (
     TokenizeBody,
     Tokenized,
 )
+from edgelora.server.api.responses import body as responses_body
+from edgelora.server.api.responses.types import DeletedResponse, ItemList, ResponseObject
+from edgelora.server.generation.request_body import CHAT_INERT, COMPLETION_INERT
+from edgelora.server.http.endpoint import Operation, Parameter
+from edgelora.server.openapi import replies
+from edgelora.server.openapi.management import MANAGEMENT
+from edgelora.server.page.routes import FILES
+from edgelora.server.telemetry.status import Status
 
 _PAGE = (
     Parameter("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}, "How many at most."),
@@ -68,18 +68,18 @@ API: tuple[Operation, ...] = (
     ),
     Operation(
         "POST", "/v1/responses", "createResponse", "An answer, kept for going on from it",
-        body=responses.ResponsesBody, inert=responses.OUTER_INERT, reply=ResponseObject, streamed=True,
+        body=responses_body.ResponsesBody, inert=responses_body.OUTER_INERT, reply=ResponseObject, streamed=True,
     ),
     Operation("GET", "/v1/responses/{id}", "retrieveResponse", "A response that is kept", reply=ResponseObject),
     Operation("DELETE", "/v1/responses/{id}", "deleteResponse", "Forget a response", reply=DeletedResponse),
     Operation(
         "POST", "/v1/responses/{id}/cancel", "cancelResponse", "End one in the background",
-        body=responses.CancelBody, reply=ResponseObject,
+        body=responses_body.CancelBody, reply=ResponseObject,
     ),
     Operation("GET", "/v1/responses/{id}/input_items", "listInputItems", "Its input", reply=ItemList, query=_PAGE),
     Operation(
         "POST", "/v1/responses/input_tokens", "countResponseTokens", "How many tokens such a body's prompt has",
-        body=responses.CountBody, inert=responses.OUTER_INERT, reply=InputTokens,
+        body=responses_body.CountBody, inert=responses_body.OUTER_INERT, reply=InputTokens,
     ),
     Operation(
         "POST", "/v1/chat/completions/input_tokens", "countChatTokens", "How many tokens such a body's prompt has",

@@ -8,10 +8,8 @@ from typing import Any
 
 import msgspec
 
-from edgelora.server.doors import Door, rows_of
-from edgelora.server.openapi.operation import EVENTS, JSON, Operation
+from edgelora.server.http.endpoint import EVENTS, JSON, Door, Inert, Operation, rows_of
 from edgelora.server.openapi.replies import ErrorReply
-from edgelora.server.schemas import Inert
 
 Schema = dict[str, Any]
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from edgelora.server.adapters import Adding, Pointing, RollingBack
-from edgelora.server.files import MAX_LIMIT, PURPOSES
-from edgelora.server.groq import FineTuning
+from edgelora.server.api.adapters import AddAdapterBody, AliasBody, RollbackBody
+from edgelora.server.api.groq import FineTuningBody
+from edgelora.server.api.openai.files import MAX_LIMIT, PURPOSES
+from edgelora.server.api.together.part_routes import CompleteUploadBody, CreateUploadBody
+from edgelora.server.api.together.projects import ImportBody, RegisterBody
+from edgelora.server.api.together.upload import Upload
+from edgelora.server.api.vllm import LoadAdapterBody, UnloadAdapterBody
+from edgelora.server.http.endpoint import Operation, Parameter
 from edgelora.server.openapi import management_replies as replies
-from edgelora.server.openapi.operation import Operation, Parameter
-from edgelora.server.piece_routes import Beginning, Ending
-from edgelora.server.projects import Importing, Registering
-from edgelora.server.together import Upload
-from edgelora.server.vllm import Loading, Unloading
 
 _FILE_FORM = {
     "type": "object",
@@ -40,7 +40,7 @@ _FINE_TUNINGS = (
     Operation("GET", "/v1/fine_tunings", "listFineTunings", "Adapters, Groq's way", reply=replies.FineTuningList),
     Operation(
         "POST", "/v1/fine_tunings", "createFineTuning", "Install an upload, Groq's way",
-        body=FineTuning, reply=replies.FineTuningObject,
+        body=FineTuningBody, reply=replies.FineTuningObject,
     ),
     Operation("GET", "/v1/fine_tunings/{id}", "retrieveFineTuning", "One version", reply=replies.FineTuningObject),
     Operation("DELETE", "/v1/fine_tunings/{id}", "deleteFineTuning", "Uninstall a version", reply=replies.Deleted),
@@ -49,7 +49,7 @@ _ADAPTERS = (
     Operation("GET", "/v1/adapters", "listAdapters", "Every adapter, and what is in memory", reply=replies.AdapterList),
     Operation(
         "POST", "/v1/adapters", "addAdapter", "Install an upload or a repository's adapter",
-        body=Adding, reply=replies.InstallJob, status=202,
+        body=AddAdapterBody, reply=replies.InstallJob, status=202,
     ),
     Operation("GET", "/v1/adapters/{name}", "retrieveAdapter", "One of them", reply=replies.Adapter),
     Operation("DELETE", "/v1/adapters/{name}", "deleteAdapter", "Uninstall it", reply=replies.DeletedAdapter),
@@ -58,11 +58,11 @@ _ADAPTERS = (
     Operation("POST", "/v1/adapters/{name}/warm", "warmAdapter", "Bring it into memory", reply=replies.Adapter),
     Operation(
         "POST", "/v1/adapters/{name}/rollback", "rollBackAdapter", "Have the name mean an older version",
-        body=RollingBack, reply=replies.Adapter,
+        body=RollbackBody, reply=replies.Adapter,
     ),
     Operation(
         "PUT", "/v1/adapters/{name}/aliases/{alias}", "pointAlias", "Have an alias mean a version",
-        body=Pointing, reply=replies.Adapter,
+        body=AliasBody, reply=replies.Adapter,
     ),
     Operation(
         "DELETE", "/v1/adapters/{name}/aliases/{alias}", "deleteAlias", "Take an alias away", reply=replies.Adapter
@@ -71,10 +71,12 @@ _ADAPTERS = (
     Operation("GET", "/v1/jobs", "listJobs", "What is being installed, and was", reply=replies.JobList),
     Operation("GET", "/v1/jobs/{id}", "retrieveJob", "One of them", reply=replies.InstallJob),
     Operation(
-        "POST", "/v1/load_lora_adapter", "loadLoraAdapter", "Install and load, vLLM's way", body=Loading, media=_TEXT
+        "POST", "/v1/load_lora_adapter", "loadLoraAdapter", "Install and load, vLLM's way",
+        body=LoadAdapterBody, media=_TEXT,
     ),
     Operation(
-        "POST", "/v1/unload_lora_adapter", "unloadLoraAdapter", "Unload, vLLM's way", body=Unloading, media=_TEXT
+        "POST", "/v1/unload_lora_adapter", "unloadLoraAdapter", "Unload, vLLM's way",
+        body=UnloadAdapterBody, media=_TEXT,
     ),
 )  # fmt: skip
 
@@ -84,23 +86,25 @@ _TOGETHER = (
         "POST", "/v1/models", "uploadModel", "Install an adapter, Together's way", body=Upload, reply=replies.UploadJob
     ),
     Operation("GET", _PROJECT, "listProjectModels", "Adapters, Together's way", reply=replies.ProjectModelList),
-    Operation("POST", _PROJECT, "createProjectModel", "Register one", body=Registering, reply=replies.ProjectModel),
+    Operation("POST", _PROJECT, "createProjectModel", "Register one", body=RegisterBody, reply=replies.ProjectModel),
     Operation("GET", f"{_PROJECT}/{{id}}", "retrieveProjectModel", "One of them", reply=replies.ProjectModel),
     Operation("DELETE", f"{_PROJECT}/{{id}}", "deleteProjectModel", "Uninstall one", reply=dict),
     Operation("GET", f"{_PROJECT}/uploads", "listRemoteUploads", "Imports", reply=replies.RemoteUploadList),
     Operation(
         "POST", f"{_PROJECT}/uploads", "createRemoteUpload", "Import from a repository",
-        body=Importing, reply=replies.RemoteUpload,
+        body=ImportBody, reply=replies.RemoteUpload,
     ),
     Operation("GET", f"{_PROJECT}/uploads/{{id}}", "retrieveRemoteUpload", "An import", reply=replies.RemoteUpload),
     Operation(
         "GET", f"{_PROJECT}/uploads/{{id}}/events", "listRemoteUploadEvents", "How it went",
         reply=replies.UploadEventList,
     ),
-    Operation("POST", f"{_PROJECT}/upload/create", "beginUpload", "Send files in pieces", body=Beginning, reply=dict),
+    Operation(
+        "POST", f"{_PROJECT}/upload/create", "beginUpload", "Send files in pieces", body=CreateUploadBody, reply=dict
+    ),
     Operation(
         "POST", f"{_PROJECT}/upload/complete", "completeUpload", "Install what was sent",
-        body=Ending, reply=replies.Revision,
+        body=CompleteUploadBody, reply=replies.Revision,
     ),
     Operation(
         "PUT", "/v2/uploads/{upload}/{file}/{piece}", "putPiece", "One piece, to the address that was given out",

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from edgelora import __version__
+from edgelora.core.version import __version__
 
 
 def openapi_routes() -> list[Route]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgelora.library import Library
+from edgelora.store.library import Library
 from tests.support.cli import make_library
 
 

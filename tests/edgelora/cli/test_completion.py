@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from edgelora.library import Library
+from edgelora.store.library import Library
 
 
 def complete(line: str, **environ: str) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from edgelora.cli.root import cli
-from edgelora.errors import EdgeloraError
+from edgelora.core.errors import EdgeloraError
 
 DOCS = (Path(__file__).parents[3] / "docs" / "cli.md").read_text(encoding="utf-8")
 
@@ -82,6 +82,6 @@ def test_exit_codes() -> None:
 
 def test_variables() -> None:
     """Every variable that settings are read from is in the table."""
-    source = (Path(__file__).parents[3] / "edgelora" / "config.py").read_text(encoding="utf-8")
+    source = (Path(__file__).parents[3] / "edgelora" / "core" / "config.py").read_text(encoding="utf-8")
     for name in set(re.findall(r'"((?:EDGELORA|HF)_[A-Z_]+)"', source)):
         assert f"`{name}`" in section("Environment"), name

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from starlette.routing import Route
 
+from edgelora.server.api.openai.chat import ChatBody
+from edgelora.server.api.openai.completions import CompletionBody
 from edgelora.server.app import build_app
-from edgelora.server.chat import ChatBody
-from edgelora.server.completions import CompletionBody
-from edgelora.server.options import ServerOptions
-from edgelora.server.page import PAGE_PATHS
-from edgelora.server.schemas import CHAT_INERT
+from edgelora.server.generation.request_body import CHAT_INERT
+from edgelora.server.http.options import ServerOptions
+from edgelora.server.page.routes import PAGE_PATHS
 from tests.support.service import FakeService
 
 DOCS = Path(__file__).resolve().parents[3] / "docs" / "http.md"

@@ -11,9 +11,9 @@ from typing import cast
 
 import pytest
 
-from edgelora.adapters.store import Store
 from edgelora.server.run import EdgeServer
-from edgelora.uploads import Uploads
+from edgelora.store.adapters.store import Store
+from edgelora.store.uploads import Uploads
 from tests.support.managing import BOUNDARY, Manager, form, tiny_zip
 from tests.support.server import RunningServer, head_bytes
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from edgelora.errors import UsageError
-from edgelora.server.options import ServerOptions
+from edgelora.core.errors import UsageError
+from edgelora.server.http.options import ServerOptions
 from edgelora.server.run import run
 from tests.support.server import TEST_OPTIONS, WAIT_SECONDS, head_bytes, parse_reply, read_all, serving
 from tests.support.service import FakeService, Turnstile
@@ -33,7 +33,7 @@ REQUEST = head_bytes(
 CHILD = textwrap.dedent("""
     import sys, tempfile
     from pathlib import Path
-    from edgelora.server.options import ServerOptions
+    from edgelora.server.http.options import ServerOptions
     from edgelora.server.run import run
     from tests.support.service import FakeService, Turnstile
 

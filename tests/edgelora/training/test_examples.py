@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from edgelora.errors import UsageError
+from edgelora.core.errors import UsageError
 from edgelora.training.examples import Example, read_examples
 
 GOOD = {"prompt": "What is a cat?", "completion": "An animal."}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edgelora.errors import UsageError
+from edgelora.core.errors import UsageError
 from edgelora.training.examples import Example
 from edgelora.training.tokens import encode, encode_all
 

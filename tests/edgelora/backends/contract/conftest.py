@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 
 from edgelora.backends.base import Backend
-from edgelora.backends.fake import FAKE_CAPABILITIES, FakeBackend
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 from edgelora.backends.mlx import MlxOptions, open_mlx
-from edgelora_converters import mapped, mlx
-from edgelora_converters.lora import LoraAdapter
+from edgelora_converters.lora.adapter import LoraAdapter
+from edgelora_converters.mapped import writer as mapped_writer
+from edgelora_converters.mlx import writer as mlx_writer
 from tests.edgelora.backends.llama_cpp.conftest import EXACT, make_adapters
 from tests.support.bases import write_tiny_gguf
+from tests.support.fake_backend.backend import FAKE_CAPABILITIES, FakeBackend
 from tests.support.lora import GQA
 from tests.support.mlx import write_tiny_mlx
 
@@ -70,7 +71,7 @@ def kind(
     if request.param == "mlx":
         base, paths = write_tiny_mlx(folder / "base", GQA, seed=SEED), tuple(folder / f"{n}" for n in range(4))
         for adapter, path in zip(adapters, paths, strict=True):
-            mlx.write(adapter, GQA, path, provenance={})
+            mlx_writer.write(adapter, GQA, path, provenance={})
 
         def open_folder(**limits: Any) -> Backend:
             return open_mlx(base, shape=GQA, options=MlxOptions(**{**LIMITS, "max_outputs": 7} | limits))
@@ -78,7 +79,7 @@ def kind(
         return Kind("mlx", open_folder, base, paths)
     base, paths = write_tiny_gguf(folder / "base.gguf", GQA, seed=SEED), tuple(folder / f"{n}.lora" for n in range(4))
     for adapter, path in zip(adapters, paths, strict=True):
-        mapped.write(adapter, GQA, path, provenance={})
+        mapped_writer.write(adapter, GQA, path, provenance={})
     return Kind(
         "llama.cpp",
         lambda **limits: LlamaCppBackend.open(base, shape=GQA, settings=replace(EXACT, **limits)),

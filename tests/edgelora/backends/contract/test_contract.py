@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgelora.backends.base import Applied, Backend, Chunk
-from edgelora.errors import BackendError
+from edgelora.core.errors import BackendError
 from tests.edgelora.backends.contract.conftest import Kind, attach_all
 from tests.support.lora import GQA
 from tests.support.steps import Lane, advance, distance, generate, once
@@ -249,17 +249,17 @@ def test_logits_are_the_callers_to_keep(backend: Backend) -> None:
 
 def test_the_vocabulary_is_the_bases(backend: Backend, kind: Kind) -> None:
     """As many logits as tokens; text there and back; control tokens only where asked for."""
-    vocabulary = backend.vocabulary
-    assert once(backend, [1], None).shape == (vocabulary.size,)
+    tokenizer = backend.tokenizer
+    assert once(backend, [1], None).shape == (tokenizer.size,)
     for text in ("a", "é<|eot_id|>!", "\x00 日本"):
-        ids = vocabulary.tokenize(text, special=False, bos=False)
-        assert b"".join(vocabulary.piece(token) for token in ids).decode() == text
-    (end,) = vocabulary.tokenize("<|eot_id|>", special=True, bos=False)
-    assert end in vocabulary.end_ids and vocabulary.piece(end) == b""
-    assert len(vocabulary.tokenize("", special=True, bos=True)) == 1
-    assert vocabulary.fewest_tokens("a" * 9000) <= 9000
+        ids = tokenizer.tokenize(text, special=False, bos=False)
+        assert b"".join(tokenizer.piece(token) for token in ids).decode() == text
+    (end,) = tokenizer.tokenize("<|eot_id|>", special=True, bos=False)
+    assert end in tokenizer.end_ids and tokenizer.piece(end) == b""
+    assert len(tokenizer.tokenize("", special=True, bos=True)) == 1
+    assert tokenizer.fewest_tokens("a" * 9000) <= 9000
     if kind.computes:
-        assert vocabulary.size == GQA.vocab
+        assert tokenizer.size == GQA.vocab
 
 
 def test_close_is_safe_twice(kind: Kind) -> None:

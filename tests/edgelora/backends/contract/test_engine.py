@@ -12,12 +12,14 @@ import pytest
 from numpy.typing import NDArray
 
 from edgelora.backends.base import Backend, Chunk
-from edgelora.core import AdapterRef, AdapterUse, Failed, Finished, FinishReason, Request, SamplingParams, TextDelta
-from edgelora.engine import Engine
-from edgelora.errors import Cancelled
-from edgelora.grammar import of_schema
-from edgelora.prefixes.cache import Keep, PrefixCache
-from edgelora.stream import Stream
+from edgelora.core.errors import Cancelled
+from edgelora.core.events import Failed, Finished, FinishReason, TextDelta
+from edgelora.core.request import AdapterRef, AdapterUse, Request
+from edgelora.core.sampling_params import SamplingParams
+from edgelora.engine.engine import Engine
+from edgelora.engine.prefix_cache.cache import PrefixCache, PrefixWrite
+from edgelora.engine.stream import Stream
+from edgelora.text.schema_grammar import of_schema
 from tests.edgelora.backends.contract.conftest import Kind
 from tests.support.prefixes import store_at
 from tests.support.steps import Lane, advance
@@ -31,8 +33,8 @@ class Endless:
 
     end_ids: frozenset[int] = frozenset()
 
-    def __init__(self, vocabulary: Any) -> None:
-        self.size = vocabulary.size
+    def __init__(self, tokenizer: Any) -> None:
+        self.size = tokenizer.size
 
     def piece(self, token: int) -> bytes:
         return b"%d " % token
@@ -43,7 +45,7 @@ class Noting:
 
     def __init__(self, backend: Backend, *, ends: bool) -> None:
         self._backend = backend
-        self.vocabulary: Any = backend.vocabulary if ends else Endless(backend.vocabulary)
+        self.tokenizer: Any = backend.tokenizer if ends else Endless(backend.tokenizer)
         self.begun = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -275,7 +277,7 @@ def test_a_prefix_on_disk_is_there_after_a_restart(kind: Kind, number: int | Non
     with engine(kind) as plain:
         expected = [ask(plain, (*system, n), *own)[0] for n in (70, 71)]
     with begin() as first:
-        keep = Keep(frozenset(use.key for use in own), system)
+        keep = PrefixWrite(frozenset(use.key for use in own), system)
         params = SamplingParams(max_tokens=12)
         stream = first.submit(Request("kept", (*system, 70), own, params, system=len(system)), keep=keep)
         assert answer(stream)[0] == expected[0]

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from edgelora.backends.base import Backend, SavedKv
-from edgelora.errors import BackendError
+from edgelora.backends.base import Backend
+from edgelora.core.errors import BackendError
+from edgelora.core.kv import SavedKv
 from tests.edgelora.backends.contract.conftest import Kind, attach_all
 from tests.support.steps import Lane, advance, distance, generate
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from edgelora.backends.kernels import native
 from edgelora.backends.llama_cpp import BackendOptions
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
-from edgelora.kernels import native
-from edgelora_converters import gguf, mapped
-from edgelora_converters.lora import LoraAdapter, Target
+from edgelora_converters.gguf import writer as gguf_writer
+from edgelora_converters.lora.adapter import LoraAdapter, Target
+from edgelora_converters.mapped import writer as mapped_writer
 from edgelora_models.modules import BY_GGUF
 from tests.support.bases import write_tiny_gguf
 from tests.support.lora import GQA, random_adapter
@@ -58,9 +59,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     adapters = make_adapters()
     paths = tuple(folder / f"adapter-{n}.gguf" for n in range(len(adapters)))
     for adapter, path in zip(adapters, paths, strict=True):
-        gguf.write(adapter, GQA, path, provenance={})
-        mapped.write(adapter, GQA, path.with_suffix(mapped.SUFFIX), provenance={})
-    own = tuple(path.with_suffix(mapped.SUFFIX) for path in paths)
+        gguf_writer.write(adapter, GQA, path, provenance={})
+        mapped_writer.write(adapter, GQA, path.with_suffix(mapped_writer.SUFFIX), provenance={})
+    own = tuple(path.with_suffix(mapped_writer.SUFFIX) for path in paths)
     return Installed(write_tiny_gguf(folder / "base.gguf", GQA, seed=7), adapters, paths, own)
 
 

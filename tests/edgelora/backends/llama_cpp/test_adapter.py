@@ -12,7 +12,7 @@ import pytest
 
 from edgelora.backends.llama_cpp.adapter import LoadedLora
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
-from edgelora.errors import AdapterError
+from edgelora.core.errors import AdapterError
 from tests.edgelora.backends.llama_cpp.conftest import Installed
 from tests.support.steps import distance, once
 

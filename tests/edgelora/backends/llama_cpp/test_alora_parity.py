@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from edgelora.activation import activated
 from edgelora.backends.base import Applied
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
-from edgelora.core import AdapterRef, AdapterUse
-from edgelora_converters import peft as peft_reader
-from edgelora_converters.convert import convert
-from edgelora_converters.oracle import Part
+from edgelora.core.request import AdapterRef, AdapterUse
+from edgelora.runtime.alora import activated
+from edgelora_converters.convert.convert import convert
+from edgelora_converters.oracle.llama import Part
+from edgelora_converters.peft import reader as peft_reader
 from edgelora_models.fingerprint import BaseFingerprint
 from tests.edgelora.backends.llama_cpp.conftest import EXACT, KERNELS
 from tests.support.adapters import ALL_MODULES

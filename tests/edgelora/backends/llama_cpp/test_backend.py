@@ -11,8 +11,8 @@ import pytest
 from edgelora.backends.base import Chunk
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 from edgelora.backends.llama_cpp.options import Method
-from edgelora.errors import AdapterIncompatible, BackendError, BaseError, Cancelled
-from edgelora_converters import gguf
+from edgelora.core.errors import AdapterIncompatible, BackendError, BaseError, Cancelled
+from edgelora_converters.gguf import writer as gguf_writer
 from edgelora_models.shape import LlamaShape
 from tests.edgelora.backends.llama_cpp.conftest import EXACT, Installed, open_backend
 from tests.support.bases import CONTEXT_LENGTH, MIN_VOCAB, write_tiny_gguf
@@ -59,7 +59,7 @@ def test_quantized_bases(tmp_path: Path, quantization: str, method: Method) -> N
     options = replace(EXACT, kv_type="f16", method=method)
     backend = LlamaCppBackend.open(base, shape=K_QUANT, settings=options)
     for slot in range(2):
-        gguf.write(random_adapter(K_QUANT, seed=slot), K_QUANT, tmp_path / f"{slot}.gguf", provenance={})
+        gguf_writer.write(random_adapter(K_QUANT, seed=slot), K_QUANT, tmp_path / f"{slot}.gguf", provenance={})
         backend.attach(slot, backend.load(tmp_path / f"{slot}.gguf"))
     slots = (1, 0, None) if method == "hook" else (1, 1)
     alone = [generate(backend, [Lane(5, slot, [7, 8, 9])], steps=5)[0] for slot in slots]
@@ -72,7 +72,7 @@ def test_quantized_bases(tmp_path: Path, quantization: str, method: Method) -> N
 def test_hook_and_native_agree_on_a_quantized_base(tmp_path: Path) -> None:
     """int8 activations amplify rounding, but the two ways stay far closer to each other than to the base."""
     base = write_tiny_gguf(tmp_path / "base.gguf", K_QUANT, seed=1, quantization="Q4_K_M")
-    gguf.write(random_adapter(K_QUANT), K_QUANT, tmp_path / "a.gguf", provenance={})
+    gguf_writer.write(random_adapter(K_QUANT), K_QUANT, tmp_path / "a.gguf", provenance={})
     logits = []
     for method in ("hook", "native"):
         backend = LlamaCppBackend.open(base, shape=K_QUANT, settings=replace(EXACT, method=method))
@@ -86,7 +86,7 @@ def test_hook_and_native_agree_on_a_quantized_base(tmp_path: Path) -> None:
 def test_a_tied_head_and_odd_heads(tmp_path: Path) -> None:
     """A base whose head shares the embedding, and whose q is wider than the stream, works like any other."""
     base = write_tiny_gguf(tmp_path / "base.gguf", WIDE_HEADS, seed=2)
-    gguf.write(random_adapter(WIDE_HEADS), WIDE_HEADS, tmp_path / "a.gguf", provenance={})
+    gguf_writer.write(random_adapter(WIDE_HEADS), WIDE_HEADS, tmp_path / "a.gguf", provenance={})
     backend = LlamaCppBackend.open(base, shape=WIDE_HEADS, settings=EXACT)
     backend.attach(0, backend.load(tmp_path / "a.gguf"))
     assert distance(once(backend, [1, 2], 0), once(backend, [1, 2], None)) > 0.02
@@ -99,7 +99,7 @@ def test_nothing_is_printed(installed: Installed, capfd: pytest.CaptureFixture[s
         LlamaCppBackend.open(installed.paths[0], shape=GQA, settings=EXACT)
     backend = open_backend(installed)
     backend.attach(0, backend.load(installed.paths[0]))
-    backend.vocabulary.tokenize("<|begin_of_text|>", special=True, bos=True)
+    backend.tokenizer.tokenize("<|begin_of_text|>", special=True, bos=True)
     once(backend, [1, 2, 3], 0)
     backend.close()
     assert capfd.readouterr() == ("", "")
@@ -151,7 +151,7 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
 
 def test_an_adapter_for_another_base_is_refused(backend: LlamaCppBackend, tmp_path: Path) -> None:
     """It is refused when loaded, before anything changes."""
-    gguf.write(random_adapter(WIDE_HEADS), WIDE_HEADS, tmp_path / "a.gguf", provenance={})
+    gguf_writer.write(random_adapter(WIDE_HEADS), WIDE_HEADS, tmp_path / "a.gguf", provenance={})
     with pytest.raises(AdapterIncompatible):
         backend.load(tmp_path / "a.gguf")
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from edgelora.backends.base import Applied
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
-from edgelora.errors import BackendError
-from edgelora_converters.oracle import NumpyLlama, Part
+from edgelora.core.errors import BackendError
+from edgelora_converters.oracle.llama import NumpyLlama, Part
 from tests.edgelora.backends.llama_cpp.conftest import EXACT, Installed, attached, make_adapters
-from tests.edgelora.backends.llama_cpp.test_hook import NOISE, PARITY, PROMPTS, oracle
+from tests.edgelora.backends.llama_cpp.test_python_hook import NOISE, PARITY, PROMPTS, oracle
 from tests.support.bases import tiny_weights
 from tests.support.lora import GQA, delta
 from tests.support.steps import Lane, advance, distance, generate

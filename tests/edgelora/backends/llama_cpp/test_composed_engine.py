@@ -8,8 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from edgelora.core import AdapterRef, AdapterUse, Finished, Request, SamplingParams, TextDelta
-from edgelora.engine import Engine
+from edgelora.core.events import Finished, TextDelta
+from edgelora.core.request import AdapterRef, AdapterUse, Request
+from edgelora.core.sampling_params import SamplingParams
+from edgelora.engine.engine import Engine
 from tests.edgelora.backends.llama_cpp.conftest import EXACT, KERNELS, Installed, open_backend
 
 SHARED = tuple(range(3, 33))

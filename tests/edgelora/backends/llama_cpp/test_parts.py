@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from edgelora.backends.base import Applied, Chunk
+from edgelora.backends.kernels import native
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
-from edgelora.kernels import native
-from edgelora_converters import mapped
-from edgelora_converters.lora import LoraAdapter, Target
-from edgelora_converters.oracle import NumpyLlama, Part
+from edgelora_converters.lora.adapter import LoraAdapter, Target
+from edgelora_converters.mapped import writer as mapped_writer
+from edgelora_converters.oracle.llama import NumpyLlama, Part
 from edgelora_models.modules import EMBEDDING, HEAD
 from edgelora_models.shape import LlamaShape
 from tests.edgelora.backends.llama_cpp.conftest import EXACT, KERNELS
@@ -68,7 +68,7 @@ def backend(
     settings = replace(EXACT, kernel=request.param, max_slots=6)
     backend = LlamaCppBackend.open(base, shape=shape, settings=settings)
     for slot, adapter in enumerate(adapters_of(shape)):
-        mapped.write(adapter, shape, folder / f"{slot}.lora", provenance={})
+        mapped_writer.write(adapter, shape, folder / f"{slot}.lora", provenance={})
         backend.attach(slot, backend.load(folder / f"{slot}.lora"))
     yield backend
     backend.close()
@@ -138,7 +138,7 @@ def test_several_adapters_add_up_their_changes_of_the_base(
 @pytest.mark.skipif(native.library() is None, reason="the native kernel was not built")
 def test_a_token_of_no_row_is_an_error_and_not_a_crash(tmp_path: Path) -> None:
     """The native callback looks up no row that the adapter's embedding has not."""
-    from edgelora.kernels import reference
+    from edgelora.backends.kernels import reference
 
     a, b = np.ones((4, 2), np.float32), np.ones((2, 3), np.float32)
     factors = reference.Factors(a, b, lookup=True)

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from edgelora.backends.base import Applied, Chunk
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
-from edgelora_converters import peft as peft_reader
-from edgelora_converters.completion import complete
-from edgelora_converters.convert import convert
+from edgelora_converters.convert.convert import convert
+from edgelora_converters.lora.completion import complete
+from edgelora_converters.peft import reader as peft_reader
 from edgelora_models.fingerprint import BaseFingerprint
 from edgelora_models.shape import LlamaShape
 from tests.edgelora.backends.llama_cpp.conftest import EXACT, KERNELS

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from edgelora.backends.base import Chunk
 from edgelora.backends.llama_cpp import BackendOptions
-from edgelora.core import AdapterRef, Finished, Request, SamplingParams
-from edgelora.engine import Engine
+from edgelora.core.events import Finished
+from edgelora.core.request import AdapterRef, Request
+from edgelora.core.sampling_params import SamplingParams
+from edgelora.engine.engine import Engine
 from tests.edgelora.backends.llama_cpp.conftest import EXACT, Installed, open_backend
 from tests.support.uses import uses
 
@@ -28,7 +30,7 @@ class Noting:
 
     def __init__(self, backend: Any) -> None:
         self._backend = backend
-        self.vocabulary = Endless(backend.vocabulary)
+        self.tokenizer = Endless(backend.tokenizer)
         self.begun = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -45,8 +47,8 @@ class Endless:
 
     end_ids: frozenset[int] = frozenset()
 
-    def __init__(self, vocabulary: Any) -> None:
-        self.size = vocabulary.size
+    def __init__(self, tokenizer: Any) -> None:
+        self.size = tokenizer.size
 
     def piece(self, token: int) -> bytes:
         return b"%d " % token
@@ -63,7 +65,7 @@ def answers(installed: Installed, options: BackendOptions, *, together: bool) ->
         for number, length in enumerate(PROMPTS):
             path = paths[number % len(paths)]
             ref = None if path is None else AdapterRef(path.stem, path.stem, path, 1)
-            prompt = tuple(1 + (31 * number + 7 * n) % (backend.vocabulary.size - 1) for n in range(length))
+            prompt = tuple(1 + (31 * number + 7 * n) % (backend.tokenizer.size - 1) for n in range(length))
             sampling = SamplingParams(max_tokens=ANSWER)
             streams.append(engine.submit(Request(f"r{number}", prompt, uses(ref), sampling, client=f"c{number % 2}")))
             if not together:

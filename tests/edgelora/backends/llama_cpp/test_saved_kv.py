@@ -10,12 +10,12 @@ from pathlib import Path
 import llama_cpp
 import pytest
 
-from edgelora.backends.base import SavedKv
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
-from edgelora.backends.llama_cpp.kv import KvType
 from edgelora.backends.llama_cpp.kv_identity import build_digest
 from edgelora.backends.llama_cpp.options import BackendOptions
-from edgelora.errors import BackendError
+from edgelora.core.config import KvType
+from edgelora.core.errors import BackendError
+from edgelora.core.kv import SavedKv
 from tests.edgelora.backends.llama_cpp.conftest import EXACT, Installed, open_backend
 from tests.support.steps import Lane, advance, distance, generate
 

@@ -12,8 +12,8 @@ from typing import cast
 import pytest
 
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
-from edgelora.backends.llama_cpp.options import Kernel, Weights
-from edgelora_converters import gguf
+from edgelora.core.config import Kernel, Weights
+from edgelora_converters.gguf import writer as gguf_writer
 from edgelora_models.shape import LlamaShape
 from tests.edgelora.backends.llama_cpp.conftest import EXACT, KERNELS
 from tests.support.bases import MIN_VOCAB, write_tiny_gguf
@@ -32,7 +32,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for quantization in ("Q4_0", "Q4_K_M"):
         write_tiny_gguf(folder / f"{quantization}.gguf", SHAPE, seed=1, quantization=quantization)
     for number in range(2):
-        gguf.write(random_adapter(SHAPE, seed=number), SHAPE, folder / f"adapter-{number}.gguf", provenance={})
+        gguf_writer.write(random_adapter(SHAPE, seed=number), SHAPE, folder / f"adapter-{number}.gguf", provenance={})
     return folder
 
 

@@ -15,9 +15,10 @@ pytest.importorskip("mlx")
 
 from edgelora.backends.base import Applied
 from edgelora.backends.mlx.backend import MlxBackend
-from edgelora_converters import mapped, mlx
-from edgelora_converters.lora import LoraAdapter
-from edgelora_converters.oracle import Part
+from edgelora_converters.lora.adapter import LoraAdapter
+from edgelora_converters.mapped import writer as mapped_writer
+from edgelora_converters.mlx import writer as mlx_writer
+from edgelora_converters.oracle.llama import Part
 from tests.edgelora.backends.llama_cpp.conftest import make_adapters
 from tests.edgelora.backends.mlx.conftest import EXACT, SEED, opened
 from tests.support.lora import GQA, full_adapter, random_adapter
@@ -49,7 +50,7 @@ def backend(
     folder = tmp_path_factory.mktemp("eight")
     with opened(tiny, options=replace(EXACT, stack_bytes=request.param)) as backend:
         for slot, adapter in enumerate(eight()):
-            writer = mapped if adapter.row_scales else mlx
+            writer = mapped_writer if adapter.row_scales else mlx_writer
             writer.write(adapter, GQA, folder / f"{slot}", provenance={})
             backend.attach(slot, backend.load(folder / f"{slot}"))
         yield backend

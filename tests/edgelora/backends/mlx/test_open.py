@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgelora.backends import mlx
-from edgelora.errors import BackendError
+from edgelora.core.errors import BackendError
 from tests.support.lora import GQA
 
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 pytest.importorskip("mlx")
 
-from edgelora.activation import activated
-from edgelora.adapters.conversions import MAIN, Goal, make
 from edgelora.backends.base import Applied, Chunk
-from edgelora.core import AdapterRef, AdapterUse
+from edgelora.core.request import AdapterRef, AdapterUse
+from edgelora.runtime.alora import activated
+from edgelora.store.adapters.conversions import MAIN, ConversionTarget, make
 from edgelora_models.fingerprint import BaseFingerprint
 from edgelora_models.shape import LlamaShape
 from tests.edgelora.backends.llama_cpp import test_alora_parity as alora
@@ -62,7 +62,7 @@ def _libraries() -> None:
 def converted(source: Path, base: Path, shape: LlamaShape, out: Path) -> Path:
     """As the store converts for an MLX base."""
     fingerprint = BaseFingerprint("llama", shape, vocabulary="", template="")
-    conversion = make(source, out, digest="0" * 64, goal=Goal("mlx", fingerprint, base), progress=None)
+    conversion = make(source, out, digest="0" * 64, goal=ConversionTarget("mlx", fingerprint, base), progress=None)
     return out / MAIN[conversion.format]
 
 

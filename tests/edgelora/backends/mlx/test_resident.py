@@ -15,10 +15,12 @@ pytest.importorskip("mlx")
 import mlx.core as mx
 
 from edgelora.backends.mlx import open_mlx
-from edgelora.core import AdapterRef, AdapterUse, Finished, Request, SamplingParams
-from edgelora.engine import Engine
-from edgelora_converters import mlx
-from edgelora_converters.lora import Target
+from edgelora.core.events import Finished
+from edgelora.core.request import AdapterRef, AdapterUse, Request
+from edgelora.core.sampling_params import SamplingParams
+from edgelora.engine.engine import Engine
+from edgelora_converters.lora.adapter import Target
+from edgelora_converters.mlx import writer as mlx_writer
 from edgelora_models.modules import EMBEDDING, LINEAR_MODULES
 from tests.edgelora.backends.mlx.conftest import EXACT, opened
 from tests.support.lora import GQA, dora_adapter, random_adapter
@@ -33,7 +35,7 @@ def adapters(tmp_path: Path) -> list[Path]:
     """Three plain ones, and one with DoRA."""
     every = [*(random_adapter(GQA, seed=n, ranks=(2 + n, 9)) for n in range(3)), dora_adapter(GQA, seed=4)]
     for number, adapter in enumerate(every):
-        mlx.write(adapter, GQA, tmp_path / f"{number}", provenance={})
+        mlx_writer.write(adapter, GQA, tmp_path / f"{number}", provenance={})
     return [tmp_path / f"{number}" for number in range(len(every))]
 
 

@@ -14,7 +14,7 @@ pytest.importorskip("mlx")
 
 from edgelora.backends.base import Applied
 from edgelora.backends.mlx.backend import MlxBackend
-from edgelora_converters import mlx
+from edgelora_converters.mlx import writer as mlx_writer
 from tests.edgelora.backends.mlx.conftest import EXACT, opened
 from tests.support.lora import GQA, every_target, random_adapter
 from tests.support.steps import Lane, advance, distance
@@ -36,7 +36,7 @@ def backends(tiny: Path, tmp_path: Path) -> Iterator[Sequence[MlxBackend]]:
         opened(tiny, options=replace(EXACT, stack_bytes=1 << 24)) as stacked,
     ):
         for slot, adapter in enumerate(adapters):
-            mlx.write(adapter, GQA, tmp_path / f"{slot}", provenance={})
+            mlx_writer.write(adapter, GQA, tmp_path / f"{slot}", provenance={})
             for backend in (separate, stacked):
                 backend.attach(slot, backend.load(tmp_path / f"{slot}"))
         yield separate, stacked
@@ -92,7 +92,7 @@ def test_made_from_the_second_step_on_and_kept_while_it_serves(backends: Sequenc
 
 def test_a_slot_with_another_adapter_is_another(backends: Sequence[MlxBackend], tmp_path: Path) -> None:
     """Detached and filled again between two steps of the same slots: nothing of the old one is left."""
-    mlx.write(random_adapter(GQA, seed=9, ranks=(4,)), GQA, tmp_path / "other", provenance={})
+    mlx_writer.write(random_adapter(GQA, seed=9, ranks=(4,)), GQA, tmp_path / "other", provenance={})
     results = []
     for backend in backends:
         run(backend, lanes_of((Applied(0),), (Applied(1),)), steps=3)
@@ -108,7 +108,7 @@ def test_never_larger_than_allowed(tiny: Path, tmp_path: Path) -> None:
     """Where the copies would take more, the adapters' own arrays serve."""
     with opened(tiny, options=replace(EXACT, stack_bytes=1000)) as backend:
         for slot in range(2):
-            mlx.write(random_adapter(GQA, seed=slot), GQA, tmp_path / f"{slot}", provenance={})
+            mlx_writer.write(random_adapter(GQA, seed=slot), GQA, tmp_path / f"{slot}", provenance={})
             backend.attach(slot, backend.load(tmp_path / f"{slot}"))
         run(backend, lanes_of((Applied(0),), (Applied(1),)), steps=4)
         assert not stacks_of(backend)

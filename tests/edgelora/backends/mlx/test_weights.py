@@ -16,11 +16,11 @@ import mlx.core as mx
 
 from edgelora.backends.base import Applied
 from edgelora.backends.mlx import MlxOptions, open_mlx
-from edgelora.errors import BaseError, Cancelled
-from edgelora_converters import mlx
-from edgelora_converters.dora import with_row_scales
-from edgelora_converters.oracle import NumpyLlama, Part
-from edgelora_converters.oracle_base import hf_config
+from edgelora.core.errors import BaseError, Cancelled
+from edgelora_converters.lora.dora import with_row_scales
+from edgelora_converters.mlx import writer as mlx_writer
+from edgelora_converters.oracle.llama import NumpyLlama, Part
+from edgelora_converters.oracle.open import hf_config
 from edgelora_models.shape import LlamaShape
 from tests.edgelora.backends.mlx.conftest import EXACT, opened
 from tests.support.bases import CONTEXT_LENGTH, MIN_VOCAB, tiny_config
@@ -48,7 +48,7 @@ def test_every_packing_and_dora_on_it(tmp_path: Path, bits: int, group: int, mod
     base = write_tiny_mlx(tmp_path / "base", PACKED, seed=1)
     weights = pack(base, bits=bits, group=group, mode=mode)
     adapter = dora_adapter(PACKED, seed=2)
-    mlx.write(adapter, PACKED, tmp_path / "adapter", provenance={})
+    mlx_writer.write(adapter, PACKED, tmp_path / "adapter", provenance={})
     exact = with_row_scales(adapter, ArrayWeights(PACKED, weights))
     oracle = NumpyLlama(weights, hf_config(tiny_config(PACKED)), dtype="float64")
     with opened(base, PACKED) as backend:
@@ -78,7 +78,7 @@ def test_sixteen_bits(tmp_path: Path, dtype: str) -> None:
     base = write_tiny_mlx(tmp_path / "base", GQA, seed=7, dtype=dtype)
     with opened(base) as backend:
         for slot in range(2):
-            mlx.write(dora_adapter(GQA, seed=slot), GQA, tmp_path / f"{slot}", provenance={})
+            mlx_writer.write(dora_adapter(GQA, seed=slot), GQA, tmp_path / f"{slot}", provenance={})
             backend.attach(slot, backend.load(tmp_path / f"{slot}"))
         alone = [generate(backend, [Lane(5, slot, list(TOKENS))], steps=5)[0] for slot in (1, 0, None)]
         lanes = [Lane(n, slot, list(TOKENS)) for n, slot in enumerate((1, 0, None))]
@@ -183,7 +183,7 @@ def test_the_context_is_never_more_than_there_is(tiny: Path, asked: int, cells: 
 def test_a_tied_head_and_wide_heads(tmp_path: Path) -> None:
     """q wider than the stream, an odd number of key/value heads, the head the embedding's own."""
     base = write_tiny_mlx(tmp_path / "base", WIDE_HEADS, seed=2)
-    mlx.write(dora_adapter(WIDE_HEADS, seed=1), WIDE_HEADS, tmp_path / "a", provenance={})
+    mlx_writer.write(dora_adapter(WIDE_HEADS, seed=1), WIDE_HEADS, tmp_path / "a", provenance={})
     with opened(base, WIDE_HEADS) as backend:
         backend.attach(0, backend.load(tmp_path / "a"))
         lane = Lane(0, None, [1, 2, 3], (Applied(0, 0.5),))

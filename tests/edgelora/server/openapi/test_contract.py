@@ -1,4 +1,4 @@
-"""A few of the requests of `python -m tests.contract`, which CI runs with many."""
+"""A few of the requests of `python -m tests.system.contract`, which CI runs with many."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("schemathesis")
 
-from tests.contract.names import known_server
-from tests.contract.runner import run
+from tests.system.contract.names import known_server
+from tests.system.contract.runner import run
 
 
 def test_requests_made_of_the_document_are_answered_as_it_says(tmp_path: Path) -> None:

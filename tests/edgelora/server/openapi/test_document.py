@@ -11,12 +11,12 @@ import msgspec
 import pytest
 from starlette.routing import Route
 
+from edgelora.server.api.openai.tokenize import TokenizeBody
 from edgelora.server.app import build_app
+from edgelora.server.http.endpoint import Operation
+from edgelora.server.http.options import ServerOptions
 from edgelora.server.openapi.api import API
 from edgelora.server.openapi.management import MANAGEMENT
-from edgelora.server.openapi.operation import Operation
-from edgelora.server.options import ServerOptions
-from edgelora.server.tokens import TokenizeBody
 from tests.support.server import RunningServer, serving
 from tests.support.service import FakeService
 

@@ -1,0 +1,1 @@
+"""Benchmarks of waiting: starts, loads, switches, first tokens."""

@@ -1,0 +1,1 @@
+"""Benchmarks of tokens per second and of what a step takes."""

@@ -1,0 +1,1 @@
+"""Bases from Hugging Face checkpoints to GGUF and MLX: weights, tokenizer, quantization and verification."""

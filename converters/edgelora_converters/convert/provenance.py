@@ -1,0 +1,68 @@
+"""Where a converted file comes from, as it says itself: written by every writer, read back and compared by the gate.
+
+Owns the words and where each format keeps them; the writers write them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgelora_converters.convert.source import adapter_kind
+from edgelora_converters.errors import ConversionFailed
+from edgelora_converters.lora.adapter import LoraAdapter
+from edgelora_converters.lora.completion import NOTE
+from edgelora_converters.lora.metadata import INVOCATION, ours, spelled
+from edgelora_converters.mlx import writer as mlx_writer
+from edgelora_converters.peft.folder import WEIGHTS_NAME
+from edgelora_converters.tensors.safetensors_reader import open_safetensors
+from edgelora_models.errors import AdapterCorrupt
+from edgelora_models.files import read_json
+from edgelora_models.fingerprint import BaseFingerprint
+from edgelora_models.gguf_header import read_header
+
+KEYS = ("base_fingerprint", "converter_version", "fold", "source_digest")
+"""What every converted file says: the base it was checked against, what made it, where the scale is, of what."""
+
+
+def facts(adapter: LoraAdapter, base: BaseFingerprint, *, converter: str) -> dict[str, str]:
+    """What `convert` has a writer put into a file, beside what each writer knows itself: source_digest and fold.
+
+    Nothing in it depends on this machine: the same input gives the same file everywhere.
+    """
+    found = {"base_fingerprint": base.digest, "converter_version": converter}
+    if adapter.invocation:
+        found[INVOCATION] = spelled(adapter.invocation)
+    if adapter.base_model is not None:
+        found["trained_on"] = adapter.base_model
+    return found | {key: adapter.metadata[key] for key in ("treatment", NOTE) if key in adapter.metadata}
+
+
+def read_provenance(path: Path) -> dict[str, str]:
+    """What a converted file (GGUF, edgelora's own) or folder (MLX, PEFT) says; empty where something else made it.
+
+    Raises AdapterError where it cannot be read at all, StorageError where the disk fails.
+    """
+    match adapter_kind(path):
+        case "mlx":
+            said = read_json(path / mlx_writer.CONFIG_NAME, limit=mlx_writer.CONFIG_LIMIT, error=AdapterCorrupt).get(
+                "edgelora"
+            )
+            found = said if isinstance(said, dict) else {}
+        case "peft" if path.is_dir():
+            with open_safetensors(path / WEIGHTS_NAME) as file:
+                found = ours(file.metadata)
+        case _:
+            found = ours(read_header(path, error=AdapterCorrupt).metadata)
+    return {str(key): value for key, value in found.items() if isinstance(value, str)}
+
+
+def check_provenance(path: Path, adapter: LoraAdapter, base: BaseFingerprint) -> None:
+    """Raise ConversionFailed unless the file says all of KEYS, and names this source, this base and its invocation."""
+    said = read_provenance(path)
+    wanted = {"base_fingerprint": base.digest, "source_digest": adapter.source_digest}
+    odd = [key for key in KEYS if not said.get(key) or said[key] != wanted.get(key, said[key])]
+    if said.get(INVOCATION, "") != spelled(adapter.invocation):
+        odd.append(INVOCATION)
+    if odd:
+        what = f"{path.name} says {said.get(odd[0])!r} for edgelora.{odd[0]}, not what it was made of and for."
+        raise ConversionFailed("provenance_mismatch", what, "Convert the adapter again.", param=odd[0])

@@ -1,0 +1,57 @@
+"""What kind of adapter a path holds, and reading it whatever it is. Owns the choice; each format has its own module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from edgelora_converters.gguf import source as gguf_source
+from edgelora_converters.lora.adapter import LoraAdapter
+from edgelora_converters.mapped import source as mapped_source
+from edgelora_converters.mapped.writer import KIND
+from edgelora_converters.mlx import source as mlx_source
+from edgelora_converters.mlx import writer as mlx_writer
+from edgelora_converters.peft import reader as peft_reader
+from edgelora_converters.peft.folder import WEIGHTS_NAME
+from edgelora_converters.peft.read_options import PLAIN, ReadOptions
+from edgelora_models.errors import AdapterCorrupt
+from edgelora_models.gguf_header import read_header
+from edgelora_models.shape import LlamaShape
+
+SourceKind = Literal["peft", "mlx", "gguf", "mapped"]
+
+_MAGIC = b"GGUF"
+
+
+def adapter_kind(path: Path) -> SourceKind:
+    """By what is there: a GGUF container, a folder with MLX's file of tensors, or else PEFT's business to explain."""
+    if path.is_dir():
+        return "mlx" if (path / mlx_writer.TENSORS_NAME).exists() and not (path / WEIGHTS_NAME).exists() else "peft"
+    if not _is_gguf(path):
+        return "peft"
+    kind = read_header(path, error=AdapterCorrupt).metadata.get("general.type")
+    return "mapped" if kind == KIND else "gguf"
+
+
+def read_source(path: Path, shape: LlamaShape, *, reading: ReadOptions = PLAIN) -> LoraAdapter:
+    """The adapter at `path`, for a base of `shape`. `reading` is for PEFT alone: the others' factors are plain.
+
+    Raises AdapterError, BaseError, StorageError.
+    """
+    match adapter_kind(path):
+        case "mlx":
+            return mlx_source.read(path, shape)
+        case "gguf":
+            return gguf_source.read(path, shape)
+        case "mapped":
+            return mapped_source.read(path, shape)
+        case _:
+            return peft_reader.read(path, shape, reading=reading)
+
+
+def _is_gguf(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False  # whoever reads it says what is wrong

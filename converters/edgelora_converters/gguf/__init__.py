@@ -1,0 +1,1 @@
+"""GGUF adapters: the writer, the reader, and edits of a GGUF header."""

@@ -1,0 +1,1 @@
+"""mlx-lm's adapter format: the writer and the reader."""

@@ -1,0 +1,1 @@
+"""A Llama in numpy, the reference that every backend is compared with."""

@@ -1,0 +1,1 @@
+"""The weights of a base, opened as rows of float arrays whatever file they stand in."""

@@ -1,1 +1,0 @@
-"""Bases on disk: records, the registry, downloads and the built-in one."""

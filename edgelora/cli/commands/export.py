@@ -1,0 +1,54 @@
+"""`edgelora export`: an installed adapter as files for other programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgelora.cli.support.app import App
+from edgelora.cli.support.options import adapter_names, base_path_option, json_option, out_option
+from edgelora.cli.support.output import emit_json, note
+from edgelora.store.adapters.export import ExportFormat
+
+
+@click.command(short_help="Write an installed adapter to files.")
+@click.argument("name", metavar="ADAPTER", shell_complete=adapter_names)
+@click.option("--to", type=click.Choice(["peft", "gguf", "mlx"]), required=True, help="In which form.")
+@out_option("Where to: a file for gguf, a folder for peft and mlx.")
+@base_path_option("The base to convert for.  [default: the one it was added for]")
+@json_option
+@click.pass_obj
+def export(app: App, name: str, to: ExportFormat, out: Path, base: str | None, as_json: bool) -> None:
+    """Write the installed ADAPTER to OUT: the PEFT files it was added from, or a GGUF or MLX adapter.
+
+    The GGUF file is one for llama.cpp's own tools, the MLX folder one for mlx-lm.
+
+    \b
+    edgelora export medical-faq --to gguf -o medical-faq.gguf
+    llama-cli -m base.gguf --lora medical-faq.gguf
+    """
+    from edgelora.cli.support.progress import progress_bars
+    from edgelora.core.files import size_text
+    from edgelora.store.adapters.export import export as export_version
+
+    with progress_bars() as bars:
+        library = app.open_library(bars)
+        manifest, version = library.store.resolve(name)
+        found = library.find_base(base if base is not None else version.base_name)
+        progress = None if bars is None else lambda done, total: bars(f"Converting {name}", done, total)
+        done = export_version(
+            library.store,
+            manifest.name,
+            version,
+            out,
+            to=to,
+            base=found.fingerprint,
+            base_path=found.path,
+            progress=progress,
+        )
+    if as_json:
+        told = {"name": manifest.name, "version": version.number, "digest": version.digest}
+        emit_json(told | {"to": to, "out": str(out), "bytes": done.nbytes, "worst": done.worst})
+    else:
+        note(f"Wrote {manifest.name}, version {version.number}, to {out} ({size_text(done.nbytes)}).")

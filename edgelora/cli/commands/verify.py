@@ -1,0 +1,202 @@
+"""`edgelora verify`: the proof of every conversion, repeated; with a base also what the adapter does, measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgelora.cli.support.app import App
+from edgelora.cli.support.options import adapter_names, base_path_option, json_option
+from edgelora.cli.support.output import emit, emit_fields, emit_json, emit_table, note
+
+if TYPE_CHECKING:
+    from edgelora.core.progress import Progress
+    from edgelora.runtime.verify.conversions import ConversionCheck
+    from edgelora.runtime.verify.parity import Agreement, Parity
+    from edgelora.runtime.verify.subjects import Subject
+    from edgelora.store.library import Library
+
+
+@click.command(short_help="Prove that conversions are exact.")
+@click.argument("adapter", metavar="ADAPTER", shell_complete=adapter_names)
+@base_path_option("Run prompts on this base as well: an installed one, a GGUF file or a Hugging Face folder.")
+@click.option(
+    "--source", metavar="DIR", type=click.Path(path_type=Path, exists=True), help="What a converted file was made of."
+)
+@click.option(
+    "--prompt", "prompts", multiple=True, metavar="TEXT", help="With --base: ask this. May be given several times."
+)
+@click.option(
+    "--tokens",
+    type=click.IntRange(2, 512),
+    default=48,
+    show_default=True,
+    metavar="N",
+    help="With --base: of each prompt so many tokens at most.",
+)
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="With --base: compute threads.")
+@json_option
+@click.pass_obj
+def verify(
+    app: App,
+    adapter: str,
+    base: str | None,
+    source: Path | None,
+    prompts: tuple[str, ...],
+    tokens: int,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Prove ADAPTER's conversions again: each module's change, rebuilt from the converted file, is the source's.
+
+    ADAPTER is an installed adapter, whose every conversion is read; or a converted file or folder, held against the
+    installed adapter it says it was made of, or against --source; or an adapter that is not converted yet: then every
+    format is tried.
+
+    With --base the adapter is run as well, and so is a plain numpy Llama with the base's dequantized weights. It tells
+    how far apart the two are with the adapter and without, and how much the adapter changes. Numpy reads every weight
+    of the base once: seconds for a small base, minutes for an 8B.
+
+    \b
+    edgelora verify medical-faq
+    edgelora verify medical-faq --base edgelora-tiny
+    """
+    from edgelora.cli.support.progress import progress_bars
+    from edgelora.runtime.verify.conversions import prove
+    from edgelora.runtime.verify.subjects import open_subject
+    from edgelora_converters.peft.read_options import PLAIN
+
+    with progress_bars() as bars:
+        library = app.open_library(bars)
+        with open_subject(library, adapter, source) as subject:
+            if base is None:
+                proofs, parity = list(prove(library, subject, library.find_base(None), PLAIN, bars)), None
+            else:
+                wanted = VerifyOptions(prompts, tokens, threads)
+                proofs, parity = _run(library, subject, base, wanted, bars)
+    if as_json:
+        emit_json(_as_json(adapter, proofs, parity))
+    else:
+        _show(proofs, parity)
+    _judge(proofs, parity)
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyOptions:
+    """How the adapter is to be run."""
+
+    prompts: tuple[str, ...]
+    tokens: int
+    threads: int | None
+
+
+def _run(
+    library: Library, subject: Subject, base: str, wanted: VerifyOptions, bars: Progress | None
+) -> tuple[list[ConversionCheck], Parity | None]:
+    """The proofs, and where none failed the figures of the adapter on the base."""
+    from edgelora.runtime.verify.conversions import for_base, prove
+    from edgelora.runtime.verify.parity import PROMPTS, measure
+    from edgelora.runtime.verify.run_base import open_base
+    from edgelora.store.library import KnownBase
+    from edgelora_converters.convert.source import read_source
+    from edgelora_converters.lora.completion import complete
+    from edgelora_converters.peft.read_options import ReadOptions
+    from edgelora_converters.weights.open import open_base_weights
+
+    with open_base(library, base) as on, open_base_weights(on.weights) as weights:
+        reading = ReadOptions(weights=weights)
+        proofs = list(prove(library, subject, KnownBase(on.gguf, on.fingerprint, on.record), reading, bars))
+        if any(proof.error is not None for proof in proofs):
+            return proofs, None
+        with for_base(library, subject, on, reading, bars) as converted:
+            adapter = read_source(subject.source, on.fingerprint.shape, reading=reading)
+            return proofs, measure(
+                on.gguf,
+                on.weights,
+                complete(adapter, on.gguf, to="mapped"),
+                converted,
+                shape=on.fingerprint.shape,
+                prompts=wanted.prompts or PROMPTS,
+                tokens=wanted.tokens,
+                threads=wanted.threads,
+                progress=bars,
+            )
+
+
+def _judge(proofs: Sequence[ConversionCheck], parity: Parity | None) -> None:
+    """Raise for the exit code where something failed."""
+    from edgelora.core.errors import AdapterError
+
+    failed = [proof.error for proof in proofs if proof.error is not None]
+    if failed:
+        raise failed[0]
+    if not any(proof.modules for proof in proofs):
+        what = "There was nothing that could be looked at."
+        raise AdapterError("nothing_proven", what, "Install the base it was made for, or convert it for this one.")
+    if parity is not None and not parity.passed:
+        far = f"{parity.adapter.kl:.1e} nats from the oracle; {parity.limit:.1e} is allowed"
+        what = f"With the adapter the runtime is {far}."
+        raise AdapterError("parity", what, "Report it with this table, and the adapter's configuration.")
+
+
+def _as_json(adapter: str, proofs: Sequence[ConversionCheck], parity: Parity | None) -> dict[str, Any]:
+    proven = any(proof.modules for proof in proofs) and all(proof.error is None for proof in proofs)
+    ok = proven and (parity is None or parity.passed)
+    figures = None
+    if parity is not None:
+        figures = asdict(parity) | {"limit": parity.limit, "passed": parity.passed, "visible": parity.visible}
+    return {"adapter": adapter, "verified": ok, "proofs": [_proof_json(proof) for proof in proofs], "parity": figures}
+
+
+def _proof_json(proof: ConversionCheck) -> dict[str, Any]:
+    error = None if proof.error is None else {"code": proof.error.code, "message": proof.error.what}
+    return {
+        "format": proof.format,
+        "base": proof.base,
+        "path": None if proof.path is None else str(proof.path),
+        "modules": proof.modules,
+        "worst_error": proof.worst,
+        "worst_module": proof.worst_module,
+        "skipped": proof.skipped or None,
+        "error": error,
+    }
+
+
+def _show(proofs: Sequence[ConversionCheck], parity: Parity | None) -> None:
+    rows = [(p.format, p.base, str(p.modules or ""), _worst(p), p.worst_module, _outcome(p)) for p in proofs]
+    emit_table(("FORMAT", "BASE", "MODULES", "OFF BY", "WORST MODULE", ""), rows, right=frozenset({2, 3}))
+    if parity is not None:
+        emit("")
+        _show_parity(parity)
+
+
+def _worst(proof: ConversionCheck) -> str:
+    return f"{proof.worst:.1e}" if proof.modules else ""
+
+
+def _outcome(proof: ConversionCheck) -> str:
+    if proof.error is not None:
+        return f"FAILED: {proof.error.what}"
+    return f"not looked at: {proof.skipped}" if proof.skipped else "proven"
+
+
+def _show_parity(parity: Parity) -> None:
+    rows = [(name, *_agreement(one)) for name, one in (("with the adapter", parity.adapter), ("base", parity.base))]
+    emit_table(("RUNTIME AND ORACLE", "KL, MEAN", "KL, WORST", "SAME TOKEN"), rows, right=frozenset({1, 2, 3}))
+    emit_fields(
+        [
+            ("the adapter changes", f"KL {parity.effect:.1e}, {parity.changed:.1%} of the likeliest tokens"),
+            ("over", f"{parity.positions} positions; KL in nats, of the oracle's distribution"),
+            ("outcome", f"{'within' if parity.passed else 'MORE THAN'} the limit of {parity.limit:.1e}"),
+        ]
+    )
+    if not parity.visible:
+        note("The adapter changes less than the base's own rounding: it may be untrained, or for other prompts.")
+
+
+def _agreement(one: Agreement) -> tuple[str, str, str]:
+    return f"{one.kl:.1e}", f"{one.kl_max:.1e}", f"{one.top1:.1%}"

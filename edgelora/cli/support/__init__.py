@@ -1,0 +1,1 @@
+"""What the verbs share: options, output, progress, answers and the translation of errors."""

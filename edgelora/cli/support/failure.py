@@ -1,0 +1,91 @@
+"""The one place where an exception becomes a paragraph on stderr and an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+
+import click
+
+from edgelora.cli.support.output import paint
+from edgelora.core.errors import Cancelled, EdgeloraError, NotFound
+
+UNEXPECTED = 1
+USAGE = 2
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An exception as the command line tells it."""
+
+    exit_code: int
+    code: str
+    message: str
+    remedy: str = ""
+
+    @property
+    def paragraph(self) -> str:
+        return f"{self.message} {self.remedy}".strip()
+
+    def as_json(self) -> str:
+        body = {"code": self.code, "message": self.message, "remedy": self.remedy}
+        return json.dumps({"error": body}, ensure_ascii=False)
+
+
+def report(error: BaseException, *, as_json: bool) -> int:
+    """Tell `error` on stderr and give the exit code that goes with it."""
+    if isinstance(error, BrokenPipeError):
+        _close_stdout()
+        return 0
+    failure = describe(error)
+    if os.environ.get("EDGELORA_DEBUG"):
+        traceback.print_exception(error)
+    if as_json:
+        click.echo(failure.as_json(), err=True)
+    elif failure.exit_code == INTERRUPTED:
+        click.echo(err=True)  # closes the terminal's `^C`, or the half line of an answer
+    else:
+        click.echo(f"{paint('error:', to=sys.stderr, bold=True, fg='red')} {failure.paragraph}", err=True, color=True)
+    return failure.exit_code
+
+
+def describe(error: BaseException) -> Failure:
+    """What to say of `error`: ours, click's, an interrupt, or something nobody foresaw."""
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        error = Cancelled("Interrupted.")
+    if isinstance(error, NotFound) and error.code == "model_not_found":
+        # The service speaks of models, as HTTP does; here the same thing is called an adapter everywhere.
+        what = f"There is no adapter named {error.name!r}."
+        return Failure(error.exit_code, "adapter_not_found", what, error.remedy or "`edgelora ls` lists the adapters.")
+    if isinstance(error, EdgeloraError):
+        return Failure(error.exit_code, error.code, error.what, error.remedy)
+    if isinstance(error, click.ClickException):
+        return Failure(error.exit_code, "usage", _sentence(error.format_message()), _usage_remedy(error))
+    what = f"Something unexpected went wrong: {type(error).__name__}: {error}".rstrip(": ")
+    return Failure(UNEXPECTED, "unexpected", _sentence(what), "Set EDGELORA_DEBUG=1 to see the traceback.")
+
+
+def _usage_remedy(error: click.ClickException) -> str:
+    if not isinstance(error, click.UsageError) or error.ctx is None:
+        return ""
+    if isinstance(error, click.NoSuchOption) and _is_global(error.option_name, error.ctx):
+        return f"It stands before the verb: `edgelora {error.option_name} {error.ctx.info_name} ...`."
+    return f"`{error.ctx.command_path} --help` shows how it is used."
+
+
+def _is_global(option: str, ctx: click.Context) -> bool:
+    root = ctx.find_root()
+    return ctx is not root and any(option in parameter.opts for parameter in root.command.params)
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "?", "!", ")")) else f"{text}."
+
+
+def _close_stdout() -> None:
+    """Send what is still buffered nowhere: the reader is gone, and the interpreter flushes once more on its way out."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

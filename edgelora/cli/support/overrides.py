@@ -1,0 +1,45 @@
+"""Overrides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgelora.core.config import BackendChoice, KvType, Settings, WeightsChoice
+    from edgelora.core.sampling_params import Constraint, SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOptions:
+    """What the command line says about sampling; None leaves it to the base."""
+
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    repeat_penalty: float | None
+    seed: int | None
+    max_tokens: int | None
+    stop: tuple[str, ...]
+    constraint: Constraint | None = None
+
+    def over(self, defaults: SamplingParams) -> SamplingParams:
+        """`defaults`, with whatever was given in their place."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(defaults, **{name: value for name, value in given.items() if value not in (None, ())})
+
+
+@dataclass(frozen=True, slots=True)
+class MachineOptions:
+    """What the command line says about how the machine is used; None leaves it to the settings."""
+
+    threads: int | None = None
+    weights: WeightsChoice | None = None
+    kv_type: KvType | None = None
+    backend: BackendChoice | None = None
+
+    def over(self, settings: Settings) -> Settings:
+        """`settings`, with whatever was given in their place."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(settings, **{name: value for name, value in given.items() if value is not None})

@@ -1,0 +1,44 @@
+"""What the engine's readers are told where something other than their request went wrong. Pure."""
+
+from __future__ import annotations
+
+import logging
+
+from edgelora.core.errors import BackendError, Busy, EdgeloraError, UsageError
+from edgelora.core.request import Request
+from edgelora.core.tokenizer import Tokenizer
+
+_log = logging.getLogger(__name__)
+
+
+def engine_stopped(why: str) -> BackendError:
+    return BackendError("engine_stopped", why, "Start it again.")
+
+
+def as_backend_error(error: Exception, what: str) -> EdgeloraError:
+    """An error of the tree as it is; anything else, with a line in the log, as the backend's."""
+    if isinstance(error, EdgeloraError):
+        return error
+    _log.error("%s", what, exc_info=error)
+    return BackendError("backend_failed", f"{what} ({type(error).__name__}: {error}).", "Look at the log.")
+
+
+def queue_full(live: int, *, retry_after: float | None = None) -> Busy:
+    return Busy(
+        "queue_full",
+        f"{live} requests are running or waiting, and no more may wait.",
+        "Try again in a moment, or start with a longer queue (EDGELORA_QUEUE).",
+        retry_after=retry_after,
+    )
+
+
+def check_tokens(request: Request, tokenizer: Tokenizer) -> None:
+    """Raises UsageError(code bad_token). The prompt is not empty."""
+    size = tokenizer.size
+    if min(request.prompt) < 0 or max(request.prompt) >= size:
+        what = f"The prompt has a token outside 0 to {size - 1}."
+        raise UsageError("bad_token", what, "Use this base's tokenizer.", param="prompt")
+    for token, _ in request.sampling.logit_bias:
+        if not 0 <= token < size:
+            what = f"logit_bias names token {token}; the vocabulary has 0 to {size - 1}."
+            raise UsageError("bad_token", what, "Use this base's tokenizer.", param="logit_bias")

@@ -1,0 +1,88 @@
+"""How often adapters were used, loaded and evicted since the start, by name. No I/O, no clock, no threads.
+
+Bounded: the first NAMES adapters have counts of their own, all later ones share one. No count ever goes down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from edgelora.core.request import AdapterRef
+
+NAMES = 256
+OTHERS = "(other)"
+"""What all beyond NAMES, and versions that are no longer known, are called; no adapter can have this name."""
+_VERSIONS = 1024
+"""How many versions' names are remembered."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterCounts:
+    """Since the start, over all versions of a name."""
+
+    name: str
+    requests: int
+    """That held it."""
+    hits: int
+    """Of those, the ones that found it in memory."""
+    loads: int
+    evictions: int
+    last_used: float
+    """Unix seconds; 0.0: never."""
+
+
+@dataclass(slots=True)
+class _Counts:
+    requests: int = 0
+    hits: int = 0
+    loads: int = 0
+    evictions: int = 0
+    last_used: float = 0.0
+
+
+class AdapterCounter:
+    def __init__(self) -> None:
+        self._counts: dict[str, _Counts] = {}
+        self._names: dict[str, str] = {}
+        """By version, oldest first."""
+        self._told: tuple[AdapterCounts, ...] | None = ()
+        """None where something has changed since."""
+
+    def used(self, ref: AdapterRef, *, hit: bool, now: float) -> None:
+        """A request holds it. `hit`: it was in memory already."""
+        counts = self._of(ref)
+        counts.requests += 1
+        counts.hits += hit
+        counts.last_used = now
+
+    def released(self, ref: AdapterRef, *, now: float) -> None:
+        self._of(ref).last_used = now
+
+    def loaded(self, ref: AdapterRef) -> None:
+        self._of(ref).loads += 1
+
+    def evicted(self, ref: AdapterRef) -> None:
+        self._of(ref).evictions += 1
+
+    def names(self, versions: Iterable[str]) -> tuple[str, ...]:
+        """What versions are called, in alphabetical order."""
+        return tuple(sorted(self._names.get(version, OTHERS) for version in versions))
+
+    def snapshot(self) -> tuple[AdapterCounts, ...]:
+        """In the order of their first use. The same tuple as before where nothing has changed."""
+        if self._told is None:
+            self._told = tuple(
+                AdapterCounts(name, c.requests, c.hits, c.loads, c.evictions, c.last_used)
+                for name, c in self._counts.items()
+            )
+        return self._told
+
+    def _of(self, ref: AdapterRef) -> _Counts:
+        self._told = None
+        if ref.version not in self._names:
+            self._names[ref.version] = ref.name
+            if len(self._names) > _VERSIONS:
+                del self._names[next(iter(self._names))]
+        full = ref.name not in self._counts and len(self._counts) >= NAMES
+        return self._counts.setdefault(OTHERS if full else ref.name, _Counts())

@@ -1,0 +1,81 @@
+"""When a process that does not answer, or a call that does not return, is given up; and how long to wait before the
+next start. Pure: who owns the clock asks in even turns.
+
+Turns are counted, not seconds: while this machine sleeps, or both processes are held, no turn goes by, and nothing is
+given up for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class WatchdogTimes:
+    """Of the supervisor; tests have shorter ones."""
+
+    turn: float = 5.0
+    """Seconds between two looks at a process that has something to do."""
+    silent: float = 60.0
+    """Seconds without an answer to a look. It comes from a thread of its own: only a process that is stopped, or native
+    code that holds the interpreter, is silent."""
+    first: float = 300.0
+    """Seconds until the first answer: a process that starts reads its modules from a disk that may be busy."""
+    least_delay: float = 0.25
+    """Before the second start in a row; doubled with each one more."""
+    most_delay: float = 30.0
+    steady: float = 60.0
+    """Seconds after which a process that ran so long has started well."""
+    bound: float | None = None
+    """Of a call into the backend, instead of the measured one (`Pong.bound`)."""
+
+
+class Watchdog:
+    """One process."""
+
+    def __init__(self, times: WatchdogTimes) -> None:
+        self._times = times
+        self._unanswered = 0
+        self._limit = times.first
+        self._call = -1
+        self._same = 0
+        """Turns in which this very call ran."""
+
+    def looked(self) -> str | None:
+        """A turn went by, and the process is asked again. Why it is given up, or None."""
+        self._unanswered += 1
+        if (self._unanswered - 1) * self._times.turn >= self._limit:
+            return f"it did not answer for {self._limit:g} seconds"
+        return None
+
+    def answered(self, call: int, bound: float | None) -> str | None:
+        """Its answer: as `messages.Pong`."""
+        self._unanswered, self._limit = 0, self._times.silent
+        if bound is None or call != self._call:
+            self._call, self._same = call, 0
+            return None
+        self._same += 1
+        limit = bound if self._times.bound is None else self._times.bound
+        if self._same * self._times.turn >= limit:
+            return f"one call into the backend did not return for {limit:g} seconds"
+        return None
+
+
+class Backoff:
+    """The wait before each start: none after a process that ran steadily, longer with each that did not."""
+
+    def __init__(self, times: WatchdogTimes) -> None:
+        self._times = times
+        self._failures = 0
+
+    @property
+    def failures(self) -> int:
+        """Starts in a row that did not go well."""
+        return self._failures
+
+    def ended(self, ran: float) -> float:
+        """A process ended, not asked to, after `ran` seconds. Seconds until the next start."""
+        self._failures = 1 if ran >= self._times.steady else self._failures + 1
+        if self._failures == 1:
+            return 0.0
+        return float(min(self._times.most_delay, self._times.least_delay * 2 ** (self._failures - 2)))

@@ -1,0 +1,150 @@
+"""The engine's process: `python -m edgelora.engine.process.worker`, started by `process.py`. Owns its pipes
+and its end.
+
+Commands come in on stdin and events go out on what was stdout; everything that anybody prints goes to stderr. It ends
+with `Close`, or as soon as its parent is gone: the pipe then ends, and Linux is asked to kill it besides. Signals meant
+for the whole group are the parent's to obey.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import threading
+from importlib import import_module
+from io import BufferedReader
+from typing import cast
+
+from edgelora.backends.base import Backend
+from edgelora.core.errors import BackendError
+from edgelora.engine.engine import Engine
+from edgelora.engine.prefix_cache.cache import PrefixCache
+from edgelora.engine.process import messages
+from edgelora.engine.process.dispatcher import Dispatcher
+from edgelora.engine.process.error_codec import fault_of
+from edgelora.engine.process.instrumented_backend import InstrumentedBackend
+from edgelora.engine.process.pipes import Outbox, read_frames
+from edgelora.store.prefixes.store import PrefixStore
+
+ORPHANED = 3
+"""Exit code where the parent was gone."""
+NOT_OPENED = 4
+_SET_PDEATHSIG = 1
+_LAST_WORDS_SECONDS = 5.0
+
+
+class ParentLogHandler(logging.Handler):
+    """This process's log, as the parent's."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        super().__init__()
+        self._outbox = outbox
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.getMessage()
+        if record.exc_info:
+            line += "\n" + logging.Formatter().formatException(record.exc_info)
+        self._outbox.put(messages.Logged(record.name, record.levelno, line))
+
+
+def main() -> int:
+    incoming, outbox = _take_pipes()
+    _alone()
+    root = logging.getLogger()
+    root.addHandler(ParentLogHandler(outbox))
+    root.setLevel(logging.INFO)
+    frames = read_frames(incoming, messages.decode_commands)
+    first = next(iter(next(frames, ())), None)
+    if not isinstance(first, messages.Open):
+        return ORPHANED
+    _die_with(first.parent)
+    dispatcher = Dispatcher(outbox)
+
+    def obey() -> None:
+        try:
+            for commands in frames:
+                dispatcher.obey(commands)
+        finally:  # Nobody is left to answer, or nobody who can be understood: no step is worth ending.
+            os._exit(ORPHANED)
+
+    threading.Thread(target=obey, name="edgelora-commands", daemon=True).start()
+    try:
+        engine, witness = _start(first, dispatcher, outbox)
+    except Exception as error:
+        outbox.put(messages.NotOpened(fault_of(error)))
+        outbox.close(_LAST_WORDS_SECONDS)
+        return NOT_OPENED
+    dispatcher.open(engine, witness)
+    dispatcher.closed.wait()
+    outbox.close(_LAST_WORDS_SECONDS)
+    return 0
+
+
+def _start(first: messages.Open, dispatcher: Dispatcher, outbox: Outbox) -> tuple[Engine, InstrumentedBackend]:
+    def progress(label: str, done: int, total: int) -> None:
+        outbox.put(messages.Loading(label, done, total))
+
+    witness = InstrumentedBackend(_backend(first, progress), dispatcher.trying)
+    kept = first.prefixes
+    cache = None
+    if kept is not None:
+        store = PrefixStore(kept.root, budget_bytes=kept.budget_bytes)
+        cache = PrefixCache(store, kept.base, kv=witness.kv_identity, template=kept.template)
+    engine = Engine(
+        witness,
+        adapter_budget_bytes=first.adapter_budget_bytes,
+        max_queue=first.max_queue,
+        prefixes=cache,
+        speculate=first.speculate,
+        streams=dispatcher.stream,
+        on_change=dispatcher.tell_stats,
+    )
+    return engine, witness
+
+
+def _backend(first: messages.Open, progress: object) -> Backend:
+    module, _, function = first.opener.partition(":")
+    opened = getattr(import_module(module), function)(first.argument, progress)
+    if opened is None:
+        raise BackendError("bad_opener", f"{first.opener} opened nothing.")
+    return cast(Backend, opened)
+
+
+def _take_pipes() -> tuple[BufferedReader, Outbox]:
+    """Both ends for us alone: native code prints to stdout when it likes, and a child of ours might read stdin."""
+    incoming, outgoing = os.dup(0), os.dup(1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return os.fdopen(incoming, "rb"), Outbox(outgoing, name="edgelora-events")
+
+
+def _alone() -> None:
+    """Deaf to what is sent to a whole group; a crash leaves its traceback, and no core file of the base's size."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    faulthandler.enable(all_threads=False)
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+
+
+def _die_with(parent: int) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # It was gone before Linux was asked.
+        os._exit(ORPHANED)
+
+
+if __name__ == "__main__":
+    code = main()
+    # Threads of native code may still run: nothing is left that an orderly end would save.
+    os._exit(code)

@@ -1,0 +1,91 @@
+"""What the engine keeps for one live request besides its place in the scheduler: sampler, text, stream, times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelora.core.events import Failed, Finished, FinishReason, TextDelta, Timings, Usage
+from edgelora.core.request import Request
+from edgelora.core.tokenizer import Tokenizer
+from edgelora.engine.sampling.logprobs import Logprobs, score
+from edgelora.engine.sampling.sampler import Sampler
+from edgelora.engine.scheduler.plan import Choice
+from edgelora.engine.stream import Stream
+from edgelora.text.detokenizer import Detokenizer
+
+
+@dataclass(slots=True)
+class Clock:
+    """When a request changed its state, in seconds of time.monotonic."""
+
+    submitted: float
+    loading: float = 0.0
+    loaded: float = 0.0
+    """Both 0 where the adapter was resident."""
+    scheduled: float = 0.0
+    first_token: float | None = None
+
+    def timings(self, now: float) -> Timings:
+        load, first = self.loaded - self.loading, self.first_token or now
+        queued = self.scheduled - self.submitted - load
+        return Timings(queued=queued, load=load, prefill=first - self.scheduled, decode=now - first)
+
+
+@dataclass(slots=True)
+class RequestState:
+    request: Request
+    stream: Stream
+    sampler: Sampler
+    clock: Clock
+    answer: Detokenizer = field(init=False)
+    logprobs: Logprobs = field(default_factory=Logprobs)
+
+    def __post_init__(self) -> None:
+        self.answer = Detokenizer(self.request.sampling.stop)
+
+    def choose(self, logits: NDArray[np.float32], draft: tuple[int, ...], tokenizer: Tokenizer) -> tuple[Choice, ...]:
+        """The next tokens, and their text to the stream: one from the first row of `logits` [1 + draft, vocab], and one
+        from each next row as long as the answer goes on with the token that was drafted.
+
+        So the sampler draws, and the reader reads, exactly what they would without a draft. Raises BackendError for
+        logits nothing can be chosen from.
+        """
+        choices: list[Choice] = []
+        for row, drafted in zip(logits, (*draft, None), strict=True):
+            choices.append(self._choose(row, tokenizer))
+            if choices[-1].stop or choices[-1].token != drafted:
+                break
+        return tuple(choices)
+
+    def _choose(self, logits: NDArray[np.float32], tokenizer: Tokenizer) -> Choice:
+        token = self.sampler.choose(logits)
+        if token in tokenizer.end_ids:
+            return Choice(token, stop=True)
+        start = self.answer.read
+        text = self.answer.feed(tokenizer.piece(token))
+        self._note(logits, token, start=start, tokenizer=tokenizer)
+        self._show(text, last=self.answer.stopped)
+        return Choice(token, stop=self.answer.stopped or self.sampler.complete)
+
+    def _note(self, logits: NDArray[np.float32], token: int, *, start: int, tokenizer: Tokenizer) -> None:
+        count = self.request.sampling.logprobs
+        if count is not None:
+            scored = score(logits, token, count=count, piece=tokenizer.piece, start=start)
+            self.logprobs.add(scored, end=self.answer.touched)
+
+    def finish(self, reason: FinishReason, *, usage: Usage, now: float) -> None:
+        """The answer's rest and its end, to the stream."""
+        self._show(self.answer.finish(), last=True)
+        self.stream.put(Finished(reason, usage, self.clock.timings(now)))
+
+    def fail(self, error: Exception) -> None:
+        self.stream.put(Failed(error))
+
+    def _show(self, text: str, *, last: bool) -> None:
+        shown = self.answer.shown
+        tokens = self.logprobs.take_last(shown) if last else self.logprobs.take(shown)
+        if text or tokens:
+            self.stream.put(TextDelta(text, tokens))

@@ -1,0 +1,57 @@
+"""How likely the tokens of an answer were, and when that may be told: with the text they are part of. Pure."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgelora.core.events import Candidate, ScoredToken
+from edgelora.engine.sampling.truncation import Logits, top
+
+LEAST = -9999.0
+"""What stands for the logarithm of nothing, which JSON cannot write; OpenAI's number for it."""
+
+
+def score(logits: Logits, token: int, *, count: int, piece: Callable[[int], bytes], start: int) -> ScoredToken:
+    """`token`, and the `count` likeliest, by the softmax of `logits` [vocab] in float64. `piece`: a token's bytes."""
+    highest = float(logits.max())
+    total = highest + float(np.log(np.exp(logits.astype(np.float64) - highest).sum()))
+
+    def candidate(one: int) -> Candidate:
+        return Candidate(one, piece(one), max(LEAST, float(logits[one]) - total))
+
+    likeliest = top(logits, count).tolist() if count else []
+    return ScoredToken(candidate(token), tuple(map(candidate, likeliest)), start)
+
+
+@dataclass(frozen=True, slots=True)
+class _PendingToken:
+    token: ScoredToken
+    end: int
+
+
+class Logprobs:
+    """The scored tokens of one answer, in order, each until its text is shown. Counts are of characters."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[_PendingToken] = deque()
+
+    def add(self, token: ScoredToken, *, end: int) -> None:
+        """`end`: how many characters have a byte of the answer up to this token's last."""
+        self._waiting.append(_PendingToken(token, end))
+
+    def take(self, shown: int) -> tuple[ScoredToken, ...]:
+        """Those whose text is shown to its end, while more may follow."""
+        return tuple(self._shift() for _ in range(sum(one.end <= shown for one in self._waiting)))
+
+    def take_last(self, shown: int) -> tuple[ScoredToken, ...]:
+        """Those of which anything is shown, once no more will be."""
+        rest = tuple(one.token for one in self._waiting if one.token.start < shown)
+        self._waiting.clear()
+        return rest
+
+    def _shift(self) -> ScoredToken:
+        return self._waiting.popleft().token

@@ -1,0 +1,106 @@
+"""From logits to the next token, in numpy. Pure: the only state is one request's recent tokens and its generator.
+
+Order: the constraint, before everything else; then as llama.cpp's default chain has it (common/sampling): bias, the
+penalties, top_k, top_p, min_p, temperature. So top_p and min_p look at the probabilities before the temperature, and a
+hot temperature does not widen what they keep.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgelora.core.errors import BackendError
+from edgelora.core.sampling_params import SamplingParams, validate
+from edgelora.engine.sampling.logits_processors import discourage, penalize
+from edgelora.engine.sampling.truncation import Logits, candidates
+
+
+class TokenConstraint(Protocol):
+    """Holds one answer to its constraint, token by token."""
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """[vocab]: the tokens that may come next, at least one. Raises UsageError(code unsupported_schema)."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """It came. Raises as `allowed` does."""
+        ...
+
+    @property
+    def complete(self) -> bool:
+        """Nothing may follow."""
+        ...
+
+
+class Sampler:
+    """Chooses one request's tokens. The same seed, prompt and logits give the same tokens."""
+
+    def __init__(
+        self, params: SamplingParams, prompt_tokens: Sequence[int], *, guided_decoder: TokenConstraint | None = None
+    ) -> None:
+        """`guided_decoder`: what holds the answer to `params.constraint`. Raises UsageError as `validate` does."""
+        validate(params)
+        self._params = params
+        self._guided_decoder = guided_decoder
+        self._bias = np.fromiter((token for token, _ in params.logit_bias), np.intp, len(params.logit_bias))
+        self._biases = np.array([bias for _, bias in params.logit_bias], np.float32)
+        self._counts: Counter[int] = Counter()
+        """How often each token is in the answer."""
+        self._recent: deque[int] = deque(prompt_tokens, maxlen=params.repeat_last_n)
+        # Seeds are 64 bits wide for numpy; a negative one is the same bits.
+        seed = None if params.seed is None else params.seed % (1 << 64)
+        self._generator = np.random.Generator(np.random.PCG64(seed))
+
+    @property
+    def complete(self) -> bool:
+        """Whether the constraint lets nothing follow."""
+        return self._guided_decoder is not None and self._guided_decoder.complete
+
+    def choose(self, logits: Logits) -> int:
+        """The next token from `logits` [vocab] float32, which is not changed. Equal logits: the lowest id first.
+
+        -inf forbids a token. Raises BackendError(code bad_logits) for NaN, +inf, or where everything is forbidden, and
+        as the guide does.
+        """
+        _check_finite(logits)
+        if self._guided_decoder is not None:
+            logits = np.where(self._guided_decoder.allowed(), logits, np.float32(-np.inf))
+            _check_finite(logits)
+        logits = self._weighed(logits)
+        token = int(logits.argmax()) if self._params.temperature == 0 else self._draw(logits)
+        self._recent.append(token)
+        self._counts[token] += 1
+        if self._guided_decoder is not None:
+            self._guided_decoder.accept(token)
+        return token
+
+    def _weighed(self, logits: Logits) -> Logits:
+        params = self._params
+        if len(self._bias):
+            logits = logits.copy()
+            logits[self._bias] += self._biases
+        logits = penalize(logits, self._recent, params.repeat_penalty)
+        return discourage(logits, self._counts, presence=params.presence_penalty, frequency=params.frequency_penalty)
+
+    def _draw(self, logits: Logits) -> int:
+        kept = candidates(logits, self._params)
+        logprobs = (logits if kept is None else logits[kept]).astype(np.float64)
+        # Below this the likeliest token is certain, and a smaller divisor would overflow.
+        temperature = max(self._params.temperature, 1e-6)
+        weights = np.exp((logprobs - logprobs.max()) / temperature)
+        steps = weights.cumsum()
+        place = int(np.searchsorted(steps, self._generator.random() * steps[-1], side="right"))
+        # Rounding may give the very end of the last step, where nothing follows.
+        place = min(place, len(steps) - 1)
+        return place if kept is None else int(kept[place])
+
+
+def _check_finite(logits: Logits) -> None:
+    if not np.isfinite(logits.max()):
+        what = "The model's output is not a number: the base or the adapter is damaged."
+        raise BackendError("bad_logits", what)

@@ -1,0 +1,72 @@
+"""Who takes what of a resident base: requests and KV cells, by the adapters that act. Values and sums. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from edgelora.engine.adapters.counts import AdapterCounter
+from edgelora.engine.scheduler.cached_sequences import CachedSequence
+from edgelora.engine.scheduler.sequence import Sequence
+from edgelora.engine.scheduler.states import RUNNING
+
+
+@dataclass(frozen=True, slots=True)
+class Occupancy:
+    """What one set of adapters takes, whatever its versions and weights."""
+
+    adapters: tuple[str, ...]
+    """Names, in alphabetical order; none is the base alone."""
+    waiting: int = 0
+    """Requests without a place in the batch."""
+    running: int = 0
+    """Requests with one."""
+    cells: int = 0
+    """KV tokens of running requests."""
+    warm: int = 0
+    """KV tokens that ended requests left behind."""
+
+    def plus(self, other: Occupancy) -> Occupancy:
+        """Both together, under the first one's adapters."""
+        return Occupancy(
+            self.adapters,
+            self.waiting + other.waiting,
+            self.running + other.running,
+            self.cells + other.cells,
+            self.warm + other.warm,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """How often KV was there already, since the start."""
+
+    starts: int = 0
+    """Requests that got a place; again where they had to give it up."""
+    hits: int = 0
+    """Of those, the ones whose prompt's beginning was in the KV."""
+    tokens: int = 0
+    """Of prompts, that were not computed for it."""
+    restored: int = 0
+    """Prefixes read from disk."""
+
+    def started(self, reused: int) -> Reuse:
+        return Reuse(self.starts + 1, self.hits + (reused > 0), self.tokens + reused, self.restored)
+
+    def read(self) -> Reuse:
+        return Reuse(self.starts, self.hits, self.tokens, self.restored + 1)
+
+
+def occupancy(
+    live: Iterable[Sequence], warm: Iterable[CachedSequence], counter: AdapterCounter
+) -> tuple[Occupancy, ...]:
+    """By adapters, in no order that means anything. `counter` knows what versions are called."""
+    sums: dict[tuple[str, ...], list[int]] = {}
+    for sequence in live:
+        found = sums.setdefault(tuple(sorted(use.ref.name for use in sequence.request.adapters)), [0, 0, 0, 0])
+        found[1 if sequence.state in RUNNING else 0] += 1
+        found[2] += sequence.computed
+    for one in warm:
+        names = counter.names(version for (version, _), _, _ in one.key)
+        sums.setdefault(names, [0, 0, 0, 0])[3] += len(one.tokens)
+    return tuple(Occupancy(names, *numbers) for names, numbers in sums.items())

@@ -1,0 +1,197 @@
+"""What the next step computes: pure decisions over the sequences there are. Changes nothing; the scheduler acts.
+
+Policies:
+- A decoding sequence gets one token in every step. What is left of the step goes to prompts, by turns between clients
+  and between a client's adapters (`turns.py`), as far as their piece goes (`pieces.py`).
+- A gap is kept for whoever was answered before the newcomer came. Of requests that arrived together the one that is
+  done with its prompt first has no claim on the others: theirs are computed as if nobody decoded, in far fewer steps.
+- Places in the batch are given by the same kind of turns: nobody passes the one whose turn it is, however large it is.
+- When the KV is full, the sequence that got its place last gives way, and is the first to get one again. A newcomer
+  starts only where the running ones have some room to grow, so that nobody is sent back at once.
+- A newcomer whose prompt begins as one that is being computed waits for that, a bounded while (`sharing.py`).
+- Warm KV stands in nobody's way: it counts as free here, and `allocator.py` gives it up where it must go.
+- Drafts come last: they are less sure to be of use than prompts, and are held to a longest step, too.
+- Where a backend cannot mix adapters, the group that waited longest is next; a prompt's piece ends where an adapter
+  begins to act.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from math import inf
+
+from edgelora.backends.base import Applied, Capabilities, Chunk
+from edgelora.core.request import AdapterRef
+from edgelora.engine.cost_model.prefill_chunks import ALONE, DecodeLoad, choose_piece
+from edgelora.engine.cost_model.step_costs import StepCosts
+from edgelora.engine.scheduler.plan import Cut, ScheduledChunk, Start
+from edgelora.engine.scheduler.prefix_sharing import waits
+from edgelora.engine.scheduler.sequence import Sequence
+from edgelora.engine.scheduler.sequence_allocator import SequenceAllocator
+from edgelora.engine.scheduler.states import State
+from edgelora.engine.speculative.draft_budget import NO_DRAFTS, DraftBudget, DraftCandidate, Drafts
+
+ALONE_AGAIN = 16
+"""Of so many plans one computes decoding rows only, whatever prompts there are: so their step without prompts is
+measured again, and the pieces are right for the machine as it is now."""
+
+GROWTH_CELLS = 16
+"""KV cells left for each running sequence when another starts, besides one for each step its prompt will take."""
+
+
+def choose_preempted(running: Iterable[Sequence], kv_cells: int) -> list[Sequence]:
+    """Who gives way so that every running sequence has the cells for all its tokens; who started last comes first."""
+    held = sorted(running, key=lambda s: s.granted)
+    chosen: list[Sequence] = []
+    while sum(len(sequence.tokens) for sequence in held) > kv_cells:
+        chosen.append(held.pop())
+    return chosen
+
+
+def choose_starts(
+    line: Iterable[Sequence],
+    *,
+    running: list[Sequence],
+    allocator: SequenceAllocator,
+    able: Capabilities,
+    costs: StepCosts,
+) -> list[Sequence]:
+    """Who gets one of the places in the batch, first of the line first; stops at the first that does not fit.
+
+    One that waits for what another is computing keeps its place.
+    """
+    held, starts = list(running), list[Sequence]()
+    if not allocator.available:
+        return starts
+    beside = decode_load(running, running, room=able.max_step_tokens)
+    piece = choose_piece(costs, beside, room=able.max_step_tokens - beside.here)
+    for sequence in line:
+        # In each step that its prompt takes the others grow by a token, as far as they may.
+        known = allocator.cached_for(sequence, running)
+        growth = GROWTH_CELLS + (len(sequence.tokens) - known) // piece
+        need = len(sequence.tokens) + sum(len(s.tokens) + min(growth, s.max_tokens - len(s.tokens)) for s in held)
+        if len(held) - len(running) == allocator.available or need > able.kv_cells:
+            break
+        held.append(sequence)
+        if not waits(sequence, [*running, *starts], have=known):
+            starts.append(sequence)
+    return starts
+
+
+def choose_group(running: list[Sequence], *, reused: Mapping[str, int], now: int) -> list[Sequence]:
+    """The sequences whose next token gets the same deltas (or none), of those whose last turn is longest ago.
+
+    `reused`: as for `choose_chunks`. `now`: the plan's number. One that just got its place counts as served now: a
+    stream of newcomers must not pass those that wait.
+    """
+    groups: dict[object, list[Sequence]] = {}
+    for sequence in running:
+        position = reused.get(sequence.request.id, sequence.computed)
+        groups.setdefault(sequence.acting(position), []).append(sequence)
+    turn = {s.arrival: s.last_plan if s.last_plan >= 0 else now for s in running}
+    return min(
+        groups.values(),
+        key=lambda group: (max(turn[s.arrival] for s in group), min(s.arrival for s in group)),
+        default=[],
+    )
+
+
+def decode_load(group: list[Sequence], running: list[Sequence], *, room: int) -> DecodeLoad:
+    """Who decodes while the group's prompts are computed. `room`: tokens of the step."""
+    decoding = sum(sequence.state is State.DECODE for sequence in group)
+    prompts = {sequence.key for sequence in running if sequence.state is not State.DECODE}
+    return DecodeLoad(
+        # One token at least is the prompts': a step full of decoding sequences must not stop them for good.
+        here=min(decoding, room - 1) if decoding < len(group) else min(decoding, room),
+        everywhere=sum(sequence.state is State.DECODE for sequence in running),
+        groups=1 if len(group) == len(running) else max(1, len(prompts)),
+    )
+
+
+def choose_chunks(
+    group: list[Sequence],
+    *,
+    running: list[Sequence],
+    prompts: Iterable[Sequence],
+    reused: Mapping[str, int],
+    able: Capabilities,
+    costs: StepCosts,
+    now: int,
+) -> list[tuple[Sequence, int]]:
+    """How many tokens each sequence of the group computes in this step: one for the decoding, the rest for prompts.
+
+    `running`: everybody, of this group or not. `prompts`: those of the group that do not decode, in the order of their
+    turns. `reused`: by request id, what those that start now need not compute. `now`: the plan's number.
+    """
+    beside = decode_load(group, running, room=able.max_step_tokens)
+    decoding = sorted((s for s in group if s.state is State.DECODE), key=lambda s: (s.last_plan, s.generated))
+    chunks = [(sequence, 1) for sequence in decoding[: beside.here]]
+    if len(decoding) == len(group) or (0 < beside.here == beside.everywhere and now % ALONE_AGAIN == 0):
+        return chunks
+    waiting = list(prompts)
+    together = _as_old(waiting, running)
+    piece = choose_piece(costs, ALONE if together else beside, room=able.max_step_tokens - beside.here)
+    for sequence in together or waiting:
+        position = reused.get(sequence.request.id, sequence.computed)
+        size = min(piece, len(sequence.tokens) - position)
+        if not able.mixed_adapters:
+            size = min(size, sequence.alike(position))
+        if size:
+            chunks.append((sequence, size))
+        piece -= size
+    return chunks
+
+
+def _as_old(prompts: Iterable[Sequence], running: Iterable[Sequence]) -> list[Sequence]:
+    """Those that arrived before any answer that runs had gone on from its first token."""
+    begun = [s.begun or inf for s in running if s.state is State.DECODE]
+    return [s for s in prompts if begun and s.arrival < min(begun)]
+
+
+def choose_drafts(
+    draft_budget: DraftBudget | None,
+    chunks: list[tuple[Sequence, int]],
+    *,
+    able: Capabilities,
+    costs: StepCosts,
+    cells: int,
+) -> Drafts:
+    """What is computed behind the tokens of decoding sequences. `cells`: of KV that no running sequence needs."""
+    if draft_budget is None:
+        return NO_DRAFTS
+    rows, decoding = sum(size for _, size in chunks), [s for s, _ in chunks if s.state is State.DECODE]
+    # The last token an answer may have is never computed: nothing follows it.
+    draft_candidates = [
+        DraftCandidate(s.request.id, s.prompt_lookup, s.left - 1)
+        for s in decoding
+        if s.prompt_lookup is not None and (able.mixed_adapters or s.all_begun)
+    ]
+    room = min(cells, able.max_step_tokens - rows, able.max_outputs - len(chunks))
+    return draft_budget.choose(draft_candidates, costs=costs, rows=rows, answers=len(decoding), room=room)
+
+
+def make_cuts(preempted: Iterable[Sequence], running: Iterable[Sequence]) -> list[Cut]:
+    """All that the preempted hold in the KV goes, and the drafts that were rejected."""
+    cuts = [Cut(s.id, 0) for s in preempted if s.id is not None]
+    return cuts + [Cut(s.id, s.computed) for s in running if s.rejected and s.id is not None]
+
+
+def make_rows(
+    chunks: list[tuple[Sequence, int]], *, starts: tuple[Start, ...], drafts: Drafts, slot: Callable[[AdapterRef], int]
+) -> tuple[ScheduledChunk, ...]:
+    """The step's rows. `starts`: of those that get their place with it. `slot`: where an adapter is."""
+    begin = {start.request_id: (start.sequence, start.reused) for start in starts}
+    rows: list[ScheduledChunk] = []
+    for sequence, size in chunks:
+        name = sequence.request.id
+        draft = drafts.tokens.get(name, ())
+        place, at = begin[name] if sequence.id is None else (sequence.id, sequence.computed)
+        chunk = Chunk(
+            sequence=place,
+            position=at,
+            tokens=(*sequence.tokens[at : at + size], *draft),
+            adapters=tuple(Applied(slot(use.ref), use.weight, use.start) for use in sequence.request.adapters),
+            logits=len(draft) + (at + size == len(sequence.tokens)),
+        )
+        rows.append(ScheduledChunk(name, chunk))
+    return tuple(rows)

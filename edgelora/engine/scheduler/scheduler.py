@@ -1,0 +1,315 @@
+"""Who runs when: requests in, plans out. No I/O, no clock, no threads; the engine calls it from one thread.
+
+A turn of the engine: `admit` (and do what it says) -> `plan` -> `begin` -> move, step -> `apply`, or `fail` for those
+the step failed. `plan` only asks; everything else acts. The moves of a request are in `states.py`, the policies of a
+step in `planning.py`, what is in memory in the pool, which belongs to this scheduler alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from edgelora.backends.base import Capabilities
+from edgelora.core.engine_errors import queue_full
+from edgelora.core.errors import ContextTooLong, UsageError
+from edgelora.core.events import FinishReason
+from edgelora.core.kv import Key
+from edgelora.core.request import AdapterRef, Request
+from edgelora.engine.adapters.pool import Pool
+from edgelora.engine.cost_model.step_costs import StepCosts
+from edgelora.engine.scheduler import adapter_leases, policy
+from edgelora.engine.scheduler.occupancy import Occupancy, Reuse, occupancy
+from edgelora.engine.scheduler.plan import Admission, Choice, Ended, Load, Plan, Start
+from edgelora.engine.scheduler.sequence import Sequence
+from edgelora.engine.scheduler.sequence_allocator import AllocatedId, SequenceAllocator
+from edgelora.engine.scheduler.states import RUNNING, Move, State
+from edgelora.engine.scheduler.wait_queues import WaitQueues
+from edgelora.engine.speculative.draft_budget import DraftBudget
+
+
+class Scheduler:
+    """Accepts `max_queue` requests beyond the backend's max_sequences. Owns `pool`."""
+
+    def __init__(self, capabilities: Capabilities, pool: Pool, *, max_queue: int, speculate: bool = False) -> None:
+        self.capabilities = capabilities
+        self.pool = pool
+        self.costs = StepCosts()
+        """Empty until whoever computes the steps says what they took."""
+        self._draft_budget = DraftBudget() if speculate else None
+        self.capacity = capabilities.max_sequences + max_queue
+        self.sequence_tokens = capabilities.sequence_tokens
+        """Prompt and answer of one sequence at most."""
+        self._live: dict[str, Sequence] = {}
+        """By age."""
+        self._allocator = SequenceAllocator(capabilities.max_sequences)
+        self._computing: frozenset[str] = frozenset()
+        """Requests of the step that was begun and not applied: what their KV holds is not known."""
+        self._wait_queues = WaitQueues()
+        self._plans = 0
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def make_room(self, length: int) -> AllocatedId | None:
+        """A place for KV of `length` tokens from elsewhere; warm KV goes for it, nobody's who runs."""
+        # Rejected drafts are cut with the next step only.
+        running = sum(len(s.tokens) + len(s.rejected) for s in self._in(*RUNNING))
+        return self._allocator.make_room(length, cells=self.capabilities.kv_cells - running)
+
+    def fill_room(self, room: AllocatedId, key: Key, tokens: list[int]) -> None:
+        """It is warm and holds these tokens; none where that failed, and it is cleared with the next turn."""
+        if tokens:
+            self._allocator.warm.keep(room.sequence, key, tokens)
+            self._allocator.reuse = self._allocator.reuse.read()
+        else:
+            self._allocator.give_back(room.sequence)
+
+    @property
+    def drafts(self) -> tuple[int, int]:
+        """Tokens computed as drafts since the start, and of those the ones that came."""
+        return (self._draft_budget.drafted, self._draft_budget.accepted) if self._draft_budget else (0, 0)
+
+    @property
+    def reuse(self) -> Reuse:
+        return self._allocator.reuse
+
+    def occupancy(self) -> tuple[Occupancy, ...]:
+        """Requests and KV by the adapters that act."""
+        return occupancy(self._live.values(), self._allocator.warm, self.pool.counter)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._in(*RUNNING))
+
+    def state(self, request_id: str) -> State | None:
+        """None for an ended or unknown id."""
+        sequence = self._live.get(request_id)
+        return sequence.state if sequence else None
+
+    def live_ids(self) -> tuple[str, ...]:
+        return tuple(self._live)
+
+    def check(self, request: Request) -> None:
+        """Refuse what could never run: UsageError, ContextTooLong, AdapterError. Reads only constants: any thread."""
+        if not request.prompt:
+            raise UsageError("empty_prompt", "The prompt is empty.", "Give at least one token.", param="prompt")
+        if len(request.prompt) >= self.sequence_tokens:
+            raise ContextTooLong(tokens=len(request.prompt), limit=self.sequence_tokens)
+        self.pool.check_fits(*(use.ref for use in request.adapters))
+
+    def submit(self, request: Request, *, prefix: bool = False) -> None:
+        """`prefix`: it does not start before `prefix_done`.
+
+        Raises as `check` does, Busy(code queue_full), or UsageError for an id in use, with nothing changed.
+        """
+        self.check(request)
+        if request.id in self._live:
+            raise UsageError("duplicate_id", f"A request with the id {request.id!r} is running.", param="id")
+        if len(self._live) >= self.capacity:
+            raise queue_full(len(self._live))
+        asked = request.sampling.max_tokens
+        limit = self.sequence_tokens if asked is None else min(self.sequence_tokens, len(request.prompt) + asked)
+        prompt_lookup = self._draft_budget.prompt_lookup() if self._draft_budget else None
+        sequence = Sequence(
+            request, self._wait_queues.ticket(), limit, awaits_prefix=prefix, prompt_lookup=prompt_lookup
+        )
+        self._live[request.id] = sequence
+        self._wait_queues.keep(self._live.values())
+
+    def cancel(self, request_id: str) -> bool:
+        """End a request in whatever state it is. False, and nothing changed, for an ended or unknown id."""
+        return self._end(request_id, Move.CANCELLED)
+
+    def fail(self, request_id: str) -> bool:
+        """End a running request whose step failed. False for one that already ended."""
+        return self._end(request_id, Move.STEP_FAILED)
+
+    def admit(self) -> Admission:
+        """Take back what ended, and give waiting requests their adapters, by turns, as far as the pool has room.
+
+        One that finds no room keeps its turn: others may pass it (the base alone takes no room; up to PATIENCE
+        adapters' leases do), then nobody who needs room may.
+        """
+        detach: list[int] = []
+        loads: list[Load] = []
+        loading: list[str] = []
+        blocked: Sequence | None = None
+        for sequence in tuple(self._wait_queues.for_leases(self._in(State.WAITING))):
+            if not adapter_leases.may_take(self.pool, sequence, blocked):
+                blocked = blocked or sequence
+                continue
+            if blocked is not None and sequence.request.adapters:
+                blocked.overtaken += 1
+            loads += adapter_leases.take(self.pool, sequence, detach)
+            self._wait_queues.leased(sequence)
+            sequence.move(Move.ADMIT_RESIDENT if self._complete(sequence) else Move.ADMIT_ABSENT)
+            if sequence.state is State.LOADING:
+                loading.append(sequence.request.id)
+        return Admission(self._allocator.clears(), tuple(detach), tuple(loads), tuple(loading), blocked is not None)
+
+    def loaded(self, ref: AdapterRef) -> tuple[str, ...]:
+        """The adapter is attached to its slot. Returns the requests that waited for it alone, now ready."""
+        self.pool.loaded(ref)
+        complete = [sequence for sequence in self._loading(ref) if self._complete(sequence)]
+        for sequence in complete:
+            sequence.move(Move.LOADED)
+        return tuple(sequence.request.id for sequence in complete)
+
+    def prefix_done(self, request_id: str) -> bool:
+        """Its prefix is warm, or will not be. Whether it waited for this alone; False for one that ended."""
+        sequence = self._live.get(request_id)
+        if sequence is None:
+            return False
+        sequence.awaits_prefix = False
+        ready = sequence.state is State.LOADING and self._complete(sequence)
+        if ready:
+            sequence.move(Move.LOADED)
+        return ready
+
+    def known(self, request: Request) -> int:
+        """How many first tokens of a prompt would not be computed if it started now."""
+        return self._allocator.cached_for(Sequence(request, 0, 0), self._in(*RUNNING))
+
+    def load_failed(self, ref: AdapterRef) -> tuple[str, ...]:
+        """The adapter could not be loaded. Returns the requests that failed with it; a later one tries again."""
+        failed = tuple(sequence.request.id for sequence in self._loading(ref))
+        for request_id in failed:
+            self._end(request_id, Move.LOAD_FAILED)
+        self.pool.drop(ref)
+        return failed
+
+    def plan(self) -> Plan:
+        """What the next step should compute. Changes nothing."""
+        running, able = self._in(*RUNNING), self.capabilities
+        preempted = policy.choose_preempted(running, able.kv_cells)
+        running = [sequence for sequence in running if sequence not in preempted]
+        newcomers = [] if preempted else self._choose_starts(running)
+        running += newcomers
+        left = able.kv_cells - sum(len(sequence.tokens) for sequence in running)
+        chosen = self._allocator.choose(newcomers, running=running, cells=left)
+        reused = {start.request_id: start.reused for start in chosen.starts}
+        now, costs = self._plans + 1, self.costs
+        group = running if able.mixed_adapters else policy.choose_group(running, reused=reused, now=now)
+        prompts = self._wait_queues.for_prompts((s for s in group if s.state is not State.DECODE), now=now)
+        chunks = policy.choose_chunks(
+            group, running=running, prompts=prompts, reused=reused, able=able, costs=costs, now=now
+        )
+        drafts = policy.choose_drafts(self._draft_budget, chunks, able=able, costs=costs, cells=left)
+        if drafts.rows:  # Warm KV makes room for them, too.
+            chosen = self._allocator.choose(newcomers, running=running, cells=left - drafts.rows)
+        return Plan(
+            number=now,
+            preempted=tuple(sequence.request.id for sequence in preempted),
+            given_up=chosen.given_up,
+            moves=(*policy.make_cuts(preempted, running), *chosen.moves),
+            starts=chosen.starts,
+            rows=policy.make_rows(chunks, starts=chosen.starts, drafts=drafts, slot=self.pool.held),
+            stake=drafts.stake,
+        )
+
+    def begin(self, plan: Plan) -> None:
+        """Take the latest plan's places and ids. The caller then does `plan.moves` and computes `plan.rows`."""
+        if self._draft_budget is not None:
+            self._draft_budget.begin(plan.stake)
+        self._plans = plan.number
+        for request_id in plan.preempted:
+            self._preempt(self._live[request_id])
+        for sequence_id in plan.given_up:
+            self._allocator.give_up(sequence_id)
+        self._allocator.cleared(move.sequence for move in plan.moves)
+        for sequence in self._in(*RUNNING):
+            sequence.rejected = ()
+        for start in plan.starts:
+            self._start(start, self._live[start.request_id], now=plan.number)
+        for sequence in self._in(State.READY):
+            sequence.held += 1
+        self._computing = frozenset(row.request_id for row in plan.rows)
+        for row in plan.rows:
+            sequence = self._live[row.request_id]
+            sequence.last_plan = plan.number
+            if sequence.state is State.DECODE:
+                sequence.begun = sequence.begun or self._wait_queues.ticket()
+            if sequence.state is State.PREFILL:
+                self._wait_queues.prefilled(sequence, now=plan.number)
+
+    def apply(self, plan: Plan, choices: Mapping[str, tuple[Choice, ...]]) -> tuple[Ended, ...]:
+        """The step was computed. `choices`: for each row that wanted logits, unless its request ended since, what was
+        chosen in turn: one more as long as each is the next of the row's draft, and none after a stop.
+        """
+        ended: list[Ended] = []
+        self._computing = frozenset()
+        for row in plan.rows:
+            sequence = self._live.get(row.request_id)
+            if sequence is None:
+                continue
+            sequence.compute(len(row.chunk.tokens) - len(row.draft))
+            if row.chunk.logits:
+                ended += self._advance(sequence, choices[row.request_id], row.draft)
+        return tuple(ended)
+
+    def check_integrity(self) -> None:
+        """Recount leases, cells and ids. Raises RuntimeError where they do not add up."""
+        adapter_leases.check_integrity(self.pool, self._live.values())
+        self._allocator.check_integrity(sequence.id for sequence in self._in(*RUNNING))
+        live = sum(sequence.computed + len(sequence.rejected) for sequence in self._live.values())
+        if live + self._allocator.warm.cells > self.capabilities.kv_cells:
+            raise RuntimeError("more KV cells in use than there are")
+
+    def _in(self, *states: State) -> list[Sequence]:
+        return [sequence for sequence in self._live.values() if sequence.state in states]
+
+    def _complete(self, sequence: Sequence) -> bool:
+        """Whether all it waits for in LOADING is there."""
+        return not sequence.awaits_prefix and all(self.pool.resident(use.ref) for use in sequence.request.adapters)
+
+    def _loading(self, ref: AdapterRef) -> list[Sequence]:
+        """Who waits for this adapter."""
+        return [s for s in self._in(State.LOADING) if any(use.ref.key == ref.key for use in s.request.adapters)]
+
+    def _choose_starts(self, running: list[Sequence]) -> list[Sequence]:
+        line, able = self._wait_queues.for_sequences(self._in(State.READY)), self.capabilities
+        return policy.choose_starts(line, running=running, allocator=self._allocator, able=able, costs=self.costs)
+
+    def _start(self, start: Start, sequence: Sequence, *, now: int) -> None:
+        sequence.move(Move.SCHEDULED)
+        self._allocator.take(start)
+        self._wait_queues.placed(sequence)
+        # What it computed itself before it was sent back is no gain.
+        sequence.cached = start.reused if sequence.last_plan < 0 else min(sequence.cached, start.reused)
+        sequence.id, sequence.computed, sequence.last_plan = start.sequence, start.reused, now - 1
+
+    def _advance(self, sequence: Sequence, choices: tuple[Choice, ...], draft: tuple[int, ...]) -> list[Ended]:
+        """The only place a sequence gains tokens."""
+        if sequence.state is State.PREFILL:
+            sequence.move(Move.PROMPT_DONE)
+        sequence.extend([choice.token for choice in choices], draft)
+        if self._draft_budget:
+            self._draft_budget.computed(draft, sequence.rejected)
+        if not choices[-1].stop and len(sequence.tokens) < sequence.max_tokens:
+            return []
+        self._end(sequence.request.id, Move.ENDED)
+        reason = FinishReason.STOP if choices[-1].stop else FinishReason.LENGTH
+        return [Ended(sequence.request.id, reason, sequence.usage)]
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._give_back(sequence, warm=False)
+        sequence.move(Move.PREEMPTED)
+
+    def _end(self, request_id: str, move: Move) -> bool:
+        sequence = self._live.get(request_id)
+        if sequence is None:
+            return False
+        known = move in (Move.ENDED, Move.CANCELLED) and request_id not in self._computing
+        self._give_back(sequence, warm=known)
+        sequence.move(move)
+        del self._live[request_id]
+        return True
+
+    def _give_back(self, sequence: Sequence, *, warm: bool) -> None:
+        """The only place leases, a sequence id and its cells are returned. `warm`: whether its KV is worth keeping."""
+        adapter_leases.give_back(self.pool, sequence)
+        if sequence.id is not None and sequence.computed and warm:
+            self._allocator.warm.keep(sequence.id, sequence.key, sequence.in_kv)
+        elif sequence.id is not None:
+            self._allocator.give_back(sequence.id)
+        sequence.id, sequence.computed, sequence.rejected = None, 0, ()

@@ -1,0 +1,178 @@
+"""The backend's sequence ids: each is in use by a running sequence, or free, or warm. No policy of who runs.
+
+Which warm KV is reused and which is given up is decided here; warm KV never keeps anybody from a place or a cell.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from edgelora.engine.scheduler.cached_sequences import CachedSequence, CachedSequences, PrefixMatch, best_match
+from edgelora.engine.scheduler.occupancy import Reuse
+from edgelora.engine.scheduler.plan import Copy, Cut, Start
+from edgelora.engine.scheduler.sequence import Sequence
+
+LITTLE = 8
+"""A warm sequence is taken over, and loses its end, where that is at most one token for so many that are reused; else
+its beginning is copied and it stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    starts: tuple[Start, ...]
+    given_up: tuple[int, ...]
+    moves: tuple[Cut | Copy, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AllocatedId:
+    """A sequence id that is in nobody's use yet, and what must be done to KV before it is filled."""
+
+    sequence: int
+    moves: tuple[Cut | Copy, ...]
+
+
+class SequenceAllocator:
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.warm = CachedSequences()
+        self.reuse = Reuse()
+        self._free = set(range(count))
+        self._uncleared: set[int] = set()
+        """Free ids whose KV is still there."""
+
+    @property
+    def available(self) -> int:
+        """How many sequences could start now."""
+        return len(self._free) - len(self._uncleared) + len(self.warm)
+
+    def cached_for(self, sequence: Sequence, running: Iterable[Sequence]) -> int:
+        """How many of its tokens are warm, or computed by one that runs: it need not compute them if it starts now."""
+        match = best_match([*self.warm, *_computed(running)], sequence.key, sequence.tokens)
+        return 0 if match is None else match.length
+
+    def choose(self, newcomers: list[Sequence], *, running: Iterable[Sequence] = (), cells: int) -> Allocation:
+        """An id for each newcomer, at most `available`, and what happens to warm KV for it or for its cells.
+
+        `running`: whose computed part may be copied.
+        `cells`: what is left for warm KV beside all tokens of everyone running, newcomers included. Changes nothing.
+        """
+        computed = _computed(running) if newcomers else []
+        chosen = _Allocating(list(self.warm), sorted(self._free - self._uncleared), computed)
+        for sequence in newcomers:
+            chosen.place(sequence)
+        chosen.shrink(cells)
+        return Allocation(tuple(chosen.starts), tuple(chosen.given_up), tuple(chosen.moves))
+
+    def make_room(self, length: int, *, cells: int) -> AllocatedId | None:
+        """An id for KV of `length` tokens that comes from elsewhere; warm KV goes for it, least recently used first.
+
+        `cells`: what all that runs leaves. It is in use until `warm.keep` or `give_back` is told of it. None, and
+        nothing changed, where there is no id or there are too few cells.
+        """
+        if length > cells or not self.available:
+            return None
+        chosen = _Allocating(list(self.warm), sorted(self._free - self._uncleared), [])
+        place = chosen.fresh()
+        chosen.shrink(cells - length)
+        for sequence_id in chosen.given_up:
+            self.give_up(sequence_id)
+        self._free.remove(place)
+        # What ended since the last turn is still in the KV, and would be in the way.
+        return AllocatedId(place, (*(Cut(ended, 0) for ended in self.clears()), *chosen.moves))
+
+    def take(self, start: Start) -> None:
+        """After everything that is given up."""
+        self.reuse = self.reuse.started(start.reused)
+        if start.sequence in self.warm.ids:
+            self.warm.remove(start.sequence)
+        else:
+            self._free.remove(start.sequence)
+
+    def give_up(self, sequence_id: int) -> None:
+        """A warm id is free. Its KV must be gone before the next step."""
+        self.warm.remove(sequence_id)
+        self._free.add(sequence_id)
+
+    def give_back(self, sequence_id: int) -> None:
+        """An id is free, and not given out before `cleared` or `clears` has named it."""
+        self._free.add(sequence_id)
+        self._uncleared.add(sequence_id)
+
+    def cleared(self, sequence_ids: Iterable[int]) -> None:
+        """They are cleared otherwise."""
+        self._uncleared.difference_update(sequence_ids)
+
+    def clears(self) -> tuple[int, ...]:
+        """The ids to be cleared now."""
+        ids, self._uncleared = self._uncleared, set()
+        return tuple(sorted(ids))
+
+    def check_integrity(self, running: Iterable[int | None]) -> None:
+        """Raises RuntimeError where an id is not in exactly one place; `running`: the ids in use."""
+        self.warm.check_integrity()
+        ids = [*running, *self._free, *self.warm.ids]
+        if Counter(ids) != Counter(range(self.count)) or not self._uncleared <= self._free:
+            raise RuntimeError(f"ids {ids}: {self._free} free, {self._uncleared} to clear, {set(self.warm.ids)} warm")
+
+
+@dataclass(slots=True)
+class _Allocating:
+    """A choice in the making, newcomer by newcomer; the moves come out in the order they must be done in."""
+
+    spare: list[CachedSequence]
+    """Warm sequences that are neither taken over nor given up, least recently used first."""
+    free: list[int]
+    computed: list[CachedSequence]
+    """What is computed of sequences that run, to be copied and never taken over."""
+    starts: list[Start] = field(default_factory=list)
+    given_up: list[int] = field(default_factory=list)
+    moves: list[Cut | Copy] = field(default_factory=list)
+
+    def place(self, sequence: Sequence) -> None:
+        match = best_match(self.spare, sequence.key, sequence.tokens)
+        shared = best_match(self.computed, sequence.key, sequence.tokens)
+        if shared is not None and (match is None or shared.length > match.length):
+            place = self.fresh()
+            self._start(sequence, place, Copy(shared.warm.id, place, shared.length))
+        elif match is not None and (self._costs_little(match) or not (self.free or match.warm is not self.spare[0])):
+            self.spare.remove(match.warm)
+            self._start(sequence, match.warm.id, Cut(match.warm.id, match.length))
+        elif match is not None:
+            # Before its source is given up, should it come to that.
+            place = self.fresh()
+            self._start(sequence, place, Copy(match.warm.id, place, match.length))
+        else:
+            self.starts.append(Start(sequence.request.id, self.fresh(), 0))
+
+    def shrink(self, cells: int) -> None:
+        while sum(len(warm.tokens) for warm in self.spare) > cells:
+            self.give_up()
+
+    def give_up(self) -> int:
+        oldest = self.spare.pop(0).id
+        self.given_up.append(oldest)
+        self.moves.append(Cut(oldest, 0))
+        return oldest
+
+    def _costs_little(self, match: PrefixMatch) -> bool:
+        return LITTLE * (len(match.warm.tokens) - match.length) <= match.length
+
+    def fresh(self) -> int:
+        return self.free.pop(0) if self.free else self.give_up()
+
+    def _start(self, sequence: Sequence, place: int, move: Cut | Copy) -> None:
+        self.moves.append(move)
+        self.starts.append(Start(sequence.request.id, place, move.length))
+        # For the next newcomer: it has been done by then.
+        self.computed.append(CachedSequence(place, sequence.key, sequence.tokens[: move.length]))
+
+
+def _computed(running: Iterable[Sequence]) -> list[CachedSequence]:
+    return [
+        CachedSequence(one.id, one.key, one.tokens[: one.computed])
+        for one in running
+        if one.id is not None and one.computed
+    ]

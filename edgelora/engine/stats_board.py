@@ -1,0 +1,60 @@
+"""Where the engine's thread posts what it tells about itself, and any other thread reads it. Owns how fresh it is."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from edgelora.backends.mlx.limits import allocated_bytes
+from edgelora.engine.scheduler.occupancy import Occupancy
+from edgelora.engine.scheduler.scheduler import Scheduler
+from edgelora.engine.stats import EngineStats
+
+FRESH_SECONDS = 0.1
+"""What takes a walk over all requests is counted this often while steps are computed: on a tiny base a step takes a
+millisecond."""
+
+
+class StatsBoard:
+    """`post` and `close` are the engine's thread's; `stats` is replaced, never changed."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._occupancy: tuple[Occupancy, ...] = ()
+        self._counted = 0.0
+        self.stats = self._stats(0, 0)
+
+    def post(self, steps: int, tokens: int, *, idle: bool = False) -> None:
+        """`idle`: nothing is computed next, so that there is time, and nobody will come by soon."""
+        now = time.monotonic()
+        if idle or now - self._counted >= FRESH_SECONDS:
+            self._occupancy, self._counted = self._scheduler.occupancy(), now
+        self.stats = self._stats(steps, tokens)
+
+    def close(self, steps: int, tokens: int) -> None:
+        """Nothing is held any more; the sums stay."""
+        counts, drafts = self._scheduler.pool.counter.snapshot(), self._scheduler.drafts
+        self.stats = EngineStats(0, 0, (), steps, tokens, *drafts, counts=counts)
+
+    def _stats(self, steps: int, tokens: int) -> EngineStats:
+        scheduler = self._scheduler
+        drafted, accepted = scheduler.drafts
+        allocated, allocated_peak = allocated_bytes()
+        return EngineStats(
+            queued=0,
+            running=scheduler.num_running,
+            adapters=scheduler.pool.snapshot(),
+            steps=steps,
+            tokens=tokens,
+            drafted=drafted,
+            accepted=accepted,
+            allocated_bytes=allocated,
+            allocated_peak_bytes=allocated_peak,
+            pid=os.getpid(),
+            max_queue=scheduler.capacity - scheduler.capabilities.max_sequences,
+            adapter_budget_bytes=scheduler.pool.budget_bytes,
+            kv_cells=scheduler.capabilities.kv_cells,
+            reuse=scheduler.reuse,
+            counts=scheduler.pool.counter.snapshot(),
+            occupancy=self._occupancy,
+        )

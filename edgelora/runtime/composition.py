@@ -1,0 +1,24 @@
+"""Several adapters in one request, by name and weight: what the CLI and Python write, as values. Owns no lookup."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from edgelora.core.errors import UsageError
+from edgelora.core.request import AdapterRef, AdapterUse
+
+
+def compose(resolve: Callable[[str], AdapterRef | None], wanted: Iterable[tuple[str, float]]) -> tuple[AdapterUse, ...]:
+    """The adapters that model ids name, with their weights. An id of the base alone adds nothing.
+
+    Raises what `resolve` raises, and UsageError for a weight of the base.
+    """
+    uses: list[AdapterUse] = []
+    for name, weight in wanted:
+        ref = resolve(name)
+        if ref is not None:
+            uses.append(AdapterUse(ref, weight))
+        elif weight != 1.0:
+            what = f"{name} is the base, which has no weight."
+            raise UsageError("base_weight", what, "Give weights to adapters.", param="adapter")
+    return tuple(uses)

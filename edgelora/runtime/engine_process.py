@@ -1,0 +1,62 @@
+"""A base in an engine's process: what its parent says, and what is opened there. Both ends of one value."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edgelora.backends.setup import Setup
+from edgelora.core.config import Settings
+from edgelora.engine.process import messages
+from edgelora.engine.process.remote import RemoteEngine
+from edgelora.engine.process.watchdog import WatchdogTimes
+from edgelora.runtime.opening.open import open_backend, open_vocabulary
+from edgelora.store.bases.record import BaseRecord
+
+if TYPE_CHECKING:
+    from edgelora.backends.base import Backend
+    from edgelora.core.progress import Progress
+    from edgelora.store.library import Library
+
+OPENER = f"{__name__}:open_base"
+
+
+class OpenRequest(msgspec.Struct, frozen=True):
+    """What `open_base` opens."""
+
+    record: BaseRecord
+    setup: Setup
+    settings: Settings
+
+
+def start_engine(
+    library: Library, record: BaseRecord, setup: Setup, settings: Settings, *, times: WatchdogTimes | None = None
+) -> RemoteEngine:
+    """The engine over `record`, whose process begins to load it now. Raises BaseError, BackendError."""
+    tokenizer = open_vocabulary(record)
+    store = library.prefixes()
+    prefixes = None
+    if store.budget_bytes:
+        template = record.identity.fingerprint.template
+        prefixes = messages.Prefixes(store.layout.root, store.budget_bytes, record.path, template)
+    asked = OpenRequest(record, setup, replace(settings, api_key=None))
+    first = messages.Open(
+        OPENER,
+        messages.encode(asked),
+        settings.adapter_budget_bytes,
+        settings.max_queue,
+        settings.speculate == "auto",
+        os.getpid(),
+        prefixes,
+    )
+    printed = settings.directories.state / "engine.log"
+    return RemoteEngine(first, tokenizer=tokenizer, quarantine=library.quarantine(), printed=printed, times=times)
+
+
+def open_base(argument: bytes, progress: Progress) -> Backend:
+    """In the engine's process. Raises as `open_backend` does."""
+    asked = messages.decoded(argument, OpenRequest)
+    return open_backend(asked.record.check(), asked.setup, asked.settings, progress)

@@ -1,0 +1,79 @@
+"""What the server needs of the runtime, and nothing more. `edgelora.runtime.service.Service` is it; tests
+bring a small one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from edgelora.core.request import AdapterRef, AdapterUse
+from edgelora.core.sampling_params import SamplingParams
+from edgelora.core.tokenizer import Tokenizer
+from edgelora.engine.stats import EngineHealth, EngineStats
+from edgelora.engine.stream import Stream
+from edgelora.runtime.adapter_registry import AdapterRegistry
+from edgelora.runtime.service import ModelCard
+from edgelora.text.prompt import Message
+from edgelora.text.tools import Tool
+
+
+class ResidentBase(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+class Runtime(Protocol):
+    """Thread-safe. All but the properties and `health` may block (a first use converts an adapter): call in threads."""
+
+    @property
+    def base(self) -> ResidentBase: ...
+
+    @property
+    def backend_name(self) -> str:
+        """What computes, for people."""
+        ...
+
+    @property
+    def setup(self) -> object | None:
+        """How, where something was chosen; its text is for people."""
+        ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def limit(self) -> int:
+        """A prompt of so many tokens, or more, is refused."""
+        ...
+
+    @property
+    def registry(self) -> AdapterRegistry:
+        """The installed adapters, to be looked at and changed."""
+        ...
+
+    def models(self) -> list[ModelCard]: ...
+
+    def model(self, model_id: str) -> ModelCard: ...
+
+    def resolve(self, model_id: str) -> AdapterRef | None: ...
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        adapters: Sequence[AdapterUse],
+        sampling: SamplingParams,
+        client: str = "",
+        tools: Sequence[Tool] = (),
+    ) -> Stream: ...
+
+    def complete(
+        self, prompt: str | Sequence[int], *, adapters: Sequence[AdapterUse], sampling: SamplingParams, client: str = ""
+    ) -> Stream: ...
+
+    def default_sampling(self) -> SamplingParams: ...
+
+    def stats(self) -> EngineStats: ...
+
+    def health(self) -> EngineHealth: ...

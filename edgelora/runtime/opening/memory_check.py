@@ -1,0 +1,72 @@
+"""Whether a base fits into memory, decided before any of it is loaded. Pure but for `machine.memory`'s figures.
+
+Weights that are mapped from their file may be dropped and read again by the system: they must fit into the machine at
+all. What is held otherwise (repacked weights, MLX's, the KV) must fit into what is free now, and on Metal into what the
+system gives it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgelora.core.errors import BaseError
+from edgelora.core.files import size_text
+
+if TYPE_CHECKING:
+    from edgelora.backends.setup import Setup
+    from edgelora.core.machine import Memory
+    from edgelora.store.bases.record import BaseRecord
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeed:
+    """Bytes a base takes once it is open, adapters aside."""
+
+    mapped: int
+    """Weights the system may drop and read again."""
+    held: int
+    """Weights it may not."""
+    kv: int
+    """Keys and values at most."""
+
+    @classmethod
+    def of(cls, record: BaseRecord, setup: Setup) -> MemoryNeed:
+        """Of `record`, opened with `setup`. A repacked base is held beside the file it came from."""
+        if record.format == "mlx":
+            return cls(mapped=0, held=record.nbytes, kv=setup.kv_bytes)
+        return cls(record.nbytes, record.nbytes if setup.weights == "repacked" else 0, setup.kv_bytes)
+
+    @property
+    def kept(self) -> int:
+        """What must be in memory all the time."""
+        return self.held + self.kv
+
+    @property
+    def total(self) -> int:
+        return self.mapped + self.held + self.kv
+
+    def __str__(self) -> str:
+        weights = f"weights {size_text(self.mapped + self.held)}"
+        return f"{size_text(self.total)} ({weights}, KV {size_text(self.kv)})"
+
+
+def check_fits(name: str, need: MemoryNeed, memory: Memory, *, working_set: int | None = None) -> None:
+    """Raise BaseError(base_too_large) with the numbers where `need` does not fit.
+
+    `working_set`: bytes Metal lets one process use, where MLX runs on it.
+    """
+    if need.total > memory.total:
+        what = f"The base {name} takes {need}, and this machine has {size_text(memory.total)}."
+    elif need.kept > memory.available:
+        free = f"{size_text(memory.available)} of {size_text(memory.total)} are free"
+        what = f"The base {name} takes {need}, of which {size_text(need.kept)} must stay in memory, and {free}."
+    elif working_set is not None and need.kept > working_set:
+        what = f"The base {name} takes {need}, and Metal gives a process {size_text(working_set)}."
+    else:
+        return
+    remedy = (
+        "Close other programs, keep less context (--context), or choose a smaller base (edgelora base ls). "
+        "EDGELORA_MEMORY_CHECK=off loads it all the same."
+    )
+    raise BaseError("base_too_large", what, remedy)

@@ -1,0 +1,315 @@
+"""One resident base with its adapters: what the CLI and the server share. Owns the wiring and no logic of its own.
+
+A `Service` is a library (`library.py`: what is installed) with one base in memory.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from edgelora.core.errors import BackendError, NotFound
+from edgelora.core.model_id import split_model_id, without_project
+from edgelora.core.progress import Progress
+from edgelora.core.request import AdapterRef, AdapterUse, Request
+from edgelora.core.sampling_params import SamplingParams
+from edgelora.runtime.alora import activated
+from edgelora.runtime.composition import compose
+from edgelora.store.bases.names import goes_by
+from edgelora.store.library import Library, open_library
+
+if TYPE_CHECKING:
+    from edgelora.backends.setup import Setup
+    from edgelora.core.config import Settings
+    from edgelora.core.tokenizer import Tokenizer
+    from edgelora.engine.adapters.pool import PoolEntry
+    from edgelora.engine.client import EngineClient
+    from edgelora.engine.prefix_cache.cache import PrefixCache
+    from edgelora.engine.stats import EngineHealth, EngineStats
+    from edgelora.engine.stream import Stream
+    from edgelora.store.bases.record import BaseRecord
+    from edgelora.store.prefixes.layout import StoredPrefix
+    from edgelora.text.prompt import Message
+    from edgelora.text.tools import Tool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """One entry of a model list: the base, or an adapter of it."""
+
+    id: str
+    created: int
+    """Unix seconds."""
+    parent: str | None
+    """The base's name; None for the base itself."""
+    root: str
+    """The version an id stands for (`name@digest`), or the base's name. Never a path."""
+    resident: bool
+    pinned: bool = False
+    """Whether it stays in memory though nobody uses it."""
+
+
+class Service:
+    """A resident base. Thread-safe. A context manager: leaving it waits for running requests and frees the base."""
+
+    def __init__(
+        self,
+        library: Library,
+        base: BaseRecord,
+        engine: EngineClient,
+        *,
+        setup: Setup | None = None,
+        prefixes: PrefixCache | None = None,
+    ) -> None:
+        """`setup`: what the base is opened with, where that is known; told and not used. `prefixes`: the engine's,
+        where it computes in this process.
+        """
+        from edgelora.runtime.adapter_registry import AdapterRegistry
+        from edgelora.runtime.pins import Pins
+
+        self.library = library
+        self.base = base
+        self.setup = setup
+        self.engine = engine
+        self._prefixes = prefixes
+        self._quarantine = library.quarantine()
+        self._pins = Pins(engine)
+        self.registry = AdapterRegistry(library, base, engine, resolve=self.resolve, pins=self._pins)
+        """The installed adapters of this base, to be looked at and changed."""
+
+    @classmethod
+    def open(cls, settings: Settings, *, base: str | None = None, progress: Progress | None = None) -> Self:
+        """Load a base (`base`, or the chosen one) into this process.
+
+        Raises NotFound, UsageError, BaseError, BackendError.
+        """
+        from edgelora.engine.engine import Engine
+        from edgelora.engine.prefix_cache.cache import open_cache
+        from edgelora.runtime.opening.open import open_backend
+        from edgelora.runtime.opening.plan import plan_setup
+
+        library, record = _opened(settings, base, progress)
+        setup = plan_setup(record, settings)
+        backend = open_backend(record, setup, settings, progress)
+        prefixes = open_cache(library.prefixes(), record, kv=backend.kv_identity)
+        engine = Engine(
+            backend,
+            adapter_budget_bytes=settings.adapter_budget_bytes,
+            max_queue=settings.max_queue,
+            prefixes=prefixes,
+            speculate=settings.speculate == "auto",
+        )
+        return cls(library, record, engine, setup=setup, prefixes=prefixes)
+
+    @classmethod
+    def supervised(cls, settings: Settings, *, base: str | None = None, progress: Progress | None = None) -> Self:
+        """The same with the base in a process of its own, which is started again when it crashes.
+
+        Returns while it loads: `wait_ready` says when it is there, or why not. Raises NotFound, UsageError, BaseError.
+        """
+        from edgelora.runtime.engine_process import start_engine
+        from edgelora.runtime.opening.plan import plan_setup
+
+        library, record = _opened(settings, base, progress)
+        setup = plan_setup(record, settings)
+        engine = start_engine(library, record, setup, settings)
+        return cls(library, record, engine, setup=setup)
+
+    def wait_ready(self, progress: Progress | None = None) -> None:
+        """Return once the base is in memory. Raises what keeps it out."""
+        self.engine.wait_ready(progress)
+
+    def health(self) -> EngineHealth:
+        return self.engine.health()
+
+    def models(self) -> list[ModelCard]:
+        """The base, then every adapter installed for it, by name."""
+        entries = {entry.ref.version: entry for entry in self.engine.stats().adapters}
+        cards = [ModelCard(self.base.name, int(self.base.created), None, self.base.name, True)]
+        mine = self.base.identity.fingerprint.digest
+        for manifest in self.library.store.list():
+            version = manifest.latest
+            if version.base_fingerprint == mine:
+                root = f"{manifest.name}@{version.digest[:12]}"
+                entry = entries.get(version.digest)
+                cards.append(_card(manifest.name, int(version.created), self.base.name, root, entry))
+        return cards
+
+    def model(self, model_id: str) -> ModelCard:
+        """One entry by any form of id. Raises NotFound with near names."""
+        cards = {card.id: card for card in self.models()}
+        if model_id in cards:
+            return cards[model_id]
+        ref = self.resolve(model_id)
+        if ref is None:
+            return cards[self.base.name]
+        entries = {entry.ref: entry for entry in self.engine.stats().adapters}
+        return _card(model_id, cards[ref.name].created, self.base.name, str(ref), entries.get(ref))
+
+    def resolve(self, model_id: str) -> AdapterRef | None:
+        """The adapter version an id names, converted for this base; None is the base alone.
+
+        Raises NotFound with near names, AdapterIncompatible for an adapter of another base, AdapterError(code
+        adapter_quarantined) for one that crashed the engine twice. Never falls back.
+        """
+        parts = split_model_id(model_id)
+        if parts.base is not None and not goes_by(self.base, parts.base):
+            raise NotFound("model", model_id, self._names())
+        if parts.adapter is None or (parts.base is None and goes_by(self.base, parts.adapter)):
+            return None
+        store, spec = self.library.store, without_project(parts.adapter)
+        try:
+            able = self.engine.capabilities
+            ref = store.ref(spec, self.base, to=able.adapter_format, widened=able.widens_adapters)
+        except NotFound as error:
+            if spec.partition("@")[0] in store.names():
+                raise  # a version it does not have: the store says which it has
+            raise NotFound("model", model_id, self._names()) from error
+        self._quarantine.check(ref)
+        self._pins.follow(spec, ref)
+        return ref
+
+    def pin(self, name: str) -> AdapterRef:
+        """Load an adapter and keep it in memory, whatever else is asked for; a new version of it takes its place.
+
+        Returns once it is in memory. Raises as `resolve` does, UsageError for the base, AdapterError where it cannot be
+        loaded or the pins are more than the memory for adapters.
+        """
+        return self.registry.pin(name)
+
+    def prefetch(self, adapter: AdapterRef) -> None:
+        """A hint that it will be asked for soon: it is loaded in the background where there is room. Never fails."""
+        with suppress(BackendError):  # The engine was stopped: whoever asks in earnest will hear of it.
+            self.engine.fetch(adapter)
+
+    def default_sampling(self) -> SamplingParams:
+        """What the base's makers recommend, for requests that say nothing."""
+        return SamplingParams(temperature=self.base.temperature, top_p=self.base.top_p)
+
+    def compose(self, *wanted: str | tuple[str, float]) -> tuple[AdapterUse, ...]:
+        """What acts in a request: model ids, each alone or with its weight. Order does not matter.
+
+        `service.chat(..., adapters=service.compose(("medical-faq", 0.7), ("pirate", 0.3)), ...)`; an id of the base
+        adds nothing. Raises as `resolve` does, and UsageError for a weight of the base.
+        """
+        return compose(self.resolve, ((one, 1.0) if isinstance(one, str) else one for one in wanted))
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        adapters: Sequence[AdapterUse] = (),
+        sampling: SamplingParams,
+        client: str = "",
+        tools: Sequence[Tool] = (),
+    ) -> Stream:
+        """Begin an answer to a conversation, by the base alone or with `adapters` (see `compose`).
+
+        `tools`: functions it is told of; what it calls is in the answer's text, as `calls.py` reads it. An aLoRA acts
+        from the last occurrence of its invocation in the prompt on. `client`: who asks; clients take turns. Raises as
+        `Engine.submit` does.
+        """
+        from edgelora.text.prompt import encode_chat
+        from edgelora.text.system_prefix import system_length
+
+        tokenizer = self.engine.tokenizer
+        tokens = encode_chat(messages, tokenizer, tools=tools, limit=self.limit)
+        system = system_length(messages, tokens, tokenizer, tools=tools)
+        return self._submit(tokens, adapters, sampling, client, system=system)
+
+    def complete(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        adapters: Sequence[AdapterUse] = (),
+        sampling: SamplingParams,
+        client: str = "",
+    ) -> Stream:
+        """Continue a text (or token ids) as it stands, without a chat template. Raises as `chat` does."""
+        from edgelora.text.prompt import encode_text
+
+        tokenizer = self.engine.tokenizer
+        tokens = encode_text(prompt, tokenizer, limit=self.limit) if isinstance(prompt, str) else tuple(prompt)
+        return self._submit(tokens, adapters, sampling, client, system=0)
+
+    def add_prefix(
+        self, system: str, *, adapters: Sequence[AdapterUse] = (), name: str, progress: Progress | None = None
+    ) -> StoredPrefix:
+        """Compute what every conversation with this system message begins with, and keep its KV on disk as `name`.
+
+        Raises UsageError, ContextTooLong, StorageError(code prefix_budget among others), and what ends a request.
+        """
+        from edgelora.engine.prefix_cache.cache import open_cache
+        from edgelora.runtime.named_prefix import add_named
+        from edgelora.text.system_prefix import system_prefix
+
+        tokens = system_prefix(system, self.engine.tokenizer, limit=self.limit)
+        uses = activated(adapters, tokens)
+        if self._prefixes is None:
+            self._prefixes = open_cache(self.library.prefixes(), self.base, kv=self.engine.kv_identity)
+        return add_named(self.engine, self._prefixes, tokens, uses=uses, name=name, progress=progress)
+
+    @property
+    def backend_name(self) -> str:
+        """What computes, for people."""
+        return "MLX" if self.base.format == "mlx" else "llama.cpp"
+
+    def stats(self) -> EngineStats:
+        return self.engine.stats()
+
+    def close(self, *, drain: bool = True, timeout: float | None = None) -> None:
+        """End: finish what runs (`drain`) within `timeout` seconds, or fail it at once; then free the base."""
+        self.engine.close(drain=drain, timeout=timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(drain=kind is None)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.engine.tokenizer
+
+    @property
+    def limit(self) -> int:
+        """A prompt of so many tokens, or more, is refused."""
+        return self.engine.capabilities.sequence_tokens
+
+    def _submit(
+        self,
+        tokens: tuple[int, ...],
+        adapters: Sequence[AdapterUse],
+        sampling: SamplingParams,
+        client: str,
+        *,
+        system: int,
+    ) -> Stream:
+        from edgelora.engine.sampling.guided_decoding import guided_decoder
+
+        guided_decoder(
+            sampling.constraint, self.tokenizer
+        )  # A bad one is refused here, whatever process the engine is in.
+        uses = activated(adapters, tokens)
+        return self.engine.submit(Request(uuid.uuid4().hex, tokens, uses, sampling, client, system))
+
+    def _names(self) -> list[str]:
+        return [self.base.name, *self.library.store.names()]
+
+
+def _opened(settings: Settings, base: str | None, progress: Progress | None) -> tuple[Library, BaseRecord]:
+    """What is installed, and which base to open: by its name and by the backend that the settings name."""
+    from edgelora.store.bases.selection import choose_base
+
+    library = open_library(settings, progress=progress)
+    return library, choose_base(library.bases, base, settings.backend, progress=progress)
+
+
+def _card(model_id: str, created: int, base: str, root: str, entry: PoolEntry | None) -> ModelCard:
+    return ModelCard(model_id, created, base, root, entry is not None, entry is not None and entry.pinned)

@@ -1,0 +1,150 @@
+"""What was measured, kept for the next start: one small file a base, good for this machine and these builds alone."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import msgspec
+
+from edgelora.core.config import Weights
+from edgelora.core.files import discard, write_atomic
+from edgelora.runtime.tuning.search import Workload
+
+if TYPE_CHECKING:
+    from edgelora.core.config import Directories
+    from edgelora.store.bases.record import BaseRecord
+
+logger = logging.getLogger(__name__)
+
+Threads = Annotated[int, msgspec.Meta(ge=1, le=4096)]
+
+
+class Conditions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the times depend on besides the base."""
+
+    processor: str
+    cores: int
+    """Physical ones that may be used."""
+    processors: int
+    library: str
+    """llama.cpp's build."""
+    kernel: str
+    """The native kernel's."""
+
+
+class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One question and its answer."""
+
+    question: str
+    """threads, batch threads or weights."""
+    chosen: str
+    default: str
+    rival: str | None
+    """What the default was compared with last."""
+    ratio: float | None
+    """The rival's time by the default's, the median of the rounds."""
+    sure: bool
+    """Whether the difference was told apart from noise."""
+
+    def __str__(self) -> str:
+        if self.rival is None or self.ratio is None:
+            return f"{self.chosen}: there is no other choice"
+        if not self.sure:
+            return f"{self.chosen}: no difference to {self.rival} that is more than noise"
+        if self.chosen == self.rival:
+            return f"{self.chosen}: {1 / self.ratio:.2f} times as fast as {self.default}"
+        if self.ratio < 1:
+            why = "too little for its cost" if self.question == "weights" else "but others kept the machine busy"
+            return f"{self.chosen}: {self.rival} was {1 / self.ratio:.2f} times as fast, {why}"
+        return f"{self.chosen}: {self.rival} takes {self.ratio:.2f} times as long"
+
+
+class Tuning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    base: str
+    """The base's name when it was measured; for people."""
+    conditions: Conditions
+    threads: Threads
+    batch_threads: Threads
+    weights: Weights | None
+    """None: not measured, for want of memory."""
+    findings: tuple[Finding, ...]
+    seconds: dict[Workload, float]
+    """What a step takes with what was chosen."""
+    others: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    """The share of the machine other programs had meanwhile."""
+    created: float
+    """Unix seconds."""
+    schema: Literal[1] = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Tunings:
+    """The files below `state/tuning`."""
+
+    directories: Directories
+
+    def get(self, record: BaseRecord) -> Tuning | None:
+        """What was measured for this very file's contents, under whatever conditions; None where nothing was."""
+        path = self.path(record)
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=Tuning)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            logger.warning("%s is not used: %s", path, error)
+            return None
+
+    def current(self, record: BaseRecord) -> Tuning | None:
+        """The same, where it still holds: this machine, these builds."""
+        tuning = self.get(record)
+        return tuning if tuning is not None and tuning.conditions == conditions() else None
+
+    def put(self, record: BaseRecord, tuning: Tuning) -> None:
+        """Raises StorageError."""
+        write_atomic(self.path(record), msgspec.json.format(msgspec.json.encode(tuning), indent=2) + b"\n")
+
+    def clear(self, record: BaseRecord) -> bool:
+        """Forget; whether there was anything."""
+        path = self.path(record)
+        known = path.exists()
+        discard(path)
+        return known
+
+    def path(self, record: BaseRecord) -> Path:
+        """By what the base is, not by its name or place: quantizations of one model have different times."""
+        facts = (record.identity.fingerprint.digest, record.quantization, str(record.nbytes))
+        digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()
+        return self.directories.state / "tuning" / f"{digest[:32]}.json"
+
+
+def conditions() -> Conditions:
+    """Those of this process. Loads no native library."""
+    from edgelora.backends.kernels.native import PATH
+    from edgelora.core.machine import processor_name, usable_cores, usable_processors
+
+    return Conditions(
+        processor=processor_name(),
+        cores=usable_cores(),
+        processors=usable_processors(),
+        library=_library_build(),
+        kernel=_digest(PATH.read_bytes()) if PATH.is_file() else "numpy",
+    )
+
+
+def _library_build() -> str:
+    """Names, sizes and times of llama.cpp's libraries: another build of one version is another build."""
+    from importlib.util import find_spec
+
+    found = find_spec("llama_cpp")
+    folders = [] if found is None else found.submodule_search_locations or []
+    files = sorted(path for folder in folders for path in Path(folder, "lib").glob("*") if path.is_file())
+    stats = [(path.name, path.stat()) for path in files]
+    return _digest("".join(f"{name} {stat.st_size} {stat.st_mtime_ns}\n" for name, stat in stats).encode())
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]

@@ -1,0 +1,4 @@
+"""The APIs a client knows: OpenAI, Responses, Together, Groq, vLLM and the adapters API of this server.
+
+Each is a thin translation to `generation` or `management`.
+"""

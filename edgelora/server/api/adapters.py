@@ -1,0 +1,178 @@
+"""/v1/adapters: edgelora's own way to look at, add and change the adapters of the resident base."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+from msgspec import Meta, Struct
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from edgelora.runtime.adapter_registry import InstalledAdapter
+from edgelora.runtime.install.sources import Source
+from edgelora.server.generation.request_body import invalid, missing, typed
+from edgelora.server.management.hub_source import parse_repository
+from edgelora.server.management.job_routes import job_fields
+from edgelora.server.management.jobs import Task
+from edgelora.server.management.manager import Manager, in_thread, reply
+from edgelora.store.adapters.manifest import AdapterManifest
+
+Text = Annotated[str, Meta(min_length=1, max_length=512)]
+VersionText = Annotated[str, Meta(min_length=1, max_length=128)] | Annotated[int, Meta(ge=1)]
+
+
+class AddAdapterBody(Struct, frozen=True):
+    """An upload (`file_id`), or a repository (`source`) with a token where it is private."""
+
+    name: Text
+    file_id: Text | None = None
+    source: Text | None = None
+    token: str | None = None
+
+
+class AliasBody(Struct, frozen=True):
+    version: VersionText
+
+
+class RollbackBody(Struct, frozen=True):
+    version: VersionText | None = None
+    """None: the one before the present."""
+
+
+class AdaptersRoutes:
+    def __init__(self, manager: Manager) -> None:
+        self._manager = manager
+        self._registry = manager.registry
+
+    def routes(self, prefix: str) -> list[Route]:
+        one = f"{prefix}/adapters/{{name}}"
+        alias = f"{one}/aliases/{{alias}}"
+        return [
+            Route(f"{prefix}/adapters", self.index, methods=["GET"]),
+            Route(f"{prefix}/adapters", self.add, methods=["POST"]),
+            Route(one, self.retrieve, methods=["GET"]),
+            Route(one, self.delete, methods=["DELETE"]),
+            Route(f"{one}/pin", self.pin, methods=["POST"]),
+            Route(f"{one}/unpin", self.unpin, methods=["POST"]),
+            Route(f"{one}/warm", self.warm, methods=["POST"]),
+            Route(f"{one}/rollback", self.roll_back, methods=["POST"]),
+            Route(alias, self.point, methods=["PUT"]),
+            Route(alias, self.unpoint, methods=["DELETE"]),
+            Route(f"{prefix}/models/{{id:path}}", self.delete_model, methods=["DELETE"]),
+        ]
+
+    async def index(self, _request: Request) -> Response:
+        found = await in_thread(self._registry.latest)
+        return reply({"object": "list", "data": [adapter_fields(held) for held in found]})
+
+    async def retrieve(self, request: Request) -> Response:
+        return await self._one(request)
+
+    async def add(self, request: Request) -> Response:
+        """202 with a job: its status says what became of it."""
+        body = typed(await self._manager.read(request), AddAdapterBody)
+        source = await in_thread(lambda: self._source(body))
+        job, _ = self._manager.submit(Task("adapter", body.name, str(source)), source)
+        answer = reply(job_fields(job), 202)
+        answer.headers["location"] = f"/v1/jobs/{job.id}"
+        return answer
+
+    async def delete(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        gone = await in_thread(lambda: self._registry.remove(name))
+        versions = [version.number for version in gone]
+        return reply({"id": name, "object": "adapter", "deleted": True, "versions": versions})
+
+    async def delete_model(self, request: Request) -> Response:
+        """The same in OpenAI's shape, by any form of a model id."""
+        model_id = request.path_params["id"]
+        await in_thread(lambda: self._registry.remove(model_id))
+        return reply({"id": model_id, "object": "model", "deleted": True})
+
+    async def pin(self, request: Request) -> Response:
+        return await self._one(request, self._registry.pin)
+
+    async def unpin(self, request: Request) -> Response:
+        return await self._one(request, self._registry.unpin)
+
+    async def warm(self, request: Request) -> Response:
+        """Where memory is full of what others hold, it is converted and not resident; that is no error."""
+        return await self._one(request, self._registry.warm)
+
+    async def roll_back(self, request: Request) -> Response:
+        body = typed(await self._optional(request), RollbackBody)
+        selector = None if body.version is None else str(body.version)
+        return await self._one(request, lambda name: self._registry.roll_back(name, selector))
+
+    async def point(self, request: Request) -> Response:
+        body = typed(await self._manager.read(request), AliasBody)
+        alias = request.path_params["alias"]
+        return await self._one(request, lambda name: self._registry.point(name, alias, str(body.version)))
+
+    async def unpoint(self, request: Request) -> Response:
+        alias = request.path_params["alias"]
+        return await self._one(request, lambda name: self._registry.unpoint(name, alias))
+
+    async def _one(self, request: Request, change: Callable[[str], object] | None = None) -> Response:
+        """The adapter as it is, after `change` where there is one."""
+        name = request.path_params["name"]
+
+        def work() -> InstalledAdapter:
+            if change is not None:
+                self._registry.get(name)  # an unknown name is a 404 of this route's kind
+                change(name)
+            return self._registry.get(name)
+
+        return reply(adapter_fields(await in_thread(work)))
+
+    async def _optional(self, request: Request) -> dict[str, object]:
+        empty = "transfer-encoding" not in request.headers and request.headers.get("content-length", "0") == "0"
+        return {} if empty else await self._manager.read(request)
+
+    def _source(self, body: AddAdapterBody) -> Source:
+        if (body.file_id is None) == (body.source is None):
+            raise missing("source") if body.source is None else invalid("source", "stands beside 'file_id': send one")
+        if body.file_id is not None:
+            return self._manager.uploaded(body.file_id, param="file_id")
+        return parse_repository(body.source or "", token=body.token, param="source")
+
+
+def adapter_fields(held: InstalledAdapter) -> dict[str, object]:
+    """One adapter version; `requests`, `hits` (those that found it in memory) and `last_use` are of all its versions.
+
+    Sizes in bytes, times in Unix seconds. Never a path.
+    """
+    manifest, version, entry, counts = held.manifest, held.version, held.entry, held.counts
+    return {
+        "id": manifest.name,
+        "object": "adapter",
+        "version": version.number,
+        "digest": version.digest,
+        "created": int(version.created),
+        "base": version.base_name,
+        "rank": version.rank,
+        "alpha": version.alpha,
+        "targets": list(version.targets),
+        "parameters": version.parameters,
+        "origin": version.origin,
+        "bytes": version.nbytes,
+        "resident": entry is not None and entry.resident,
+        "memory_bytes": None if entry is None else entry.ref.nbytes,
+        "leases": 0 if entry is None else entry.leases,
+        "pinned": entry is not None and entry.pinned,
+        "quarantined": held.quarantined,
+        "requests": 0 if counts is None else counts.requests,
+        "hits": 0 if counts is None else counts.hits,
+        "last_use": None if counts is None else counts.last_used,
+        "versions": _versions(manifest),
+        "aliases": dict(manifest.aliases),
+    }
+
+
+def _versions(manifest: AdapterManifest) -> list[dict[str, object]]:
+    return [
+        {"version": one.number, "digest": one.digest, "created": int(one.created), "bytes": one.nbytes}
+        for one in manifest.versions
+    ]

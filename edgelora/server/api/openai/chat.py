@@ -1,0 +1,201 @@
+"""POST /v1/chat/completions: the body, its messages, and how the answer is worded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from edgelora.core.errors import UsageError
+from edgelora.core.sampling_params import MAX_LOGPROBS, Constraint, SamplingParams
+from edgelora.engine.stream import Stream
+from edgelora.runtime.interface import Runtime
+from edgelora.server.api.openai.chat_writer import ChatFormat, ChatWriter
+from edgelora.server.generation.generate import Job, begin_all
+from edgelora.server.generation.request_adapters import acting
+from edgelora.server.generation.request_body import (
+    CHAT_INERT,
+    GenerationFields,
+    Positive,
+    check_text,
+    client_of,
+    invalid,
+    missing,
+    parse_body,
+    refuse_unsupported,
+    unsupported,
+)
+from edgelora.server.generation.sse import ReplyShape
+from edgelora.server.generation.tool_request import (
+    MAX_TOOLS,
+    Choice,
+    FunctionName,
+    ResponseFormat,
+    Toolbox,
+    ToolSpec,
+    answer_schema,
+    is_json_object,
+    naming,
+    toolbox,
+)
+from edgelora.server.http.endpoint import Inert
+from edgelora.text.prompt import Message
+from edgelora.text.tools import ToolCall
+
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
+"""The roles a message may have, and the template's word for each. `developer` is the newer name of `system`."""
+
+_PART_TYPES = frozenset({"image_url", "input_audio", "file", "refusal"})
+_MESSAGE_INERT: Inert = {"name": (), "function_call": (), "audio": (), "refusal": ()}
+
+
+class Part(Struct, frozen=True):
+    """One piece of a message's content."""
+
+    type: str
+    text: str | None = None
+
+
+class FormerFunction(Struct, frozen=True):
+    name: FunctionName
+    arguments: str
+    """A JSON object, as text."""
+
+
+class FormerCall(Struct, frozen=True):
+    id: str
+    function: FormerFunction
+    type: Literal["function"] = "function"
+
+
+class ChatMessage(Struct, frozen=True):
+    role: str
+    content: str | list[Part] | None = None
+    tool_calls: list[FormerCall] | None = None
+    tool_call_id: str | None = None
+
+
+class ChatBody(GenerationFields, frozen=True, kw_only=True):
+    messages: Annotated[list[ChatMessage], Meta(min_length=1)]
+    max_completion_tokens: Positive | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+    tools: Annotated[list[ToolSpec], Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: Choice | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+
+    @property
+    def limit(self) -> int | None:
+        """How many tokens the answer may have. Raises UsageError where the two names of the field disagree."""
+        old, new = self.max_tokens, self.max_completion_tokens
+        if old is not None and new is not None and old != new:
+            raise invalid("max_tokens", "disagrees with 'max_completion_tokens'")
+        return old if new is None else new
+
+
+def start_chat(runtime: Runtime, raw: dict[str, object]) -> Job:
+    """Parse a body and begin its answer. Raises UsageError, NotFound and what the runtime raises."""
+    return begin_chat(runtime, raw)[0]
+
+
+def begin_chat(runtime: Runtime, raw: dict[str, object]) -> tuple[Job, ChatFormat]:
+    """The same, with how the answer is read, for other APIs' words. Raises as `start_chat`."""
+    body = parse_body(raw, ChatBody, CHAT_INERT)
+    messages = chat_messages(body.messages, raw)
+    box = chat_tools(body)
+    schema = answer_schema(body.response_format)
+    constraint = box.held_to(schema)
+    _check_together(body, box, constraint)
+    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    limit = body.limit
+    adapters = acting(runtime, body)
+    samplings = body.samplings(runtime.default_sampling(), max_tokens=limit, logprobs=logprobs, constraint=constraint)
+
+    def submit(sampling: SamplingParams) -> Stream:
+        return runtime.chat(messages, adapters=adapters, sampling=sampling, client=client_of(raw), tools=box.tools)
+
+    with naming("response_format" if schema is not None and not box.must else "tools"):
+        streams = begin_all(samplings, submit)
+    chat_format = ChatFormat(bool(body.logprobs), box.reader if box.may else None, box.several)
+    return Job(body, adapters, streams, lambda: ChatWriter(chat_format)), chat_format
+
+
+def chat_tools(body: ChatBody) -> Toolbox:
+    """The functions of a body. Raises UsageError naming the field."""
+    return toolbox(body.tools, body.tool_choice, body.parallel_tool_calls)
+
+
+def _check_together(body: ChatBody, box: Toolbox, constraint: Constraint | None) -> None:
+    """What cannot be honoured beside each other is refused."""
+    if body.top_logprobs and not body.logprobs:
+        raise invalid("top_logprobs", "is only allowed together with 'logprobs': true")
+    if body.logprobs and box.may:
+        raise invalid("logprobs", "is not told of answers that may call functions: leave out one of the two")
+    if body.stop and constraint is not None:
+        why = "would cut JSON short: leave it out beside 'response_format', or where a call is required"
+        raise invalid("stop", why)
+
+
+def chat_messages(messages: Sequence[ChatMessage], raw: dict[str, Any]) -> list[Message]:
+    """The conversation for the template. `raw`: the body they were parsed from. Raises UsageError naming the field."""
+    return [
+        _message(message, given, f"messages[{index}].")
+        for index, (message, given) in enumerate(zip(messages, raw["messages"], strict=True))
+    ]
+
+
+def _message(message: ChatMessage, given: Mapping[str, object], at: str) -> Message:
+    refuse_unsupported(given, _MESSAGE_INERT, at=at)
+    if message.role == "function":
+        raise unsupported(f"{at}role", tuple(ROLES))
+    if message.role not in ROLES:
+        raise invalid(f"{at}role", f"must be one of {', '.join(ROLES)}")
+    calls = _calls(message, at)
+    if message.role == "tool" and message.tool_call_id is None:
+        raise missing(f"{at}tool_call_id")
+    content = message.content
+    if content is None and not calls:
+        raise missing(f"{at}content")
+    text = (content or "") if content is None or isinstance(content, str) else _joined(content, f"{at}content")
+    check_text(text, f"{at}content")
+    return Message(ROLES[message.role], text, calls, message.tool_call_id or "")
+
+
+def _calls(message: ChatMessage, at: str) -> tuple[ToolCall, ...]:
+    if message.tool_calls and message.role != "assistant":
+        raise invalid(f"{at}tool_calls", "may only stand in an assistant's message")
+    return tuple(_call(call, f"{at}tool_calls[{index}]") for index, call in enumerate(message.tool_calls or ()))
+
+
+def _call(call: FormerCall, at: str) -> ToolCall:
+    check_text(call.function.arguments, f"{at}.function.arguments")
+    if not is_json_object(call.function.arguments):
+        raise invalid(f"{at}.function.arguments", "must be a JSON object, as text")
+    return ToolCall(call.id, call.function.name, call.function.arguments)
+
+
+def _joined(parts: list[Part], at: str) -> str:
+    """The texts of the parts, each on lines of its own."""
+    if not parts:
+        raise invalid(at, "must hold at least one part")
+    return "\n".join(_part_text(part, f"{at}[{index}]") for index, part in enumerate(parts))
+
+
+def _part_text(part: Part, at: str) -> str:
+    if part.type in _PART_TYPES:
+        raise UsageError(
+            "unsupported_parameter",
+            f"The content type {part.type!r} is not supported.",
+            "Send text.",
+            param=f"{at}.type",
+        )
+    if part.type != "text":
+        raise invalid(f"{at}.type", "must be 'text'")
+    if part.text is None:
+        raise missing(f"{at}.text")
+    return part.text
+
+
+CHAT = ReplyShape(id_prefix="chatcmpl-", object="chat.completion", chunk_object="chat.completion.chunk")

@@ -1,0 +1,124 @@
+"""POST /v1/completions: the body, its prompt, and how the answer is worded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
+
+from edgelora.core.errors import ContextTooLong
+from edgelora.core.events import FinishReason, TextDelta
+from edgelora.core.sampling_params import MAX_LOGPROBS, SamplingParams
+from edgelora.engine.stream import Stream
+from edgelora.runtime.interface import Runtime
+from edgelora.server.generation.choice_writer import ChoiceEnd, Delta, Fields, completion_logprobs, scored, text_of
+from edgelora.server.generation.generate import Job, begin_all
+from edgelora.server.generation.request_adapters import acting
+from edgelora.server.generation.request_body import (
+    COMPLETION_INERT,
+    GenerationFields,
+    TokenId,
+    check_text,
+    client_of,
+    invalid,
+    parse_body,
+)
+from edgelora.server.generation.sse import ReplyShape
+
+DEFAULT_MAX_TOKENS = 16
+"""What this API has always meant by leaving `max_tokens` out; chat has no such bound."""
+
+
+class CompletionBody(GenerationFields, frozen=True, kw_only=True):
+    prompt: str | list[str | TokenId | list[TokenId]]
+    echo: bool | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
+
+
+def start_completion(runtime: Runtime, raw: dict[str, object]) -> Job:
+    """Parse a body and begin its answer. Raises UsageError, NotFound and what the runtime raises."""
+    return begin_completion(runtime, raw)[0]
+
+
+def begin_completion(runtime: Runtime, raw: dict[str, object], *, scored: bool = False) -> tuple[Job, CompletionWriter]:
+    """The same, with how the answer is worded, for other APIs' words. `scored`: its tokens are, asked for or not.
+    Raises as `start_completion`."""
+    body = parse_body(raw, CompletionBody, COMPLETION_INERT)
+    prompt = _prompt(body.prompt)
+    adapters = acting(runtime, body)
+    limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    logprobs = 0 if scored and body.logprobs is None else body.logprobs
+    samplings = body.samplings(runtime.default_sampling(), max_tokens=limit, logprobs=logprobs)
+    writer = CompletionWriter(_echo(body, prompt, runtime), body.logprobs)
+
+    def submit(sampling: SamplingParams) -> Stream:
+        return runtime.complete(prompt, adapters=adapters, sampling=sampling, client=client_of(raw))
+
+    try:
+        streams = begin_all(samplings, submit)
+    except ContextTooLong as error:
+        error.param = "prompt"
+        raise
+    return Job(body, adapters, streams, lambda: writer), writer
+
+
+def _echo(body: CompletionBody, prompt: str | tuple[int, ...], runtime: Runtime) -> str:
+    """What of the prompt stands before the answer."""
+    if not body.echo:
+        return ""
+    if body.logprobs is not None:
+        raise invalid("echo", "is not supported together with 'logprobs': those of a prompt are not computed")
+    if isinstance(prompt, str):
+        return prompt
+    tokenizer = runtime.tokenizer
+    known = [token for token in prompt if token < tokenizer.size]  # The engine refuses the others.
+    return b"".join(map(tokenizer.piece, known)).decode(errors="replace")
+
+
+def _prompt(prompt: str | list[str | int | list[int]]) -> str | tuple[int, ...]:
+    """A text or token ids; a list of one of either counts as that one."""
+    if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int):
+        return _single(prompt[0])
+    if isinstance(prompt, str):
+        return _single(prompt)
+    ids = [item for item in prompt if isinstance(item, int)]
+    if len(ids) < len(prompt):
+        raise invalid("prompt", "holds several prompts, and one is answered per request")
+    return _single(ids)
+
+
+def _single(prompt: str | list[int]) -> str | tuple[int, ...]:
+    if isinstance(prompt, str):
+        check_text(prompt, "prompt")
+        return prompt
+    if not prompt:
+        raise invalid("prompt", "holds no tokens")
+    return tuple(prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionWriter:
+    """How a choice is worded: `echo`, what stands before it; `logprobs`, how many likeliest tokens beside each."""
+
+    echo: str = ""
+    logprobs: int | None = None
+
+    def opening(self) -> Sequence[Delta]:
+        return (Delta({"text": self.echo}),) if self.echo else ()
+
+    def more(self, delta: TextDelta) -> Sequence[Delta]:
+        return (Delta({"text": delta.text}, self._logprobs([delta])),)
+
+    def closing(self, reason: FinishReason) -> ChoiceEnd:
+        return ChoiceEnd((Delta({"text": ""}),), str(reason))
+
+    def whole(self, deltas: Sequence[TextDelta], reason: FinishReason) -> ChoiceEnd:
+        return ChoiceEnd((Delta({"text": self.echo + text_of(deltas)}, self._logprobs(deltas)),), str(reason))
+
+    def _logprobs(self, deltas: Sequence[TextDelta]) -> Fields | None:
+        return None if self.logprobs is None else completion_logprobs(scored(deltas), tops=self.logprobs > 0)
+
+
+COMPLETION = ReplyShape(id_prefix="cmpl-", object="text_completion", chunk_object="text_completion")

@@ -1,0 +1,142 @@
+"""/v1/files: adapters' archives sent by clients, OpenAI's shapes. What becomes of them is other families'."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from anyio import to_thread
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from edgelora.core.errors import AdapterUnsupported, UsageError
+from edgelora.server.generation.request_body import invalid, missing
+from edgelora.server.http.multipart import FormReader
+from edgelora.server.http.upload_body import FORM_BYTES
+from edgelora.server.management.manager import Manager, in_thread, reply
+from edgelora.store.uploads import Incoming, UploadedFile
+
+PURPOSES = ("fine_tuning", "fine-tune")
+"""Groq's word and OpenAI's, for the same."""
+DAY = 24 * 3600
+DEFAULT_SECONDS = 30 * DAY
+MIN_SECONDS, MAX_SECONDS = 3600, 30 * DAY
+MAX_LIMIT = 10_000
+
+
+class FilesRoutes:
+    def __init__(self, manager: Manager) -> None:
+        self._manager = manager
+        self._uploads = manager.uploads
+
+    def routes(self, prefix: str) -> list[Route]:
+        return [
+            Route(f"{prefix}/files", self.index, methods=["GET"]),
+            Route(f"{prefix}/files", self.create, methods=["POST"]),
+            Route(f"{prefix}/files/{{id}}", self.retrieve, methods=["GET"]),
+            Route(f"{prefix}/files/{{id}}", self.delete, methods=["DELETE"]),
+        ]
+
+    async def create(self, request: Request) -> Response:
+        """Take an archive in. What it may not be is said now; what is wrong inside it, when it is installed."""
+        limit = self._manager.options.upload_bytes + FORM_BYTES
+        content_type = request.headers.get("content-type", "")
+        reception = self._manager.reception
+        async with reception.receiving(request.scope, request.receive, limit=limit) as arrival:
+            form = await arrival.form(content_type)
+            file = await to_thread.run_sync(_keep, arrival.incoming, form)
+        return reply(file_fields(file))
+
+    async def index(self, request: Request) -> Response:
+        query = request.query_params
+        files = await to_thread.run_sync(self._uploads.every)
+        page, more = select(files, purpose=query.get("purpose"), order=query.get("order", "desc"),
+                            after=query.get("after"), limit=query.get("limit"))  # fmt: skip
+        ends = {"first_id": page[0].id, "last_id": page[-1].id} if page else {"first_id": None, "last_id": None}
+        return reply({"object": "list", "data": [file_fields(file) for file in page], "has_more": more, **ends})
+
+    async def retrieve(self, request: Request) -> Response:
+        file_id = request.path_params["id"]
+        return reply(file_fields(await in_thread(lambda: self._uploads.get(file_id))))
+
+    async def delete(self, request: Request) -> Response:
+        file_id = request.path_params["id"]
+        gone = await in_thread(lambda: self._uploads.delete(file_id))
+        return reply({"id": gone.id, "object": "file", "deleted": True})
+
+
+def file_fields(file: UploadedFile) -> dict[str, object]:
+    """OpenAI's FileObject; Groq's is the same without `status`."""
+    return {
+        "id": file.id,
+        "object": "file",
+        "bytes": file.nbytes,
+        "created_at": int(file.created),
+        "expires_at": int(file.expires),
+        "filename": file.filename,
+        "purpose": file.purpose,
+        "status": "processed",
+    }
+
+
+def select(
+    files: list[UploadedFile], *, purpose: str | None, order: str, after: str | None, limit: str | None
+) -> tuple[list[UploadedFile], bool]:
+    """A page of a list that is oldest first, and whether there is more behind it. Raises UsageError."""
+    if order not in ("asc", "desc"):
+        raise invalid("order", "must be 'asc' or 'desc'")
+    count = int(limit) if limit is not None and limit.isascii() and limit.isdigit() and len(limit) < 9 else None
+    if limit is not None and (count is None or not 1 <= count <= MAX_LIMIT):
+        raise invalid("limit", f"must be a number from 1 to {MAX_LIMIT}")
+    chosen = [file for file in files if purpose in (None, file.purpose)]
+    if order == "desc":
+        chosen.reverse()
+    if after is not None:
+        ids = [file.id for file in chosen]
+        if after not in ids:
+            raise invalid("after", "is the id of no file in the list")
+        chosen = chosen[ids.index(after) + 1 :]
+    size = count or MAX_LIMIT
+    return chosen[:size], len(chosen) > size
+
+
+def lifetime(fields: dict[str, str]) -> float:
+    """Seconds a file is kept, from OpenAI's `expires_after`. Raises UsageError."""
+    anchor, text = (fields.get(f"expires_after[{name}]") for name in ("anchor", "seconds"))
+    if anchor is None and text is None:
+        return DEFAULT_SECONDS
+    if anchor != "created_at":
+        raise invalid("expires_after[anchor]", "must be 'created_at'")
+    seconds = int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 12 else 0
+    if not MIN_SECONDS <= seconds <= MAX_SECONDS:
+        raise invalid("expires_after[seconds]", f"must be from {MIN_SECONDS} to {MAX_SECONDS}")
+    return seconds
+
+
+def _keep(incoming: Incoming, form: FormReader) -> UploadedFile:
+    purpose = form.fields.get("purpose")
+    if purpose is None:
+        raise missing("purpose")
+    if purpose not in PURPOSES:
+        raise invalid("purpose", f"must be one of {', '.join(map(repr, PURPOSES))}: adapters are what is taken")
+    seconds, name = lifetime(form.fields), form.filename or ""
+    _check_archive(incoming.sync(), name)
+    return incoming.keep(filename=name, purpose=purpose, seconds=seconds)
+
+
+def _check_archive(path: Path, name: str) -> None:
+    """Raises AdapterUnsupported unless it is a zip or tar.gz, by what it is and not by its name."""
+    from edgelora_converters.archive.unpack import source_kind
+    from edgelora_converters.peft.folder import PICKLES, refuse_pickle
+
+    try:
+        if Path(name).suffix.lower() in PICKLES:
+            raise refuse_pickle(name)
+        source_kind(path)
+    except AdapterUnsupported as error:
+        if error.code == "adapter_container":
+            what = f"{name} is neither a zip nor a tar.gz file."
+            remedy = "Send an archive that holds adapter_config.json and adapter_model.safetensors."
+            raise UsageError(error.code, what, remedy, param="file") from None
+        error.param = "file"
+        raise

@@ -1,0 +1,178 @@
+"""POST /tokenize, /detokenize and .../input_tokens: texts as tokens, tokens as text, and how many a request would have.
+
+Three servers' clients are understood. vLLM's send `prompt` or `messages`, llama-server's `content`; each finds its own
+fields in the reply. Nothing here touches the engine.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+from starlette.routing import Route
+
+from edgelora.core.errors import UsageError
+from edgelora.core.tokenizer import Tokenizer
+from edgelora.runtime.interface import Runtime
+from edgelora.server.api.openai.chat import ChatBody, ChatMessage, chat_messages, chat_tools
+from edgelora.server.generation.request_body import (
+    CHAT_INERT,
+    ModelName,
+    TokenId,
+    check_text,
+    invalid,
+    missing,
+    parse_body,
+    refuse_unsupported,
+    typed,
+)
+from edgelora.server.http.endpoint import Inert
+from edgelora.server.http.json_route import JsonRoute
+from edgelora.server.http.options import ServerOptions
+from edgelora.text.prompt import LARGE, encode_chat
+
+TOKENIZE_INERT: Inert = {
+    "add_generation_prompt": (True,),
+    "chat_template": (),
+    "chat_template_kwargs": ({},),
+    "continue_final_message": (False,),
+    "tools": ([],),
+}
+
+
+class TokenizeBody(Struct, frozen=True, kw_only=True):
+    """One of `prompt`, `messages`, `content`. A conversation goes through the base's template; BOS stands once."""
+
+    model: ModelName | None = None
+    prompt: str | None = None
+    messages: Annotated[list[ChatMessage], Meta(min_length=1)] | None = None
+    content: str | None = None
+    add_special_tokens: bool | None = None
+    """Of a `prompt`: whether BOS goes in front. It does where this is left out."""
+    return_token_strs: bool | None = None
+    add_special: bool | None = None
+    """Of `content`: the same, and it does not where this is left out."""
+    parse_special: bool | None = None
+    """Of `content`: whether written-out control tokens become those tokens. They do where this is left out."""
+    with_pieces: bool | None = None
+
+
+class DetokenizeBody(Struct, frozen=True, kw_only=True):
+    tokens: list[TokenId]
+    model: ModelName | None = None
+
+
+class Piece(Struct, frozen=True):
+    id: int
+    piece: str | list[int]
+    """The token's text; its bytes where they are no text by themselves."""
+
+
+class Tokenized(Struct, frozen=True):
+    tokens: list[int | Piece]
+    count: int
+    max_model_len: int
+    """Tokens that prompt and answer may have together."""
+    token_strs: list[str] | None = None
+
+
+class Detokenized(Struct, frozen=True):
+    """The same text under both servers' names. Control tokens have none."""
+
+    prompt: str
+    content: str
+
+
+class InputTokens(Struct, frozen=True):
+    input_tokens: int
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+
+
+def token_routes(prefix: str, runtime: Runtime, options: ServerOptions) -> list[Route]:
+    """`prefix` may be empty: that is where vLLM and llama-server have these two."""
+    return [
+        Route(f"{prefix}/tokenize", JsonRoute(options, lambda raw: tokenize(runtime, raw)), methods=["POST"]),
+        Route(f"{prefix}/detokenize", JsonRoute(options, lambda raw: detokenize(runtime, raw)), methods=["POST"]),
+    ]
+
+
+def count_routes(prefix: str, runtime: Runtime, options: ServerOptions) -> list[Route]:
+    chat = JsonRoute(options, lambda raw: count_chat(runtime, raw))
+    return [Route(f"{prefix}/chat/completions/input_tokens", chat, methods=["POST"])]
+
+
+def tokenize(runtime: Runtime, raw: dict[str, object]) -> Tokenized:
+    """Raises UsageError naming the field, and NotFound for an unknown model."""
+    refuse_unsupported(raw, TOKENIZE_INERT)
+    body = typed(raw, TokenizeBody)
+    _check_model(runtime, body.model)
+    tokenizer = runtime.tokenizer
+    ids = _ids(body, raw, tokenizer)
+    return Tokenized(
+        tokens=[_piece(token, tokenizer) for token in ids] if body.with_pieces else list(ids),
+        count=len(ids),
+        max_model_len=runtime.limit,
+        token_strs=[_text([token], tokenizer) for token in ids] if body.return_token_strs else None,
+    )
+
+
+def detokenize(runtime: Runtime, raw: dict[str, object]) -> Detokenized:
+    """Raises UsageError for an id the vocabulary does not have, and NotFound for an unknown model."""
+    body = typed(raw, DetokenizeBody)
+    _check_model(runtime, body.model)
+    tokenizer = runtime.tokenizer
+    for index, token in enumerate(body.tokens):
+        if token >= tokenizer.size:
+            raise invalid(f"tokens[{index}]", f"must be below {tokenizer.size}, the size of the vocabulary")
+    text = _text(body.tokens, tokenizer)
+    return Detokenized(text, text)
+
+
+def count_chat(runtime: Runtime, raw: dict[str, object]) -> InputTokens:
+    """How long a chat body's prompt is, also where it would not fit. Raises as the chat route does."""
+    body = parse_body(raw, ChatBody, CHAT_INERT)
+    messages = chat_messages(body.messages, raw)
+    _check_model(runtime, body.model)
+    return InputTokens(len(encode_chat(messages, runtime.tokenizer, tools=chat_tools(body).tools)))
+
+
+def _check_model(runtime: Runtime, model: str | None) -> None:
+    # Every adapter has the base's vocabulary, so it is enough that the model exists.
+    if model is not None:
+        check_text(model, "model")
+        runtime.model(model)
+
+
+def _ids(body: TokenizeBody, raw: dict[str, object], tokenizer: Tokenizer) -> tuple[int, ...]:
+    given = [name for name in ("prompt", "messages", "content") if getattr(body, name) is not None]
+    if not given:
+        raise missing("prompt")
+    if len(given) > 1:
+        raise invalid(given[1], f"is given together with {given[0]!r}; one of them is tokenised")
+    if body.messages is not None:
+        return encode_chat(chat_messages(body.messages, raw), tokenizer)
+    if body.prompt is not None:
+        return _tokens(body.prompt, tokenizer, param="prompt", special=True, bos=body.add_special_tokens is not False)
+    special = body.parse_special is not False
+    return _tokens(body.content or "", tokenizer, param="content", special=special, bos=bool(body.add_special))
+
+
+def _tokens(text: str, tokenizer: Tokenizer, *, param: str, special: bool, bos: bool) -> tuple[int, ...]:
+    check_text(text, param)
+    if len(text) > LARGE:
+        what = f"The text has {len(text):,} characters; at most {LARGE:,} are accepted."
+        raise UsageError("prompt_too_large", what, "Send it in parts.", param=param)
+    written = special and tokenizer.bos_text and text.startswith(tokenizer.bos_text)
+    return tuple(tokenizer.tokenize(text, special=special, bos=bos and not written))
+
+
+def _text(tokens: list[int], tokenizer: Tokenizer) -> str:
+    return b"".join(tokenizer.piece(token) for token in tokens).decode("utf-8", errors="replace")
+
+
+def _piece(token: int, tokenizer: Tokenizer) -> Piece:
+    piece = tokenizer.piece(token)
+    try:
+        return Piece(token, piece.decode("utf-8"))
+    except UnicodeDecodeError:
+        return Piece(token, list(piece))

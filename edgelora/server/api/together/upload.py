@@ -1,0 +1,66 @@
+"""POST /v1/models: Together's upload of the 1.x and 2.x clients, from a repository or from a file that was uploaded."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from msgspec import Meta, Struct
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from edgelora.core.model_id import without_project
+from edgelora.runtime.install.sources import Source
+from edgelora.server.generation.request_body import invalid, typed
+from edgelora.server.management.hub_source import check_token, parse_repository
+from edgelora.server.management.job_routes import TOGETHER_KIND
+from edgelora.server.management.jobs import Task
+from edgelora.server.management.manager import Manager, in_thread, reply
+
+Text = Annotated[str, Meta(min_length=1, max_length=512)]
+
+_FILE_ID = re.compile(r"file-[0-9a-f]{24}")
+
+
+class Upload(Struct, frozen=True):
+    model_name: Text
+    model_source: Text
+    model_type: Text = "adapter"
+    base_model: Text | None = None
+    lora_model: Text | None = None
+    hf_token: str | None = None
+    description: Annotated[str, Meta(max_length=4096)] | None = None
+
+
+class TogetherRoutes:
+    def __init__(self, manager: Manager) -> None:
+        self._manager = manager
+
+    def routes(self, prefix: str) -> list[Route]:
+        return [Route(f"{prefix}/models", self.upload, methods=["POST"])]
+
+    async def upload(self, request: Request) -> Response:
+        """The job is at /v1/jobs/{id}. `model_name` may have a project before it, which is let go."""
+        body = typed(await self._manager.read(request), Upload)
+        if body.model_type != "adapter":
+            raise invalid("model_type", "must be 'adapter': the server's base is chosen where it is started")
+        if body.lora_model is not None:
+            raise invalid("lora_model", "names an adapter that is hosted elsewhere; name it in 'model_source'")
+        self._manager.check_base(body.base_model, param="base_model")
+        source = await in_thread(lambda: self._source(body))
+        task = Task(TOGETHER_KIND, without_project(body.model_name), body.model_source, body.description or "")
+        job, _ = self._manager.submit(task, source)
+        data = {
+            "job_id": job.id,
+            "model_name": task.name,
+            "model_id": task.name,
+            "model_source": body.model_source,
+        }
+        return reply({"data": data, "message": "Processing model weights. Job created."})
+
+    def _source(self, body: Upload) -> Source:
+        if _FILE_ID.fullmatch(body.model_source):
+            check_token(body.hf_token)
+            return self._manager.uploaded(body.model_source, param="model_source")
+        return parse_repository(body.model_source, token=body.hf_token, param="model_source")

@@ -1,0 +1,120 @@
+"""vLLM's /v1/load_lora_adapter and /v1/unload_lora_adapter, over what is installed and folders the owner allowed.
+
+vLLM's own opens any path; here a path must lie below a `--adapter-root`, links resolved, and nothing says whether one
+outside exists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta, Struct
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from edgelora.core.errors import UsageError
+from edgelora.core.files import check_name
+from edgelora.runtime.install.sources import LOADED, InstalledSource, PathSource, Source
+from edgelora.server.generation.request_body import invalid, typed
+from edgelora.server.management.jobs import Task
+from edgelora.server.management.manager import Manager, in_thread
+
+Text = Annotated[str, Meta(min_length=1, max_length=4096)]
+
+
+class LoadAdapterBody(Struct, frozen=True):
+    lora_name: Text
+    lora_path: Text
+    """A folder or archive below an allowed root, or the name of an installed adapter."""
+    load_inplace: bool = False
+
+
+class UnloadAdapterBody(Struct, frozen=True):
+    lora_name: Text
+
+
+class VllmRoutes:
+    def __init__(self, manager: Manager) -> None:
+        self._manager = manager
+        self._registry = manager.registry
+
+    def routes(self, prefix: str) -> list[Route]:
+        return [
+            Route(f"{prefix}/load_lora_adapter", self.load, methods=["POST"]),
+            Route(f"{prefix}/unload_lora_adapter", self.unload, methods=["POST"]),
+        ]
+
+    async def load(self, request: Request) -> Response:
+        """Install it as `lora_name` where it is not that already, and bring it into memory."""
+        body = typed(await self._manager.read(request), LoadAdapterBody)
+        name = check_name(body.lora_name, kind="adapter")
+        source = await in_thread(lambda: self._source(body))
+        if source is not None:
+            await self._manager.install(Task("load", name, str(source)), source)
+        await in_thread(lambda: self._registry.warm(name))
+        return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
+
+    async def unload(self, request: Request) -> Response:
+        """What `load` installed is uninstalled; what was installed otherwise only need not stay in memory."""
+        body = typed(await self._manager.read(request), UnloadAdapterBody)
+        await in_thread(lambda: self._unload(body.lora_name))
+        return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
+
+    def _source(self, body: LoadAdapterBody) -> Source | None:
+        """What is to be installed; None where the name is that adapter."""
+        store, name = self._registry.library.store, body.lora_name
+        installed = name in store.names()
+        if body.lora_path.partition("@")[0] in store.names():
+            manifest, version = store.resolve(body.lora_path)
+            if installed and version.digest == store.get(name).latest.digest:
+                return None
+            if manifest.name == name:
+                raise invalid(
+                    "lora_path", "names another version of the adapter: roll back, or call it by name@version"
+                )
+            source: Source = InstalledSource(body.lora_path)
+        else:
+            source = PathSource(allowed_path(body.lora_path, self._manager.options.adapter_roots))
+        if installed and not body.load_inplace:
+            what = f"The lora adapter {name!r} has already been loaded."
+            raise UsageError("already_loaded", what, "Set 'load_inplace' to true, or unload it.", param="lora_name")
+        return source
+
+    def _unload(self, name: str) -> None:
+        held = self._registry.get(name)
+        if all(version.origin == LOADED for version in held.manifest.versions):
+            self._registry.remove(held.manifest.name)
+        else:
+            self._registry.unpin(name)
+
+
+def allowed_path(text: str, roots: Sequence[Path]) -> Path:
+    """The folder or archive that `text` names below one of `roots`, links resolved. Raises UsageError.
+
+    A relative path is looked for below each root. One answer for whatever is not below a root, there or not.
+    """
+    for root in roots:
+        try:
+            base = root.resolve(strict=True)
+            path = (base / text).resolve(strict=True)
+            if path.is_relative_to(base) and all(one.is_relative_to(base) for one in _opened(path)):
+                return path
+        except (OSError, ValueError, RuntimeError):  # not there, no path at all, links in a circle
+            continue
+    raise UsageError(
+        "path_not_allowed",
+        "The field 'lora_path' names neither an installed adapter nor one below an allowed folder.",
+        "Install it (edgelora add), or start the server with --adapter-root DIR.",
+        param="lora_path",
+    )
+
+
+def _opened(path: Path) -> list[Path]:
+    """Where the files that would be read from it really are."""
+    if path.is_file():
+        return [path]
+    # An adapter lies in the folder or in one right below it, and all its files' names begin like this.
+    return [one.resolve(strict=True) for pattern in ("adapter*", "*/adapter*") for one in path.glob(pattern)]

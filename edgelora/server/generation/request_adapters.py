@@ -1,0 +1,54 @@
+"""What acts in a request over HTTP: the adapter that `model` names, or the composition in `adapters`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from edgelora.core.errors import EdgeloraError
+from edgelora.core.request import AdapterUse
+from edgelora.runtime.interface import Runtime
+from edgelora.server.generation.request_body import AdapterPart, check_text, invalid
+from edgelora.server.telemetry.request_record import note_adapters
+
+
+class AdapterRequest(Protocol):
+    """What every body that asks for a generation says of who is to answer."""
+
+    @property
+    def model(self) -> str: ...
+
+    @property
+    def adapters(self) -> Sequence[AdapterPart] | None: ...
+
+
+def acting(runtime: Runtime, body: AdapterRequest) -> tuple[AdapterUse, ...]:
+    """`adapters`, where it is there, says everything: `model` then names the base, or one of those adapters.
+
+    Raises UsageError naming the field, NotFound with near names, AdapterIncompatible.
+    """
+    uses = _acting(runtime, body)
+    note_adapters(use.ref.name for use in uses)
+    return uses
+
+
+def _acting(runtime: Runtime, body: AdapterRequest) -> tuple[AdapterUse, ...]:
+    named = runtime.resolve(body.model)
+    if body.adapters is None:
+        return () if named is None else (AdapterUse(named),)
+    uses = tuple(_use(runtime, part, f"adapters[{number}].name") for number, part in enumerate(body.adapters))
+    if named is not None and all(use.ref.key != named.key for use in uses):
+        raise invalid("adapters", f"leaves out {body.model!r}, the adapter that 'model' names: name the base there")
+    return uses
+
+
+def _use(runtime: Runtime, part: AdapterPart, param: str) -> AdapterUse:
+    check_text(part.name, param)
+    try:
+        ref = runtime.resolve(part.name)
+    except EdgeloraError as error:
+        error.param = param
+        raise
+    if ref is None:
+        raise invalid(param, "names the base, which is always there; name an adapter")
+    return AdapterUse(ref, part.weight)

@@ -1,0 +1,241 @@
+"""The request bodies as closed types: from a JSON object to values the runtime takes, or a UsageError naming the field.
+
+Three kinds of field. Those here are honoured. Those in INERT are known but not supported: a value that would change
+nothing is accepted, any other is refused. The rest (`metadata`, other servers' extras) is ignored, as the hosted APIs
+do; of `user` only that it says who asks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from edgelora.core.errors import UsageError
+from edgelora.core.request import MAX_ADAPTERS, MAX_WEIGHT
+from edgelora.core.sampling_params import MAX_BIAS, MAX_BIASES, Constraint, SamplingParams
+from edgelora.server.auth.caller import caller
+from edgelora.server.http.endpoint import Inert
+
+MAX_STOPS = 16
+MAX_CHOICES = 16
+"""Answers to one prompt."""
+_SEED_MASK = (1 << 64) - 1
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+Count = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Positive = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+ModelName = Annotated[str, Meta(min_length=1, max_length=512)]
+StopText = Annotated[str, Meta(min_length=1, max_length=512)]
+
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Bias = Annotated[float, Meta(ge=-MAX_BIAS, le=MAX_BIAS)]
+
+INERT: Inert = {
+    "grammar": ("",),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "json_schema": ({},),
+    "structured_outputs": (),
+}
+"""Known fields of both bodies that are not supported, each with the values that ask for nothing. These are other
+servers' ways to say what an answer must be: ignored, they would give answers that are not."""
+
+CHAT_INERT: Inert = {
+    **INERT,
+    "audio": (),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "modalities": (["text"],),
+    "moderation": (),
+    "prediction": (),
+    "reasoning_effort": ("none",),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+}
+
+COMPLETION_INERT: Inert = {**INERT, "best_of": (1,), "suffix": ("",)}
+
+
+class AdapterPart(Struct, frozen=True, forbid_unknown_fields=True):
+    """One adapter of a composition."""
+
+    name: ModelName
+    weight: Annotated[float, Meta(ge=-MAX_WEIGHT, le=MAX_WEIGHT)] = 1.0
+
+
+class StreamOptions(Struct, frozen=True):
+    include_usage: bool | None = None
+
+
+class SamplingFields(Struct, frozen=True, kw_only=True):
+    """What every generating body says of who answers and how tokens are chosen.
+
+    `adapters`, `top_k`, `min_p`, `repeat_penalty` are edgelora's own.
+    """
+
+    model: ModelName
+    adapters: Annotated[list[AdapterPart], Meta(max_length=MAX_ADAPTERS)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Share | None = None
+    top_k: Count | None = None
+    min_p: Share | None = None
+    repeat_penalty: Annotated[float, Meta(gt=0, le=2)] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: Annotated[dict[str, Bias], Meta(max_length=MAX_BIASES)] | None = None
+    seed: Seed | None = None
+    stop: StopText | Annotated[list[StopText], Meta(max_length=MAX_STOPS)] | None = None
+
+
+class GenerationFields(SamplingFields, frozen=True, kw_only=True):
+    """What both OpenAI's completions and chats say about a generation."""
+
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    max_tokens: Positive | None = None
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    def samplings(
+        self,
+        defaults: SamplingParams,
+        *,
+        max_tokens: int | None,
+        logprobs: int | None = None,
+        constraint: Constraint | None = None,
+    ) -> tuple[SamplingParams, ...]:
+        """For each of the answers wanted: the defaults with what the request says in their place.
+
+        A negative seed stands for its two's complement, and the answers behind the first have the seeds that follow.
+        """
+        names = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty")
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        bias = _biases(self.logit_bias or {})
+        asked = replace(
+            defaults,
+            **given,
+            stop=stop,
+            max_tokens=max_tokens,
+            logit_bias=bias,
+            logprobs=logprobs,
+            constraint=constraint,
+        )
+        seeds = [None if self.seed is None else (self.seed + number) & _SEED_MASK for number in range(self.n or 1)]
+        return tuple(replace(asked, seed=seed) for seed in seeds)
+
+
+StructT = TypeVar("StructT", bound=Struct)
+BodyT = TypeVar("BodyT", bound=GenerationFields)
+
+
+def typed(raw: object, kind: type[StructT]) -> StructT:
+    """Raises UsageError with `param` for a missing, mistyped or out-of-range field."""
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        raise _explain(str(error)) from None
+
+
+def parse_body(raw: dict[str, object], kind: type[BodyT], inert: Inert) -> BodyT:
+    """A typed body. Raises UsageError with `param` for a missing, mistyped, out-of-range or unsupported field."""
+    refuse_unsupported(raw, inert)
+    body = typed(raw, kind)
+    _check_stream_options(raw, streamed=bool(body.stream))
+    check_text(body.model, "model")
+    for text in (body.stop,) if isinstance(body.stop, str) else body.stop or ():
+        check_text(text, "stop")
+    return body
+
+
+def _biases(given: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
+    for token in given:
+        if not re.fullmatch(r"0|[1-9][0-9]{0,8}", token):
+            raise invalid("logit_bias", f"has {token[:50]!r}, which is no token id")
+    return tuple((int(token), bias) for token, bias in given.items())
+
+
+def client_of(raw: Mapping[str, object]) -> str:
+    """Who asks, for taking turns: the key it comes with, or else the field `user`, where it is a text.
+
+    All that say nothing are one client. A key is one client too: it cannot get more turns by making up users.
+    """
+    user = raw.get("user")
+    return caller().name or (user if isinstance(user, str) else "")
+
+
+def check_text(text: str, param: str) -> None:
+    """Raises UsageError for half of a surrogate pair: JSON can write one, but it is no text."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise invalid(param, "has half of a surrogate pair, which is no character") from None
+
+
+def invalid(param: str, why: str) -> UsageError:
+    return UsageError("invalid_value", f"The field {param!r} {why}.", param=param)
+
+
+def missing(param: str) -> UsageError:
+    return UsageError("missing_required_parameter", f"The field {param!r} is missing.", param=param)
+
+
+def unsupported(param: str, accepted: tuple[object, ...] = ()) -> UsageError:
+    """`accepted`: the values that are let through because they ask for nothing."""
+    values = " or ".join(msgspec.json.encode(value).decode() for value in accepted)
+    only = f", or send {values}" if values else ""
+    return UsageError(
+        "unsupported_parameter", f"The field {param!r} is not supported.", f"Leave it out{only}.", param=param
+    )
+
+
+def refuse_unsupported(raw: Mapping[str, object], inert: Inert, *, at: str = "") -> None:
+    """Raises UsageError for a field of `inert` with a value that asks for something. `at`: what its name follows."""
+    for name, accepted in inert.items():
+        value = raw.get(name)
+        if value is not None and not any(_same(value, one) for one in accepted):
+            raise unsupported(f"{at}{name}", accepted)
+
+
+def _same(value: object, accepted: object) -> bool:
+    # In Python True is 1; in JSON it is not.
+    return value == accepted and isinstance(value, bool) == isinstance(accepted, bool)
+
+
+def _check_stream_options(raw: dict[str, Any], *, streamed: bool) -> None:
+    options = raw.get("stream_options")
+    if options is None:
+        return
+    if not streamed:
+        raise invalid("stream_options", "is only allowed together with 'stream': true")
+    if options.get("include_obfuscation"):
+        raise unsupported("stream_options.include_obfuscation", (False,))
+
+
+_AT = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(?P<name>\w+)`")
+
+
+def _explain(message: str) -> UsageError:
+    """A UsageError from msgspec's message, `Expected ..., got ... - at `$.messages[0].role``."""
+    match = _AT.fullmatch(message)
+    what, path = (match["what"], match["path"] or "") if match else (message, "")
+    if field := _MISSING.fullmatch(what):
+        return missing(f"{path}.{field['name']}" if path else field["name"])
+    code = "invalid_type" if ", got " in what else "invalid_value"
+    wish = what[:1].lower() + what[1:]
+    return UsageError(code, f"The field {path!r} is wrong: {wish}.", param=path)

@@ -1,0 +1,1 @@
+"""HTTP itself, apart from any API: the connection, bodies, uploads, endpoints, errors, timeouts and draining."""

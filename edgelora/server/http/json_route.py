@@ -1,0 +1,43 @@
+"""A route that takes a JSON object and answers a JSON value: read within bounds, worked on off the loop, replied.
+
+Owns no field names: those are the families', which bring a function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+from anyio import to_thread
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from edgelora.server.http.json_body import parse_object, read_body
+from edgelora.server.http.options import ServerOptions
+from edgelora.server.http.reply import send_reply
+
+JSON_HEADERS = ((b"content-type", b"application/json"),)
+
+Work = Callable[[dict[str, object]], object]
+"""Blocking: from a parsed body to what msgspec can write. Raises EdgeloraError."""
+
+
+async def read_json(scope: Scope, receive: Receive, options: ServerOptions) -> bytes:
+    """A body, not parsed yet. Raises as `read_body` does."""
+    length = Headers(scope=scope).get("content-length")
+    declared = None if length is None else int(length)
+    return await read_body(receive, declared=declared, limit=options.body_bytes, seconds=options.body_seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class JsonRoute:
+    """The ASGI app of one such route."""
+
+    options: ServerOptions
+    work: Work
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raw = await read_json(scope, receive, self.options)
+        reply = await to_thread.run_sync(lambda: msgspec.json.encode(self.work(parse_object(raw))))
+        await send_reply(send, 200, JSON_HEADERS, reply)

@@ -1,0 +1,45 @@
+"""What a client may write to name a repository of the Hugging Face hub. Pure: nothing is fetched here, or looked up.
+
+    hf:org/repo[@revision]    org/repo[@revision]    https://huggingface.co/org/repo[/tree/revision[/folder]]
+
+An address is only ever taken apart for the repository's name. Which hub is asked is the server's own setting
+(HF_ENDPOINT), so no request can make the server open a connection to a host of its choice.
+"""
+
+from __future__ import annotations
+
+import re
+
+from edgelora.core.errors import UsageError
+from edgelora.runtime.install.sources import HubSource
+from edgelora.server.generation.request_body import invalid
+
+_REPOSITORY = r"(?P<repository>[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95})"
+_WORD = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}"
+_NAME = re.compile(rf"(?:hf:)?{_REPOSITORY}(?:@(?P<revision>{_WORD}(?:/{_WORD})*))?")
+_ADDRESS = re.compile(
+    rf"https://(?:www\.)?(?:huggingface\.co|hf\.co)/{_REPOSITORY}"
+    rf"(?:/tree/(?P<revision>{_WORD})(?:/(?P<folder>{_WORD}(?:/{_WORD})*))?)?/?"
+)
+_TOKEN = re.compile(r"[\x21-\x7e]{1,512}")
+
+
+def parse_repository(text: str, *, token: str | None, param: str) -> HubSource:
+    """The repository that `text` names. Raises UsageError, with `param`, for anything else: any other URL, any path."""
+    check_token(token)
+    match = _NAME.fullmatch(text) or _ADDRESS.fullmatch(text)
+    if match is None or ".." in text:
+        raise UsageError(
+            "source_not_allowed",
+            f"The field {param!r} names no repository of the Hugging Face hub.",
+            "Write hf:org/repo[@revision], or the repository's address on huggingface.co; or upload the adapter.",
+            param=param,
+        )
+    found = match.groupdict()
+    return HubSource(found["repository"], found["revision"] or "main", found.get("folder"), token or None)
+
+
+def check_token(token: str | None) -> None:
+    """Raises UsageError for what could not stand in a header. Never says what it is."""
+    if token and not _TOKEN.fullmatch(token):
+        raise invalid("token", "is no token")

@@ -1,0 +1,87 @@
+"""GET /v1/jobs/{id}: what became of an adapter that is being installed. Together's shape, with more beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from edgelora.server.http.errors import error_reply
+from edgelora.server.management.jobs import Job, Jobs, Status
+from edgelora.server.management.manager import reply
+
+TOGETHER_KIND = "adapter_upload"
+"""The kind of job whose status is worded as Together's clients know it."""
+TOGETHER_WORDS: Mapping[Status, str] = {
+    Status.QUEUED: "Queued",
+    Status.RUNNING: "Running",
+    Status.SUCCEEDED: "Complete",
+    Status.FAILED: "Failed",
+}
+
+
+class JobRoutes:
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+
+    def routes(self, prefix: str) -> list[Route]:
+        return [
+            Route(f"{prefix}/jobs", self.index, methods=["GET"]),
+            Route(f"{prefix}/jobs/{{id}}", self.retrieve, methods=["GET"]),
+        ]
+
+    async def index(self, _request: Request) -> Response:
+        return reply({"object": "list", "data": [job_fields(job) for job in self._jobs.every()]})
+
+    async def retrieve(self, request: Request) -> Response:
+        return reply(job_fields(self._jobs.get(request.path_params["id"])))
+
+
+def job_fields(job: Job) -> dict[str, object]:
+    """A job for programs. Times in ISO 8601, as Together's clients parse them."""
+    updates = [
+        {"status": _word(job, update.status), "message": update.message, "timestamp": iso(update.at)}
+        for update in job.updates
+    ]
+    return {
+        "id": job.id,
+        "job_id": job.id,
+        "object": "job",
+        "type": job.task.kind,
+        "status": _word(job, job.status),
+        "progress": job.progress or None,
+        "error": error_fields(job),
+        "adapter": _adapter(job),
+        "args": {
+            "modelName": job.task.name,
+            "modelSource": job.task.source,
+            "description": job.task.about,
+        },
+        "created_at": iso(job.created),
+        "updated_at": iso(job.updated),
+        "status_updates": updates,
+    }
+
+
+def _word(job: Job, status: Status) -> str:
+    return TOGETHER_WORDS[status] if job.task.kind == TOGETHER_KIND else status
+
+
+def error_fields(job: Job) -> object:
+    """The failure as an error object, None where there is none."""
+    return None if job.error is None else msgspec.json.decode(error_reply(job.error).body)["error"]
+
+
+def iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+def _adapter(job: Job) -> dict[str, object] | None:
+    if job.installed is None:
+        return None
+    name, version = job.installed.manifest.name, job.installed.version
+    return {"id": name, "version": version.number, "digest": version.digest}

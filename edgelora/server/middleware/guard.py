@@ -1,0 +1,130 @@
+"""The guard before the router: a pure-ASGI middleware. Owns the order of its checks and the CORS headers.
+
+Sizes of address and headers, then Host, then Origin and Sec-Fetch-Site, then the preflight answer. The questions
+themselves are in access.py; keys, content types and limits of a minute hang on the route: gate.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from starlette.datastructures import Headers
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from edgelora.server.http.errors import Forbidden, HeadersTooMany, UrlTooLong
+from edgelora.server.http.options import ServerOptions
+from edgelora.server.http.origins import LOOPBACK_HOSTS, HostList, OriginList, own_origin, site_admitted
+from edgelora.server.http.reply import add_headers, send_reply
+from edgelora.server.http.sockets import is_loopback
+
+MAX_URL_BYTES = 8 << 10
+"""Path and query as they were sent."""
+MAX_HEADERS = 100
+
+_PREFLIGHT_SECONDS = b"600"
+_REQUEST_HEADERS = re.compile(r"authorization|content-type|x-api-key|x-stainless-[a-z0-9-]{1,64}")
+_READABLE = b"x-request-id, retry-after, " + b", ".join(
+    b"x-ratelimit-%s-%s" % (what, kind)
+    for kind in (b"requests", b"tokens")
+    for what in (b"limit", b"remaining", b"reset")
+)
+"""Headers of an answer that a page may look at."""
+
+
+@dataclass(frozen=True, slots=True)
+class OriginRules:
+    """Where requests may come from: read from the options once, before anything is served."""
+
+    hosts: HostList
+    origins: OriginList
+
+    @classmethod
+    def of(cls, options: ServerOptions) -> Self:
+        """Raises UsageError for an origin that cannot be allowed."""
+        own = () if options.host in ("0.0.0.0", "::", "") else (options.host,)
+        names = (*LOOPBACK_HOSTS, *own, *options.allow_hosts)
+        hosts = HostList(names, any_address=not is_loopback(options.host))
+        return cls(hosts, OriginList(options.allow_origins))
+
+
+class Guard:
+    def __init__(self, app: ASGIApp, rules: OriginRules, routes: Sequence[Route]) -> None:
+        """`routes`: for telling a preflight what there is."""
+        self._app = app
+        self._rules = rules
+        self._routes = routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        _check_sizes(scope)
+        headers = Headers(scope=scope)
+        host = self._check_host(headers)
+        origin = self._check_origin(headers, host)
+        if origin is not None:
+            add_headers(scope, _cors(origin))
+            if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+                await send_reply(send, 204, _preflight(headers, self._methods(scope["path"])), b"")
+                return
+        await self._app(scope, receive, send)
+
+    def _check_host(self, headers: Headers) -> str:
+        given = headers.getlist("host")
+        if len(given) != 1 or not self._rules.hosts.admits(given[0]):
+            raise Forbidden(
+                "host_not_allowed",
+                "The Host header names a host this server does not answer for.",
+                "Call it as 127.0.0.1 or localhost, or start it with --allow-host NAME.",
+            )
+        return given[0]
+
+    def _check_origin(self, headers: Headers, host: str) -> str | None:
+        """The admitted Origin of another place; None where the request has none, or comes from a page served here."""
+        origins = headers.getlist("origin")
+        if len(origins) == 1 and origins[0] in self._rules.origins:
+            return origins[0]
+        foreign = [origin for origin in origins if len(origins) > 1 or not own_origin(origin, host)]
+        if foreign or not all(site_admitted(site) for site in headers.getlist("sec-fetch-site")):
+            raise Forbidden(
+                "origin_not_allowed",
+                "A page of another origin may not call this server.",
+                "If the page is yours, start the server with --allow-origin ORIGIN.",
+            )
+        return None
+
+    def _methods(self, path: str) -> set[str]:
+        found = {method for route in self._routes if route.path_regex.match(path) for method in route.methods or ()}
+        return found - {"HEAD"} or {"GET", "POST"}
+
+
+def _check_sizes(scope: Scope) -> None:
+    if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_URL_BYTES:
+        raise UrlTooLong("url_too_long", f"The address is longer than {MAX_URL_BYTES} bytes.", "Send a shorter one.")
+    if len(scope["headers"]) > MAX_HEADERS:
+        raise HeadersTooMany("too_many_headers", f"The request has more than {MAX_HEADERS} headers.", "Send fewer.")
+
+
+def _cors(origin: str) -> tuple[tuple[bytes, bytes], ...]:
+    return (
+        (b"access-control-allow-origin", origin.encode("latin-1")),
+        (b"access-control-expose-headers", _READABLE),
+        (b"vary", b"Origin"),
+    )
+
+
+def _preflight(headers: Headers, methods: Iterable[str]) -> tuple[tuple[bytes, bytes], ...]:
+    wanted = [name.strip().lower() for name in headers.get("access-control-request-headers", "").split(",")]
+    return (
+        (b"access-control-allow-methods", _join(sorted(methods))),
+        (b"access-control-allow-headers", _join(name for name in wanted if _REQUEST_HEADERS.fullmatch(name))),
+        (b"access-control-max-age", _PREFLIGHT_SECONDS),
+    )
+
+
+def _join(names: Iterable[str]) -> bytes:
+    return ", ".join(names).encode("ascii")

@@ -1,0 +1,55 @@
+"""The page at /: files of this package under fixed names, and what a browser may do with them.
+
+The files hold no secret and ask the same API as any other client; what a key is needed for, they ask a key for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+FOLDER = Path(__file__).with_name("static")
+
+FILES = {
+    "/": ("index.html", "text/html; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/chat.js": ("chat.js", "text/javascript; charset=utf-8"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+"""By path: the file, and what it is."""
+PAGE_PATHS = frozenset(FILES)
+
+HEADERS = {
+    # Nothing but these files and this server's own API; no inline script or style, no frame around it.
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-cache",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PageFile:
+    body: bytes
+    media_type: str
+
+    async def __call__(self, _request: Request) -> Response:
+        return Response(self.body, headers={**HEADERS, "content-type": self.media_type})
+
+
+def page_routes() -> list[Route]:
+    """Read once: a few kilobytes."""
+    return [
+        Route(path, PageFile((FOLDER / name).read_bytes(), media_type).__call__)
+        for path, (name, media_type) in FILES.items()
+    ]

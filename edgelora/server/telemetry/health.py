@@ -1,0 +1,31 @@
+"""GET /health (the process answers) and /ready (a request sent now would be worked on)."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from edgelora.core.errors import Unavailable
+from edgelora.runtime.interface import Runtime
+from edgelora.server.http.drain import Drain
+
+
+class HealthRoutes:
+    def __init__(self, runtime: Runtime, drain: Drain) -> None:
+        self._runtime = runtime
+        self._drain = drain
+
+    async def health(self, _request: Request) -> Response:
+        return _status(b"ok")
+
+    async def ready(self, _request: Request) -> Response:
+        health = self._runtime.health()
+        if self._drain.begun or health.state == "stopped":
+            raise Unavailable("not_ready", "The server is shutting down.", "Ask again in a moment.")
+        if health.state != "ready":
+            raise Unavailable("not_ready", health.why, "Ask again in a moment.", retry_after=health.retry_after)
+        return _status(b"ready")
+
+
+def _status(word: bytes) -> Response:
+    return Response(b'{"status":"' + word + b'"}', media_type="application/json")

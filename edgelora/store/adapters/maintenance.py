@@ -1,0 +1,128 @@
+"""What the store does about itself: reading manifests, checking digests, deleting what nothing uses. Takes no lock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgelora.core.errors import StorageError
+from edgelora.core.files import discard, file_digest, storing, sync_folder, valid_name
+from edgelora.store.adapters import conversions
+from edgelora.store.adapters.layout import AdapterLayout
+from edgelora.store.adapters.manifest import AdapterManifest, StoredFile, Version, decode_manifest
+
+GRACE = 24 * 3600.0
+"""Seconds an unused file is kept, so that a writer that was just about to use it does not lose it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing `verify` found. `remedy` says what to do."""
+
+    path: Path
+    what: str
+    remedy: str
+
+
+def manifest_paths(layout: AdapterLayout) -> list[Path]:
+    with storing(layout.manifests):
+        return sorted(path for path in layout.manifests.glob("*.json") if valid_name(path.stem))
+
+
+def read_manifest(layout: AdapterLayout, name: str) -> AdapterManifest | None:
+    """One adapter's manifest; None where there is none. Raises StorageError where it is damaged."""
+    path = layout.manifest(name)
+    try:
+        with storing(path):
+            data = path.read_bytes()
+    except StorageError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
+    return decode_manifest(data, path=path)
+
+
+def every_manifest(layout: AdapterLayout) -> list[AdapterManifest]:
+    """All manifests. Raises StorageError at the first damaged one: what it refers to would be unknown."""
+    found = (read_manifest(layout, path.stem) for path in manifest_paths(layout))
+    return [manifest for manifest in found if manifest is not None]
+
+
+def delete_manifest(layout: AdapterLayout, name: str) -> None:
+    path = layout.manifest(name)
+    with storing(path):
+        path.unlink()
+        sync_folder(path.parent)
+
+
+def release(layout: AdapterLayout, gone: Iterable[Version]) -> None:
+    """Delete what removed versions alone used. Does nothing while a manifest is damaged; `collect` will, later."""
+    try:
+        used = _used(layout)
+    except StorageError:
+        return
+    for version in gone:
+        for file in version.files:
+            if file.digest not in used:
+                discard(layout.blob(file.digest))
+        if version.digest not in used:
+            conversions.drop(layout, layout.versions_conversions(version.digest))
+
+
+def collect(layout: AdapterLayout, *, before: float) -> int:
+    """Delete unused blobs and conversions last written before `before` (Unix seconds). Returns bytes freed."""
+    used = _used(layout)
+    freed = 0
+    for path in [*layout.blobs.glob("*/*"), *layout.conversions.glob("*")]:
+        if path.name in used or path.stat().st_mtime >= before:
+            continue
+        nbytes = _nbytes(path)
+        if path.is_dir():
+            freed += nbytes if conversions.drop(layout, path) else 0
+        else:
+            discard(path)
+            freed += nbytes
+    return freed
+
+
+def verify(layout: AdapterLayout) -> tuple[Problem, ...]:
+    """Everything whose digest, or whose very presence, is not what was written down."""
+    return tuple(_problems(layout))
+
+
+def _problems(layout: AdapterLayout) -> Iterator[Problem]:
+    for path in manifest_paths(layout):
+        try:
+            manifest = read_manifest(layout, path.stem)
+        except StorageError as error:
+            yield Problem(path, error.what, error.remedy)
+            continue
+        for version in manifest.versions if manifest else ():
+            for file in version.files:
+                yield from _check(layout.blob(file.digest), file, f"Add {path.stem} again from where it came.")
+            for converted in conversions.every(layout, version.digest):
+                for file in converted.conversion.files:
+                    remedy = f"Delete {converted.folder}; it will be converted again."
+                    yield from _check(conversions.stored_path(converted.folder, file), file, remedy)
+
+
+def _check(path: Path, file: StoredFile, remedy: str) -> Iterator[Problem]:
+    try:
+        digest = file_digest(path)
+    except OSError as error:
+        yield Problem(path, f"{path} cannot be read: {error.strerror}.", remedy)
+        return
+    if digest != file.digest:
+        yield Problem(path, f"{path} is not what was written.", remedy)
+
+
+def _used(layout: AdapterLayout) -> set[str]:
+    """Digests of all files and versions that a manifest names."""
+    versions = [version for manifest in every_manifest(layout) for version in manifest.versions]
+    return {version.digest for version in versions} | {file.digest for version in versions for file in version.files}
+
+
+def _nbytes(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())

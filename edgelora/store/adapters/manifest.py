@@ -1,0 +1,232 @@
+"""What the store writes down about an adapter: its versions, and which of them each alias means.
+
+Immutable values and their JSON, with a closed schema. Owns no file and no path; see `store`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import msgspec
+
+from edgelora.core.errors import NotFound, StorageError, UsageError
+from edgelora.core.files import valid_name
+
+LATEST = "latest"
+MIN_PREFIX = 6
+"""Digits of a digest that are enough to name a version."""
+
+_LIKE_VERSION = re.compile(r"[0-9]+|[0-9a-f]{6,}")
+
+Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Number = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class StoredFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One file of an adapter, as it was checked in."""
+
+    name: str
+    """Path below its folder, with `/`."""
+    digest: Digest
+    """sha256 hex of its bytes."""
+    nbytes: Count
+
+
+class Conversion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A version converted for one base: written beside the converted files, and made again where it is missing."""
+
+    format: Literal["mapped", "gguf", "mlx"]
+    source: Digest
+    """The version's digest."""
+    base_fingerprint: Digest
+    converter: str
+    """Version of the converter; another one converts again."""
+    files: tuple[StoredFile, ...]
+    memory_bytes: Count
+    """What it takes when loaded."""
+    worst_error: float
+    """Largest relative error of any module against the source."""
+    weights: str = ""
+    """Which file of the base it was made with (BaseRecord.weights_key), where it depends on the base's own weights."""
+
+    @property
+    def nbytes(self) -> int:
+        return sum(file.nbytes for file in self.files)
+
+
+class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One immutable content of an adapter."""
+
+    number: Number
+    """1, 2, 3 and so on, never given twice while the adapter stays installed."""
+    digest: Digest
+    """sha256 hex of the PEFT files: what makes a version that version."""
+    created: float
+    """Unix seconds."""
+    files: tuple[StoredFile, ...]
+    """The PEFT files, kept as blobs."""
+    base_model: str | None
+    """What the adapter's own config calls its base; a hint for people."""
+    base_name: str
+    """The installed base it was added for."""
+    base_fingerprint: Digest
+    rank: Number
+    """Largest rank of any module."""
+    alpha: str
+    """lora_alpha as configured."""
+    scales: tuple[float, float]
+    """Smallest and largest scale of any module, patterns and rsLoRA applied."""
+    targets: tuple[str, ...]
+    """Short module names, such as `q_proj`."""
+    use_rslora: bool
+    parameters: Count
+    invocation: tuple[Count, ...] = ()
+    """aLoRA: the token ids it acts from on. Empty is plain LoRA."""
+    needs_base: bool = False
+    """Whether it takes something of the base's own weights (DoRA's norms, the rows that trainable tokens replace): then
+    every file of a base has a conversion of its own."""
+    treatment: str = ""
+    """What was done to its factors before they were plain ones, in words; mostly nothing."""
+    origin: str = ""
+    """`hub:<repository>@<commit>` where it was pulled, `upload` or `upload:<file id>` where a client of the server sent
+    it, `loaded` where one had it loaded from this machine (`offers.py`); empty for what was added here otherwise."""
+
+    @property
+    def nbytes(self) -> int:
+        return sum(file.nbytes for file in self.files)
+
+
+class AdapterManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An installed adapter. Always has a version and the alias `latest`."""
+
+    name: str
+    versions: tuple[Version, ...]
+    """By number."""
+    aliases: dict[str, int]
+    """Movable names to version numbers."""
+    next_number: Number
+    """What the next new version will be called; not reused when the last one is removed."""
+    schema: Literal[1] = 1
+
+    @property
+    def latest(self) -> Version:
+        """What the bare name means."""
+        return self._numbered(self.aliases[LATEST])
+
+    def find(self, selector: str) -> Version:
+        """A version by number, alias or at least six digits of its digest. Raises NotFound with what there is."""
+        if selector in self.aliases:
+            return self._numbered(self.aliases[selector])
+        for version in self.versions:
+            if str(version.number) == selector:
+                return version
+        found = [v for v in self.versions if len(selector) >= MIN_PREFIX and v.digest.startswith(selector)]
+        if len(found) == 1:
+            return found[0]
+        known = ", ".join([*(str(v.number) for v in self.versions), *sorted(self.aliases)])
+        raise NotFound("adapter", f"{self.name}@{selector}", (), f"Its versions are: {known}.")
+
+    def with_digest(self, digest: str) -> Version | None:
+        return next((version for version in self.versions if version.digest == digest), None)
+
+    def adding(self, version: Version) -> Self:
+        """With one more version, which becomes the latest."""
+        return msgspec.structs.replace(
+            self,
+            versions=(*self.versions, version),
+            aliases={**self.aliases, LATEST: version.number},
+            next_number=version.number + 1,
+        )
+
+    def pointing(self, alias: str, number: int) -> Self:
+        """With an alias moved to a version it has."""
+        return msgspec.structs.replace(self, aliases={**self.aliases, alias: number})
+
+    def unpointing(self, alias: str) -> Self:
+        """Without an alias. Raises NotFound with those there are."""
+        if alias not in self.aliases:
+            known = ", ".join(sorted(self.aliases))
+            raise NotFound("alias", f"{self.name}@{alias}", (), f"Its aliases are: {known}.")
+        return msgspec.structs.replace(self, aliases={one: n for one, n in self.aliases.items() if one != alias})
+
+    def without(self, number: int) -> Self | None:
+        """With a version and its aliases gone; `latest` falls back to the newest left. None where none is left."""
+        left = tuple(version for version in self.versions if version.number != number)
+        if not left:
+            return None
+        aliases = {alias: n for alias, n in self.aliases.items() if n != number}
+        return msgspec.structs.replace(self, versions=left, aliases={LATEST: left[-1].number} | aliases)
+
+    def _numbered(self, number: int) -> Version:
+        return next(version for version in self.versions if version.number == number)
+
+
+def check_alias(alias: str) -> str:
+    """`alias`, or UsageError for one that is no name, or could be mistaken for a version's number or digest."""
+    if not valid_name(alias) or _LIKE_VERSION.fullmatch(alias):
+        raise UsageError(
+            "bad_alias",
+            f"{alias!r} cannot be an alias.",
+            "Use small letters, digits, '.', '_' and '-', and not digits or hexadecimal digits alone.",
+            param="alias",
+        )
+    return alias
+
+
+def first_manifest(name: str, version: Version) -> AdapterManifest:
+    """A new adapter with its first version."""
+    return AdapterManifest(name, (version,), {LATEST: version.number}, version.number + 1)
+
+
+def previous(manifest: AdapterManifest) -> str:
+    """The number of the version before the one the bare name means. Raises UsageError where there is none."""
+    older = [version.number for version in manifest.versions if version.number < manifest.latest.number]
+    if not older:
+        what = f"{manifest.name} has no version before {manifest.latest.number}."
+        raise UsageError("no_older_version", what, "Name one of its versions.", param="version")
+    return str(older[-1])
+
+
+def encode(value: AdapterManifest | Conversion) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+
+
+def decode_manifest(data: bytes, *, path: Path) -> AdapterManifest:
+    """A manifest read from `path`. Raises StorageError naming the file where it is damaged."""
+    try:
+        manifest = msgspec.json.decode(data, type=AdapterManifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise damaged(path, str(error)) from error
+    for problem in _problems(manifest, path.stem):
+        raise damaged(path, problem)
+    return manifest
+
+
+def decode_conversion(data: bytes) -> Conversion:
+    """Raises msgspec.DecodeError; a damaged conversion is simply made again."""
+    return msgspec.json.decode(data, type=Conversion)
+
+
+def damaged(path: Path, why: str) -> StorageError:
+    return StorageError(
+        "store_damaged",
+        f"{path} is damaged: {why}.",
+        "Delete that file and add the adapter again; no other adapter depends on it.",
+    )
+
+
+def _problems(manifest: AdapterManifest, stem: str) -> Iterable[str]:
+    """What the schema alone cannot say."""
+    numbers = [version.number for version in manifest.versions]
+    if manifest.name != stem or not valid_name(manifest.name):
+        yield f"it names the adapter {manifest.name!r}"
+    if not numbers or numbers != sorted(set(numbers)) or manifest.next_number <= numbers[-1]:
+        yield f"its version numbers are {numbers}, the next one {manifest.next_number}"
+    if len({version.digest for version in manifest.versions}) != len(numbers):
+        yield "two of its versions have one content"
+    if LATEST not in manifest.aliases or not set(manifest.aliases.values()) <= set(numbers):
+        yield "an alias means a version that is not there"

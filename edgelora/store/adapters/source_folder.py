@@ -1,0 +1,34 @@
+"""A version's PEFT files, kept as blobs, put together as the folder they came from. Owns neither."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from edgelora.core.errors import StorageError
+from edgelora.core.files import inside, make_folder, storing
+from edgelora.store.adapters.layout import AdapterLayout
+from edgelora.store.adapters.manifest import Version
+
+
+def assemble(layout: AdapterLayout, name: str, version: Version, work: Path) -> Path:
+    """The folder `source` in `work`, made of a version's blobs: links where the disk has them, else copies.
+
+    The caller holds the commit lock. Raises StorageError where a file of `name` is missing.
+    """
+    folder = make_folder(work / "source")
+    for file in version.files:
+        blob = layout.blob(file.digest)
+        if not blob.is_file():
+            what = f"A file of {name} is missing from the store: {blob}."
+            raise StorageError("store_damaged", what, "Add the adapter again from where it came.")
+        with storing(folder):
+            _link_or_copy(blob, inside(folder, file.name))
+    return folder
+
+
+def _link_or_copy(blob: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(blob)
+    except OSError:
+        shutil.copyfile(blob, path)

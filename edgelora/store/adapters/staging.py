@@ -1,0 +1,73 @@
+"""From a folder, zip or tar.gz of the user's to a private copy that cannot change any more. Owns no format.
+
+Everything after this reads the copy: what was checked is what is kept and converted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgelora.core.files import check_space, copy_hashed, file_digest, make_folder, storing, suggest_name, sync_path
+from edgelora.store.adapters.manifest import StoredFile
+
+# The copy, and a conversion to float32 of 16-bit factors.
+_SPACE_FACTOR = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """The files of one adapter, PEFT's or mlx-lm's, copied and hashed."""
+
+    folder: Path
+    files: tuple[StoredFile, ...]
+
+
+def default_name(source: Path) -> str:
+    """The name an adapter gets from its folder (the one it is in, where that is below `source`) or its archive.
+
+    Raises UsageError where that is no usable name, AdapterError for a folder without one adapter.
+    """
+    from edgelora_converters.archive.unpack import bare_name
+    from edgelora_converters.peft.folder import find_adapter
+
+    path = source.resolve()
+    return suggest_name(find_adapter(path, mlx=True).name if path.is_dir() else bare_name(path), kind="adapter")
+
+
+def stage(source: Path, work: Path, *, immutable: bool = False) -> Staged:
+    """Copy the files of an adapter's folder, zip or tar.gz into the workspace `work`; link them if `immutable`.
+
+    Raises UsageError where there is nothing, AdapterError for what it may not be or hold, StorageError.
+    """
+    from edgelora_converters.peft.folder import folder_files
+
+    folder = _folder(source, work)
+    with storing(folder):
+        names = folder_files(folder)
+        nbytes = sum((folder / name).stat().st_size for name in names)
+    check_space(work, nbytes * _SPACE_FACTOR, what=f"Adding {source.name}")
+    copy = make_folder(work / "source")
+    with storing(copy):
+        return Staged(copy, tuple(_kept(folder / name, copy / name, link=immutable) for name in names))
+
+
+def _kept(source: Path, target: Path, *, link: bool) -> StoredFile:
+    if link:
+        try:
+            target.hardlink_to(source)
+        except OSError:
+            return _kept(source, target, link=False)  # another disk, or one without links
+        sync_path(target)
+        return StoredFile(target.name, file_digest(target), target.stat().st_size)
+    return StoredFile(target.name, *copy_hashed(source, target))
+
+
+def _folder(source: Path, work: Path) -> Path:
+    from edgelora_converters.archive.unpack import source_kind, unpack
+    from edgelora_converters.peft.folder import find_adapter
+
+    if source_kind(source) == "folder":
+        return find_adapter(source, mlx=True)
+    check_space(work, source.stat().st_size, what=f"Unpacking {source.name}")
+    return unpack(source, make_folder(work / "unpacked"))

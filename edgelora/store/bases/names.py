@@ -1,0 +1,33 @@
+"""What a base is called: its own name, its aliases, and what the catalogue knows the same base as. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from edgelora_models.catalogue import ENTRIES
+
+
+class NamedBase(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def aliases(self) -> tuple[str, ...]: ...
+
+
+def goes_by(base: NamedBase, name: str) -> bool:
+    """Whether `name` means `base`: one of its own names as written, or, in any case, one of the catalogue's for it.
+
+    A base that was pulled before the catalogue knew a name is called by it all the same.
+    """
+    own = {base.name, *base.aliases}
+    if name in own:
+        return True
+    wanted, folded = name.lower(), _folded(own)
+    known = (_folded((entry.name, *entry.aliases)) for entry in ENTRIES)
+    return any(wanted in names and names & folded for names in known)
+
+
+def _folded(names: Iterable[str]) -> set[str]:
+    return {name.lower() for name in names}

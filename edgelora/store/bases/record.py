@@ -1,0 +1,106 @@
+"""What is known about one installed base, and whether its file is still the one that was looked at. Owns no folder."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import msgspec
+
+from edgelora.core.errors import BaseError, StorageError
+from edgelora_models.identity import BaseIdentity
+
+BUILTIN = "builtin"
+LOCAL = "local"
+
+
+class Stamp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Size in bytes and newest modification time of a base's files: tells a changed file without reading it."""
+
+    nbytes: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """The stamp of a file, or of the files right in a folder. Raises OSError."""
+        files = [entry for entry in path.iterdir() if entry.is_file()] if path.is_dir() else [path]
+        stats = [file.stat() for file in files]
+        return cls(sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0))
+
+
+class BaseRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An installed base. Its file or folder stays where it is; this only refers to it."""
+
+    name: str
+    format: Literal["gguf", "mlx"]
+    location: str
+    """Absolute path of the GGUF file or of the MLX folder."""
+    identity: BaseIdentity
+    origin: str
+    """`builtin`, `local`, or `hub:<repository>@<commit>`."""
+    created: float
+    """Unix seconds."""
+    stamp: Stamp
+    aliases: tuple[str, ...] = ()
+    """Other names that mean this base."""
+    temperature: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """What its makers recommend where a request says nothing; 0.0 is greedy."""
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    schema: Literal[1] = 1
+
+    @property
+    def path(self) -> Path:
+        return Path(self.location)
+
+    @property
+    def weights_key(self) -> str:
+        """Which very file this is, 16 hex digits: quantizations and fine-tunes share a fingerprint, and what is made of
+        one's weights is for no other. As good as `check`: a file that passes it is the same."""
+        known = f"{self.location}\0{self.stamp.nbytes}\0{self.stamp.mtime_ns}"
+        return hashlib.sha256(known.encode()).hexdigest()[:16]
+
+    @property
+    def quantization(self) -> str:
+        return self.identity.quantization
+
+    @property
+    def context_length(self) -> int:
+        return self.identity.context_length
+
+    @property
+    def nbytes(self) -> int:
+        return self.identity.nbytes
+
+    def check(self) -> Self:
+        """Itself, where its file is there and as it was. Raises BaseError saying what became of it."""
+        again = f"Add it again: edgelora base add {self.location}"
+        try:
+            stamp = Stamp.of(self.path)
+        except OSError as error:
+            what = f"The base {self.name} is not at {self.location} any more."
+            raise BaseError("base_gone", what, "Put it back, or choose another: edgelora base use NAME.") from error
+        if stamp != self.stamp:
+            what = f"The base {self.name} at {self.location} has changed since it was added."
+            raise BaseError("base_changed", what, again)
+        return self
+
+
+def encode(record: BaseRecord) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n"
+
+
+def decode(data: bytes, *, path: Path) -> BaseRecord:
+    """A record read from `path`. Raises StorageError naming the file where it is damaged."""
+    try:
+        record = msgspec.json.decode(data, type=BaseRecord)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise damaged(path, str(error)) from error
+    if record.name != path.stem:
+        raise damaged(path, f"it names the base {record.name!r}")
+    return record
+
+
+def damaged(path: Path, why: str) -> StorageError:
+    remedy = "Delete that file and add the base again (edgelora base add PATH); the model itself is not touched."
+    return StorageError("store_damaged", f"{path} is damaged: {why}.", remedy)

@@ -1,0 +1,82 @@
+"""Which installed base is opened: by the name that was given, and by the backend that was.
+
+A backend runs one format: llama.cpp a GGUF file, MLX an MLX folder. Where a base of the other format is named, another
+form of the same model (one with the same fingerprint) stands in for it, if one is installed. Adapters know no
+difference: they are for a fingerprint.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from edgelora.core.errors import UsageError
+from edgelora.store.bases.record import BUILTIN, BaseRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from edgelora.core.config import BackendChoice
+    from edgelora.core.progress import Progress
+    from edgelora.store.bases.registry import Bases
+
+Format = Literal["gguf", "mlx"]
+RUNS: Mapping[BackendChoice, Format] = {"mlx": "mlx", "llama.cpp": "gguf"}
+
+
+def choose_base(
+    bases: Bases, name: str | None, backend: BackendChoice, *, progress: Progress | None = None
+) -> BaseRecord:
+    """The base to open for `name` (None: the chosen one), its file checked. It answers to the name that was given.
+
+    `auto` opens what is named in its own format. Where nothing is named and this is Apple Silicon, an installed MLX
+    form of the chosen base goes before the base itself. `mlx` makes the built-in base's MLX form where it is missing.
+    Raises NotFound, BaseError, StorageError, UsageError(backend_base) where no form of it is for `backend`.
+    """
+    record = (bases.get(name) if name else bases.current()).check()
+    wanted = _wanted(record, backend, named=name is not None)
+    if record.format == wanted:
+        return record
+    found = _other_form(bases, record, wanted)
+    if found is None and wanted == "mlx" and backend == "mlx" and record.origin == BUILTIN:
+        from edgelora.store.bases.builtin_mlx import ensure_mlx
+
+        found = ensure_mlx(bases, progress)
+    if found is not None:
+        return msgspec.structs.replace(found, aliases=tuple(dict.fromkeys((*found.aliases, record.name))))
+    if backend == "auto":
+        return record
+    raise _no_form(record, backend)
+
+
+def apple_silicon() -> bool:
+    return sys.platform == "darwin" and platform.machine() == "arm64"
+
+
+def _wanted(record: BaseRecord, backend: BackendChoice, *, named: bool) -> Format:
+    if backend == "auto":
+        return "mlx" if apple_silicon() and not named else record.format
+    return RUNS[backend]
+
+
+def _other_form(bases: Bases, record: BaseRecord, wanted: Format) -> BaseRecord | None:
+    """The newest installed base of that format with the same fingerprint."""
+    digest = record.identity.fingerprint.digest
+    same = [other for other in bases.list() if other.format == wanted and other.identity.fingerprint.digest == digest]
+    newest = max(same, key=lambda other: (other.created, other.name), default=None)
+    return None if newest is None else newest.check()
+
+
+def _no_form(record: BaseRecord, backend: BackendChoice) -> UsageError:
+    if backend == "mlx":
+        what = f"{record.name} is a GGUF file, which MLX does not run, and no MLX form of it is installed."
+        get = "edgelora base pull NAME --format mlx, or base convert CHECKPOINT --to mlx -o DIR and base add DIR"
+        other = "llama.cpp"
+    else:
+        what = f"{record.name} is an MLX folder, which llama.cpp does not run, and no GGUF form of it is installed."
+        get = "edgelora base pull NAME, or base convert CHECKPOINT --to gguf -o FILE and base add FILE"
+        other = "mlx"
+    return UsageError("backend_base", what, f"Install one ({get}), or take --backend {other}.", param="backend")

@@ -1,0 +1,82 @@
+"""The token of this installation: who can read its file may manage. Made once, by whoever needs it first."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import stat
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from edgelora.core.errors import StorageError
+from edgelora.core.files import locked, storing, write_atomic
+from edgelora.store.keys.api_key import new_secret
+
+logger = logging.getLogger(__name__)
+
+TOKEN_FILE = "token"
+LOCK_FILE = "keys.lock"
+LOCK_SECONDS = 10.0
+
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{32,256}")
+
+
+def read_token(folder: Path) -> str | None:
+    """The token kept in a configuration folder; None where there is none yet. Raises StorageError."""
+    path = folder / TOKEN_FILE
+    with storing(path):
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+    return parse_token(data)
+
+
+def ensure_token(folder: Path) -> str:
+    """The token, made now where there is none. Raises StorageError and Busy."""
+    with _alone(folder):
+        found = read_token(folder)
+        if found is not None:
+            _close_to_others(folder / TOKEN_FILE)
+            return found
+        return _write(folder)
+
+
+def rotate_token(folder: Path) -> str:
+    """A new token in the place of the old one, which is worth nothing from then on. Raises StorageError and Busy."""
+    with _alone(folder):
+        return _write(folder)
+
+
+def parse_token(data: bytes) -> str:
+    """Raises StorageError for a file that holds anything but a token."""
+    text = data.decode("latin-1").strip()
+    if not _TOKEN.fullmatch(text):
+        raise StorageError(
+            "bad_token_file",
+            f"The file {TOKEN_FILE!r} in the configuration folder holds no token.",
+            "`edgelora keys token --rotate` writes a new one.",
+        )
+    return text
+
+
+def _alone(folder: Path) -> AbstractContextManager[None]:
+    return locked(folder / LOCK_FILE, timeout=LOCK_SECONDS, busy="Another program is changing the keys.")
+
+
+def _write(folder: Path) -> str:
+    token = new_secret()
+    write_atomic(folder / TOKEN_FILE, f"{token}\n".encode(), private=True)
+    return token
+
+
+def _close_to_others(path: Path) -> None:
+    """A token that others could read may have been read: they are shut out, and the owner is told."""
+    if os.name == "nt":
+        return  # there the folder's own permissions say who can read
+    with storing(path):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode & 0o077:
+            path.chmod(0o600)
+            logger.warning("Others could read %s: `edgelora keys token --rotate` makes a new token.", path)

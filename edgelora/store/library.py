@@ -1,0 +1,105 @@
+"""What is installed: the bases and adapters on disk, nothing loaded. Owns what crosses their stores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgelora.core.errors import UsageError
+from edgelora.core.progress import Progress
+
+if TYPE_CHECKING:
+    from edgelora.core.config import Settings
+    from edgelora.store.adapters.manifest import Version
+    from edgelora.store.adapters.quarantine import Quarantine
+    from edgelora.store.adapters.store import Store
+    from edgelora.store.bases.record import BaseRecord
+    from edgelora.store.bases.registry import Bases
+    from edgelora.store.prefixes.store import PrefixStore
+    from edgelora_models.fingerprint import BaseFingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class KnownBase:
+    """A base that was named: an installed one, or a model of the user's."""
+
+    path: Path
+    fingerprint: BaseFingerprint
+    record: BaseRecord | None
+
+    def installed(self) -> BaseRecord:
+        """Its record. Raises UsageError for a path that was never added."""
+        if self.record is None:
+            what = f"{self.path} is not an installed base."
+            raise UsageError("base_not_installed", what, f"Add it first: edgelora base add {self.path}", param="base")
+        return self.record
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """What is installed. The built-in base and its adapters are there after `open_library`."""
+
+    settings: Settings
+    bases: Bases
+    store: Store
+
+    def prefixes(self) -> PrefixStore:
+        """KV on disk, of all bases."""
+        from edgelora.store.prefixes.store import PrefixStore
+
+        return PrefixStore(self.settings.directories.cache / "prefixes", budget_bytes=self.settings.prefix_disk_bytes)
+
+    def quarantine(self) -> Quarantine:
+        """The adapters that crashed the engine and are not run."""
+        from edgelora.store.adapters.quarantine import Quarantine
+
+        return Quarantine(self.settings.directories.data / "quarantine")
+
+    def find_base(self, name: str | None) -> KnownBase:
+        """The chosen base (None), an installed one, or that of a GGUF file, an MLX or a Hugging Face folder.
+
+        Raises NotFound with near names, BaseError where its file is gone, changed, or no Llama.
+        """
+        from edgelora.store.bases.registry import identify
+
+        if name is not None and name not in self.bases.names() and Path(name).exists():
+            path = Path(name)
+            return KnownBase(path, identify(path).fingerprint, None)
+        record = self.bases.current() if name is None else self.bases.get(name).check()
+        return KnownBase(record.path, record.identity.fingerprint, record)
+
+    def remove_adapter(self, spec: str) -> tuple[Version, ...]:
+        """`Store.remove`, the prefixes that no version left could use any more, and its quarantine."""
+        gone = self.store.remove(spec)
+        left = {version.digest for manifest in self.store.list() for version in manifest.versions}
+        dead = {version.digest for version in gone} - left
+        self.prefixes().drop(versions=dead)
+        quarantine = self.quarantine()
+        for digest in dead:
+            quarantine.lift(digest)
+        return gone
+
+    def remove_base(self, name: str) -> BaseRecord:
+        """`Bases.remove`, and the base's prefixes, unless another installed base has the same file."""
+        from edgelora.store.prefixes.base_digest import BaseDigests
+
+        record = self.bases.remove(name)
+        prefixes = self.prefixes()
+        contents = BaseDigests(prefixes.layout.bases)
+        others = [other.path for other in self.bases.list()]
+        digest = None if record.path in others else contents.forget(record.path)
+        if digest is not None and digest not in {contents.known(other) for other in others}:
+            prefixes.drop(bases={digest})
+        return record
+
+
+def open_library(settings: Settings, *, progress: Progress | None = None) -> Library:
+    """The installed bases and adapters; installs the built-in ones on first use. Raises StorageError."""
+    from edgelora.store.adapters.store import Store
+    from edgelora.store.bases.registry import Bases
+    from edgelora.store.builtin import ensure_builtin
+
+    bases, store = Bases(settings.directories), Store(settings.directories.data)
+    ensure_builtin(bases, store, progress)
+    return Library(settings, bases, store)

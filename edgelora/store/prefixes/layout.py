@@ -1,0 +1,124 @@
+"""Where prefixes lie, and how a file's name says all it takes to find it. Touches the disk to list, never to change."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgelora.core.files import inside, valid_digest, valid_name
+from edgelora.store.prefixes.origin import token_bytes
+
+_FILE = re.compile(r"([1-9][0-9]{0,8})-([0-9a-f]{32})(?:~([^~]+))?\.kv")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPrefix:
+    """One file, as its name and its folder tell."""
+
+    path: Path
+    length: int
+    """Tokens."""
+    digest: str
+    """Of the tokens."""
+    name: str | None
+    """None: kept automatically."""
+
+    @property
+    def group(self) -> str:
+        return self.path.parent.name
+
+    @property
+    def content(self) -> tuple[str, int, str]:
+        return (self.group, self.length, self.digest)
+
+
+@dataclass(frozen=True, slots=True)
+class FolderUsage:
+    """One file with what the disk says of it."""
+
+    stored: StoredPrefix
+    nbytes: int
+    used: float
+    """When it was last written or read, Unix seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrefixLayout:
+    """
+    groups/<origin digest>/origin.json                         what all files beside it were computed by
+    groups/<origin digest>/<length>-<tokens digest>.kv         kept automatically
+    groups/<origin digest>/<length>-<tokens digest>~<name>.kv  named
+    bases/                                                     digests of the bases' files
+    tmp/  lock                                                 writers only
+    """
+
+    root: Path
+
+    @property
+    def groups(self) -> Path:
+        return self.root / "groups"
+
+    @property
+    def bases(self) -> Path:
+        return self.root / "bases"
+
+    @property
+    def tmp(self) -> Path:
+        return self.root / "tmp"
+
+    @property
+    def lock(self) -> Path:
+        """Held for the moments in which files appear under their names or go."""
+        return self.root / "lock"
+
+    def group(self, group: str) -> Path:
+        return inside(self.groups, group)
+
+    def origin(self, group: str) -> Path:
+        return self.group(group) / "origin.json"
+
+    def file(self, group: str, tokens: tuple[int, ...], name: str | None) -> StoredPrefix:
+        """Where a prefix lies, or would."""
+        digest = hashlib.sha256(token_bytes(tokens)).hexdigest()[:32]
+        suffix = "" if name is None else f"~{name}"
+        path = inside(self.groups, group, f"{len(tokens)}-{digest}{suffix}.kv")
+        return StoredPrefix(path, len(tokens), digest, name)
+
+    def in_group(self, group: str) -> list[StoredPrefix]:
+        """The files of one origin; none where there is no such folder. Raises OSError."""
+        folder = self.group(group)
+        try:
+            with os.scandir(folder) as entries:
+                found = [parse(folder, entry.name) for entry in entries]
+        except FileNotFoundError:
+            return []
+        return [stored for stored in found if stored is not None]
+
+    def every_group(self) -> list[str]:
+        try:
+            with os.scandir(self.groups) as entries:
+                return sorted(entry.name for entry in entries if valid_digest(entry.name))
+        except FileNotFoundError:
+            return []
+
+    def every(self) -> Iterator[FolderUsage]:
+        """All files of all groups. One that goes meanwhile is left out. Raises OSError."""
+        for group in self.every_group():
+            for stored in self.in_group(group):
+                try:
+                    stat = stored.path.stat()
+                except FileNotFoundError:
+                    continue
+                yield FolderUsage(stored, stat.st_size, stat.st_mtime)
+
+
+def parse(folder: Path, name: str) -> StoredPrefix | None:
+    """None for a name that is none of ours."""
+    match = _FILE.fullmatch(name)
+    if match is None or (match[3] is not None and not valid_name(match[3])):
+        return None
+    return StoredPrefix(folder / name, int(match[1]), match[2], match[3])

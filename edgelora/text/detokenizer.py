@@ -1,0 +1,108 @@
+"""From token bytes to the text a reader may see: UTF-8 put together, stop strings held back. Pure.
+
+Whatever the chunks, the same bytes give the same text.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+
+
+class ByteDecoder:
+    """Bytes to text. A character's bytes wait for each other; what can no longer become a character is U+FFFD."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there are bytes of a character that is not complete."""
+        return bool(self._decoder.getstate()[0])
+
+    def feed(self, piece: bytes) -> str:
+        return self._decoder.decode(piece)
+
+    def finish(self) -> str:
+        """What was still waiting: U+FFFD for a character cut short."""
+        return self._decoder.decode(b"", final=True)
+
+
+class StopFilter:
+    """Lets text through up to the first stop string, which is swallowed. Text that may be its beginning waits.
+
+    The first one is the one that is complete first (of two complete at once, the longer), so that the text does not
+    depend on how it arrived.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stop for stop in stops if stop)
+        self._held = ""
+        self.stopped = False
+
+    def feed(self, text: str) -> str:
+        """The text that may be shown now. Nothing once `stopped`."""
+        if self.stopped:
+            return ""
+        text = self._held + text
+        ends = [(text.index(stop) + len(stop), text.index(stop)) for stop in self._stops if stop in text]
+        if ends:
+            self.stopped, self._held = True, ""
+            return text[: min(ends)[1]]
+        cut = len(text) - self._begun(text)
+        self._held = text[cut:]
+        return text[:cut]
+
+    def finish(self) -> str:
+        """What was held back and is now known to be no stop string."""
+        held, self._held = self._held, ""
+        return held
+
+    def _begun(self, text: str) -> int:
+        """How many characters at the end of `text` may be the beginning of a stop string."""
+        longest = max((len(stop) for stop in self._stops), default=1) - 1
+        for size in range(min(longest, len(text)), 0, -1):
+            if any(stop.startswith(text[-size:]) for stop in self._stops):
+                return size
+        return 0
+
+
+class Detokenizer:
+    """One answer's text: a Detokenizer, then a StopFilter."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._detokenizer = ByteDecoder()
+        self._filter = StopFilter(stops)
+        self._read = 0
+        self.shown = 0
+        """Characters that were let through."""
+
+    @property
+    def stopped(self) -> bool:
+        """A stop string was met: the answer is over."""
+        return self._filter.stopped
+
+    @property
+    def read(self) -> int:
+        """Characters that are complete, shown or not."""
+        return self._read
+
+    @property
+    def touched(self) -> int:
+        """Characters that any byte was read of."""
+        return self._read + self._detokenizer.waiting
+
+    def feed(self, piece: bytes) -> str:
+        text = self._detokenizer.feed(piece)
+        self._read += len(text)
+        return self._show(self._filter.feed(text))
+
+    def finish(self) -> str:
+        """The rest, once no token follows. Nothing where a stop string was met."""
+        text = self._detokenizer.finish()
+        self._read += len(text)
+        return self._show(self._filter.feed(text) + self._filter.finish())
+
+    def _show(self, text: str) -> str:
+        self.shown += len(text)
+        return text

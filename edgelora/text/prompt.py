@@ -1,0 +1,156 @@
+"""From messages to token ids: the base's chat template, then its tokeniser. Runs in the request's thread, never in the
+engine's.
+
+Control tokens come from the template alone. Where a message spells one out, a sentinel (a private-use character that no
+message has) is put inside it; the rendered text is split there and the parts are tokenised one by one, so the model
+reads exactly the characters that were written, as plain text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+
+from edgelora.core.errors import ContextTooLong, UsageError
+from edgelora.core.tokenizer import Tokenizer
+from edgelora.text.chat_template import render
+from edgelora.text.tools import Change, Tool, ToolCall, Turn, in_words, texts
+
+ROLES = ("system", "user", "assistant", "tool")
+LARGE = 2 << 20
+"""Characters of all messages together, or of one text. More is refused before any other work where it cannot fit, or
+where the vocabulary cannot tell: the tokeniser must not spend seconds on finding out."""
+
+# Where to break up a message that spells a control token: they begin with one of the first in every known vocabulary;
+# the second and third are there for the unknown ones.
+_BREAKS = (re.compile(r"[<\[]"), re.compile(r"[^\w\s]"), re.compile(r".", re.DOTALL))
+# A message's end that may be the first half of a control token, whose other half is the next message's beginning.
+_OPEN_END = re.compile(r"[<\[](?=[^\s<>\[\]]*\s*\Z)")
+_PRIVATE_USE = (range(0xE000, 0xF900), range(0xF0000, 0xFFFFE), range(0x100000, 0x10FFFE))
+_PRIVATE = re.compile("[\ue000-\uf8ff\U000f0000-\U000ffffd\U00100000-\U0010fffd]")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: str
+    """One of ROLES."""
+    content: str
+    calls: tuple[ToolCall, ...] = ()
+    """What the assistant called."""
+    call_id: str = ""
+    """Of a tool's message: the call it answers."""
+
+    def turn(self, change: Change) -> Turn:
+        """As chat templates take it, every text changed."""
+        turn: Turn = {"role": self.role, "content": change(self.content)}
+        if self.calls:
+            turn["tool_calls"] = [call.spec(change) for call in self.calls]
+        return {**turn, "tool_call_id": change(self.call_id)} if self.role == "tool" else turn
+
+
+def encode_chat(
+    messages: Sequence[Message], tokenizer: Tokenizer, *, tools: Sequence[Tool] = (), limit: int | None = None
+) -> tuple[int, ...]:
+    """Token ids of a conversation, up to where the assistant's next message begins. BOS stands there once.
+
+    `tools`: the functions it may call, told of as the base's template does it, or in words. A base without a template
+    gets plain lines, `role: content`, and `assistant:` at the end. What surely has `limit` tokens or more is refused
+    before it is tokenised. Raises ContextTooLong, and UsageError: code bad_messages (a role, an order or characters
+    the template cannot take), bad_template (the base's template itself), prompt_too_large.
+    """
+    _check(messages)
+    _check_text("".join(message.content for message in messages), tokenizer, limit, param="messages")
+    plain, specs = [message.turn(str) for message in messages], [tool.spec(str) for tool in tools]
+    written = [*texts(plain), *texts(specs)]
+    _check_unicode("".join(written), param="messages")
+    source = tokenizer.chat_template
+    if source is None:
+        lines = [f"{turn['role']}: {turn['content']}\n" for turn in in_words(plain, specs)]
+        text = "".join(lines) + "assistant:"
+        _check_fits(text, tokenizer, limit)
+        return tuple(tokenizer.tokenize(text, special=False, bos=True))
+    if limit is not None and sum(map(len, written)) >= limit:
+        # What the template makes of it counts: it may leave things out. Unguarded, this costs nothing like a tokeniser.
+        _check_fits(render(source, plain, specs, tokenizer), tokenizer, limit)
+    sentinel = _sentinel(chain((source,), written))
+    guard = partial(_guard, sentinel=sentinel, tokenizer=tokenizer)
+    guarded = [message.turn(guard) for message in messages]
+    text = render(source, guarded, [tool.spec(guard) for tool in tools], tokenizer)
+    return tuple(_tokenize(text.split(sentinel), tokenizer))
+
+
+def encode_text(prompt: str, tokenizer: Tokenizer, *, limit: int | None = None) -> tuple[int, ...]:
+    """Token ids of a text as it stands, BOS in front unless it is written there.
+
+    Control tokens in it are control tokens: who sends a bare text writes the template too. Raises as `encode_chat`.
+    """
+    _check_text(prompt, tokenizer, limit, param="prompt")
+    _check_fits(prompt, tokenizer, limit)
+    return tuple(_tokenize([prompt], tokenizer))
+
+
+def _tokenize(parts: Sequence[str], tokenizer: Tokenizer) -> Iterator[int]:
+    bos = tokenizer.bos_text
+    yield from tokenizer.tokenize(parts[0], special=True, bos=not (bos and parts[0].startswith(bos)))
+    for part in parts[1:]:
+        yield from tokenizer.tokenize(part, special=True, bos=False)
+
+
+def _check(messages: Sequence[Message]) -> None:
+    if not messages:
+        raise UsageError("bad_messages", "There are no messages.", "Send at least one.", param="messages")
+    for message in messages:
+        if message.role not in ROLES:
+            what = f"A message has the role {message.role!r}."
+            raise UsageError("bad_messages", what, f"Use one of {', '.join(ROLES)}.", param="messages")
+
+
+def _check_text(text: str, tokenizer: Tokenizer, limit: int | None, *, param: str) -> None:
+    if len(text) > LARGE:
+        _check_fits(text, tokenizer, limit)
+        if limit is None or not tokenizer.fewest_tokens(text):
+            what = f"The text has {len(text):,} characters; at most {LARGE:,} are accepted."
+            raise UsageError("prompt_too_large", what, "Shorten it.", param=param)
+    _check_unicode(text, param=param)
+
+
+def _check_unicode(text: str, *, param: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        what = "The text holds half of a surrogate pair, which is no character."
+        raise UsageError("bad_messages", what, "Send well-formed Unicode.", param=param) from None
+
+
+def _check_fits(text: str, tokenizer: Tokenizer, limit: int | None) -> None:
+    if limit is not None and (least := tokenizer.fewest_tokens(text)) >= limit:
+        raise ContextTooLong(tokens=least, limit=limit, at_least=True)
+
+
+def _sentinel(texts: Iterator[str]) -> str:
+    used = {char for text in texts for char in _PRIVATE.findall(text)}
+    for code in chain.from_iterable(_PRIVATE_USE):
+        if chr(code) not in used:
+            return chr(code)
+    raise UsageError("bad_messages", "The text uses every private-use character there is.", param="messages")
+
+
+def _guard(content: str, sentinel: str, tokenizer: Tokenizer) -> str:
+    """`content` with sentinels, so that tokenising its parts cannot give a control token, whatever follows it."""
+
+    def harmless(text: str) -> bool:
+        parts = text.split(sentinel)
+        return all(
+            tokenizer.tokenize(part, special=True, bos=False) == tokenizer.tokenize(part, special=False, bos=False)
+            for part in parts
+        )
+
+    guarded = _OPEN_END.sub(lambda match: match[0] + sentinel, content)
+    for place in _BREAKS:
+        if harmless(guarded):
+            break
+        guarded = place.sub(lambda match: match[0] + sentinel, content)
+    return guarded

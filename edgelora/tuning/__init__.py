@@ -1,1 +1,0 @@
-"""What is fastest on this machine: measured by `edgelora tune`, kept in the state folder, used at the next start."""

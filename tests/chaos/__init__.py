@@ -1,1 +1,0 @@
-"""kill -9 of the engine's process and of the whole server, under load, at seeded moments: `python -m tests.chaos`."""

@@ -1,0 +1,145 @@
+"""`ls`, `add`, `show`, `rm` over a real store."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from edgelora.store.library import Library
+from tests.support.adapters import TINY, write_peft
+from tests.support.cli import SHAPE, make_app, run
+
+
+def test_ls(installed: Library) -> None:
+    """One line an adapter below a header, by name."""
+    done = run(make_app(installed), "ls")
+    assert (done.exit_code, done.stderr) == (0, "")
+    header, *rows = done.stdout.splitlines()
+    assert header.split() == ["NAME", "VERSION", "BASE", "RANK", "SIZE", "ADDED"]
+    assert [row.split()[:4] for row in rows] == [["medical-faq", "1", "tiny", "4"], ["pirate", "1", "tiny", "4"]]
+
+
+def test_ls_json(installed: Library) -> None:
+    """--json has raw bytes and ISO times."""
+    told = json.loads(run(make_app(installed), "ls", "--json").stdout)
+    assert [one["name"] for one in told] == ["medical-faq", "pirate"]
+    assert told[0].keys() == {"name", "version", "digest", "base", "rank", "bytes", "created", "quarantined"}
+    assert told[0]["quarantined"] is None
+    assert told[0]["bytes"] == installed.store.get("medical-faq").latest.nbytes
+    assert told[0]["created"].endswith("+00:00")
+
+
+def test_ls_of_nothing(library: Library) -> None:
+    """An empty store says how to fill it, on stderr; --json is an empty array."""
+    run(make_app(library), "rm", "medical-faq", "pirate")
+    done = run(make_app(library), "ls")
+    assert (done.stdout, "edgelora add DIR" in done.stderr) == ("", True)
+    assert json.loads(run(make_app(library), "ls", "--json").stdout) == []
+
+
+def test_add_folder(library: Library, tmp_path: Path) -> None:
+    """A folder is installed under its own name, and what to do next is said on stderr."""
+    done = run(make_app(library), "add", str(write_peft(tmp_path / "Legal FAQ", SHAPE, rank=8)))
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert "edgelora run --adapter legal-faq" in done.stderr
+    assert library.store.get("legal-faq").latest.rank == 8
+
+
+def test_add_zip_under_a_name(library: Library, tmp_path: Path) -> None:
+    """A zip is installed under the name given; --json tells what became of it."""
+    write_peft(tmp_path / "source", SHAPE, seed=9)
+    archive = shutil.make_archive(str(tmp_path / "adapter"), "zip", tmp_path / "source")
+    done = run(make_app(library), "add", archive, "--name", "sql", "--base", "tiny", "--json")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["name"] == "sql"
+
+
+def test_add_again_is_a_new_version(library: Library, tmp_path: Path) -> None:
+    """Other content under a name that is taken is the next version; the old one stays to be named."""
+    source = write_peft(tmp_path / "other", SHAPE, seed=9)
+    assert "version 2" in run(make_app(library), "add", str(source), "-n", "pirate").stderr
+    old, new = (json.loads(run(make_app(library), "show", spec, "--json").stdout) for spec in ("pirate@1", "pirate"))
+    assert (old["version"], new["version"], new["versions"]) == (1, 2, [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("made", "code", "word"),
+    [
+        ("nothing", 2, "There is no"),
+        ("empty", 5, "adapter_config.json"),
+        ("pickle", 5, "adapter_model.bin"),
+        ("other base", 5, "does not fit the base tiny"),
+        ("truncated", 5, ""),
+    ],
+)
+def test_add_refused(library: Library, tmp_path: Path, made: str, code: int, word: str) -> None:
+    """What cannot be installed is one clear paragraph and its exit code, and changes nothing."""
+    source = tmp_path / "source"
+    if made == "other base":
+        write_peft(source, TINY, layers=[7])
+    elif made != "nothing":
+        write_peft(source, SHAPE)
+    tensors = source / "adapter_model.safetensors"
+    if made == "empty":
+        shutil.rmtree(source)
+        source.mkdir()
+    elif made == "pickle":
+        tensors.rename(source / "adapter_model.bin")
+    elif made == "truncated":
+        tensors.write_bytes(tensors.read_bytes()[:-100])
+    done = run(make_app(library), "add", str(source), "-n", "new")
+    assert (done.exit_code, done.stdout) == (code, "")
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and word in done.stderr
+    assert "new" not in library.store.names()
+
+
+def test_add_for_an_unknown_base(library: Library, tmp_path: Path) -> None:
+    """--base with an unknown name is exit 3 with near names."""
+    done = run(make_app(library), "add", str(tmp_path), "--base", "tine")
+    assert (done.exit_code, "Did you mean 'tiny'?" in done.stderr) == (3, True)
+
+
+def test_show(installed: Library) -> None:
+    """Everything worth knowing, one field a line."""
+    done = run(make_app(installed), "show", "pirate")
+    assert (done.exit_code, done.stderr) == (0, "")
+    told = dict(line.split("  ", 1) for line in done.stdout.splitlines())
+    assert told["name"].strip() == "pirate"
+    assert {"rank", "alpha", "scale", "targets", "size", "mapped"} <= {label.strip() for label in told}
+
+
+def test_show_an_alora(library: Library, tmp_path: Path) -> None:
+    """Where it begins to act; a plain adapter has no such line."""
+    write_peft(tmp_path / "late", SHAPE, task_type="CAUSAL_LM", alora_invocation_tokens=[7, 9])
+    assert run(make_app(library), "add", str(tmp_path / "late")).exit_code == 0
+    assert "invocation      the tokens [7, 9] (aLoRA)" in run(make_app(library), "show", "late").stdout
+    assert json.loads(run(make_app(library), "show", "late", "--json").stdout)["invocation"] == [7, 9]
+    assert "invocation" not in run(make_app(library), "show", "pirate").stdout
+
+
+def test_show_json(installed: Library) -> None:
+    """--json adds files, conversions, versions and aliases to what `ls` tells."""
+    told = json.loads(run(make_app(installed), "show", "pirate", "--json").stdout)
+    assert [file["name"] for file in told["files"]] == ["adapter_config.json", "adapter_model.safetensors"]
+    assert Path(told["conversions"][0]["path"]).exists()
+    assert told["aliases"] == {"latest": 1}
+
+
+@pytest.mark.parametrize("verb", ["show", "rm"])
+def test_unknown_name(installed: Library, verb: str) -> None:
+    """An unknown name is exit 3 with near names."""
+    done = run(make_app(installed), verb, "pirat")
+    assert (done.exit_code, "Did you mean 'pirate'?" in done.stderr) == (3, True)
+
+
+def test_rm(library: Library) -> None:
+    """Removed is gone from the store; several at once, or none where one is unknown."""
+    app = make_app(library)
+    assert run(app, "rm", "pirate", "nobody").exit_code == 3
+    assert set(library.store.names()) == {"medical-faq", "pirate"}
+    done = run(app, "rm", "pirate", "medical-faq", "pirate")
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert not library.store.names()

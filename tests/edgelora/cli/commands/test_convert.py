@@ -1,0 +1,79 @@
+"""`edgelora convert`: formats, bases, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from edgelora.store.library import Library
+from tests.support.adapters import write_peft
+from tests.support.bases import write_tiny_gguf
+from tests.support.cli import SHAPE, make_app, run
+from tests.support.variants import plain, save
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_peft(tmp_path / "source", SHAPE)
+
+
+@pytest.mark.parametrize(("to", "is_folder"), [("gguf", False), ("mlx", True)])
+def test_formats(installed: Library, source: Path, tmp_path: Path, to: str, is_folder: bool) -> None:
+    """GGUF is a file and MLX a folder; stdout stays empty."""
+    out = tmp_path / "out"
+    done = run(make_app(installed), "convert", str(source), "--to", to, "-o", str(out))
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert out.is_dir() is is_folder and str(out) in done.stderr
+
+
+def test_json(installed: Library, source: Path, tmp_path: Path) -> None:
+    """--json is the report of the conversion."""
+    done = run(make_app(installed), "convert", str(source), "--to", "gguf", "-o", str(tmp_path / "a.gguf"), "--json")
+    told = json.loads(done.stdout)
+    assert (told["rank"], told["modules"], told["out"]) == (4, 14, str(tmp_path / "a.gguf"))
+    assert 0 <= told["worst"] < 1e-6
+
+
+def test_base_by_path(installed: Library, source: Path, tmp_path: Path) -> None:
+    """--base takes a model file that is not installed."""
+    base = write_tiny_gguf(tmp_path / "other.gguf", SHAPE, seed=3)
+    out = tmp_path / "a.gguf"
+    done = run(make_app(installed), "convert", str(source), "--to", "gguf", "-o", str(out), "--base", str(base))
+    assert done.exit_code == 0 and out.is_file()
+    assert installed.bases.names() == ("tiny",)
+
+
+def test_refusals(installed: Library, source: Path, tmp_path: Path) -> None:
+    """An OUT that exists is exit 2 and left alone; an unknown base is exit 3; no --to is exit 2."""
+    out = tmp_path / "a.gguf"
+    out.write_text("precious")
+    app = make_app(installed)
+    assert run(app, "convert", str(source), "--to", "gguf", "-o", str(out)).exit_code == 2
+    assert out.read_text() == "precious"
+    assert run(app, "convert", str(source), "--to", "gguf", "-o", str(tmp_path / "b"), "--base", "tine").exit_code == 3
+    assert run(app, "convert", str(source), "-o", str(tmp_path / "b")).exit_code == 2
+
+
+def test_the_bases_weights(installed: Library, tmp_path: Path) -> None:
+    """A base by its path serves as its weights; an installed one needs them by option; what was done is told."""
+    pissa = save(tmp_path / "pissa", plain(SHAPE, rank=4), init_lora_weights="pissa")
+    base = str(write_tiny_gguf(tmp_path / "base.gguf", SHAPE, seed=3))
+    app, out = make_app(installed), tmp_path / "out"
+    command = ["convert", str(pissa), "--to", "gguf", "-o"]
+    refused = run(app, *command, str(out))
+    assert refused.exit_code == 5 and "--base-weights" in refused.stderr and not out.exists()
+    for n, options in enumerate((["--base", base], ["--base-weights", base])):
+        done = run(app, *command, f"{out}{n}", *options)
+        assert done.exit_code == 0 and "pissa" in done.stderr and "rank 8" in done.stderr
+    assert Path(f"{out}0").read_bytes() == Path(f"{out}1").read_bytes()
+
+
+def test_the_adapter_before_training(installed: Library, tmp_path: Path) -> None:
+    """--initial is the folder it was saved in."""
+    last = save(tmp_path / "last", plain(SHAPE, rank=4, seed=1), init_lora_weights="corda")
+    first = save(tmp_path / "first", plain(SHAPE, rank=4, seed=2))
+    command = ["convert", str(last), "--to", "peft", "-o", str(tmp_path / "out")]
+    assert "--initial" in run(make_app(installed), *command).stderr
+    assert run(make_app(installed), *command, "--initial", str(first)).exit_code == 0

@@ -1,0 +1,162 @@
+"""When a process is given up, how long the next start waits, and which adapter is blamed: no process is needed."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from edgelora.core.errors import AdapterError, BackendError, Unavailable
+from edgelora.core.request import AdapterRef
+from edgelora.engine.process import output_log
+from edgelora.engine.process.crash_blame import CrashBlame, CrashSuspects
+from edgelora.engine.process.instrumented_backend import (
+    LEAST_SECONDS,
+    MEASURED,
+    UNMEASURED_SECONDS,
+    InstrumentedBackend,
+)
+from edgelora.engine.process.lifecycle import Lifecycle
+from edgelora.engine.process.output_log import OutputLog
+from edgelora.engine.process.watchdog import Backoff, Watchdog, WatchdogTimes
+from edgelora.store.adapters.quarantine import Quarantine
+from tests.support.openers import Mortal
+
+TIMES = WatchdogTimes(turn=5.0, silent=20.0, first=40.0)
+ONE, TWO = Path("one"), Path("two")
+REF = AdapterRef("bad", "b" * 64, ONE, 5)
+
+
+def test_silence_is_counted_in_turns() -> None:
+    """Four unanswered looks are twenty seconds; an answer in between begins anew; the first may take longer."""
+    watch = Watchdog(TIMES)
+    assert [watch.looked() for _ in range(8)] == [None] * 8
+    assert watch.answered(1, None) is None
+    assert [watch.looked() for _ in range(4)] == [None] * 4
+    assert "did not answer for 20 seconds" in (watch.looked() or "")
+
+
+def test_a_call_hangs_after_its_bound() -> None:
+    """The same call in every answer; another call, or none, begins anew."""
+    watch = Watchdog(TIMES)
+    assert [watch.answered(7, 10.0) for _ in range(2)] == [None, None]
+    assert watch.answered(8, 10.0) is None and watch.answered(8, None) is None
+    assert [watch.answered(9, 10.0) for _ in range(2)] == [None, None]
+    assert "did not return for 10 seconds" in (watch.answered(9, 10.0) or "")
+
+
+def test_starts_wait_longer_and_longer() -> None:
+    """None after a steady run, doubled with each failure, bounded."""
+    backoff = Backoff(WatchdogTimes(least_delay=0.25, most_delay=2.0, steady=60.0))
+    assert [backoff.ended(1.0) for _ in range(6)] == [0.0, 0.25, 0.5, 1.0, 2.0, 2.0]
+    assert backoff.ended(60.0) == 0.0 and backoff.failures == 1
+
+
+def test_two_strikes_in_the_same_place() -> None:
+    """Only dying while it was tried counts, only of one's own, and doing well once ends it."""
+    suspects = CrashSuspects()
+    suspects.trying("load", (ONE,))
+    assert suspects.ended(blamed=True) == ()
+    suspects.trying("load", (TWO,))
+    suspects.trying("load", ())
+    suspects.trying("step", (ONE, TWO))
+    assert suspects.ended(blamed=False) == ()
+    suspects.trying("attach", (ONE,))
+    assert suspects.ended(blamed=True) == (ONE,)
+    suspects.trying("step", (TWO,))
+    assert suspects.ended(blamed=True) == ()
+    suspects.trying("step", (TWO,))
+    suspects.trying("step", ())
+    suspects.trying("step", (TWO,))
+    assert suspects.ended(blamed=True) == ()
+
+
+def test_quarantine_is_kept_and_lifted(tmp_path: Path) -> None:
+    """By version: seen by every process, with why; another version of the name is free; lifting it is enough."""
+    blame = CrashBlame(Quarantine(tmp_path / "q"))
+    blame.know([REF])
+    for _ in range(2):
+        blame.trying("load", (ONE,))
+        guilty = blame.ended("SIGSEGV", blamed=True)
+    assert guilty == [REF]
+    quarantine = Quarantine(tmp_path / "q")
+    with pytest.raises(AdapterError) as caught:
+        quarantine.check(REF)
+    assert caught.value.code == "adapter_quarantined" and "edgelora release bad" in caught.value.remedy
+    assert [(one.name, one.version, one.why) for one in quarantine.list()] == [("bad", REF.version, "SIGSEGV")]
+    quarantine.check(AdapterRef("bad", "c" * 64, ONE, 5))
+    quarantine.check(AdapterRef("bad", "../../etc", ONE, 5))
+    assert quarantine.lift(REF.version) and not quarantine.lift(REF.version)
+    quarantine.check(REF)
+
+
+def test_a_damaged_record_still_keeps_out(tmp_path: Path) -> None:
+    """Better an adapter too few than a crash too many."""
+    (tmp_path / f"{REF.version}.json").write_bytes(b"{")
+    assert Quarantine(tmp_path).find(REF.version) is not None
+    assert Quarantine(tmp_path).lift(REF.version) and Quarantine(tmp_path).list() == []
+
+
+def test_status_says_when_to_come_back() -> None:
+    """From how long the last load took, or how much of this one is done; never less than a second."""
+    status = Lifecycle(now=100.0)
+    status.loading(104.0, 0.25)
+    health = status.health(104.0, 7)
+    assert (health.state, health.retry_after, health.pid) == ("loading", 12.0, 7)
+    status.ready(110.0)
+    status.check(110.0)
+    status.ended("SIGKILL")
+    status.waiting(200.0, 4.0)
+    with pytest.raises(Unavailable) as caught:
+        status.check(201.0)
+    assert caught.value.retry_after == 13.0 and "SIGKILL" in caught.value.what
+    status.starting(204.0)
+    assert status.health(300.0, None).retry_after == 1.0
+    status.ready(301.0)
+    assert status.health(301.0, 8).restarts == 1
+    status.stop(BackendError("engine_stopped", "It was stopped."))
+    with pytest.raises(BackendError):
+        status.check(302.0)
+    assert (status.health(302.0, None).state, status.health(302.0, None).retry_after) == ("stopped", None)
+
+
+def test_what_is_printed_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last lines in memory, two files of a limited size, long lines cut; a folder that is gone stops nothing."""
+    monkeypatch.setattr(output_log, "FILE_BYTES", 1000)
+    path = tmp_path / "state" / "engine.log"
+    printed = OutputLog(path)
+    printed.read(BytesIO(b"".join(b"line %d\n" % n for n in range(500)) + b"x" * 5000))
+    assert printed.last()[-2] == "line 499" and len(printed.last()) == output_log.LAST_LINES
+    assert len(printed.last()[-1]) == output_log.LINE_BYTES
+    files = sorted(path.parent.iterdir())
+    assert [file.name for file in files] == ["engine.log", "engine.old"]
+    assert sum(file.stat().st_size for file in files) < 2 * 1000 + 2 * output_log.LINE_BYTES
+    printed.close()
+    (tmp_path / "file").touch()
+    lost = OutputLog(tmp_path / "file" / "engine.log")
+    lost.note("still there")
+    assert lost.last() == ["still there"] and lost.path is None
+
+
+def test_the_witness_tells_before_it_acts(tmp_path: Path) -> None:
+    """Load, attach and the first step of an adapter, each ended once it went well; later steps are nobody's first."""
+    told: list[tuple[str, tuple[Path, ...]]] = []
+    backend = Mortal(answers={None: "abc"})
+    witness = InstrumentedBackend(backend, lambda phase, paths: told.append((phase, paths)))
+    path = tmp_path / "a"
+    path.write_bytes(b"answer:x")
+    witness.attach(0, witness.load(path))
+    assert told == [("load", (path,)), ("load", ()), ("attach", (path,)), ("attach", ())]
+    assert witness.pong().bound is None and witness.pong().call == 1
+
+
+def test_the_bound_is_measured() -> None:
+    """Long before enough calls were timed; then some minute, or many times the longest."""
+    backend = Mortal(answers={None: "abc"})
+    witness = InstrumentedBackend(backend, lambda phase, paths: None)
+    bounds: list[float | None] = []
+    backend.truncate = lambda *_: bounds.append(witness.pong().bound)  # type: ignore[method-assign]
+    for _ in range(MEASURED + 1):
+        witness.truncate(0, 0)
+    assert bounds[0] == UNMEASURED_SECONDS and bounds[-1] == LEAST_SECONDS

@@ -1,0 +1,52 @@
+"""What an MLX base's store keeps: mlx-lm's folder, or edgelora's own layout where a folder cannot say it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgelora.core.config import read_settings
+from edgelora.core.errors import AdapterUnsupported
+from edgelora.store.adapters import conversions
+from edgelora.store.adapters.conversions import ConversionTarget
+from edgelora.store.adapters.store import Store
+from edgelora.store.bases.record import BaseRecord
+from edgelora.store.bases.registry import Bases
+from tests.support.adapters import write_peft
+from tests.support.lora import GQA
+from tests.support.mlx import write_tiny_mlx
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> BaseRecord:
+    settings = read_settings({"EDGELORA_HOME": str(tmp_path / "home")})
+    return Bases(settings.directories).add(write_tiny_mlx(tmp_path / "base", GQA, seed=1), "tiny")
+
+
+@pytest.mark.parametrize(
+    ("fields", "format", "name"),
+    [({}, "mlx", "adapter"), ({"alora_invocation_tokens": [70, 71]}, "mapped", "adapter.lora")],
+)
+def test_what_a_folder_cannot_say_is_kept_in_our_own_layout(
+    tmp_path: Path, base: BaseRecord, fields: dict[str, list[int]], format: str, name: str
+) -> None:
+    """Added, found again without a second conversion, whole on disk, and its proof can be repeated."""
+    store = Store(tmp_path / "store")
+    _, version = store.add(write_peft(tmp_path / "peft", GQA, **fields), name="one", base=base)
+    ref = store.ref("one", base, to="mlx", widened=True)
+    assert ref.path.name == name and ref.nbytes == 4 * version.parameters
+    (converted,) = store.conversions(version)
+    assert converted.conversion.format == format and converted.path == ref.path
+    assert store.verify() == ()
+    assert store.ref("one", base) == replace(ref, nbytes=converted.conversion.memory_bytes)
+
+
+def test_a_refusal_gives_mlxs_reason(tmp_path: Path, base: BaseRecord) -> None:
+    """What neither form carries is refused for what mlx-lm's folder lacks, and leaves no file."""
+    folder = write_peft(tmp_path / "peft", GQA, layer_replication=[[0, 1]])
+    goal = ConversionTarget("mlx", base.identity.fingerprint, base.path)
+    with pytest.raises(AdapterUnsupported):
+        conversions.make(folder, tmp_path / "out", digest="0" * 64, goal=goal, progress=None)
+    assert list((tmp_path / "out").iterdir()) == []

@@ -1,0 +1,1 @@
+"""Checks of the whole program: long runs, other processes, real clients and a real browser."""
