@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-import tokenizers
 from tokenizers import decoders, models, normalizers
 
 from edgelora.backends.llama_cpp.model import Model
