@@ -96,8 +96,8 @@ class Bench:
             exchanges = asyncio.run(send_on_time(jobs, case.server.port, case.server.write))
             found = figures((exchange, case.server.read(exchange)) for exchange in exchanges)
             if found.tokens != sum(job.output for job in jobs):
-                what = [(exchange.status, exchange.error, exchange.frames[-1:]) for exchange in exchanges]
-                raise RuntimeError(f"{case.server.name} gave {found.tokens} tokens: {what}")
+                message = [(exchange.status, exchange.error, exchange.frames[-1:]) for exchange in exchanges]
+                raise RuntimeError(f"{case.server.name} gave {found.tokens} tokens: {message}")
             case.found.append(found)
 
     def _jobs(self, adapters: int) -> list[Job]:

@@ -82,8 +82,8 @@ class Ledger:
         self.check_sequence(sequence)
         held = self.length(sequence)
         if held is None or not 0 < length <= held:
-            what = "undefined" if held is None else held
-            raise BackendError("bad_length", f"Sequence {sequence} holds {what} tokens, not {length} to keep.")
+            message = "undefined" if held is None else held
+            raise BackendError("bad_length", f"Sequence {sequence} holds {message} tokens, not {length} to keep.")
 
     def check_empty(self, sequence: int, *, code: str) -> None:
         self.check_sequence(sequence)

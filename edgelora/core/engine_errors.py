@@ -36,9 +36,9 @@ def check_tokens(request: Request, tokenizer: Tokenizer) -> None:
     """Raises UsageError(code bad_token). The prompt is not empty."""
     size = tokenizer.size
     if min(request.prompt) < 0 or max(request.prompt) >= size:
-        what = f"The prompt has a token outside 0 to {size - 1}."
-        raise UsageError("bad_token", what, "Use this base's tokenizer.", param="prompt")
+        message = f"The prompt has a token outside 0 to {size - 1}."
+        raise UsageError("bad_token", message, "Use this base's tokenizer.", param="prompt")
     for token, _ in request.sampling.logit_bias:
         if not 0 <= token < size:
-            what = f"logit_bias names token {token}; the vocabulary has 0 to {size - 1}."
-            raise UsageError("bad_token", what, "Use this base's tokenizer.", param="logit_bias")
+            message = f"logit_bias names token {token}; the vocabulary has 0 to {size - 1}."
+            raise UsageError("bad_token", message, "Use this base's tokenizer.", param="logit_bias")

@@ -110,16 +110,18 @@ def storage_error(path: Path, error: OSError) -> StorageError:
     where = Path(error.filename) if isinstance(error.filename, str) else path
     if error.errno in _NO_SPACE:
         free = size_text(free_bytes(path.parent))
-        what = f"The disk is full: {where} could not be written ({free} free)."
-        return StorageError("no_space", what, "Free some space, then try again. Nothing was left half-done.")
+        message = f"The disk is full: {where} could not be written ({free} free)."
+        return StorageError("no_space", message, "Free some space, then try again. Nothing was left half-done.")
     if error.errno in {errno.EACCES, errno.EPERM}:
-        what = f"{where} may not be read or written by this user."
-        return StorageError("no_permission", what, "Change its owner or permissions, or set EDGELORA_HOME elsewhere.")
+        message = f"{where} may not be read or written by this user."
+        return StorageError(
+            "no_permission", message, "Change its owner or permissions, or set EDGELORA_HOME elsewhere."
+        )
     if error.errno == errno.EROFS:
-        what = f"{where} is on a read-only disk."
-        return StorageError("read_only", what, "Set EDGELORA_HOME to a folder that can be written.")
-    what = f"{where}: {error.strerror or error}."
-    return StorageError("io_error", what, "Check the disk, then try again.")
+        message = f"{where} is on a read-only disk."
+        return StorageError("read_only", message, "Set EDGELORA_HOME to a folder that can be written.")
+    message = f"{where}: {error.strerror or error}."
+    return StorageError("io_error", message, "Check the disk, then try again.")
 
 
 def make_folder(path: Path) -> Path:

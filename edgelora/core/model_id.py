@@ -30,8 +30,8 @@ def split_weight(text: str) -> tuple[str, float]:
     except ValueError:
         weight = float("nan")
     if not isfinite(weight) or abs(weight) > MAX_WEIGHT or not name:
-        what = f"{digits!r} in {text!r} is no weight from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}."
-        raise UsageError("bad_weight", what, "Write NAME=0.7.", param="adapter")
+        message = f"{digits!r} in {text!r} is no weight from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}."
+        raise UsageError("bad_weight", message, "Write NAME=0.7.", param="adapter")
     return name, weight
 
 

@@ -80,8 +80,8 @@ class Request:
 
 def _composed(uses: tuple[AdapterUse, ...]) -> tuple[AdapterUse, ...]:
     if len(uses) > MAX_ADAPTERS:
-        what = f"{len(uses)} adapters are given; a request may have {MAX_ADAPTERS}."
-        raise UsageError("too_many_adapters", what, "Name fewer.", param="adapters")
+        message = f"{len(uses)} adapters are given; a request may have {MAX_ADAPTERS}."
+        raise UsageError("too_many_adapters", message, "Name fewer.", param="adapters")
     for number, use in enumerate(uses):
         if not isfinite(use.weight) or abs(use.weight) > MAX_WEIGHT or use.start < 0:
             raise UsageError(

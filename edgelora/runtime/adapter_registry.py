@@ -144,7 +144,7 @@ class AdapterRegistry:
     def _holder(self) -> Callable[[AdapterManifest, Version], InstalledAdapter]:
         stats = self._engine.stats()
         entries = {entry.ref.version: entry for entry in stats.adapters}
-        counts = {one.name: one for one in stats.counts}
+        counts = {count.name: count for count in stats.counts}
         quarantine = self.library.quarantine()
 
         def held(manifest: AdapterManifest, version: Version) -> InstalledAdapter:

@@ -19,6 +19,6 @@ def compose(resolve: Callable[[str], AdapterRef | None], wanted: Iterable[tuple[
         if ref is not None:
             uses.append(AdapterUse(ref, weight))
         elif weight != 1.0:
-            what = f"{name} is the base, which has no weight."
-            raise UsageError("base_weight", what, "Give weights to adapters.", param="adapter")
+            message = f"{name} is the base, which has no weight."
+            raise UsageError("base_weight", message, "Give weights to adapters.", param="adapter")
     return tuple(uses)

@@ -31,8 +31,10 @@ class KnownBase:
     def installed(self) -> BaseRecord:
         """Its record. Raises UsageError for a path that was never added."""
         if self.record is None:
-            what = f"{self.path} is not an installed base."
-            raise UsageError("base_not_installed", what, f"Add it first: edgelora base add {self.path}", param="base")
+            message = f"{self.path} is not an installed base."
+            raise UsageError(
+                "base_not_installed", message, f"Add it first: edgelora base add {self.path}", param="base"
+            )
         return self.record
 
 

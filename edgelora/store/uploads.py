@@ -141,8 +141,8 @@ class Uploads:
         """Count `count` more (or fewer) bytes as being sent. Raises StorageError where the budget has no room."""
         with self._lock:
             if count > 0 and stored + self._flying + count > self._budget:
-                what = f"Uploaded files may take {size_text(self._budget)}, and {size_text(stored)} are taken."
-                raise StorageError("upload_budget", what, _FREE_SOME)
+                message = f"Uploaded files may take {size_text(self._budget)}, and {size_text(stored)} are taken."
+                raise StorageError("upload_budget", message, _FREE_SOME)
             self._flying += count
 
     def publish(self, temp: Path, file: UploadedFile) -> None:
@@ -193,7 +193,7 @@ class Uploads:
             discard(path)
 
     def _unused(self) -> list[Path]:
-        used = {one.digest for one in self._records()}
+        used = {record.digest for record in self._records()}
         folder = self._root / "blobs"
         with storing(folder):
             return [path for path in folder.iterdir() if path.name not in used] if folder.is_dir() else []

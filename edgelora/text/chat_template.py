@@ -38,8 +38,8 @@ def render(source: str, turns: Sequence[Turn], specs: Sequence[dict[str, Any]], 
                 raise
             return _render(source, single, specs, tokenizer)
     except _Refused as refusal:
-        what = f"The base's chat template refuses these messages: {refusal}."
-        raise UsageError("bad_messages", what, "Change their roles or order.", param="messages") from None
+        message = f"The base's chat template refuses these messages: {refusal}."
+        raise UsageError("bad_messages", message, "Change their roles or order.", param="messages") from None
     except UsageError:
         raise
     except Exception as error:  # A template is a program from a file: it may raise anything.
@@ -114,5 +114,5 @@ def _tojson(
 
 
 def _bad_template(error: Exception) -> UsageError:
-    what = f"The base's chat template does not work ({type(error).__name__}: {error})."
-    return UsageError("bad_template", what, "Use a base with a working template, or send a bare text.")
+    message = f"The base's chat template does not work ({type(error).__name__}: {error})."
+    return UsageError("bad_template", message, "Use a base with a working template, or send a bare text.")

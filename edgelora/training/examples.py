@@ -59,8 +59,8 @@ class Problems:
         if not self._found:
             return
         more = f"; {len(self._found)} such lines in all" if len(self._found) > TOLD else ""
-        what = f"The training data is not usable. {'; '.join(self._found[:TOLD])}{more}."
-        raise UsageError("bad_training_data", what, REMEDY, param="data")
+        message = f"The training data is not usable. {'; '.join(self._found[:TOLD])}{more}."
+        raise UsageError("bad_training_data", message, REMEDY, param="data")
 
 
 def read_examples(source: Path, *, share: float, seed: int) -> Examples:
@@ -89,8 +89,8 @@ def _files(source: Path) -> list[Path]:
         return [source]
     train, valid = source / "train.jsonl", source / "valid.jsonl"
     if not train.is_file():
-        what = f"There is no {train if source.is_dir() else source}."
-        raise UsageError("path_not_found", what, "Give a JSONL file, or a folder with train.jsonl.", param="data")
+        message = f"There is no {train if source.is_dir() else source}."
+        raise UsageError("path_not_found", message, "Give a JSONL file, or a folder with train.jsonl.", param="data")
     return [train, valid] if valid.is_file() else [train]
 
 

@@ -112,30 +112,32 @@ def resume(library: Library, name: str, *, iterations: int | None, follower: Tra
         if iterations is not None:
             run = msgspec.structs.replace(run, recipe=msgspec.structs.replace(run.recipe, iterations=iterations))
         if folder.reached() >= run.recipe.iterations:
-            what = f"The training of {name} has {folder.reached()} iterations behind it."
-            raise UsageError("training_done", what, "Give a larger number in all: --iterations.", param="iterations")
+            message = f"The training of {name} has {folder.reached()} iterations behind it."
+            raise UsageError("training_done", message, "Give a larger number in all: --iterations.", param="iterations")
         examples = read_examples(Path(run.data), share=run.recipe.validation, seed=run.recipe.seed)
         if examples.digest != run.data_digest:
-            what = f"{run.data} has changed since the training of {name} began."
-            raise UsageError("training_data_changed", what, "Put it back, or begin anew (--restart).", param="data")
+            message = f"{run.data} has changed since the training of {name} began."
+            raise UsageError("training_data_changed", message, "Put it back, or begin anew (--restart).", param="data")
         on = choose_base(library.bases, run.base, "mlx", progress=follower.progress)
         if on.weights_key != run.weights:
-            what = f"The base {on.name} is not the file that the training of {name} began on."
-            raise UsageError("training_base_changed", what, "Begin anew: --restart.", param="base")
+            message = f"The base {on.name} is not the file that the training of {name} began on."
+            raise UsageError("training_base_changed", message, "Begin anew: --restart.", param="base")
         return _train(library, folder, run, on, examples, follower, fresh=False)
 
 
 def check_mlx() -> None:
     """Raise BackendError(mlx_missing) where MLX is not installed."""
     if find_spec("mlx") is None or find_spec("mlx_lm") is None:
-        what = "Training needs mlx and mlx-lm, which are not installed."
-        raise BackendError("mlx_missing", what, "Install them: pip install 'edgelora[mlx]'")
+        message = "Training needs mlx and mlx-lm, which are not installed."
+        raise BackendError("mlx_missing", message, "Install them: pip install 'edgelora[mlx]'")
 
 
 def _check_recipe(recipe: Recipe) -> None:
     if recipe.grad_checkpoint and recipe.dropout:
-        what = "Activations that are computed twice meet another dropout the second time: the gradients would be wrong."
-        raise UsageError("train_options", what, "Give --grad-checkpoint or --dropout, not both.", param="dropout")
+        message = (
+            "Activations that are computed twice meet another dropout the second time: the gradients would be wrong."
+        )
+        raise UsageError("train_options", message, "Give --grad-checkpoint or --dropout, not both.", param="dropout")
 
 
 def _train(
@@ -186,8 +188,8 @@ def _limited(recipe: Recipe, on: BaseRecord) -> Recipe:
     """With no more tokens an example than the base was made for. Raises UsageError for layers it does not have."""
     layers = on.identity.fingerprint.shape.layers
     if recipe.layers > layers:
-        what = f"{recipe.layers} layers were asked for; {on.name} has {layers}."
-        raise UsageError("train_layers", what, "Give fewer, or none for all of them: --layers.", param="layers")
+        message = f"{recipe.layers} layers were asked for; {on.name} has {layers}."
+        raise UsageError("train_layers", message, "Give fewer, or none for all of them: --layers.", param="layers")
     return msgspec.structs.replace(recipe, max_length=min(recipe.max_length, on.context_length))
 
 

@@ -91,8 +91,8 @@ def check_startable(folder: RunFolder) -> None:
         return
     reached = folder.reached()
     if 0 < reached < run.recipe.iterations:
-        what = f"A training of {run.name} stopped after iteration {reached} of {run.recipe.iterations}."
-        raise UsageError("training_unfinished", what, "Go on with it (--resume), or begin anew (--restart).")
+        message = f"A training of {run.name} stopped after iteration {reached} of {run.recipe.iterations}."
+        raise UsageError("training_unfinished", message, "Go on with it (--resume), or begin anew (--restart).")
 
 
 def resumable(folder: RunFolder, name: str) -> TrainingRun:

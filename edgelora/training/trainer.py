@@ -253,8 +253,8 @@ class _Callback:
 
 
 def _diverged(iteration: int) -> BackendError:
-    what = f"The training has diverged by iteration {iteration}: its loss or its factors are no finite numbers."
-    return BackendError("training_diverged", what, "Train with a lower --learning-rate (--restart).")
+    message = f"The training has diverged by iteration {iteration}: its loss or its factors are no finite numbers."
+    return BackendError("training_diverged", message, "Train with a lower --learning-rate (--restart).")
 
 
 def _parameters(recipe: Recipe) -> dict[str, Any]:

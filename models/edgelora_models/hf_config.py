@@ -46,7 +46,7 @@ def read_mlx_bits(folder: Path) -> frozenset[int]:
     if not isinstance(quantization, dict):
         return frozenset()
     settings = [quantization, *(value for value in quantization.values() if isinstance(value, dict))]
-    return frozenset(bits for one in settings if isinstance(bits := one.get("bits"), int))
+    return frozenset(bits for setting in settings if isinstance(bits := setting.get("bits"), int))
 
 
 def parse_hf_config(fields: Mapping[str, Any]) -> HfConfig:
@@ -86,12 +86,12 @@ def _shape(fields: Mapping[str, Any]) -> LlamaShape:
 def check_shape(shape: LlamaShape) -> None:
     """Refuse a shape no Llama can have. Raises BaseError."""
     if shape.heads % shape.kv_heads:
-        what = f"{shape.heads} heads cannot share {shape.kv_heads} key/value heads"
+        message = f"{shape.heads} heads cannot share {shape.kv_heads} key/value heads"
     elif shape.head_dim % 2:
-        what = f"heads of {shape.head_dim} elements cannot be rotated in pairs"
+        message = f"heads of {shape.head_dim} elements cannot be rotated in pairs"
     else:
         return
-    raise BaseError("base_corrupt", f"The base's numbers contradict each other: {what}.", _REMEDY)
+    raise BaseError("base_corrupt", f"The base's numbers contradict each other: {message}.", _REMEDY)
 
 
 def _count(fields: Mapping[str, Any], key: str, *, default: int | None = None) -> int:

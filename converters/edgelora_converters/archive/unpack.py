@@ -30,9 +30,9 @@ def source_kind(path: Path) -> Container:
         if path.is_dir():
             return "folder"
         if not path.exists():
-            what = f"There is nothing at {path}."
+            message = f"There is nothing at {path}."
             remedy = "Give an adapter's folder, zip or tar.gz file. (A Hugging Face repository: edgelora pull.)"
-            raise UsageError("path_not_found", what, remedy)
+            raise UsageError("path_not_found", message, remedy)
         if path.suffix in PICKLES:
             raise refuse_pickle(path.name)
         regular_size(path, error=AdapterCorrupt)

@@ -128,8 +128,8 @@ def _index(folder: Path) -> Mapping[str, str] | None:
 
 def _readable(name: str, dtype: str) -> str:
     if dtype not in READABLE:
-        what = f"The base's tensor {name} is stored as {dtype}."
-        raise BaseError("base_dtype", what, "Use the original model: F32, F16 or BF16.", param=name)
+        message = f"The base's tensor {name} is stored as {dtype}."
+        raise BaseError("base_dtype", message, "Use the original model: F32, F16 or BF16.", param=name)
     return dtype
 
 

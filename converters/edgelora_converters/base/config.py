@@ -94,8 +94,8 @@ def parse_base_config(fields: Mapping[str, Any], *, besides: Collection[str] = (
 def _refuse_odd(fields: Mapping[str, Any]) -> None:
     odd = [f"{quoted(key, 60)}: {str(value)[:60]}" for key, value in sorted(fields.items()) if not _plain(key, value)]
     if odd:
-        what = f"{CONFIG_NAME} asks for what a plain Llama has not, or edgelora does not know: {'; '.join(odd)}."
-        raise BaseError("base_unsupported", what, "Use a Llama base in its original Hugging Face form.")
+        message = f"{CONFIG_NAME} asks for what a plain Llama has not, or edgelora does not know: {'; '.join(odd)}."
+        raise BaseError("base_unsupported", message, "Use a Llama base in its original Hugging Face form.")
 
 
 def _plain(key: str, value: Any) -> bool:
@@ -107,6 +107,6 @@ def _plain(key: str, value: Any) -> bool:
 def _epsilon(fields: Mapping[str, Any]) -> float:
     value = fields.get("rms_norm_eps", _DEFAULT_EPSILON)
     if not isinstance(value, float) or not 0 < value < 1:
-        what = f"{CONFIG_NAME} says rms_norm_eps: {str(value)[:40]}."
-        raise BaseError("base_corrupt", what, "Fetch the base again.", param="rms_norm_eps")
+        message = f"{CONFIG_NAME} says rms_norm_eps: {str(value)[:40]}."
+        raise BaseError("base_corrupt", message, "Fetch the base again.", param="rms_norm_eps")
     return value

@@ -94,8 +94,8 @@ def _kind(to: Format, kind: str | None) -> str:
     if kind is None:
         return DEFAULT_TYPES[to]
     if kind not in TYPES[to]:
-        what = f"A base in {to.upper()} cannot be of type {kind[:40]!r}."
-        raise UsageError("base_type", what, f"Choose one of {', '.join(TYPES[to])}.", param="type")
+        message = f"A base in {to.upper()} cannot be of type {kind[:40]!r}."
+        raise UsageError("base_type", message, f"Choose one of {', '.join(TYPES[to])}.", param="type")
     return kind
 
 

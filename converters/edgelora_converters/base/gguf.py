@@ -203,8 +203,8 @@ class _TensorReader:
     def _check_range(self, values: NDArray[np.float32]) -> None:
         tensor = self._tensor
         if float(np.abs(values).max(initial=0.0)) > _LARGEST[tensor.kind]:
-            what = f"The base's tensor {tensor.source} has a weight that {tensor.kind} cannot hold."
-            raise BaseError("base_overflow", what, "Convert it to another type: BF16 or F32.", param=tensor.source)
+            message = f"The base's tensor {tensor.source} has a weight that {tensor.kind} cannot hold."
+            raise BaseError("base_overflow", message, "Convert it to another type: BF16 or F32.", param=tensor.source)
 
 
 def _set_digest(path: Path, header: int, digest: str) -> None:

@@ -74,8 +74,8 @@ def _mlx() -> Any:
         import mlx.core as mx
         import mlx_lm.models.llama  # noqa: F401
     except ImportError as error:
-        what = f"mlx and mlx-lm are needed to convert a base to MLX: {error}."
-        raise BaseError("mlx_missing", what, "Install them: pip install 'edgelora[mlx]'") from error
+        message = f"mlx and mlx-lm are needed to convert a base to MLX: {error}."
+        raise BaseError("mlx_missing", message, "Install them: pip install 'edgelora[mlx]'") from error
     return mx
 
 
@@ -83,8 +83,8 @@ def _dtype(checkpoint: Checkpoint, kind: str) -> str:
     """What is not quantized is stored in: the type asked for, else the widest of the checkpoint's own."""
     stored = set(checkpoint.dtypes.values())
     if odd := sorted(stored - _STORED.keys()):
-        what = f"The base's tensors are stored as {', '.join(odd)}, which mlx-lm cannot load."
-        raise BaseError("base_dtype", what, "Use the original model: F32, F16 or BF16.")
+        message = f"The base's tensors are stored as {', '.join(odd)}, which mlx-lm cannot load."
+        raise BaseError("base_dtype", message, "Use the original model: F32, F16 or BF16.")
     if kind in DTYPES:
         return DTYPES[kind]
     return _STORED[stored.pop()] if len(stored) == 1 else "float32"

@@ -64,5 +64,5 @@ def check_provenance(path: Path, adapter: LoraAdapter, base: BaseFingerprint) ->
     if said.get(INVOCATION, "") != spelled(adapter.invocation):
         odd.append(INVOCATION)
     if odd:
-        what = f"{path.name} says {said.get(odd[0])!r} for edgelora.{odd[0]}, not what it was made of and for."
-        raise ConversionFailed("provenance_mismatch", what, "Convert the adapter again.", param=odd[0])
+        message = f"{path.name} says {said.get(odd[0])!r} for edgelora.{odd[0]}, not what it was made of and for."
+        raise ConversionFailed("provenance_mismatch", message, "Convert the adapter again.", param=odd[0])

@@ -154,8 +154,8 @@ def _same(one: LoraPair, other: LoraPair) -> bool:
 
 def _check_invocation(found: tuple[int, ...], adapter: LoraAdapter) -> None:
     if found != adapter.invocation:
-        what = f"The converted file has the invocation {list(found)}; the source's is {list(adapter.invocation)}."
-        raise ConversionFailed("conversion_mismatch", what, _REMEDY)
+        message = f"The converted file has the invocation {list(found)}; the source's is {list(adapter.invocation)}."
+        raise ConversionFailed("conversion_mismatch", message, _REMEDY)
 
 
 def compare(

@@ -83,18 +83,18 @@ def check_kind(header: GgufHeader) -> None:
     """Raise AdapterUnsupported unless the file says it is a LoRA adapter, AdapterIncompatible unless for a Llama."""
     for key, wanted in (("general.type", "adapter"), ("adapter.type", "lora")):
         if (found := header.metadata.get(key)) != wanted:
-            what = f"The file's {key} is {quoted(str(found))}, not {wanted!r}."
-            raise AdapterUnsupported("not_a_lora", what, "Give a LoRA adapter converted to GGUF.", param=key)
+            message = f"The file's {key} is {quoted(str(found))}, not {wanted!r}."
+            raise AdapterUnsupported("not_a_lora", message, "Give a LoRA adapter converted to GGUF.", param=key)
     if (architecture := header.metadata.get("general.architecture")) != "llama":
-        what = f"The adapter is for the architecture {quoted(str(architecture))}, not 'llama'."
-        raise AdapterIncompatible("architecture_mismatch", what, _REMEDY_BASE, param="general.architecture")
+        message = f"The adapter is for the architecture {quoted(str(architecture))}, not 'llama'."
+        raise AdapterIncompatible("architecture_mismatch", message, _REMEDY_BASE, param="general.architecture")
 
 
 def _invocation(header: GgufHeader) -> tuple[int, ...]:
     tokens = header.metadata.get(INVOCATION_KEY, [])
     if not isinstance(tokens, list) or header.types.get(INVOCATION_KEY, "[u32]") != "[u32]":
-        what = f"The file's {INVOCATION_KEY} is {header.types[INVOCATION_KEY]}, not an array of u32."
-        raise AdapterCorrupt("bad_invocation", what, _REMEDY_AGAIN, param=INVOCATION_KEY)
+        message = f"The file's {INVOCATION_KEY} is {header.types[INVOCATION_KEY]}, not an array of u32."
+        raise AdapterCorrupt("bad_invocation", message, _REMEDY_AGAIN, param=INVOCATION_KEY)
     return tuple(int(token) for token in tokens)
 
 
@@ -103,8 +103,8 @@ def read_alpha(header: GgufHeader) -> float:
     key = "adapter.lora.alpha"
     value, kind = header.metadata.get(key, 0.0), header.types.get(key, "f32")
     if kind != "f32" or not isinstance(value, float) or not np.isfinite(value):
-        what = f"The file's {key} is {quoted(str(value))} ({kind}), not a finite f32."
-        raise AdapterCorrupt("bad_alpha", what, _REMEDY_AGAIN, param=key)
+        message = f"The file's {key} is {quoted(str(value))} ({kind}), not a finite f32."
+        raise AdapterCorrupt("bad_alpha", message, _REMEDY_AGAIN, param=key)
     return value
 
 
@@ -126,45 +126,49 @@ def _parse_name(name: str, shape: LlamaShape) -> tuple[Target, str]:
         return _outer(name, base, shape), half
     match = re.fullmatch(r"blk\.(0|[1-9]\d{0,5})\.(\w+)\.weight", base, flags=re.ASCII)
     if match is None or match[2] not in BY_GGUF or half not in _HALVES:
-        what = f"The tensor {quoted(name)} is no LoRA factor of a Llama's linear modules."
-        raise AdapterUnsupported("unknown_tensor", what, "Train the adapter on the linear modules alone.", param=name)
+        message = f"The tensor {quoted(name)} is no LoRA factor of a Llama's linear modules."
+        raise AdapterUnsupported(
+            "unknown_tensor", message, "Train the adapter on the linear modules alone.", param=name
+        )
     layer = int(match[1])
     if layer >= shape.layers:
-        what = f"The tensor {name} is for layer {layer}; the base has {shape.layers} layers."
-        raise AdapterIncompatible("layer_mismatch", what, _REMEDY_BASE, param=name)
+        message = f"The tensor {name} is for layer {layer}; the base has {shape.layers} layers."
+        raise AdapterIncompatible("layer_mismatch", message, _REMEDY_BASE, param=name)
     return Target(layer, BY_GGUF[match[2]]), half
 
 
 def _outer(name: str, base: str, shape: LlamaShape) -> Target:
     if shape.tied:
-        what = f"The tensor {name} changes one end of a base that has one matrix for both, on which llama.cpp aborts."
-        raise AdapterUnsupported("tied_base", what, _REMEDY_BASE, param=name)
+        message = (
+            f"The tensor {name} changes one end of a base that has one matrix for both, on which llama.cpp aborts."
+        )
+        raise AdapterUnsupported("tied_base", message, _REMEDY_BASE, param=name)
     return Target(None, _OUTER[base])
 
 
 def _check_type(name: str, tensor: GgufTensor) -> None:
     if (kind := GGML_TYPES[tensor.type].name) not in DTYPES:
-        what = f"The tensor {name} is stored as {kind}; F32, F16 and BF16 are read."
-        raise AdapterUnsupported("tensor_dtype", what, _REMEDY_AGAIN, param=name)
+        message = f"The tensor {name} is stored as {kind}; F32, F16 and BF16 are read."
+        raise AdapterUnsupported("tensor_dtype", message, _REMEDY_AGAIN, param=name)
 
 
 def _checked_pair(target: Target, pair: Mapping[str, GgufTensor], shape: LlamaShape) -> tuple[GgufTensor, GgufTensor]:
     name = target.gguf_path
     if len(pair) != 2:
         missing = "lora_a" if "lora_b" in pair else "lora_b"
-        what = f"The tensor {name}.{missing} is missing."
-        raise AdapterCorrupt("incomplete_pair", what, _REMEDY_AGAIN, param=f"{name}.{missing}")
+        message = f"The tensor {name}.{missing} is missing."
+        raise AdapterCorrupt("incomplete_pair", message, _REMEDY_AGAIN, param=f"{name}.{missing}")
     # ggml's order, row length first: a is (in, rank), of the embedding (rank, in); b is (rank, out).
     a, b = pair["lora_a"].shape, pair["lora_b"].shape
     if target.module == EMBEDDING:
         a = a[::-1]
     if len(a) != 2 or len(b) != 2 or a[1] != b[0]:
-        what = f"The factors of {name} do not fit together: {list(a)} and {list(b)}."
-        raise AdapterCorrupt("rank_mismatch", what, _REMEDY_AGAIN, param=name)
+        message = f"The factors of {name} do not fit together: {list(a)} and {list(b)}."
+        raise AdapterCorrupt("rank_mismatch", message, _REMEDY_AGAIN, param=name)
     found, wanted = (a[0], b[1]), (target.module.in_features(shape), target.module.out_features(shape))
     if found != wanted:
-        what = f"{name} maps {found[0]} to {found[1]} in the adapter and {wanted[0]} to {wanted[1]} in the base."
-        raise AdapterIncompatible("shape_mismatch", what, _REMEDY_BASE, param=name)
+        message = f"{name} maps {found[0]} to {found[1]} in the adapter and {wanted[0]} to {wanted[1]} in the base."
+        raise AdapterIncompatible("shape_mismatch", message, _REMEDY_BASE, param=name)
     return pair["lora_a"], pair["lora_b"]
 
 
@@ -187,6 +191,8 @@ def _read_tensor(file: BinaryIO, name: str, tensor: GgufTensor) -> NDArray[Any]:
     if raw.nbytes != tensor.nbytes:
         raise AdapterCorrupt("file_truncated", f"The file ends within the tensor {name}.", _REMEDY_AGAIN, param=name)
     if not np.isfinite(widened(raw) if kind == "BF16" else raw).all():
-        what = f"The tensor {name} holds NaN or infinity."
-        raise AdapterCorrupt("tensor_not_finite", what, "Use an earlier checkpoint, or convert it again.", param=name)
+        message = f"The tensor {name} holds NaN or infinity."
+        raise AdapterCorrupt(
+            "tensor_not_finite", message, "Use an earlier checkpoint, or convert it again.", param=name
+        )
     return raw.reshape(tensor.shape[::-1])

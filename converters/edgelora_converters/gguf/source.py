@@ -60,8 +60,8 @@ def _halves(header: GgufHeader, shape: LlamaShape) -> dict[Target, dict[str, Ggu
         target, half = _target(name, shape)
         found.setdefault(target, {})[half] = tensor
         if (kind := GGML_TYPES[tensor.type].name) not in READABLE or len(tensor.shape) != 2:
-            what = f"The tensor {name} is stored as {kind} in {len(tensor.shape)} dimensions."
-            raise AdapterUnsupported("tensor_dtype", what, "Convert it again with --outtype f32.", param=name)
+            message = f"The tensor {name} is stored as {kind} in {len(tensor.shape)} dimensions."
+            raise AdapterUnsupported("tensor_dtype", message, "Convert it again with --outtype f32.", param=name)
     if not found:
         raise AdapterCorrupt("empty_adapter", "The adapter has no tensors.", _REMEDY_AGAIN)
     for target, pair in found.items():
@@ -73,29 +73,31 @@ def _target(name: str, shape: LlamaShape) -> tuple[Target, str]:
     match = re.fullmatch(r"(?:blk\.(0|[1-9]\d{0,5})\.)?(\w+)\.weight\.(lora_[ab])", name, flags=re.ASCII)
     module = None if match is None else (_OUTER if match[1] is None else BY_GGUF).get(match[2])
     if match is None or module is None:
-        what = f"The tensor {quoted(name)} is no LoRA factor of a Llama's modules."
-        raise AdapterUnsupported("unknown_tensor", what, "Train the adapter on a Llama's linear modules.", param=name)
+        message = f"The tensor {quoted(name)} is no LoRA factor of a Llama's modules."
+        raise AdapterUnsupported(
+            "unknown_tensor", message, "Train the adapter on a Llama's linear modules.", param=name
+        )
     layer = None if match[1] is None else int(match[1])
     if layer is not None and layer >= shape.layers:
-        what = f"The tensor {name} is for layer {layer}; the base has {shape.layers} layers."
-        raise AdapterIncompatible("layer_mismatch", what, _REMEDY_BASE, param=name)
+        message = f"The tensor {name} is for layer {layer}; the base has {shape.layers} layers."
+        raise AdapterIncompatible("layer_mismatch", message, _REMEDY_BASE, param=name)
     return Target(layer, module), match[3]
 
 
 def _check_pair(target: Target, pair: Mapping[str, GgufTensor], shape: LlamaShape) -> None:
     if len(pair) != 2:
         missing = "lora_a" if "lora_b" in pair else "lora_b"
-        what = f"The tensor {target.gguf_path}.{missing} is missing."
-        raise AdapterCorrupt("incomplete_pair", what, _REMEDY_AGAIN, param=f"{target.gguf_path}.{missing}")
+        message = f"The tensor {target.gguf_path}.{missing} is missing."
+        raise AdapterCorrupt("incomplete_pair", message, _REMEDY_AGAIN, param=f"{target.gguf_path}.{missing}")
     a, b = _shape(target, "lora_a", pair["lora_a"]), pair["lora_b"].shape[::-1]
     if a[0] != b[1]:
-        what = f"The factors of {target.gguf_path} do not fit together: {list(a)} and {list(b)}."
-        raise AdapterCorrupt("rank_mismatch", what, _REMEDY_AGAIN, param=target.gguf_path)
+        message = f"The factors of {target.gguf_path} do not fit together: {list(a)} and {list(b)}."
+        raise AdapterCorrupt("rank_mismatch", message, _REMEDY_AGAIN, param=target.gguf_path)
     found, wanted = (a[1], b[0]), (target.module.in_features(shape), target.module.out_features(shape))
     if found != wanted:
         name = target.gguf_path
-        what = f"{name} maps {found[0]} to {found[1]} in the adapter and {wanted[0]} to {wanted[1]} in the base."
-        raise AdapterIncompatible("shape_mismatch", what, _REMEDY_BASE, param=name)
+        message = f"{name} maps {found[0]} to {found[1]} in the adapter and {wanted[0]} to {wanted[1]} in the base."
+        raise AdapterIncompatible("shape_mismatch", message, _REMEDY_BASE, param=name)
 
 
 def _shape(target: Target, half: str, tensor: GgufTensor) -> tuple[int, ...]:
@@ -123,8 +125,10 @@ def _values(file: BinaryIO, name: str, tensor: GgufTensor) -> NDArray[np.float32
     rows = raw.reshape(tensor.shape[1], -1)
     values: NDArray[np.float32] = dequantize(rows, GGMLQuantizationType(tensor.type)).astype(np.float32, copy=False)
     if not np.isfinite(values).all():
-        what = f"The tensor {name} holds NaN or infinity."
-        raise AdapterCorrupt("tensor_not_finite", what, "Use an earlier checkpoint, or convert it again.", param=name)
+        message = f"The tensor {name} holds NaN or infinity."
+        raise AdapterCorrupt(
+            "tensor_not_finite", message, "Use an earlier checkpoint, or convert it again.", param=name
+        )
     return values
 
 

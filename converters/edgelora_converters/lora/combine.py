@@ -58,8 +58,10 @@ def combine(parts: Sequence[Part], *, rank: int | None = None) -> Combination:
     """
     acting = [part for part in parts if part.weight]
     if not acting or (rank is not None and rank < 1):
-        what = "There is nothing to combine." if not acting else f"A rank of {rank} is none."
-        raise UsageError("combine_nothing", what, "Name adapters with weights that are not 0, and a rank of 1 or more.")
+        message = "There is nothing to combine." if not acting else f"A rank of {rank} is none."
+        raise UsageError(
+            "combine_nothing", message, "Name adapters with weights that are not 0, and a rank of 1 or more."
+        )
     for part in acting:
         _check_plain(part)
     invocation = _invocation(acting)
@@ -79,24 +81,24 @@ def combine(parts: Sequence[Part], *, rank: int | None = None) -> Combination:
 
 def _check_plain(part: Part) -> None:
     if part.adapter.token_rows:
-        what = f"{part.name} replaces rows of the embedding (trained tokens), which cannot be weighed."
-        raise AdapterUnsupported("combine_tokens", what, "Merge it into the base instead.", param=part.name)
+        message = f"{part.name} replaces rows of the embedding (trained tokens), which cannot be weighed."
+        raise AdapterUnsupported("combine_tokens", message, "Merge it into the base instead.", param=part.name)
     for target, pair in part.adapter.pairs.items():
         if pair.magnitude is not None:
-            what = f"{part.name} uses DoRA ({target.hf_path}): its change is not a sum of factors."
+            message = f"{part.name} uses DoRA ({target.hf_path}): its change is not a sum of factors."
             remedy = (
                 "Let both act in one request instead (--adapter a=0.7 --adapter b=0.3), or merge them into the base."
             )
-            raise AdapterUnsupported("combine_dora", what, remedy, param=part.name)
+            raise AdapterUnsupported("combine_dora", message, remedy, param=part.name)
 
 
 def _invocation(parts: Sequence[Part]) -> tuple[int, ...]:
     first = parts[0]
     for part in parts[1:]:
         if part.adapter.invocation != first.adapter.invocation:
-            what = f"{first.name} and {part.name} act from different places in a prompt (aLoRA)."
+            message = f"{first.name} and {part.name} act from different places in a prompt (aLoRA)."
             remedy = "Let both act in one request instead: each then acts from its own."
-            raise AdapterIncompatible("combine_invocation", what, remedy, param=part.name)
+            raise AdapterIncompatible("combine_invocation", message, remedy, param=part.name)
     return first.adapter.invocation
 
 
@@ -131,8 +133,8 @@ def _folded(target: Target, pair: LoraPair) -> LoraPair:
 def _check_ranks(pairs: dict[Target, LoraPair]) -> None:
     target, pair = max(pairs.items(), key=lambda item: item[1].rank)
     if pair.rank > MAX_RANK:
-        what = f"The ranks of {target.hf_path} add up to {pair.rank}; {MAX_RANK} is the most an adapter may have."
-        raise AdapterUnsupported("combine_rank", what, "Combine fewer, or to a lower rank (--rank).", param="rank")
+        message = f"The ranks of {target.hf_path} add up to {pair.rank}; {MAX_RANK} is the most an adapter may have."
+        raise AdapterUnsupported("combine_rank", message, "Combine fewer, or to a lower rank (--rank).", param="rank")
 
 
 def _digest(parts: Sequence[Part], rank: int | None) -> str:

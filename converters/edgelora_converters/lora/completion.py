@@ -49,8 +49,8 @@ def complete(
     if to == "peft" or not (scales or adapter.token_rows):
         return adapter
     if to == "mlx" and not base.is_dir():
-        what = "The adapter replaces rows (trained tokens) of the very base it runs on, and this one is no MLX base."
-        raise AdapterUnsupported("base_needed", what, "Give the MLX folder it is for (--base).")
+        message = "The adapter replaces rows (trained tokens) of the very base it runs on, and this one is no MLX base."
+        raise AdapterUnsupported("base_needed", message, "Give the MLX folder it is for (--base).")
     with open_base_weights(base) as weights:
         adapter = with_token_pairs(adapter, weights)
         if not scales:
@@ -66,5 +66,5 @@ def _noted(adapter: LoraAdapter, weights: BaseWeights) -> LoraAdapter:
 
 def _check_mlx(base: Path) -> None:
     if base.is_dir() and not (bits := read_mlx_bits(base)) <= _MLX_BITS:
-        what = f"mlx-lm cannot run DoRA on a base of {min(bits - _MLX_BITS)} bits."
-        raise AdapterUnsupported("dora_mlx_bits", what, "Use a base of 4 or 8 bits, or one that is not quantized.")
+        message = f"mlx-lm cannot run DoRA on a base of {min(bits - _MLX_BITS)} bits."
+        raise AdapterUnsupported("dora_mlx_bits", message, "Use a base of 4 or 8 bits, or one that is not quantized.")

@@ -44,15 +44,15 @@ def with_row_scales(
 
 def _row_scale(target: Target, pair: LoraPair, weights: BaseWeights) -> NDArray[np.float32]:
     if target.module == EMBEDDING or pair.magnitude is None:
-        what = f"{target.hf_path} has DoRA on the embedding, whose columns it scales."
-        raise AdapterUnsupported("dora_embedding", what, "Train DoRA on linear modules alone.", param=target.hf_path)
+        message = f"{target.hf_path} has DoRA on the embedding, whose columns it scales."
+        raise AdapterUnsupported("dora_embedding", message, "Train DoRA on linear modules alone.", param=target.hf_path)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         scale = (pair.magnitude.astype(np.float64) / row_norms(target, pair, weights)).astype(np.float32)
     if np.isfinite(scale).all():
         return scale
     row = int(np.flatnonzero(~np.isfinite(scale))[0])
-    what = f"Row {row} of {target.hf_path} is zero with its delta, so DoRA cannot give it a length."
-    raise AdapterUnsupported("dora_zero_row", what, "It was trained on another base.", param=target.hf_path)
+    message = f"Row {row} of {target.hf_path} is zero with its delta, so DoRA cannot give it a length."
+    raise AdapterUnsupported("dora_zero_row", message, "It was trained on another base.", param=target.hf_path)
 
 
 def row_norms(target: Target, pair: LoraPair, weights: BaseWeights) -> NDArray[np.float64]:

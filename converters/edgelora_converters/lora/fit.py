@@ -37,9 +37,9 @@ def _check_pair(target: Target, pair: LoraPair, shape: LlamaShape) -> None:
     if pair.rank >= 1 and _has_place(target, shape) and (pair.a.shape, pair.b.shape) == wanted:
         return
     factors = f"lora_A {list(pair.a.shape)} and lora_B {list(pair.b.shape)}"
-    what = f"The base has no place for {target.hf_path} with {factors}."
+    message = f"The base has no place for {target.hf_path} with {factors}."
     remedy = "Convert it for the base it was trained on."
-    raise AdapterIncompatible("shape_mismatch", what, remedy, param=target.hf_path)
+    raise AdapterIncompatible("shape_mismatch", message, remedy, param=target.hf_path)
 
 
 def _has_place(target: Target, shape: LlamaShape) -> bool:
@@ -54,17 +54,19 @@ def check_untied(adapter: LoraAdapter, shape: LlamaShape, *, to: str) -> None:
     outer = next((target for target in adapter.pairs if target.layer is None), None)
     if outer is None or not shape.tied:
         return
-    what = f"{outer.hf_path} is one matrix with the other end of this base, and {to} cannot change one of them alone."
+    message = (
+        f"{outer.hf_path} is one matrix with the other end of this base, and {to} cannot change one of them alone."
+    )
     remedy = "Run it with edgelora on a GGUF base, or merge it into its base with PEFT (merge_and_unload)."
-    raise AdapterUnsupported("tied_base", what, remedy, param=outer.hf_path)
+    raise AdapterUnsupported("tied_base", message, remedy, param=outer.hf_path)
 
 
 def check_parts(adapter: LoraAdapter, *, to: str, carried: Collection[Part]) -> None:
     """Raise AdapterUnsupported for the first part that the format `to` does not carry, with the part as its code; and
     for token rows, which no format carries before `completion` made pairs of them."""
     for target in adapter.token_rows:
-        what = f"{target.hf_path} has trained tokens: what they replace are the base's own rows."
-        raise AdapterUnsupported("base_needed", what, "Give the base itself (--base).", param=target.hf_path)
+        message = f"{target.hf_path} has trained tokens: what they replace are the base's own rows."
+        raise AdapterUnsupported("base_needed", message, "Give the base itself (--base).", param=target.hf_path)
     for target, pair in adapter.pairs.items():
         for part in _parts(target, pair):
             if part not in carried:
@@ -75,8 +77,8 @@ def check_row_scales(adapter: LoraAdapter) -> None:
     """Raise AdapterUnsupported where DoRA's norms are not known: they take the base's weights (see `completion`)."""
     for target, pair in adapter.pairs.items():
         if pair.magnitude is not None and target not in adapter.row_scales:
-            what = f"{target.hf_path} is a DoRA adapter's: the norms of its rows take the base's weights."
-            raise AdapterUnsupported("base_needed", what, "Give the base itself (--base).", param=target.hf_path)
+            message = f"{target.hf_path} is a DoRA adapter's: the norms of its rows take the base's weights."
+            raise AdapterUnsupported("base_needed", message, "Give the base itself (--base).", param=target.hf_path)
 
 
 def _parts(target: Target, pair: LoraPair) -> Iterator[Part]:
@@ -89,7 +91,7 @@ def _parts(target: Target, pair: LoraPair) -> Iterator[Part]:
 
 
 def _not_carried(target: Target, part: Part, to: str) -> AdapterUnsupported:
-    what = {
+    message = {
         "dora": "is a DoRA adapter's, whose change is not of low rank",
         "dora_embedding": "is an embedding with DoRA",
         "lora_bias": "has a bias of lora_B",
@@ -97,7 +99,9 @@ def _not_carried(target: Target, part: Part, to: str) -> AdapterUnsupported:
         "head_lora": "is the output head",
     }[part]
     remedy = "Run it with edgelora, or merge it into its base (edgelora merge)."
-    return AdapterUnsupported(part, f"{target.hf_path} {what}, which {to} cannot carry.", remedy, param=target.hf_path)
+    return AdapterUnsupported(
+        part, f"{target.hf_path} {message}, which {to} cannot carry.", remedy, param=target.hf_path
+    )
 
 
 def folded_b(target: Target, pair: LoraPair) -> NDArray[np.float32]:
@@ -129,6 +133,6 @@ def check_scale(target: Target, pair: LoraPair) -> None:
 
 
 def _overflow(target: Target, pair: LoraPair) -> AdapterUnsupported:
-    what = f"lora_B of {target.hf_path} times its scale {pair.scale:g} is not finite in float32."
+    message = f"lora_B of {target.hf_path} times its scale {pair.scale:g} is not finite in float32."
     remedy = "Train the adapter with a smaller lora_alpha."
-    return AdapterUnsupported("scale_overflow", what, remedy, param=target.hf_path)
+    return AdapterUnsupported("scale_overflow", message, remedy, param=target.hf_path)

@@ -32,6 +32,6 @@ def invocation_of(said: Mapping[str, str]) -> tuple[int, ...]:
     """The token ids that `spelled` wrote; empty where there are none. Raises AdapterCorrupt."""
     words = said[INVOCATION].split(" ") if INVOCATION in said else []
     if not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
-        what = f"The file's edgelora.{INVOCATION} is {quoted(said[INVOCATION])}, not token numbers."
-        raise AdapterCorrupt("bad_invocation", what, "Convert the adapter again.", param=INVOCATION)
+        message = f"The file's edgelora.{INVOCATION} is {quoted(said[INVOCATION])}, not token numbers."
+        raise AdapterCorrupt("bad_invocation", message, "Convert the adapter again.", param=INVOCATION)
     return tuple(map(int, words))

@@ -45,8 +45,8 @@ def with_token_pairs(adapter: LoraAdapter, weights: BaseWeights) -> LoraAdapter:
 def _change(target: Target, rows: TokenRows, weights: BaseWeights) -> NDArray[np.float32]:
     """New rows less the base's, [k, hidden]."""
     if len(rows.tokens) > MAX_TOKENS:
-        what = f"{target.hf_path} has {len(rows.tokens)} trained tokens; {MAX_TOKENS} at most can be carried."
-        raise AdapterUnsupported("token_rows_many", what, "Merge the adapter into its base.", param=target.hf_path)
+        message = f"{target.hf_path} has {len(rows.tokens)} trained tokens; {MAX_TOKENS} at most can be carried."
+        raise AdapterUnsupported("token_rows_many", message, "Merge the adapter into its base.", param=target.hf_path)
     name = f"{_EMBEDDING.hf_path if weights.llama.tied else target.hf_path}.weight"
     old = np.concatenate([weights.rows(name, token, token + 1) for token in rows.tokens])
     change: NDArray[np.float64] = rows.rows.astype(np.float64) - old
@@ -57,8 +57,10 @@ def _add(
     pairs: dict[Target, LoraPair], target: Target, rows: TokenRows, change: NDArray[np.float32], *, vocab: int
 ) -> None:
     if target in pairs:
-        what = f"{target.hf_path} has factors and replaced rows, and PEFT's result depends on which is wrapped first."
-        raise AdapterUnsupported("token_rows", what, "Train one of the two.", param=target.hf_path)
+        message = (
+            f"{target.hf_path} has factors and replaced rows, and PEFT's result depends on which is wrapped first."
+        )
+        raise AdapterUnsupported("token_rows", message, "Train one of the two.", param=target.hf_path)
     one_hot = np.zeros((len(rows.tokens), vocab), np.float32)
     one_hot[np.arange(len(rows.tokens)), rows.tokens] = 1.0
     if target == _EMBEDDING:

@@ -84,12 +84,12 @@ def read(path: Path, shape: LlamaShape) -> MappedAdapter:
 def _check_kind(header: GgufHeader) -> None:
     found = (header.metadata.get("general.type"), header.metadata.get("general.architecture"))
     if found != (KIND, ARCHITECTURE):
-        what = f"The file's general.type is {quoted(str(found[0]))}, not {KIND!r}."
-        raise AdapterUnsupported("not_mapped", what, _REMEDY_AGAIN, param="general.type")
+        message = f"The file's general.type is {quoted(str(found[0]))}, not {KIND!r}."
+        raise AdapterUnsupported("not_mapped", message, _REMEDY_AGAIN, param="general.type")
     layout = header.metadata.get("edgelora.layout")
     if layout not in (PLAIN_LAYOUT, LAYOUT):
-        what = f"The file has the layout {quoted(str(layout))}; {PLAIN_LAYOUT} and {LAYOUT} are read."
-        raise AdapterUnsupported("mapped_layout", what, _REMEDY_AGAIN, param="edgelora.layout")
+        message = f"The file has the layout {quoted(str(layout))}; {PLAIN_LAYOUT} and {LAYOUT} are read."
+        raise AdapterUnsupported("mapped_layout", message, _REMEDY_AGAIN, param="edgelora.layout")
     if header.alignment % ALIGNMENT:
         raise _corrupt("bad_alignment", f"its tensors are aligned to {header.alignment} bytes, not {ALIGNMENT}")
 
@@ -147,8 +147,8 @@ def _target(path: str, shape: LlamaShape, *, outer: bool) -> Target:
         raise _corrupt("unknown_tensor", f"{quoted(path)} is no module of a Llama", path)
     layer = int(match[1])
     if layer >= shape.layers:
-        what = f"The tensor {path}.a is for layer {layer}; the base has {shape.layers} layers."
-        raise AdapterIncompatible("layer_mismatch", what, _REMEDY_BASE, param=f"{path}.a")
+        message = f"The tensor {path}.a is for layer {layer}; the base has {shape.layers} layers."
+        raise AdapterIncompatible("layer_mismatch", message, _REMEDY_BASE, param=f"{path}.a")
     return Target(layer, BY_GGUF[match[2]])
 
 
@@ -161,8 +161,8 @@ def _check_shapes(target: Target, name: str, found: Mapping[str, GgufTensor], sh
         raise _corrupt("rank_mismatch", f"{name} has the factors {list(a)} and {list(b)}", name)
     widths, wanted = (a[0], b[0]), (target.module.in_features(shape), target.module.out_features(shape))
     if widths != wanted:
-        what = f"{name} maps {widths[0]} to {widths[1]} in the adapter and {wanted[0]} to {wanted[1]} in the base."
-        raise AdapterIncompatible("shape_mismatch", what, _REMEDY_BASE, param=name)
+        message = f"{name} maps {widths[0]} to {widths[1]} in the adapter and {wanted[0]} to {wanted[1]} in the base."
+        raise AdapterIncompatible("shape_mismatch", message, _REMEDY_BASE, param=name)
     for part in _PARTS[2:]:
         if part in found and (found[part].shape != (wanted[1],) or GGML_TYPES[found[part].type].name != "F32"):
             raise _corrupt("bad_rows", f"{name}.{part} is not one F32 for each of {wanted[1]} rows", f"{name}.{part}")

@@ -27,8 +27,8 @@ def read(path: Path, shape: LlamaShape) -> LoraAdapter:
     mapped = mapped_reader.read(path, shape)
     scaled = next((target for target, pair in mapped.pairs.items() if pair.row_scale is not None), None)
     if scaled is not None:
-        what = f"{scaled.hf_path} is a DoRA adapter's, of which the file has the row scales and not the magnitudes."
-        raise AdapterUnsupported("dora", what, "Give the PEFT adapter it was made from.", param=scaled.hf_path)
+        message = f"{scaled.hf_path} is a DoRA adapter's, of which the file has the row scales and not the magnitudes."
+        raise AdapterUnsupported("dora", message, "Give the PEFT adapter it was made from.", param=scaled.hf_path)
     pairs = {target: pair_of(target, pair, shape) for target, pair in mapped.pairs.items()}
     said = ours(read_header(path, error=AdapterCorrupt).metadata)
     digest = hashlib.sha256(mapped.data.data).hexdigest()

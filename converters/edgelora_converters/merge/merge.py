@@ -117,8 +117,8 @@ def _check_space(out: Path, base: Path) -> None:
     except OSError:
         return  # who opens and writes them says what is wrong
     if free < needed:
-        what = f"The merged base takes {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free in {out.parent}."
-        raise StorageError("no_space", what, "Free some space, or write to another disk.")
+        message = f"The merged base takes {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free in {out.parent}."
+        raise StorageError("no_space", message, "Free some space, or write to another disk.")
 
 
 class _Meter:
@@ -138,8 +138,8 @@ class _Meter:
 def _check_parts(parts: Sequence[Part], shape: LlamaShape) -> None:
     for part in parts:
         if part.adapter.invocation:
-            what = f"{part.name} is an aLoRA: it acts from its invocation on, and a merged base would act always."
-            raise AdapterUnsupported("merge_alora", what, _ACT_APART, param=part.name)
+            message = f"{part.name} is an aLoRA: it acts from its invocation on, and a merged base would act always."
+            raise AdapterUnsupported("merge_alora", message, _ACT_APART, param=part.name)
         check_fits(part.adapter, shape)
         for target, pair in part.adapter.pairs.items():
             _check_pair(part.name, target, pair, shape)
@@ -168,8 +168,10 @@ def _compare(out: Path, weights: BaseWeights, acting: Changes, meter: _Meter) ->
                 meter.add(block.before.nbytes)
             limit = max(ROUNDING[kind] for kind in merged.precision.split(", ")) if merged.exact else QUANTIZED
             if not tally.error <= limit:  # NaN included
-                what = f"{target.hf_path} is {tally.error:.1e} off in the merged base; {limit:.0e} is allowed."
-                raise ConversionFailed("merge_mismatch", what, "Nothing was kept. Merge again.", param=target.hf_path)
+                message = f"{target.hf_path} is {tally.error:.1e} off in the merged base; {limit:.0e} is allowed."
+                raise ConversionFailed(
+                    "merge_mismatch", message, "Nothing was kept. Merge again.", param=target.hf_path
+                )
     return tallies
 
 

@@ -19,9 +19,9 @@ _CHUNK = 16 << 20
 def check_type(target: Target, kind: str) -> None:
     """Raise AdapterUnsupported unless rows can be stored as `kind` here."""
     if kind not in WRITABLE:
-        what = f"The base stores {target.hf_path} as {kind}, which nothing can be merged into."
+        message = f"The base stores {target.hf_path} as {kind}, which nothing can be merged into."
         remedy = "Merge into a base in F16, BF16 or Q8_0, and quantize the result."
-        raise AdapterUnsupported("merge_type", what, remedy, param=target.hf_path)
+        raise AdapterUnsupported("merge_type", message, remedy, param=target.hf_path)
 
 
 def stored_rows(target: Target, exact: NDArray[np.float64], kind: str) -> NDArray[Any]:
@@ -30,9 +30,9 @@ def stored_rows(target: Target, exact: NDArray[np.float64], kind: str) -> NDArra
         rows = exact.astype(np.float32)
     stored = requantised(rows, kind)
     if not np.isfinite(rows).all() or (kind == "F16" and not np.isfinite(stored).all()):
-        what = f"{target.hf_path} has values that {kind} cannot hold once the adapter is merged."
+        message = f"{target.hf_path} has values that {kind} cannot hold once the adapter is merged."
         remedy = "Merge with a smaller weight, or into a base in BF16 or F32."
-        raise AdapterUnsupported("merge_overflow", what, remedy, param=target.hf_path)
+        raise AdapterUnsupported("merge_overflow", message, remedy, param=target.hf_path)
     return stored
 
 

@@ -69,8 +69,8 @@ def _read_config(path: Path) -> _Config:
     fields = read_json(path, limit=CONFIG_LIMIT, error=AdapterCorrupt)
     kind = fields.get("fine_tune_type", "lora")
     if kind not in ("lora", "dora"):
-        what = f"{path.name} says fine_tune_type {quoted(str(kind))}: it changes the base's own weights."
-        raise AdapterUnsupported("fine_tune_type", what, "Use the tuned model as a base.", param="fine_tune_type")
+        message = f"{path.name} says fine_tune_type {quoted(str(kind))}: it changes the base's own weights."
+        raise AdapterUnsupported("fine_tune_type", message, "Use the tuned model as a base.", param="fine_tune_type")
     parameters = fields.get("lora_parameters")
     if not isinstance(parameters, dict):
         raise _bad(path, "lora_parameters")
@@ -123,15 +123,17 @@ def _targets(file: SafetensorsFile, config: _Config, shape: LlamaShape) -> froze
     for name in file.names:
         path, _, leaf = name.rpartition(".")
         if leaf not in ("lora_a", "lora_b", "m"):
-            what = f"The tensor {quoted(name)} is no LoRA factor."
-            raise AdapterUnsupported("unknown_tensor", what, "Train the adapter with mlx-lm's lora alone.", param=name)
+            message = f"The tensor {quoted(name)} is no LoRA factor."
+            raise AdapterUnsupported(
+                "unknown_tensor", message, "Train the adapter with mlx-lm's lora alone.", param=name
+            )
         found.setdefault(_target(path, name, shape), set()).add(leaf)
     wanted = {"lora_a", "lora_b", "m"} if config.dora else {"lora_a", "lora_b"}
     for target, leaves in found.items():
         if odd := sorted(leaves ^ wanted):
             how = "is missing" if odd[0] in wanted else "belongs to DoRA, which the configuration does not say"
-            what = f"The tensor {target.hf_path}.{odd[0]} {how}."
-            raise AdapterCorrupt("incomplete_pair", what, _FIX, param=f"{target.hf_path}.{odd[0]}")
+            message = f"The tensor {target.hf_path}.{odd[0]} {how}."
+            raise AdapterCorrupt("incomplete_pair", message, _FIX, param=f"{target.hf_path}.{odd[0]}")
     return frozenset(found)
 
 
@@ -140,11 +142,13 @@ def _target(path: str, name: str, shape: LlamaShape) -> Target:
         return Target(None, _OUTER[path])
     match = re.fullmatch(r"model\.layers\.(0|[1-9]\d{0,5})\.(.+)", path, flags=re.ASCII)
     if match is None or match[2] not in BY_HF:
-        what = f"The tensor {quoted(name)} is of no module of a Llama."
-        raise AdapterUnsupported("unknown_tensor", what, "Train the adapter on a Llama's linear modules.", param=name)
+        message = f"The tensor {quoted(name)} is of no module of a Llama."
+        raise AdapterUnsupported(
+            "unknown_tensor", message, "Train the adapter on a Llama's linear modules.", param=name
+        )
     if int(match[1]) >= shape.layers:
-        what = f"The tensor {name} is for layer {match[1]}; the base has {shape.layers} layers."
-        raise AdapterIncompatible("layer_mismatch", what, _REMEDY_BASE, param=name)
+        message = f"The tensor {name} is for layer {match[1]}; the base has {shape.layers} layers."
+        raise AdapterIncompatible("layer_mismatch", message, _REMEDY_BASE, param=name)
     return Target(int(match[1]), BY_HF[match[2]])
 
 
@@ -152,23 +156,23 @@ def _check_selection(found: frozenset[Target], wanted: list[Target]) -> None:
     """mlx-lm refuses tensors of modules it does not adapt, and leaves adapted modules without tensors untrained."""
     if odd := sorted(found ^ set(wanted), key=lambda target: (target.depth, target.hf_path)):
         how = "has tensors and is not selected" if odd[0] in found else "is selected and has no tensors"
-        what = f"{odd[0].hf_path} {how} by {CONFIG_NAME}, for a base of this many layers."
-        raise AdapterCorrupt("adapter_modules", what, _REMEDY_BASE, param=odd[0].hf_path)
+        message = f"{odd[0].hf_path} {how} by {CONFIG_NAME}, for a base of this many layers."
+        raise AdapterCorrupt("adapter_modules", message, _REMEDY_BASE, param=odd[0].hf_path)
 
 
 def _check_tied(wanted: list[Target], shape: LlamaShape) -> None:
     if shape.tied and (outer := [target for target in wanted if target.layer is None]):
-        what = f"The base's head is its embedding, so mlx-lm applies the factors of {outer[0].hf_path} to both."
+        message = f"The base's head is its embedding, so mlx-lm applies the factors of {outer[0].hf_path} to both."
         remedy = "Merge it with mlx-lm (mlx_lm.fuse); PEFT and GGUF have no form for it."
-        raise AdapterUnsupported("mlx_tied_embedding", what, remedy, param=outer[0].hf_path)
+        raise AdapterUnsupported("mlx_tied_embedding", message, remedy, param=outer[0].hf_path)
 
 
 def _pair(file: SafetensorsFile, target: Target, shape: LlamaShape, config: _Config) -> LoraPair:
     a, b = (file.read_f32(f"{target.hf_path}.{leaf}") for leaf in ("lora_a", "lora_b"))
     wanted = ((target.module.in_features(shape), config.rank), (config.rank, target.module.out_features(shape)))
     if (a.shape, b.shape) != wanted:
-        what = f"{target.hf_path} has factors {list(a.shape)} and {list(b.shape)}, not {[list(w) for w in wanted]}."
-        raise AdapterIncompatible("shape_mismatch", what, _REMEDY_BASE, param=target.hf_path)
+        message = f"{target.hf_path} has factors {list(a.shape)} and {list(b.shape)}, not {[list(w) for w in wanted]}."
+        raise AdapterIncompatible("shape_mismatch", message, _REMEDY_BASE, param=target.hf_path)
     rank = used_rank(a.T, b.T)
     a, b = np.ascontiguousarray(a.T[:rank]), np.ascontiguousarray(b.T[:, :rank])
     return LoraPair(a, b, config.scale, magnitude=_magnitude(file, target, shape) if config.dora else None)
@@ -183,12 +187,12 @@ def used_rank(a: NDArray[Any], b: NDArray[Any]) -> int:
 def _magnitude(file: SafetensorsFile, target: Target, shape: LlamaShape) -> NDArray[np.float32]:
     name = f"{target.hf_path}.m"
     if target.module == EMBEDDING:
-        what = "The embedding has a magnitude for every token; PEFT's DoRA has one for every dimension."
-        raise AdapterUnsupported("mlx_dora_embedding", what, "Train it without DoRA on the embedding.", param=name)
+        message = "The embedding has a magnitude for every token; PEFT's DoRA has one for every dimension."
+        raise AdapterUnsupported("mlx_dora_embedding", message, "Train it without DoRA on the embedding.", param=name)
     values = file.read_f32(name)
     if values.shape != (target.module.out_features(shape),):
-        what = f"{name} has the shape {list(values.shape)}, not [{target.module.out_features(shape)}]."
-        raise AdapterIncompatible("shape_mismatch", what, _REMEDY_BASE, param=name)
+        message = f"{name} has the shape {list(values.shape)}, not [{target.module.out_features(shape)}]."
+        raise AdapterIncompatible("shape_mismatch", message, _REMEDY_BASE, param=name)
     return values
 
 

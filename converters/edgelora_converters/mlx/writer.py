@@ -74,8 +74,10 @@ def write(adapter: LoraAdapter, shape: LlamaShape, out: Path, *, provenance: Map
     check_untied(adapter, shape, to="an MLX adapter")
     _check_one_kind(adapter)
     if adapter.invocation:
-        what = "The adapter is an aLoRA: it acts from its invocation on, and mlx-lm would apply it to every token."
-        raise AdapterUnsupported("alora", what, "Convert it to GGUF, for a GGUF base.", param="alora_invocation_tokens")
+        message = "The adapter is an aLoRA: it acts from its invocation on, and mlx-lm would apply it to every token."
+        raise AdapterUnsupported(
+            "alora", message, "Convert it to GGUF, for a GGUF base.", param="alora_invocation_tokens"
+        )
     facts = {**provenance, "source_digest": adapter.source_digest, "fold": "scale into lora_b"}
     with staged(out) as temporary:
         temporary.mkdir()
@@ -88,8 +90,8 @@ def _check_one_kind(adapter: LoraAdapter) -> None:
     """mlx-lm makes every module DoRA's or none; for a plain one the magnitude would have to be the base's own norm."""
     plain = [target for target, pair in adapter.pairs.items() if pair.magnitude is None]
     if len(plain) not in (0, len(adapter.pairs)):
-        what = f"{plain[0].hf_path} is without DoRA beside modules with it, which an MLX adapter cannot carry."
-        raise AdapterUnsupported("dora", what, "Convert it for a GGUF base.", param=plain[0].hf_path)
+        message = f"{plain[0].hf_path} is without DoRA beside modules with it, which an MLX adapter cannot carry."
+        raise AdapterUnsupported("dora", message, "Convert it for a GGUF base.", param=plain[0].hf_path)
 
 
 def _config(adapter: LoraAdapter, shape: LlamaShape, facts: Mapping[str, str]) -> dict[str, Any]:
@@ -158,8 +160,8 @@ def _read_config(path: Path, shape: LlamaShape) -> _Config:
     config = read_json(path, limit=CONFIG_LIMIT, error=AdapterCorrupt)
     kind = config.get("fine_tune_type", "lora")
     if kind not in ("lora", "dora"):
-        what = f"{path.name} says fine_tune_type {kind!r}."
-        raise AdapterUnsupported("fine_tune_type", what, "Convert a LoRA or DoRA adapter.", param="fine_tune_type")
+        message = f"{path.name} says fine_tune_type {kind!r}."
+        raise AdapterUnsupported("fine_tune_type", message, "Convert a LoRA or DoRA adapter.", param="fine_tune_type")
     parameters = config.get("lora_parameters")
     if not isinstance(parameters, dict):
         raise _bad_config(path, "lora_parameters")
@@ -171,8 +173,8 @@ def _read_config(path: Path, shape: LlamaShape) -> _Config:
     if not isinstance(keys, list) or not keys or len(set(map(str, keys))) != len(keys):
         raise _bad_config(path, "keys")
     if config.get("num_layers") != shape.layers:
-        what = f"{path.name} is for a base of {config.get('num_layers')} layers; this one has {shape.layers}."
-        raise AdapterIncompatible("layer_mismatch", what, REMEDY_BASE, param="num_layers")
+        message = f"{path.name} is for a base of {config.get('num_layers')} layers; this one has {shape.layers}."
+        raise AdapterIncompatible("layer_mismatch", message, REMEDY_BASE, param="num_layers")
     return _Config(rank, float(scale), kind == "dora", [_target(key, shape) for key in keys])
 
 
@@ -182,13 +184,13 @@ def _target(key: object, shape: LlamaShape) -> Target:
             return Target(None, module)
     match = re.fullmatch(r"model\.layers\.(0|[1-9]\d{0,5})\.(.+)", str(key), flags=re.ASCII)
     if match is None or match[2] not in BY_HF:
-        what = f"The adapter names {str(key)[:200]!r}, which is not the full path of a linear module of a Llama."
+        message = f"The adapter names {str(key)[:200]!r}, which is not the full path of a linear module of a Llama."
         raise AdapterUnsupported(
-            "unknown_module", what, "Convert the PEFT adapter with edgelora.", param=str(key)[:200]
+            "unknown_module", message, "Convert the PEFT adapter with edgelora.", param=str(key)[:200]
         )
     if int(match[1]) >= shape.layers:
-        what = f"The adapter changes {key}; the base has {shape.layers} layers."
-        raise AdapterIncompatible("layer_mismatch", what, REMEDY_BASE, param=str(key))
+        message = f"The adapter changes {key}; the base has {shape.layers} layers."
+        raise AdapterIncompatible("layer_mismatch", message, REMEDY_BASE, param=str(key))
     return Target(int(match[1]), BY_HF[match[2]])
 
 
@@ -208,8 +210,8 @@ def _read_module(file: SafetensorsFile, target: Target, shape: LlamaShape, confi
     wanted = [(width, config.rank), (config.rank, out), (out,)]
     found = [tensor.shape for tensor in (a, b, m) if tensor is not None]
     if found != wanted[: len(found)]:
-        what = f"{target.hf_path} has tensors of {[list(f) for f in found]}, not {[list(w) for w in wanted]}."
-        raise AdapterIncompatible("shape_mismatch", what, REMEDY_BASE, param=target.hf_path)
+        message = f"{target.hf_path} has tensors of {[list(f) for f in found]}, not {[list(w) for w in wanted]}."
+        raise AdapterIncompatible("shape_mismatch", message, REMEDY_BASE, param=target.hf_path)
     return Stored(a, b if config.scale == 1 else folded_b(target, LoraPair(a.T, b.T, config.scale)).T, m)
 
 

@@ -201,8 +201,8 @@ def _invocation(fields: Fields) -> tuple[int, ...]:
     if is_off(value):
         return ()
     if fields.fields.get("task_type") != "CAUSAL_LM":
-        what = f"with the task_type {shown(fields.fields.get('task_type'))} PEFT never activates it"
-        fields.refuse(name, what, 'Save it with task_type="CAUSAL_LM".')
+        message = f"with the task_type {shown(fields.fields.get('task_type'))} PEFT never activates it"
+        fields.refuse(name, message, 'Save it with task_type="CAUSAL_LM".')
     return fields.numbers(name, value) or ()
 
 
@@ -233,5 +233,5 @@ def _check_rest(fields: Fields) -> None:
             code, why, remedy = MUST_BE_OFF[name]
             fields.refuse(name, f"it is {shown(value)}, and {why}", remedy, code=code)
         else:
-            what = f"it is {shown(value)}, and edgelora does not know this field"
-            fields.refuse(name, what, "Remove it if it changes nothing.", code="adapter_unknown_field")
+            message = f"it is {shown(value)}, and edgelora does not know this field"
+            fields.refuse(name, message, "Remove it if it changes nothing.", code="adapter_unknown_field")

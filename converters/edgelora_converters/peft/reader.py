@@ -121,15 +121,15 @@ def _pair(weights: SafetensorsFile, stored: Stored, form: Form, scale: float, wi
 
 def _check_weights(reading: ReadOptions, shape: LlamaShape) -> None:
     if reading.weights is not None and reading.weights.llama != shape:
-        what = f"The weights given are of another base: {reading.weights.llama}, where {shape} is asked for."
-        raise AdapterIncompatible("base_mismatch", what, "Give the weights of the base the adapter is added for.")
+        message = f"The weights given are of another base: {reading.weights.llama}, where {shape} is asked for."
+        raise AdapterIncompatible("base_mismatch", message, "Give the weights of the base the adapter is added for.")
 
 
 def _check_invocation(config: PeftConfig, shape: LlamaShape) -> None:
     if config.invocation and (highest := max(config.invocation)) >= shape.vocab:
-        what = f"The adapter's invocation has the token {highest}; this base has {shape.vocab} tokens."
+        message = f"The adapter's invocation has the token {highest}; this base has {shape.vocab} tokens."
         remedy = "It was made for another base: choose that base (edgelora base ls)."
-        raise AdapterIncompatible("adapter_invocation", what, remedy, param="alora_invocation_tokens")
+        raise AdapterIncompatible("adapter_invocation", message, remedy, param="alora_invocation_tokens")
 
 
 def _check_selection(config: PeftConfig, found: Iterable[Target], shape: LlamaShape, names: Names) -> None:

@@ -69,8 +69,8 @@ def _check_saved(names: Names, config: PeftConfig, shape: LlamaShape) -> None:
     saved = names.having("weight")
     for path in (name.removesuffix(".weight") for name in llama_tensors(shape)):
         if config.modules_to_save and path.endswith(config.modules_to_save) and path not in saved:
-            what = f"modules_to_save says that {path} was saved, but {WEIGHTS_NAME} lacks it."
-            raise AdapterCorrupt("adapter_incomplete", what, "Save the adapter again.", param="modules_to_save")
+            message = f"modules_to_save says that {path} was saved, but {WEIGHTS_NAME} lacks it."
+            raise AdapterCorrupt("adapter_incomplete", message, "Save the adapter again.", param="modules_to_save")
 
 
 def _difference(file: SafetensorsFile, tensor: str, weights: BaseWeights | None, name: str) -> str | None:

@@ -92,8 +92,8 @@ def sort_tensors(config: PeftConfig, names: Names, problems: Problems) -> dict[T
             raise _incomplete(path, leaves[have[0]], next(leaf for leaf in wanted if leaf not in leaves))
         found[_target(path)] = _stored(leaves)
     if not found and not problems.found:
-        what = f"{WEIGHTS_NAME} holds no {'adapted modules' if names.modules else 'tensors'}."
-        raise AdapterCorrupt("adapter_empty", what, "Save the adapter again.")
+        message = f"{WEIGHTS_NAME} holds no {'adapted modules' if names.modules else 'tensors'}."
+        raise AdapterCorrupt("adapter_empty", message, "Save the adapter again.")
     order = {module: i for i, module in enumerate(LINEAR_MODULES)}
     return dict(sorted(found.items(), key=lambda item: (item[0].depth, order.get(item[0].module, 0))))
 
@@ -112,9 +112,9 @@ def _report_foreign(config: PeftConfig, names: Names, problems: Problems) -> Non
                 reason = _REASONS.get(leaf, f"the {kind} has no such factor")
                 foreign.setdefault(_CODES.get(leaf, "adapter_tensor"), []).append((name, reason))
     for code, found in foreign.items():
-        what = f"it is in {WEIGHTS_NAME}: {listed(found)}"
+        message = f"it is in {WEIGHTS_NAME}: {listed(found)}"
         remedy = "Train LoRA on the linear modules and save it with PEFT, or merge the adapter into its base"
-        problems.add(code, found[0][0], what, remedy)
+        problems.add(code, found[0][0], message, remedy)
 
 
 def _unknown(name: str) -> str:
@@ -134,10 +134,10 @@ def _stored(leaves: Mapping[Leaf, str]) -> Stored:
 
 def _incomplete(path: str, alone: str, wanted: Leaf) -> AdapterCorrupt:
     if wanted in ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"):
-        code, what = "adapter_half_pair", f"The tensor {alone} stands alone: its {wanted} is missing."
+        code, message = "adapter_half_pair", f"The tensor {alone} stands alone: its {wanted} is missing."
     else:
-        code, what = "adapter_incomplete", f"{path} lacks its {wanted}, which the configuration asks for."
-    return AdapterCorrupt(code, what, "The file is incomplete: save the adapter again.", param=alone)
+        code, message = "adapter_incomplete", f"{path} lacks its {wanted}, which the configuration asks for."
+    return AdapterCorrupt(code, message, "The file is incomplete: save the adapter again.", param=alone)
 
 
 def _target(path: str) -> Target:
@@ -167,8 +167,8 @@ def check_shapes(
     for target, names in stored.items():
         if target.layer is not None and target.layer >= shape.layers:
             last = shape.layers - 1
-            what = f"it is for layer {target.layer}, but the base has {shape.layers} layers (0 to {last})"
-            raise _incompatible(names.a, what)
+            message = f"it is for layer {target.layer}, but the base has {shape.layers} layers (0 to {last})"
+            raise _incompatible(names.a, message)
         rank = _check_factors(weights, target, names, forms[target], shape)
         for name, length in _vectors(names, rank, target.module.out_features(shape)):
             found = weights.tensors[name].shape
@@ -184,16 +184,16 @@ def _check_factors(weights: SafetensorsFile, target: Target, names: Stored, form
     rank, width, out = a[0], target.module.in_features(shape), target.module.out_features(shape)
     wanted_a, wanted_b = form.stored_a(rank, width), form.stored_b(rank, out)
     if wanted_a is None or wanted_b is None:
-        what = f"rank {rank} or its widths, {width} to {out}, do not divide into its blocks or groups"
-        raise AdapterCorrupt("adapter_tensor_shape", f"{target.hf_path}: {what}.", _AGAIN, param=names.a)
+        message = f"rank {rank} or its widths, {width} to {out}, do not divide into its blocks or groups"
+        raise AdapterCorrupt("adapter_tensor_shape", f"{target.hf_path}: {message}.", _AGAIN, param=names.a)
     if a[1] != wanted_a[1]:
         raise _incompatible(names.a, f"its rows have {a[1]} elements; the base needs {wanted_a[1]}")
     if b[0] != wanted_b[0]:
         raise _incompatible(names.b, f"it has {b[0]} rows; the base needs {wanted_b[0]}")
     if b[1] != wanted_b[1]:
-        what = f"{names.a} has rank {rank}, but its lora_B has rank {b[1] * form.b_blocks}."
+        message = f"{names.a} has rank {rank}, but its lora_B has rank {b[1] * form.b_blocks}."
         raise AdapterCorrupt(
-            "adapter_rank", what, "The file mixes two adapters: save the adapter again.", param=names.a
+            "adapter_rank", message, "The file mixes two adapters: save the adapter again.", param=names.a
         )
     return rank
 
@@ -205,8 +205,8 @@ def _vectors(names: Stored, rank: int, out: int) -> Iterator[tuple[str, int]]:
 
 
 def _misshapen(name: str, found: tuple[int, ...], wanted: str) -> AdapterCorrupt:
-    what = f"The tensor {name} has the shape {list(found)}, not {wanted}."
-    return AdapterCorrupt("adapter_tensor_shape", what, _AGAIN, param=name)
+    message = f"The tensor {name} has the shape {list(found)}, not {wanted}."
+    return AdapterCorrupt("adapter_tensor_shape", message, _AGAIN, param=name)
 
 
 def _incompatible(name: str, what: str) -> AdapterIncompatible:

@@ -29,9 +29,9 @@ def read_token_rows(
             _check(stored[path], weights.tensors[stored[path]].shape, tokens, shape)
             found[target] = TokenRows(tokens, weights.read_f32(stored[path]))
         elif not _follows(path, config, shape):
-            what = f"{path} lacks the rows of its {len(tokens)} trained tokens."
+            message = f"{path} lacks the rows of its {len(tokens)} trained tokens."
             remedy = "The file is incomplete: save the adapter again."
-            raise AdapterCorrupt("adapter_incomplete", what, remedy, param=path)
+            raise AdapterCorrupt("adapter_incomplete", message, remedy, param=path)
     return found
 
 
@@ -41,9 +41,11 @@ def _follows(path: str, config: PeftConfig, shape: LlamaShape) -> bool:
 
 def _check(name: str, found: tuple[int, ...], tokens: tuple[int, ...], shape: LlamaShape) -> None:
     if max(tokens) >= shape.vocab or (len(found) == 2 and found[1] != shape.hidden):
-        what = f"The adapter trains the token {max(tokens)} with rows {list(found)}; the base has {shape.vocab} tokens"
+        message = (
+            f"The adapter trains the token {max(tokens)} with rows {list(found)}; the base has {shape.vocab} tokens"
+        )
         remedy = "It was made for another base: choose that base (edgelora base ls)."
-        raise AdapterIncompatible("adapter_token_rows", f"{what} of {shape.hidden} values.", remedy, param=name)
+        raise AdapterIncompatible("adapter_token_rows", f"{message} of {shape.hidden} values.", remedy, param=name)
     if found != (len(tokens), shape.hidden):
-        what = f"The tensor {name} has the shape {list(found)} for {len(tokens)} tokens."
-        raise AdapterCorrupt("adapter_tensor_shape", what, "Save the adapter again with PEFT.", param=name)
+        message = f"The tensor {name} has the shape {list(found)} for {len(tokens)} tokens."
+        raise AdapterCorrupt("adapter_tensor_shape", message, "Save the adapter again with PEFT.", param=name)

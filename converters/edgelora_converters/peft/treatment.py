@@ -47,8 +47,8 @@ def form_of(config: PeftConfig, path: str) -> Form:
         return PLAIN
     in_a, in_b = (any(piece in path for piece in pieces) for pieces in (config.blocks.a_in, config.blocks.b_in))
     if (in_a and in_b) or (config.blocks.strict and not (in_a or in_b)):
-        what = f"use_bdlora says {'both of' if in_a else 'neither of'} the factors of {path} is block-diagonal."
-        raise AdapterCorrupt("adapter_config", what, _AGAIN, param="use_bdlora")
+        message = f"use_bdlora says {'both of' if in_a else 'neither of'} the factors of {path} is block-diagonal."
+        raise AdapterCorrupt("adapter_config", message, _AGAIN, param="use_bdlora")
     blocks = config.blocks.blocks
     return Form(a_blocks=blocks if in_a else 1, b_blocks=blocks if in_b else 1)
 
@@ -58,8 +58,8 @@ def check_treatable(config: PeftConfig, reading: ReadOptions, problems: Problems
     name = config.initialisation
     if name is not None and reading.initial is None:
         if name not in ("pissa", "olora"):
-            what = f"{name} took out of the base what only the adapter saved before training knows"
-            problems.add("initial_needed", "init_lora_weights", what, _INITIAL)
+            message = f"{name} took out of the base what only the adapter saved before training knows"
+            problems.add("initial_needed", "init_lora_weights", message, _INITIAL)
         else:
             _check_base("init_lora_weights", f"{name} took a part out of the base", reading.weights, problems)
     if config.kasa:
@@ -98,8 +98,8 @@ def treat(
         if target.module == EMBEDDING:  # PEFT initialises an embedding's factors in its own way
             continue
         if pair.scale == 0:
-            what = f"The scale of {target.hf_path} is 0, by which PEFT would have divided."
-            raise AdapterUnsupported("adapter_config", what, _AGAIN, param="lora_alpha")
+            message = f"The scale of {target.hf_path} is 0, by which PEFT would have divided."
+            raise AdapterUnsupported("adapter_config", message, _AGAIN, param="lora_alpha")
         taken = taking(target, pair)
         if taken.doubt > DOUBT and not reading.allow_approximate:
             raise _doubtful(target, taken.doubt)
@@ -126,8 +126,8 @@ def _check_initial(pairs: Mapping[Target, LoraPair], initial: Mapping[Target, Lo
     for target in pairs.keys() | initial.keys():
         one, other = pairs.get(target), initial.get(target)
         if one is None or other is None or one.rank != other.rank or one.scale != other.scale:
-            what = f"The adapter saved before training has another {target.hf_path}: its rank or scale, or none."
-            raise AdapterCorrupt("initial_mismatch", what, "Give the one this adapter was trained from.")
+            message = f"The adapter saved before training has another {target.hf_path}: its rank or scale, or none."
+            raise AdapterCorrupt("initial_mismatch", message, "Give the one this adapter was trained from.")
 
 
 def _doubtful(target: Target, doubt: float) -> AdapterUnsupported:

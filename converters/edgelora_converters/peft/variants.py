@@ -48,8 +48,8 @@ def check_together(fields: Fields) -> None:
     if fields.fields.get("init_lora_weights") == "mica":
         active.append("init_lora_weights")
     if len(active) > 1:
-        what = f"PEFT has no adapter with {' and '.join(active)}"
-        fields.refuse(active[0], what, "Save the adapter again with PEFT.", code="adapter_variants")
+        message = f"PEFT has no adapter with {' and '.join(active)}"
+        fields.refuse(active[0], message, "Save the adapter again with PEFT.", code="adapter_variants")
 
 
 def initialisation(fields: Fields) -> Initialisation | None:
@@ -65,11 +65,11 @@ def initialisation(fields: Fields) -> Initialisation | None:
     if re.fullmatch(r"pissa_niter_\d{1,4}", name):
         return "pissa_niter"
     if name == "loftq":
-        what = 'with "loftq" the base was replaced by a quantized one that the adapter alone does not give'
-        fields.refuse("init_lora_weights", what, _RESIDUAL, code="adapter_loftq")
+        message = 'with "loftq" the base was replaced by a quantized one that the adapter alone does not give'
+        fields.refuse("init_lora_weights", message, _RESIDUAL, code="adapter_loftq")
     else:
-        what = f"{shown(value)} is not known to leave the base's weights alone"
-        fields.refuse("init_lora_weights", what, _RESIDUAL, code="adapter_init")
+        message = f"{shown(value)} is not known to leave the base's weights alone"
+        fields.refuse("init_lora_weights", message, _RESIDUAL, code="adapter_init")
     return None
 
 

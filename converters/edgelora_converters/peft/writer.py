@@ -65,9 +65,9 @@ def sayable(target: Target, pair: LoraPair) -> LoraPair:
 def _check_dora(pairs: Mapping[Target, LoraPair]) -> None:
     plain = [target for target, pair in pairs.items() if pair.magnitude is None]
     if plain and len(plain) < len(pairs):
-        what = f"{plain[0].hf_path} has no magnitude, and other modules have: PEFT's use_dora is for all or none."
+        message = f"{plain[0].hf_path} has no magnitude, and other modules have: PEFT's use_dora is for all or none."
         remedy = "Convert the adapter to GGUF or MLX, or merge it into its base."
-        raise AdapterUnsupported("peft_mixed_dora", what, remedy, param=plain[0].hf_path)
+        raise AdapterUnsupported("peft_mixed_dora", message, remedy, param=plain[0].hf_path)
 
 
 def _config(adapter: LoraAdapter, pairs: Mapping[Target, LoraPair], shape: LlamaShape) -> dict[str, Any]:

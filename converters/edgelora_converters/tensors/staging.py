@@ -49,8 +49,8 @@ def check_space(out: Path, nbytes: int) -> None:
     """Raise StorageError unless the disk of `out` has room for so many bytes; OSError where the folder is not there."""
     free = shutil.disk_usage(out.parent).free
     if free < nbytes:
-        what = f"Writing {out} takes {nbytes / 1e9:.1f} GB; {free / 1e9:.1f} GB are free."
-        raise StorageError("no_space", what, "Free some space, or choose another disk. Nothing was written.")
+        message = f"Writing {out} takes {nbytes / 1e9:.1f} GB; {free / 1e9:.1f} GB are free."
+        raise StorageError("no_space", message, "Free some space, or choose another disk. Nothing was written.")
 
 
 def _remove(path: Path) -> None:
@@ -64,10 +64,10 @@ def _remove(path: Path) -> None:
 def _storage_error(path: Path, error: OSError) -> StorageError:
     """The tree's word for an OSError while writing `path`."""
     if error.errno in _NO_SPACE:
-        what = f"There is no space left to write {path}."
-        return StorageError("no_space", what, "Free some space, then try again. Nothing was left behind.")
-    what = f"{path} could not be written: {error.strerror or error}."
-    return StorageError("write_failed", what, "Check that the folder exists and may be written.")
+        message = f"There is no space left to write {path}."
+        return StorageError("no_space", message, "Free some space, then try again. Nothing was left behind.")
+    message = f"{path} could not be written: {error.strerror or error}."
+    return StorageError("write_failed", message, "Check that the folder exists and may be written.")
 
 
 def _sync_tree(path: Path) -> None:

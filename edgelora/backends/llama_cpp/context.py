@@ -132,8 +132,8 @@ class Context:
         last = int(lib.llama_memory_seq_pos_max(memory, sequence))
         if taken != len(source) or (first, last) != (0, length - 1):
             self.clear(sequence)
-            what = f"llama.cpp took {taken} of {len(source)} bytes of saved KV, positions {first} to {last}"
-            raise BackendError("kv_not_restored", f"{what}; {length} tokens were to be restored.")
+            message = f"llama.cpp took {taken} of {len(source)} bytes of saved KV, positions {first} to {last}"
+            raise BackendError("kv_not_restored", f"{message}; {length} tokens were to be restored.")
 
     def close(self) -> None:
         """Safe twice."""

@@ -36,9 +36,9 @@ def open_mlx(
     Raises BackendError (`mlx_missing`) where mlx is not installed, BaseError where the base cannot be loaded.
     """
     if find_spec("mlx") is None:
-        what = f"The MLX backend needs mlx, which is not installed.{_where()}"
+        message = f"The MLX backend needs mlx, which is not installed.{_where()}"
         remedy = "Install it (pip install 'edgelora[mlx]'), or choose a GGUF base: edgelora base ls"
-        raise BackendError("mlx_missing", what, remedy)
+        raise BackendError("mlx_missing", message, remedy)
     from edgelora.backends.mlx.backend import MlxBackend
 
     return MlxBackend.open(path, shape=shape, options=options or MlxOptions(), progress=progress)

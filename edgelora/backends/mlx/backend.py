@@ -85,8 +85,8 @@ class MlxBackend:
         resident = self._opened()
         self._ledger.check_slot(slot)
         if not isinstance(loaded, LoadedMlx):
-            what = f"Slot {slot} was given {type(loaded).__name__}, not an adapter of the MLX backend."
-            raise BackendError("foreign_adapter", what)
+            message = f"Slot {slot} was given {type(loaded).__name__}, not an adapter of the MLX backend."
+            raise BackendError("foreign_adapter", message)
         resident.slots.attach(slot, loaded)
         self._ledger.attach(slot)
 
@@ -146,8 +146,8 @@ class MlxBackend:
             raise BackendError("bad_length", f"{saved.length} tokens of saved KV do not fit into a sequence.")
         room = self._capabilities.kv_cells - self._ledger.cells
         if saved.length > room or not kv.restore(sequence, saved.data, saved.length):
-            what = f"{saved.data.nbytes} bytes of saved KV are not {saved.length} tokens, or find no room in {room}."
-            raise BackendError("kv_not_restored", what)
+            message = f"{saved.data.nbytes} bytes of saved KV are not {saved.length} tokens, or find no room in {room}."
+            raise BackendError("kv_not_restored", message)
         self._ledger.hold(sequence, saved.length)
 
     def close(self) -> None:

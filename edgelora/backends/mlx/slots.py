@@ -48,7 +48,7 @@ class Slots:
         if self._stacking and target.module != EMBEDDING:
             acting = {slot for segment in segments for slot, _ in segment.acting}
             factors = {slot: found for slot in acting if (found := self._slots[slot].get(target)) is not None}
-            if len(factors) > 1 and all(one.plain for one in factors.values()):
+            if len(factors) > 1 and all(factor.plain for factor in factors.values()):
                 total = self._stacks.add(target, y.astype(mx.float32), x, rows_of(segments, factors))
                 return total.astype(y.dtype)
         return self._by_runs(target, y, x, segments)

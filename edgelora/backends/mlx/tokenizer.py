@@ -159,5 +159,5 @@ def _optional(path: Path) -> dict[str, Any]:
 
 
 def _unusable(folder: Path, why: str) -> BaseError:
-    what = f"The tokenizer of {folder} cannot be used: {why}."
-    return BaseError("base_tokenizer", what, "Fetch the base's tokenizer files again.")
+    message = f"The tokenizer of {folder} cannot be used: {why}."
+    return BaseError("base_tokenizer", message, "Fetch the base's tokenizer files again.")

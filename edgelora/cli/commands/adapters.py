@@ -186,10 +186,10 @@ def _fields(manifest: AdapterManifest, version: Version, converted: Sequence[Con
 
 
 def _origin(origin: str) -> list[tuple[str, str]]:
-    kind, _, what = origin.partition(":")
+    kind, _, message = origin.partition(":")
     by_client = {"upload": "a client of the server sent it", "loaded": "a client of the server had it loaded"}
     if kind == "hub":
-        return [("pulled from", what)]
+        return [("pulled from", message)]
     return [("origin", by_client[kind])] if kind in by_client else []
 
 

@@ -113,9 +113,9 @@ def _keep(
 
 def _tell(combination: Combination, kept: dict[str, Any], *, modules: bool) -> None:
     adapter = combination.adapter
-    what = f"Installed {kept['name']}, version {kept['version']}" if "name" in kept else f"Wrote {kept['out']}"
+    message = f"Installed {kept['name']}, version {kept['version']}" if "name" in kept else f"Wrote {kept['out']}"
     exact = "exact" if not combination.losses else f"{combination.error:.1e} off (relative)"
-    note(f"{what}: {len(adapter.pairs)} modules, rank {adapter.max_rank}, {exact}.")
+    note(f"{message}: {len(adapter.pairs)} modules, rank {adapter.max_rank}, {exact}.")
     if modules and combination.losses:
         rows = [(loss.path, str(loss.rank), f"{loss.error:.1e}") for loss in combination.losses]
         emit_table(("MODULE", "RANK", "ERROR"), rows, right=frozenset({1, 2}))

@@ -151,8 +151,8 @@ def parse_expiry(text: str, *, now: float) -> float:
     try:
         when = datetime.fromisoformat(text)
     except ValueError:
-        what = f"{text!r} is not a time."
-        raise UsageError("bad_time", what, "Write 90m, 12h, 30d, or a date such as 2030-01-31.") from None
+        message = f"{text!r} is not a time."
+        raise UsageError("bad_time", message, "Write 90m, 12h, 30d, or a date such as 2030-01-31.") from None
     return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
 
 

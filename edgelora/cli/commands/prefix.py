@@ -165,8 +165,13 @@ def summary(entry: Entry, known: dict[str, str]) -> dict[str, Any]:
         "name": held.stored.name,
         "base": known.get(origin.base),
         "adapters": [
-            {"name": known.get(one.version), "digest": one.version, "weight": one.weight, "start": one.start}
-            for one in origin.adapters
+            {
+                "name": known.get(adapter.version),
+                "digest": adapter.version,
+                "weight": adapter.weight,
+                "start": adapter.start,
+            }
+            for adapter in origin.adapters
         ],
         "tokens": held.stored.length,
         "bytes": held.nbytes,
@@ -195,8 +200,8 @@ def _table(entries: list[Entry], known: dict[str, str]) -> None:
 
 def _adapters(origin: Origin, known: dict[str, str]) -> str:
     parts = [
-        known.get(one.version, one.version[:12]) + ("" if one.weight == 1.0 else f"*{one.weight:g}")
-        for one in origin.adapters
+        known.get(adapter.version, adapter.version[:12]) + ("" if adapter.weight == 1.0 else f"*{adapter.weight:g}")
+        for adapter in origin.adapters
     ]
     return " + ".join(parts) or "none"
 

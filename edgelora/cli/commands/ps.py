@@ -156,8 +156,8 @@ def _refused(url: str, status: int) -> EdgeloraError:
     from edgelora.core.errors import UsageError
 
     if status == 401:
-        what = f"The server at {url} asks for a key, and got none or another one."
-        return UsageError("invalid_api_key", what, "Set EDGELORA_API_KEY to one that it takes.")
+        message = f"The server at {url} asks for a key, and got none or another one."
+        return UsageError("invalid_api_key", message, "Set EDGELORA_API_KEY to one that it takes.")
     return _silent(url, f"it answered with status {status}")
 
 

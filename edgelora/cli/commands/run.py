@@ -76,8 +76,8 @@ def run(
     if sampling.constraint is not None and sampling.stop:
         from edgelora.core.errors import UsageError
 
-        what = "--stop would cut the JSON of --json-schema short."
-        raise UsageError("stop_in_json", what, "Leave out one of the two.")
+        message = "--stop would cut the JSON of --json-schema short."
+        raise UsageError("stop_in_json", message, "Leave out one of the two.")
     wanted = [split_weight(adapter) for adapter in adapters]
     prompt = read_prompt(words, chat_allowed=not as_json)
     settings = app.settings(context=context, machine=machine)
@@ -118,8 +118,8 @@ def _piped() -> str:
 
     data = sys.stdin.buffer.read(PIPED_BYTES + 1)
     if len(data) > PIPED_BYTES:
-        what = f"More than {PIPED_BYTES >> 20} MiB are piped in, and no base reads that much at once."
-        raise UsageError("prompt_too_large", what, "Pipe in a part of it.")
+        message = f"More than {PIPED_BYTES >> 20} MiB are piped in, and no base reads that much at once."
+        raise UsageError("prompt_too_large", message, "Pipe in a part of it.")
     try:
         return data.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:

@@ -171,8 +171,8 @@ def _check_options(data: Path | None, base: str | None, options: RecipeOptions, 
     odd = [*(["--data"] if data else []), *(["--base"] if base else []), *(["--restart"] if restart else [])]
     odd += [f"--{given.replace('_', '-')}" for given in options.given() if given != "iterations"]
     if odd:
-        what = f"{odd[0]} cannot be given with --resume, which goes on with what the training was begun with."
-        raise UsageError("resume_options", what, "Leave it out, or begin anew (--restart).")
+        message = f"{odd[0]} cannot be given with --resume, which goes on with what the training was begun with."
+        raise UsageError("resume_options", message, "Leave it out, or begin anew (--restart).")
 
 
 @contextmanager

@@ -135,12 +135,12 @@ def _judge(proofs: Sequence[ConversionCheck], parity: Parity | None) -> None:
     if failed:
         raise failed[0]
     if not any(proof.modules for proof in proofs):
-        what = "There was nothing that could be looked at."
-        raise AdapterError("nothing_proven", what, "Install the base it was made for, or convert it for this one.")
+        message = "There was nothing that could be looked at."
+        raise AdapterError("nothing_proven", message, "Install the base it was made for, or convert it for this one.")
     if parity is not None and not parity.passed:
         far = f"{parity.adapter.kl:.1e} nats from the oracle; {parity.limit:.1e} is allowed"
-        what = f"With the adapter the runtime is {far}."
-        raise AdapterError("parity", what, "Report it with this table, and the adapter's configuration.")
+        message = f"With the adapter the runtime is {far}."
+        raise AdapterError("parity", message, "Report it with this table, and the adapter's configuration.")
 
 
 def _as_json(adapter: str, proofs: Sequence[ConversionCheck], parity: Parity | None) -> dict[str, Any]:

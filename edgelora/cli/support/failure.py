@@ -59,14 +59,16 @@ def describe(error: BaseException) -> Failure:
         error = Cancelled("Interrupted.")
     if isinstance(error, NotFound) and error.code == "model_not_found":
         # The service speaks of models, as HTTP does; here the same thing is called an adapter everywhere.
-        what = f"There is no adapter named {error.name!r}."
-        return Failure(error.exit_code, "adapter_not_found", what, error.remedy or "`edgelora ls` lists the adapters.")
+        message = f"There is no adapter named {error.name!r}."
+        return Failure(
+            error.exit_code, "adapter_not_found", message, error.remedy or "`edgelora ls` lists the adapters."
+        )
     if isinstance(error, EdgeloraError):
         return Failure(error.exit_code, error.code, error.what, error.remedy)
     if isinstance(error, click.ClickException):
         return Failure(error.exit_code, "usage", _sentence(error.format_message()), _usage_remedy(error))
-    what = f"Something unexpected went wrong: {type(error).__name__}: {error}".rstrip(": ")
-    return Failure(UNEXPECTED, "unexpected", _sentence(what), "Set EDGELORA_DEBUG=1 to see the traceback.")
+    message = f"Something unexpected went wrong: {type(error).__name__}: {error}".rstrip(": ")
+    return Failure(UNEXPECTED, "unexpected", _sentence(message), "Set EDGELORA_DEBUG=1 to see the traceback.")
 
 
 def _usage_remedy(error: click.ClickException) -> str:

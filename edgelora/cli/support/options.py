@@ -34,8 +34,8 @@ def _read_schema(_ctx: click.Context, _parameter: click.Parameter, path: Path | 
     try:
         schema = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        what = f"{path} is no file with a JSON schema: {error}."
-        raise UsageError("schema_not_json", what, "Write the schema as JSON, in UTF-8.") from error
+        message = f"{path} is no file with a JSON schema: {error}."
+        raise UsageError("schema_not_json", message, "Write the schema as JSON, in UTF-8.") from error
     return of_schema(schema, param="--json-schema")
 
 

@@ -59,5 +59,5 @@ class Loader:
             return error
         except Exception as error:  # Whatever a file causes must fail its own requests, not this thread.
             _log.exception("loading %s failed", ref)
-            what = f"Adapter {ref} could not be loaded ({type(error).__name__}: {error})."
-            return AdapterError("adapter_load_failed", what, "Install it again, or look at the log.")
+            message = f"Adapter {ref} could not be loaded ({type(error).__name__}: {error})."
+            return AdapterError("adapter_load_failed", message, "Install it again, or look at the log.")

@@ -85,8 +85,8 @@ class Pool:
             )
         if len(wanted) + len(pins) > self.slots:
             beside = f" beside {len(pins)} pinned ones" if pins else ""
-            what = f"{len(wanted)} adapters are wanted at once ({named}){beside}; {self.slots} can be in memory."
-            raise AdapterError("too_many_adapters", what, "Name fewer adapters.")
+            message = f"{len(wanted)} adapters are wanted at once ({named}){beside}; {self.slots} can be in memory."
+            raise AdapterError("too_many_adapters", message, "Name fewer adapters.")
 
     def slot(self, ref: AdapterRef) -> int | None:
         """Its slot, resident or being loaded; None where it is neither."""

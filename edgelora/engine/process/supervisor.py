@@ -189,8 +189,8 @@ class Supervisor:
             return self._refusal
         if failures < FIRST_STARTS:
             return None
-        what = f"The engine's process died {failures} times while it loaded the base: {why}."
-        return BackendError("engine_crash", what, "Look at its log, or try another base.")
+        message = f"The engine's process died {failures} times while it loaded the base: {why}."
+        return BackendError("engine_crash", message, "Look at its log, or try another base.")
 
     def _wait(self, why: str, delay: float) -> None:
         self._crew.waiting(why, delay)

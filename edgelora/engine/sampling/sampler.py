@@ -102,5 +102,5 @@ class Sampler:
 
 def _check_finite(logits: Logits) -> None:
     if not np.isfinite(logits.max()):
-        what = "The model's output is not a number: the base or the adapter is damaged."
-        raise BackendError("bad_logits", what)
+        message = "The model's output is not a number: the base or the adapter is damaged."
+        raise BackendError("bad_logits", message)

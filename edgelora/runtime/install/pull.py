@@ -100,8 +100,8 @@ def pull(
 
 def _ask(wanted: CacheRequest, library: Library, access: HubAccess) -> tuple[Hub, Listing]:
     if library.settings.offline:
-        what = "The network is forbidden (--offline, EDGELORA_OFFLINE or HF_HUB_OFFLINE)."
-        raise Offline("offline", what, "Allow it, or copy the adapter's files here: edgelora add DIR.")
+        message = "The network is forbidden (--offline, EDGELORA_OFFLINE or HF_HUB_OFFLINE)."
+        raise Offline("offline", message, "Allow it, or copy the adapter's files here: edgelora add DIR.")
     from edgelora.store.hub.client import Hub
 
     hub = Hub(endpoint=access.endpoint, token=access.token)
@@ -144,14 +144,14 @@ def _free_name(wanted: CacheRequest, library: Library) -> str:
     origin = library.store.get(name).latest.origin
     if origin.partition("@")[0] == f"hub:{wanted.repository}":
         return name
-    what = f"{name} is already the name of an adapter of another origin ({origin or 'added from this machine'})."
-    raise UsageError("name_taken", what, "Give it another name, or this one to make it the next version: --name.")
+    message = f"{name} is already the name of an adapter of another origin ({origin or 'added from this machine'})."
+    raise UsageError("name_taken", message, "Give it another name, or this one to make it the next version: --name.")
 
 
 def _pull_base(name: str, library: Library, options: PullOptions, access: HubAccess) -> BaseRecord:
     if options != PullOptions():
-        what = f"{name} is pulled as a base, and what was asked for is an adapter's."
-        raise UsageError("not_an_adapter", what, "Leave out everything but the name and --token.")
+        message = f"{name} is pulled as a base, and what was asked for is an adapter's."
+        raise UsageError("not_an_adapter", message, "Leave out everything but the name and --token.")
     from edgelora.store.bases.pull import pull as pull_base
 
     return pull_base(
@@ -169,8 +169,8 @@ def _pull_base(name: str, library: Library, options: PullOptions, access: HubAcc
 def _check_base(wanted: CacheRequest, listing: Listing) -> None:
     if any(name.endswith(".gguf") for name in listing.files):
         return
-    what = f"{wanted.repository} holds neither an adapter (adapter_config.json) nor a GGUF file."
-    raise UsageError("nothing_to_pull", what, "For a model in MLX's form: edgelora base pull NAME --format mlx.")
+    message = f"{wanted.repository} holds neither an adapter (adapter_config.json) nor a GGUF file."
+    raise UsageError("nothing_to_pull", message, "For a model in MLX's form: edgelora base pull NAME --format mlx.")
 
 
 @contextmanager
@@ -183,5 +183,5 @@ def _of_an_adapter() -> Iterator[None]:
 
 
 def _not_here(wanted: CacheRequest, error: Offline) -> Offline:
-    what = f"{wanted.repository} was not pulled before, and {error.what[0].lower()}{error.what[1:]}"
-    return Offline(error.code, what, error.remedy)
+    message = f"{wanted.repository} was not pulled before, and {error.what[0].lower()}{error.what[1:]}"
+    return Offline(error.code, message, error.remedy)

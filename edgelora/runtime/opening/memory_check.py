@@ -57,16 +57,16 @@ def check_fits(name: str, need: MemoryNeed, memory: Memory, *, working_set: int 
     `working_set`: bytes Metal lets one process use, where MLX runs on it.
     """
     if need.total > memory.total:
-        what = f"The base {name} takes {need}, and this machine has {size_text(memory.total)}."
+        message = f"The base {name} takes {need}, and this machine has {size_text(memory.total)}."
     elif need.kept > memory.available:
         free = f"{size_text(memory.available)} of {size_text(memory.total)} are free"
-        what = f"The base {name} takes {need}, of which {size_text(need.kept)} must stay in memory, and {free}."
+        message = f"The base {name} takes {need}, of which {size_text(need.kept)} must stay in memory, and {free}."
     elif working_set is not None and need.kept > working_set:
-        what = f"The base {name} takes {need}, and Metal gives a process {size_text(working_set)}."
+        message = f"The base {name} takes {need}, and Metal gives a process {size_text(working_set)}."
     else:
         return
     remedy = (
         "Close other programs, keep less context (--context), or choose a smaller base (edgelora base ls). "
         "EDGELORA_MEMORY_CHECK=off loads it all the same."
     )
-    raise BaseError("base_too_large", what, remedy)
+    raise BaseError("base_too_large", message, remedy)

@@ -46,9 +46,9 @@ def plan_setup(record: BaseRecord, settings: Settings) -> Setup:
 def _mlx_kv_type(record: BaseRecord, settings: Settings) -> KvType:
     """As wide as the activations: 32 bits where the weights are, which their bytes tell, else 16."""
     if settings.kv_type in ("q8_0", "q4_0"):
-        what = f"KV in {settings.kv_type} is llama.cpp's; MLX keeps it in the base's own type."
+        message = f"KV in {settings.kv_type} is llama.cpp's; MLX keeps it in the base's own type."
         remedy = "Leave out --kv-type (EDGELORA_KV_TYPE), or take a GGUF base (--backend llama.cpp)."
-        raise UsageError("kv_type", what, remedy, param="kv_type")
+        raise UsageError("kv_type", message, remedy, param="kv_type")
     shape = record.identity.fingerprint.shape
     per_layer = sum(module.in_features(shape) * module.out_features(shape) for module in LINEAR_MODULES)
     weights = shape.layers * per_layer + shape.vocab * shape.hidden * (1 if shape.tied else 2)

@@ -162,8 +162,10 @@ def _check_files(converted: Converted) -> None:
     for file in converted.conversion.files:
         path = stored_path(converted.folder, file)
         if file_digest(path) != file.digest:
-            what = f"{path} is not what was written: its bytes have changed."
-            raise AdapterCorrupt("conversion_changed", what, "Delete the file: it is made again when it is next used.")
+            message = f"{path} is not what was written: its bytes have changed."
+            raise AdapterCorrupt(
+                "conversion_changed", message, "Delete the file: it is made again when it is next used."
+            )
 
 
 def _told(progress: Progress | None, to: str) -> Callable[[int, int], None] | None:

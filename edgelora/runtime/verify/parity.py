@@ -175,8 +175,8 @@ def _runtime(
     try:
         sequences = [_sequence(prompt, backend.tokenizer, adapter.invocation, tokens) for prompt in prompts]
         backend.attach(0, backend.load(converted))
-        ours = [_step(backend, one.tokens, (Applied(0, start=one.start),)) for one in sequences]
-        return sequences, ours, [_step(backend, one.tokens, ()) for one in sequences]
+        ours = [_step(backend, sequence.tokens, (Applied(0, start=sequence.start),)) for sequence in sequences]
+        return sequences, ours, [_step(backend, sequence.tokens, ()) for sequence in sequences]
     finally:
         backend.close()
 
@@ -209,8 +209,8 @@ def _oracle(
     from edgelora_converters.oracle.llama import Case, Part, deltas_of
     from edgelora_converters.oracle.open import open_streamed
 
-    cases = [Case(one.tokens, [Part(deltas_of(adapter), start=one.start)]) for one in sequences]
-    cases += [Case(one.tokens) for one in sequences]
+    cases = [Case(sequence.tokens, [Part(deltas_of(adapter), start=sequence.start)]) for sequence in sequences]
+    cases += [Case(sequence.tokens) for sequence in sequences]
     with open_streamed(weights) as llama:
         layers = llama.config.shape.layers
         told = None if progress is None else lambda done: progress("Computing with numpy", done, layers + 1)

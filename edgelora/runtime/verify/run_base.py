@@ -67,5 +67,5 @@ def _at(library: Library, path: Path) -> Iterator[RunBase]:
 
 
 def _no_runner(name: str) -> UsageError:
-    what = f"{name} is a base for MLX, which this cannot be run on."
-    return UsageError("base_format", what, "Give a GGUF base, or the Hugging Face folder.", param="base")
+    message = f"{name} is a base for MLX, which this cannot be run on."
+    return UsageError("base_format", message, "Give a GGUF base, or the Hugging Face folder.", param="base")

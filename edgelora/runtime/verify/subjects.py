@@ -66,10 +66,10 @@ def _with_digest(library: Library, path: Path, digest: str) -> tuple[AdapterMani
         for version in manifest.versions:
             if version.digest == digest:
                 return manifest, version
-    what = (
+    message = (
         f"{path} was made of an adapter that is not installed ({digest[:12]}), so there is nothing to hold it against."
     )
-    raise UsageError("no_source", what, "Say where that is: --source DIR.")
+    raise UsageError("no_source", message, "Say where that is: --source DIR.")
 
 
 def _unconverted(library: Library, path: Path) -> Iterator[Subject]:

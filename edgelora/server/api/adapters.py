@@ -173,6 +173,6 @@ def adapter_fields(held: InstalledAdapter) -> dict[str, object]:
 
 def _versions(manifest: AdapterManifest) -> list[dict[str, object]]:
     return [
-        {"version": one.number, "digest": one.digest, "created": int(one.created), "bytes": one.nbytes}
-        for one in manifest.versions
+        {"version": version.number, "digest": version.digest, "created": int(version.created), "bytes": version.nbytes}
+        for version in manifest.versions
     ]

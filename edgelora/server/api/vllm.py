@@ -79,8 +79,8 @@ class VllmRoutes:
         else:
             source = PathSource(allowed_path(body.lora_path, self._manager.options.adapter_roots))
         if installed and not body.load_inplace:
-            what = f"The lora adapter {name!r} has already been loaded."
-            raise UsageError("already_loaded", what, "Set 'load_inplace' to true, or unload it.", param="lora_name")
+            message = f"The lora adapter {name!r} has already been loaded."
+            raise UsageError("already_loaded", message, "Set 'load_inplace' to true, or unload it.", param="lora_name")
         return source
 
     def _unload(self, name: str) -> None:

@@ -60,17 +60,19 @@ def spelled(piece: bytes) -> str:
 
 
 def chat_logprobs(tokens: Sequence[ScoredToken]) -> Fields:
-    content = [{**_candidate(one.chosen), "top_logprobs": [_candidate(other) for other in one.top]} for one in tokens]
+    content = [
+        {**_candidate(token.chosen), "top_logprobs": [_candidate(other) for other in token.top]} for token in tokens
+    ]
     return {"content": content, "refusal": None}
 
 
 def completion_logprobs(tokens: Sequence[ScoredToken], *, tops: bool) -> Fields:
     """`tops`: whether likeliest tokens were asked for. Offsets are in characters of the answer."""
     return {
-        "tokens": [spelled(one.chosen.piece) for one in tokens],
-        "token_logprobs": [one.chosen.logprob for one in tokens],
-        "top_logprobs": [by_text(one) for one in tokens] if tops else None,
-        "text_offset": [one.start for one in tokens],
+        "tokens": [spelled(token.chosen.piece) for token in tokens],
+        "token_logprobs": [token.chosen.logprob for token in tokens],
+        "top_logprobs": [by_text(token) for token in tokens] if tops else None,
+        "text_offset": [token.start for token in tokens],
     }
 
 

@@ -233,9 +233,9 @@ _MISSING = re.compile(r"Object missing required field `(?P<name>\w+)`")
 def _explain(message: str) -> UsageError:
     """A UsageError from msgspec's message, `Expected ..., got ... - at `$.messages[0].role``."""
     match = _AT.fullmatch(message)
-    what, path = (match["what"], match["path"] or "") if match else (message, "")
-    if field := _MISSING.fullmatch(what):
+    problem, path = (match["what"], match["path"] or "") if match else (message, "")
+    if field := _MISSING.fullmatch(problem):
         return missing(f"{path}.{field['name']}" if path else field["name"])
-    code = "invalid_type" if ", got " in what else "invalid_value"
-    wish = what[:1].lower() + what[1:]
+    code = "invalid_type" if ", got " in problem else "invalid_value"
+    wish = problem[:1].lower() + problem[1:]
     return UsageError(code, f"The field {path!r} is wrong: {wish}.", param=path)

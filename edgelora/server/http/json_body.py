@@ -132,8 +132,8 @@ def _counted(text: str) -> int:
 def _check_text(value: object, at: str) -> None:
     if isinstance(value, str):
         if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
-            what = f"The field {at[:200]!r} has half of a surrogate pair, which is no character."
-            raise UsageError("invalid_value", what, param=at[:200])
+            message = f"The field {at[:200]!r} has half of a surrogate pair, which is no character."
+            raise UsageError("invalid_value", message, param=at[:200])
     elif isinstance(value, list):
         for index, item in enumerate(value):
             _check_text(item, f"{at}[{index}]")

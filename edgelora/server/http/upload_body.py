@@ -135,8 +135,8 @@ class _Body:
                 async with asyncio.timeout_at(min(deadline, asyncio.get_running_loop().time() + IDLE_SECONDS)):
                     message = await self._receive()
             except TimeoutError:
-                what = f"The body stopped coming for {IDLE_SECONDS:g} s, or took over {TOTAL_SECONDS:g} s."
-                raise BodyTimeout("body_timeout", what, "Send it again.") from None
+                problem = f"The body stopped coming for {IDLE_SECONDS:g} s, or took over {TOTAL_SECONDS:g} s."
+                raise BodyTimeout("body_timeout", problem, "Send it again.") from None
             if message["type"] == "http.disconnect":
                 self.ended = True
                 raise ClientGone

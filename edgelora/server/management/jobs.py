@@ -111,8 +111,8 @@ class JobTable:
         """Raises Busy where too many wait."""
         waiting = sum(job.status is Status.QUEUED for job in self._jobs.values())
         if waiting >= MAX_WAITING:
-            what = f"{waiting} adapters wait to be converted."
-            raise Busy("jobs_full", what, "Wait until some are done.", retry_after=RETRY_SECONDS)
+            message = f"{waiting} adapters wait to be converted."
+            raise Busy("jobs_full", message, "Wait until some are done.", retry_after=RETRY_SECONDS)
         self._jobs[job_id] = Job(job_id, task, (Update(Status.QUEUED, "Waits for its turn.", now),))
         ended = [job.id for job in self._jobs.values() if job.ended]
         for old in ended[: max(0, len(ended) - MAX_KEPT)]:

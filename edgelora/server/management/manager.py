@@ -57,8 +57,8 @@ class Manager:
         """Raises UsageError unless `name` is one of the resident base's, or not said."""
         base = self.registry.base
         if name and not goes_by(base, name):
-            what = f"{name!r} is not the base that this server runs, which is {base.name}."
-            raise UsageError("other_base", what, f"Write {base.name!r}, or serve that base.", param=param)
+            message = f"{name!r} is not the base that this server runs, which is {base.name}."
+            raise UsageError("other_base", message, f"Write {base.name!r}, or serve that base.", param=param)
 
     def submit(self, task: Task, source: Source) -> tuple[Job, Future[Job]]:
         """Have `source` installed as `task.name`. Raises UsageError for a bad name, Busy where too many wait."""

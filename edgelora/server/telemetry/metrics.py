@@ -120,10 +120,12 @@ def _pool_metrics(stats: EngineStats) -> Iterator[Metric]:
     yield _gauges("adapter_leases", "Live requests that hold an adapter.", leases)
     yield _gauges("adapter_pinned", "1 where it stays in memory.", pinned)
     yield _gauge("adapter_budget_bytes", "Memory for adapters.", stats.adapter_budget_bytes)
-    yield _counters("adapter_requests", "Requests that held it.", {one.name: one.requests for one in stats.counts})
-    yield _counters("adapter_hits", "Of those: it was in memory.", {one.name: one.hits for one in stats.counts})
-    yield _counters("adapter_loads", "Times it came into memory.", {one.name: one.loads for one in stats.counts})
-    yield _counters("adapter_evictions", "Times it went.", {one.name: one.evictions for one in stats.counts})
+    yield _counters(
+        "adapter_requests", "Requests that held it.", {count.name: count.requests for count in stats.counts}
+    )
+    yield _counters("adapter_hits", "Of those: it was in memory.", {count.name: count.hits for count in stats.counts})
+    yield _counters("adapter_loads", "Times it came into memory.", {count.name: count.loads for count in stats.counts})
+    yield _counters("adapter_evictions", "Times it went.", {count.name: count.evictions for count in stats.counts})
 
 
 def _by_label(stats: EngineStats) -> dict[str, Occupancy]:

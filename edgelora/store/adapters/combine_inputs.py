@@ -56,9 +56,11 @@ def check_one_base(versions: Sequence[tuple[str, Version]]) -> None:
     for name, version in versions[1:]:
         first, known = versions[0]
         if version.base_fingerprint != known.base_fingerprint:
-            what = f"{first} was added for {known.base_name} and {name} for {version.base_name}, which is another base."
+            message = (
+                f"{first} was added for {known.base_name} and {name} for {version.base_name}, which is another base."
+            )
             remedy = "Combine adapters of one base only."
-            raise AdapterIncompatible("combine_bases", what, remedy, param=name)
+            raise AdapterIncompatible("combine_bases", message, remedy, param=name)
 
 
 def _read(store: Store, name: str, shape: LlamaShape, reading: ReadOptions) -> LoraAdapter:

@@ -22,8 +22,8 @@ def naming(name: str, made_for: str | None, base: BaseRecord) -> Iterator[None]:
         yield
     except AdapterIncompatible as error:
         origin = f" (made for {made_for})" if made_for else ""
-        what = f"The adapter {name}{origin} does not fit the base {base.name}: {error.what}"
-        raise AdapterIncompatible(error.code, what, error.remedy, param=error.param) from error
+        message = f"The adapter {name}{origin} does not fit the base {base.name}: {error.what}"
+        raise AdapterIncompatible(error.code, message, error.remedy, param=error.param) from error
 
 
 def describe(adapter: LoraAdapter, staged: Staged, base: BaseRecord, *, origin: str, created: float) -> Version:

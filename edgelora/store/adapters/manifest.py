@@ -186,8 +186,8 @@ def previous(manifest: AdapterManifest) -> str:
     """The number of the version before the one the bare name means. Raises UsageError where there is none."""
     older = [version.number for version in manifest.versions if version.number < manifest.latest.number]
     if not older:
-        what = f"{manifest.name} has no version before {manifest.latest.number}."
-        raise UsageError("no_older_version", what, "Name one of its versions.", param="version")
+        message = f"{manifest.name} has no version before {manifest.latest.number}."
+        raise UsageError("no_older_version", message, "Name one of its versions.", param="version")
     return str(older[-1])
 
 

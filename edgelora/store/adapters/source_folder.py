@@ -20,8 +20,8 @@ def assemble(layout: AdapterLayout, name: str, version: Version, work: Path) -> 
     for file in version.files:
         blob = layout.blob(file.digest)
         if not blob.is_file():
-            what = f"A file of {name} is missing from the store: {blob}."
-            raise StorageError("store_damaged", what, "Add the adapter again from where it came.")
+            message = f"A file of {name} is missing from the store: {blob}."
+            raise StorageError("store_damaged", message, "Add the adapter again from where it came.")
         with storing(folder):
             _link_or_copy(blob, inside(folder, file.name))
     return folder

@@ -99,8 +99,8 @@ def _choose(listing: Listing, wanted: _PullTarget, format: catalogue.Format) -> 
     names = wanted.files or _pick(sorted(listing.files), wanted.repository, format)
     missing = [name for name in names if name not in listing.files]
     if missing:
-        what = f"{wanted.repository} has no {missing[0]} (commit {listing.commit[:12]})."
-        raise BaseError("file_missing", what, "Pull another repository (organization/name) of this model.")
+        message = f"{wanted.repository} has no {missing[0]} (commit {listing.commit[:12]})."
+        raise BaseError("file_missing", message, "Pull another repository (organization/name) of this model.")
     return [listing.files[name] for name in names]
 
 
@@ -111,8 +111,8 @@ def _pick(names: Sequence[str], repository: str, format: catalogue.Format) -> tu
     single = [name for name in names if name.endswith(".gguf") and not _PART_OF.search(name)]
     chosen = single if len(single) == 1 else [name for name in single if PREFERRED in name]
     if len(chosen) != 1:
-        what = f"{repository} has {len(single)} GGUF files and not exactly one of {PREFERRED}."
-        raise UsageError("unclear_file", what, "Download one of them by hand, then: edgelora base add PATH.")
+        message = f"{repository} has {len(single)} GGUF files and not exactly one of {PREFERRED}."
+        raise UsageError("unclear_file", message, "Download one of them by hand, then: edgelora base add PATH.")
     return tuple(chosen)
 
 

@@ -78,11 +78,11 @@ class BaseRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         try:
             stamp = Stamp.of(self.path)
         except OSError as error:
-            what = f"The base {self.name} is not at {self.location} any more."
-            raise BaseError("base_gone", what, "Put it back, or choose another: edgelora base use NAME.") from error
+            message = f"The base {self.name} is not at {self.location} any more."
+            raise BaseError("base_gone", message, "Put it back, or choose another: edgelora base use NAME.") from error
         if stamp != self.stamp:
-            what = f"The base {self.name} at {self.location} has changed since it was added."
-            raise BaseError("base_changed", what, again)
+            message = f"The base {self.name} at {self.location} has changed since it was added."
+            raise BaseError("base_changed", message, again)
         return self
 
 

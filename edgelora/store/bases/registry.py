@@ -129,10 +129,10 @@ class Bases:
         """The chosen base, its file checked. Raises BaseError saying how to get one."""
         name = self.chosen()
         if name is None or name not in self.names():
-            what = "No base is chosen." if name is None else f"The chosen base {name} is not installed any more."
+            message = "No base is chosen." if name is None else f"The chosen base {name} is not installed any more."
             known = ", ".join(self.names())
             remedy = f"Choose one of {known}: edgelora base use NAME." if known else "Get one: edgelora base pull NAME."
-            raise BaseError("no_base", what, remedy)
+            raise BaseError("no_base", message, remedy)
         return self._read(name).check()
 
     def remove(self, name: str) -> BaseRecord:
@@ -158,8 +158,8 @@ class Bases:
         known = self._read(name)
         same_origin = origin != LOCAL and known.origin.partition("@")[0] == origin.partition("@")[0]
         if known.location != str(path) and not same_origin:
-            what = f"{name} is already the name of the base at {known.location}."
-            raise UsageError("name_taken", what, "Give the new one another name (--name), or remove the old one.")
+            message = f"{name} is already the name of the base at {known.location}."
+            raise UsageError("name_taken", message, "Give the new one another name (--name), or remove the old one.")
 
     def _read(self, name: str) -> BaseRecord:
         path = self._path(name) if valid_name(name) else None

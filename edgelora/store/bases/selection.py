@@ -72,11 +72,11 @@ def _other_form(bases: Bases, record: BaseRecord, wanted: Format) -> BaseRecord 
 
 def _no_form(record: BaseRecord, backend: BackendChoice) -> UsageError:
     if backend == "mlx":
-        what = f"{record.name} is a GGUF file, which MLX does not run, and no MLX form of it is installed."
+        message = f"{record.name} is a GGUF file, which MLX does not run, and no MLX form of it is installed."
         get = "edgelora base pull NAME --format mlx, or base convert CHECKPOINT --to mlx -o DIR and base add DIR"
         other = "llama.cpp"
     else:
-        what = f"{record.name} is an MLX folder, which llama.cpp does not run, and no GGUF form of it is installed."
+        message = f"{record.name} is an MLX folder, which llama.cpp does not run, and no GGUF form of it is installed."
         get = "edgelora base pull NAME, or base convert CHECKPOINT --to gguf -o FILE and base add FILE"
         other = "mlx"
-    return UsageError("backend_base", what, f"Install one ({get}), or take --backend {other}.", param="backend")
+    return UsageError("backend_base", message, f"Install one ({get}), or take --backend {other}.", param="backend")

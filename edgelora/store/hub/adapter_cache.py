@@ -189,8 +189,8 @@ def _choose(wanted: CacheRequest, listing: Listing) -> dict[str, RemoteFile]:
 
     if wanted.subfolder is not None and not wanted.of(listing.files):
         folders = ", ".join(sorted({name.partition("/")[0] for name in listing.files if "/" in name})[:20])
-        what = f"{wanted.repository} has no folder {wanted.subfolder}."
-        raise UsageError("no_subfolder", what, f"Its folders are: {folders}." if folders else "")
+        message = f"{wanted.repository} has no folder {wanted.subfolder}."
+        raise UsageError("no_subfolder", message, f"Its folders are: {folders}." if folders else "")
     names = wanted.of(listing.files)
     try:
         folder = adapter_folder(names, where=wanted.repository, depth=1, mlx=True)
@@ -204,8 +204,8 @@ def _choose(wanted: CacheRequest, listing: Listing) -> dict[str, RemoteFile]:
 def _check_size(wanted: CacheRequest, files: dict[str, RemoteFile], limit: int | None) -> None:
     nbytes = sum(file.nbytes for file in files.values())
     if limit is not None and nbytes > limit:
-        what = f"The adapter in {wanted.repository} has {size_text(nbytes)}; at most {size_text(limit)} are taken."
-        raise AdapterUnsupported("adapter_download_too_large", what, "Pull it by hand: edgelora pull.")
+        message = f"The adapter in {wanted.repository} has {size_text(nbytes)}; at most {size_text(limit)} are taken."
+        raise AdapterUnsupported("adapter_download_too_large", message, "Pull it by hand: edgelora pull.")
 
 
 def _sound(path: Path, checksum: Checksum, nbytes: int) -> bool:

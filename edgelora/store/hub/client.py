@@ -57,8 +57,8 @@ class Hub:
             info = api.model_info(repository, revision=revision, files_metadata=True, timeout=timeout)
         commit = info.sha
         if not commit or info.siblings is None:
-            what = f"{self.endpoint} does not say what {repository} holds."
-            raise BaseError("bad_hub", what, "Check that HF_ENDPOINT is a Hugging Face hub.")
+            message = f"{self.endpoint} does not say what {repository} holds."
+            raise BaseError("bad_hub", message, "Check that HF_ENDPOINT is a Hugging Face hub.")
         files = (self._file(repository, commit, entry) for entry in info.siblings)
         return Listing(repository, commit, {file.name: file for file in files if file is not None})
 

@@ -288,11 +288,11 @@ def _foreign(reply: Reply, part: _Part) -> bool:
 
 def _wrong(part: _Part, file: RemoteFile, how: str) -> BaseError:
     part.delete()
-    what = f"What was downloaded as {file.name} {how}; it was thrown away."
-    return BaseError("download_corrupt", what, "Pull again; if it happens again, check HF_ENDPOINT and the proxy.")
+    message = f"What was downloaded as {file.name} {how}; it was thrown away."
+    return BaseError("download_corrupt", message, "Pull again; if it happens again, check HF_ENDPOINT and the proxy.")
 
 
 def _gave_up(part: _Part, file: RemoteFile, error: Interrupted) -> Offline:
     there, all_of_it = size_text(part.nbytes), size_text(file.nbytes)
-    what = f"The download of {file.name} was interrupted: {error}. {there} of {all_of_it} are kept."
-    return Offline("download_interrupted", what, "Run the same command again: it goes on from there.")
+    message = f"The download of {file.name} was interrupted: {error}. {there} of {all_of_it} are kept."
+    return Offline("download_interrupted", message, "Run the same command again: it goes on from there.")

@@ -65,5 +65,5 @@ def _plain(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 
 
 def _refused(url: SplitResult, why: str) -> BaseError:
-    what = f"The hub sent the download on to {url.scheme}://{url.netloc}, and {why}."
-    return BaseError("bad_redirect", what, "Check HF_ENDPOINT and the proxy; nothing was fetched from there.")
+    message = f"The hub sent the download on to {url.scheme}://{url.netloc}, and {why}."
+    return BaseError("bad_redirect", message, "Check HF_ENDPOINT and the proxy; nothing was fetched from there.")

@@ -44,7 +44,7 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def key(self) -> Key:
         """As running sequences have it."""
-        return frozenset(((one.version, one.path), one.weight, one.start) for one in self.adapters)
+        return frozenset(((adapter.version, adapter.path), adapter.weight, adapter.start) for adapter in self.adapters)
 
     @property
     def group(self) -> str:

@@ -162,7 +162,7 @@ class PrefixStore:
             for group in self.layout.every_group():
                 origin = self._origin(group)
                 if origin is not None and (
-                    origin.base in bases or any(one.version in versions for one in origin.adapters)
+                    origin.base in bases or any(adapter.version in versions for adapter in origin.adapters)
                 ):
                     gone += self.layout.in_group(group)
             self._delete(gone)
@@ -186,10 +186,10 @@ class PrefixStore:
     def _make_room(self, needed: int, held: list[FolderUsage], name: str | None) -> None:
         named = sum(one.nbytes for one in held if one.stored.name is not None)
         if named + needed > self.budget_bytes:
-            what = f"A prefix of {size_text(needed)} does not fit: named ones take {size_text(named)}"
+            message = f"A prefix of {size_text(needed)} does not fit: named ones take {size_text(named)}"
             raise StorageError(
                 "prefix_budget",
-                f"{what} of {size_text(self.budget_bytes)}.",
+                f"{message} of {size_text(self.budget_bytes)}.",
                 "Remove some (edgelora prefix rm NAME), or allow more (EDGELORA_PREFIX_DISK).",
             )
         total = sum(one.nbytes for one in held)

@@ -34,7 +34,7 @@ class Watched(FakeBackend):
         self.steps: list[set[Path]] = []
 
     def step(self, chunks: Sequence[Chunk]) -> list[NDArray[np.float32] | None]:
-        self.steps.append({self.slots[one.slot].path for chunk in chunks for one in chunk.adapters})
+        self.steps.append({self.slots[adapter.slot].path for chunk in chunks for adapter in chunk.adapters})
         return super().step(chunks)
 
 

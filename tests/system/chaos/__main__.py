@@ -28,8 +28,8 @@ def main() -> int:
     record = chaos(options.count, kind=options.backend, seed=options.seed)
     for finding, times in Counter(record.findings).most_common():
         print(f"{finding}{f' ({times} times)' if times > 1 else ''}")
-    for what, count in sorted(record.counts.items()):
-        print(f"{count:6} {what}")
+    for message, count in sorted(record.counts.items()):
+        print(f"{count:6} {message}")
     print(f"{options.count} kills in {time.perf_counter() - began:.0f} s: {len(record.findings)} findings")
     return 1 if record.findings else 0
 

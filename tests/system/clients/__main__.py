@@ -64,7 +64,7 @@ def _run(client: Client, environments: Path, served: Served, cases: Sequence[str
     if client.example and not cases:
         name, *arguments = client.example
         known = {"{}": served.environment["EDGELORA_ARCHIVE"], "[]": REPOSITORY}
-        shown = call(EXAMPLES / name, *(known.get(one, one) for one in arguments))
+        shown = call(EXAMPLES / name, *(known.get(argument, argument) for argument in arguments))
         answered = shown.returncode == 0 and MARK in shown.stdout
         print(f"{'ok   ' if answered else 'FAIL '} examples/{name}\n{shown.stdout}{shown.stderr}", flush=True)
         good = good and answered

@@ -50,7 +50,7 @@ class Checker:
 
     def __init__(self, base: Path) -> None:
         options = [BackendOptions(method=method, **_OPTIONS) for method in ("hook", "native")]
-        self._hook, self._native = (LlamaCppBackend.open(base, shape=SHAPE, settings=one) for one in options)
+        self._hook, self._native = (LlamaCppBackend.open(base, shape=SHAPE, settings=option) for option in options)
         self._turn = 0
 
     def check(self, case: Case, folder: Path) -> str:

@@ -70,10 +70,10 @@ def _take(lines: Sequence[str], outcome: Outcome) -> int:
         if line.startswith("> "):
             name, started = line[2:], started + 1
             continue
-        verdict, _, what = line[2:].partition(" ")
+        verdict, _, message = line[2:].partition(" ")
         if verdict == "ok":
-            outcome.codes[what] += 1
+            outcome.codes[message] += 1
         else:
-            outcome.findings.append(f"{name}: {what}")
+            outcome.findings.append(f"{name}: {message}")
     outcome.tried += started
     return started

@@ -164,7 +164,7 @@ def damaged(message: Message, template: str, random_: random.Random) -> Message:
 def _worse(message: Message, random_: random.Random) -> None:
     match random_.randrange(5):
         case 0:
-            message.headers = [one for one in message.headers if one[0] != "Host"]
+            message.headers = [header for header in message.headers if header[0] != "Host"]
         case 1:
             message.headers.append(("Host", random_.choice(HOSTS)))
         case 2:

@@ -135,8 +135,8 @@ def _check_archive(path: Path, name: str) -> None:
         source_kind(path)
     except AdapterUnsupported as error:
         if error.code == "adapter_container":
-            what = f"{name} is neither a zip nor a tar.gz file."
+            message = f"{name} is neither a zip nor a tar.gz file."
             remedy = "Send an archive that holds adapter_config.json and adapter_model.safetensors."
-            raise UsageError(error.code, what, remedy, param="file") from None
+            raise UsageError(error.code, message, remedy, param="file") from None
         error.param = "file"
         raise

@@ -160,8 +160,8 @@ def _ids(body: TokenizeBody, raw: dict[str, object], tokenizer: Tokenizer) -> tu
 def _tokens(text: str, tokenizer: Tokenizer, *, param: str, special: bool, bos: bool) -> tuple[int, ...]:
     check_text(text, param)
     if len(text) > LARGE:
-        what = f"The text has {len(text):,} characters; at most {LARGE:,} are accepted."
-        raise UsageError("prompt_too_large", what, "Send it in parts.", param=param)
+        message = f"The text has {len(text):,} characters; at most {LARGE:,} are accepted."
+        raise UsageError("prompt_too_large", message, "Send it in parts.", param=param)
     written = special and tokenizer.bos_text and text.startswith(tokenizer.bos_text)
     return tuple(tokenizer.tokenize(text, special=special, bos=bos and not written))
 

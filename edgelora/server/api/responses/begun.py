@@ -56,8 +56,8 @@ def said(store: ResponseStore, body: ResponsesBody) -> tuple[tuple[Item, ...], t
         error.param = "previous_response_id"
         raise
     if kept.response.status == "in_progress":
-        what = "The response before is still being made."
-        raise UsageError("response_in_progress", what, "Wait for its end.", param="previous_response_id")
+        message = "The response before is still being made."
+        raise UsageError("response_in_progress", message, "Wait for its end.", param="previous_response_id")
     return kept.conversation, inputs, owner
 
 

@@ -164,7 +164,7 @@ class PartRoutes:
     def _named(self, body: CompleteUploadBody, model: str) -> _Upload:
         """The upload that the files name, or else the model's latest. Raises NotFound."""
         details = [file.upload_details for file in body.files if file.upload_details is not None]
-        ids = [one.upload_id for one in details if one.upload_id]
+        ids = [detail.upload_id for detail in details if detail.upload_id]
         for upload in reversed(self._uploads.values()):
             if upload.model == model and (not ids or upload.id in ids):
                 return upload

@@ -52,11 +52,11 @@ class ReceivedParts:
             hashes = [self.came.get((number, piece)) for piece in range(1, file.pieces + 1)]
             missing = [str(piece) for piece, found in enumerate(hashes, 1) if found is None]
             if missing:
-                what = f"Of {file.path} the parts {', '.join(missing[:20])} did not come."
-                raise UsageError("upload_incomplete", what, "Send them, then complete the upload again.")
+                message = f"Of {file.path} the parts {', '.join(missing[:20])} did not come."
+                raise UsageError("upload_incomplete", message, "Send them, then complete the upload again.")
             if combined([found for found in hashes if found]) != file.hash.strip('"').lower():
-                what = f"{file.path} is not what was announced: its hash is another."
-                raise UsageError("upload_mismatch", what, "Upload it again.")
+                message = f"{file.path} is not what was announced: its hash is another."
+                raise UsageError("upload_mismatch", message, "Upload it again.")
 
 
 def combined(hashes: Sequence[str]) -> str:

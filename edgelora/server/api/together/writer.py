@@ -138,8 +138,8 @@ def _whole(ending: ChoiceEnd, deltas: Sequence[TextDelta]) -> Fields | None:
     return {
         **given,
         **chat_logprobs(tokens),
-        "token_ids": [one.chosen.token for one in tokens],
-        "tokens": [spelled(one.chosen.piece) for one in tokens],
-        "token_logprobs": [one.chosen.logprob for one in tokens],
+        "token_ids": [token.chosen.token for token in tokens],
+        "tokens": [spelled(token.chosen.piece) for token in tokens],
+        "token_logprobs": [token.chosen.logprob for token in tokens],
         "top_logprobs": by_text(tokens[0]) if len(tokens) == 1 and tokens[0].top else None,
     }

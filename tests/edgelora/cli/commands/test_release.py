@@ -26,7 +26,7 @@ def test_ls_and_doctor_tell(library: Library) -> None:
     done = run(make_app(library), "ls")
     assert "medical-faq is not run" in done.stderr and "edgelora release medical-faq" in done.stderr
     assert "pirate is not run" not in done.stderr
-    told = {one["name"]: one["quarantined"] for one in json.loads(run(make_app(library), "ls", "--json").stdout)}
+    told = {load["name"]: load["quarantined"] for load in json.loads(run(make_app(library), "ls", "--json").stdout)}
     assert told == {"medical-faq": "SIGSEGV", "pirate": None}
     checks = json.loads(run(make_app(library), "doctor", "--json").stdout)["checks"]
     (found,) = [check for check in checks if check["name"] == "quarantine"]

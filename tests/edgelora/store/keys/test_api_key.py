@@ -11,7 +11,7 @@ def test_secrets_are_long_and_never_the_same() -> None:
     """256 random bits after a beginning that is always the same, in characters that fit a header."""
     secrets = {new_secret() for _ in range(50)}
     assert len(secrets) == 50
-    assert all(one.startswith("sk-edgelora-") and len(one) == 55 and one.isascii() for one in secrets)
+    assert all(secret.startswith("sk-edgelora-") and len(secret) == 55 and secret.isascii() for secret in secrets)
 
 
 def test_a_digest_says_nothing_of_the_secret() -> None:

@@ -51,8 +51,8 @@ def test_streamed_text_has_a_token_in_every_chunk(server: RunningServer, logprob
     assert [chunk["finish_reason"] for chunk in chunks] == [None] * 5 + ["length"]
     assert [chunk["usage"] is None for chunk in chunks] == [True] * 5 + [False]
     choices = [chunk["choices"][0] for chunk in chunks]
-    assert all(isinstance(one["logprobs"], float) is (logprobs is not None) for one in choices)
-    assert all(("top_logprobs" in one) is (logprobs is not None) for one in choices)
+    assert all(isinstance(choice["logprobs"], float) is (logprobs is not None) for choice in choices)
+    assert all(("top_logprobs" in choice) is (logprobs is not None) for choice in choices)
 
 
 def test_streamed_text_with_echo(server: RunningServer) -> None:
