@@ -39,7 +39,7 @@ class LlamaCppBackend:
         self._context = context
         self._method = method
         self._tokenizer = LlamaTokenizer(model)
-        self._kv_identity = kv_identity(model, context, options, method=type(method).__name__)
+        self._kv_identity = kv_identity(model, context, options, method=method.kv_name)
         self._capabilities = Capabilities(
             adapter_format=method.adapter_format,
             mixed_adapters=method.mixed_adapters,

@@ -88,6 +88,11 @@ class LoraMethod(Protocol):
     """Keeps the attached adapters and applies them while a step is computed. Engine thread only, `load` excepted."""
 
     @property
+    def kv_name(self) -> str:
+        """The method's name in the identity of saved KV. It must never change: files on disk carry it."""
+        ...
+
+    @property
     def mixed_adapters(self) -> bool: ...
 
     @property

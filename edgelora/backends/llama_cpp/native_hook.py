@@ -32,6 +32,7 @@ class BoundLora(LoadedLora):
 class NativeHookMethod:
     """Owns the attached adapters, by slot, bound to the native tables that point into their memory."""
 
+    kv_name = "CompiledHookMethod"
     mixed_adapters = True
     adapter_format: AdapterFormat = "mapped"
     widens_adapters = False

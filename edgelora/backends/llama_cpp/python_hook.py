@@ -36,6 +36,7 @@ Kernel = Callable[[NDArray[np.float32], NDArray[Any], Iterable[Group]], None]
 class PythonHookMethod:
     """Owns the attached adapters' factors, by slot and weight address, and the shares of the step being computed."""
 
+    kv_name = "HookMethod"
     mixed_adapters = True
     adapter_format: AdapterFormat = "mapped"
     widens_adapters = True

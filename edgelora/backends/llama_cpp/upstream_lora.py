@@ -31,6 +31,7 @@ class UpstreamLora:
 class UpstreamLoraMethod:
     """Owns llama.cpp's adapter objects, by slot, and knows which of them the context has set."""
 
+    kv_name = "NativeMethod"
     mixed_adapters = False
     adapter_format: AdapterFormat = "gguf"
     widens_adapters = True
