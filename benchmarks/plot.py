@@ -1,6 +1,6 @@
-"""`python -m benchmarks.plot`: the speed plot of the README and the newest tables of RESULTS.md, from the result files.
+"""`python -m benchmarks.plot`: the plot and tables of README and RESULTS.md, from the result files.
 
-Writes docs/images/speed-light.svg and speed-dark.svg, and the part of benchmarks/RESULTS.md between its two marks.
+Writes docs/images/speed-light.svg and speed-dark.svg, and what stands between two marks in README.md and RESULTS.md.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from benchmarks.harness.results import Result, load, load_all, section
+from benchmarks.harness.results import Result, load, load_all, section, table
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
 RESULTS = ROOT / "benchmarks" / "RESULTS.md"
-BEGIN, END = "<!-- newest runs: begin -->", "<!-- newest runs: end -->"
+README = ROOT / "README.md"
 
 WIDTH, LABEL, BAR, GAP = 760, 330, 20, 8
 """Pixels: the picture, the column of labels, a bar's height and the space below it."""
@@ -75,11 +75,25 @@ def _text(x: int, y: int, text: str, colour: str, *, size: int = 13, weight: int
     return f"<text {shape}>{escape(text)}</text>"
 
 
-def with_newest(page: str, results: tuple[Result, ...]) -> str:
-    """Return RESULTS.md with the newest runs between its marks."""
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n" + "\n".join(map(section, results)) + f"{END}{after}"
+def between(page: str, mark: str, text: str) -> str:
+    """Return a page with `text` between its comments `mark: begin` and `mark: end`."""
+    begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
+    before, rest = page.split(begin)
+    _, after = rest.split(end)
+    return f"{before}{begin}\n{text}\n{end}{after}"
+
+
+def results_page(page: str) -> str:
+    """Return RESULTS.md with the newest run of every benchmark."""
+    return between(page, "newest runs", "\n".join(map(section, load_all())))
+
+
+def readme_page(page: str) -> str:
+    """Return the README with the newest decode table."""
+    decode = load("decode")
+    runs = "one run" if decode.runs == 1 else f"medians of {decode.runs} runs"
+    machine = f"{decode.machine.processor}, {decode.machine.cores} cores, {decode.date}; {runs}."
+    return between(page, "decode", f"{table(decode)}\n\n{machine}")
 
 
 def main() -> None:
@@ -88,8 +102,9 @@ def main() -> None:
     decode = load("decode")
     for theme in THEMES:
         (IMAGES / f"speed-{theme.name}.svg").write_text(plot(decode, theme), encoding="utf-8")
-    RESULTS.write_text(with_newest(RESULTS.read_text(encoding="utf-8"), load_all()), encoding="utf-8")
-    print(f"Wrote {IMAGES} and {RESULTS}")
+    for path, renew in ((RESULTS, results_page), (README, readme_page)):
+        path.write_text(renew(path.read_text(encoding="utf-8")), encoding="utf-8")
+    print(f"Wrote the plots in {IMAGES}, {RESULTS} and {README}")
 
 
 if __name__ == "__main__":
