@@ -13,7 +13,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -270,20 +270,36 @@ def sweep(folder: Path, *, now: float | None = None) -> int:
     return swept
 
 
-def copy_hashed(source: Path, target: Path) -> tuple[str, int]:
-    """Copy a file's bytes, synced. Returns (sha256 hex, bytes) of what was written. Raises OSError."""
-    digest, nbytes = hashlib.sha256(), 0
-    with source.open("rb") as reader, target.open("xb") as writer:
-        while chunk := reader.read(CHUNK):
-            digest.update(chunk)
-            writer.write(chunk)
-            nbytes += len(chunk)
+def copy_hashed(source: Path, target: Path, also: Callable[[bytes], None] | None = None) -> tuple[str, int]:
+    """Copy a file's bytes, synced, and hand every block to `also`.
+
+    Returns the sha256 hex and the number of bytes of what was written. Raises OSError.
+    """
+    with target.open("xb") as writer:
+
+        def write(block: bytes) -> None:
+            writer.write(block)
+            if also is not None:
+                also(block)
+
+        digest, nbytes = hash_blocks(source, write)
         writer.flush()
         sync_file(writer.fileno())
+    return digest, nbytes
+
+
+def hash_blocks(path: Path, also: Callable[[bytes], None]) -> tuple[str, int]:
+    """Return the sha256 hex and the size of a file in bytes, and hand every block to `also`. Raises OSError."""
+    digest, nbytes = hashlib.sha256(), 0
+    with path.open("rb") as reader:
+        while chunk := reader.read(CHUNK):
+            digest.update(chunk)
+            also(chunk)
+            nbytes += len(chunk)
     return digest.hexdigest(), nbytes
 
 
 def file_digest(path: Path) -> str:
-    """sha256 hex of a file's bytes. Raises OSError."""
+    """Return the sha256 hex of a file's bytes. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

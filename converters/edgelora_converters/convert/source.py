@@ -33,20 +33,23 @@ def adapter_kind(path: Path) -> SourceKind:
     return "mapped" if kind == KIND else "gguf"
 
 
-def read_source(path: Path, shape: LlamaShape, *, reading: ReadOptions = PLAIN) -> LoraAdapter:
-    """The adapter at `path`, for a base of `shape`. `reading` is for PEFT alone: the others' factors are plain.
+def read_source(
+    path: Path, shape: LlamaShape, *, reading: ReadOptions = PLAIN, digest: str | None = None
+) -> LoraAdapter:
+    """Read the adapter at `path`, for a base of `shape`. `reading` is for PEFT alone: the others' factors are plain.
 
-    Raises AdapterError, BaseError, StorageError.
+    `digest`: the digest of a folder's files, where the caller has it, so that they are not hashed again. Raises
+    AdapterError, BaseError, StorageError.
     """
     match adapter_kind(path):
         case "mlx":
-            return mlx_source.read(path, shape)
+            return mlx_source.read(path, shape, digest=digest)
         case "gguf":
             return gguf_source.read(path, shape)
         case "mapped":
             return mapped_source.read(path, shape)
         case _:
-            return peft_reader.read(path, shape, reading=reading)
+            return peft_reader.read(path, shape, reading=reading, digest=digest)
 
 
 def _is_gguf(path: Path) -> bool:

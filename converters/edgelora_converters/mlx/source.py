@@ -45,9 +45,10 @@ class _Config:
     base_model: str | None
 
 
-def read(folder: Path, shape: LlamaShape) -> LoraAdapter:
-    """The adapter in `folder`, for a base of `shape`. Ranks that were padded with zeros are cut back to their own.
+def read(folder: Path, shape: LlamaShape, *, digest: str | None = None) -> LoraAdapter:
+    """Read the adapter in `folder`, for a base of `shape`. Ranks that were padded with zeros are cut back to their own.
 
+    `digest`: the `source_digest` of the folder, where the caller has it; else the files are hashed here.
     Raises AdapterCorrupt where folder and configuration disagree or a value is not finite, AdapterIncompatible for
     other widths or layers, AdapterUnsupported for full fine-tunes and what PEFT has no form for, StorageError.
     """
@@ -57,7 +58,7 @@ def read(folder: Path, shape: LlamaShape) -> LoraAdapter:
         _check_selection(_targets(file, config, shape), wanted)
         _check_tied(wanted, shape)
         pairs = {target: _pair(file, target, shape, config) for target in wanted}
-    return LoraAdapter(pairs, source_digest(folder), config.base_model, _facts(config))
+    return LoraAdapter(pairs, digest or source_digest(folder), config.base_model, _facts(config))
 
 
 def source_digest(folder: Path) -> str:

@@ -36,9 +36,10 @@ BESIDE = "beside"
 """In an adapter's metadata: it was read with something beside its own files, which alone do not give it."""
 
 
-def read(folder: Path, shape: LlamaShape, *, reading: ReadOptions = PLAIN) -> LoraAdapter:
-    """The adapter in `folder`, for a base of `shape`. Of the folder only the files of `peft_folder.FILES` are read.
+def read(folder: Path, shape: LlamaShape, *, reading: ReadOptions = PLAIN, digest: str | None = None) -> LoraAdapter:
+    """Read the adapter in `folder`, for a base of `shape`. Of the folder only the files of `folder.FILES` are read.
 
+    `digest`: the `source_digest` of the folder, where the caller has it; else the files are hashed here.
     Raises AdapterUnsupported (features that cannot be honoured exactly, all of them at once; a pickle), AdapterCorrupt
     (missing, cut, inconsistent or non-finite data), AdapterIncompatible (shapes or layers of another base; `reading`'s
     weights are of another base), BaseError and StorageError.
@@ -54,7 +55,7 @@ def read(folder: Path, shape: LlamaShape, *, reading: ReadOptions = PLAIN) -> Lo
     treated, doubt = treat(config, pairs, initial, reading)
     return LoraAdapter(
         pairs=treated,
-        source_digest=source_digest(folder),
+        source_digest=digest or source_digest(folder),
         base_model=config.base_model,
         metadata=_facts(config) | _notes(config, found.told, found.dropped, doubt),
         invocation=config.invocation,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edgelora.store.adapters.manifest import Version
     from edgelora.store.bases.record import BaseRecord
     from edgelora_converters.convert.convert import ConversionReport
+    from edgelora_converters.lora.adapter import LoraAdapter
     from edgelora_models.fingerprint import BaseFingerprint
 
 logger = logging.getLogger(__name__)
@@ -105,23 +106,18 @@ def stored_path(folder: Path, file: StoredFile) -> Path:
 
 
 def make(
-    source: Path,
-    out: Path,
-    *,
-    digest: str,
-    goal: ConversionTarget,
-    progress: Callable[[int, int], None] | None,
+    adapter: LoraAdapter, out: Path, *, goal: ConversionTarget, progress: Callable[[int, int], None] | None
 ) -> Conversion:
-    """Convert the PEFT folder `source` into the new folder `out`, description included. Raises AdapterError."""
+    """Write an adapter that was read into the new folder `out`, verified, description included. Raises AdapterError."""
     from edgelora_converters.convert.convert import CONVERTER_VERSION
 
     make_folder(out)
-    form, report = _convert(source, out, goal, progress)
+    form, report = _convert(adapter, out, goal, progress)
     with storing(out):
         files = tuple(_stored(path, out) for path in sorted(out.rglob("*")) if path.is_file())
     conversion = Conversion(
         format=form,
-        source=digest,
+        source=adapter.source_digest,
         base_fingerprint=goal.base.digest,
         converter=str(CONVERTER_VERSION),
         files=files,
@@ -134,13 +130,15 @@ def make(
 
 
 def _convert(
-    source: Path, out: Path, goal: ConversionTarget, progress: Callable[[int, int], None] | None
+    adapter: LoraAdapter, out: Path, goal: ConversionTarget, progress: Callable[[int, int], None] | None
 ) -> tuple[AdapterFormat, ConversionReport]:
-    """What was written, and how."""
-    from edgelora_converters.convert.convert import convert
+    """Return the format that was written, and the report of it."""
+    from edgelora_converters.convert.convert import write_verified
+    from edgelora_converters.lora.completion import complete
 
     def write(to: AdapterFormat) -> tuple[AdapterFormat, ConversionReport]:
-        return to, convert(source, out / MAIN[to], to=to, base=goal.base, base_path=goal.path, progress=progress)
+        whole = complete(adapter, goal.path, to=to, progress=progress)
+        return to, write_verified(whole, out / MAIN[to], to=to, base=goal.base, progress=progress)
 
     try:
         return write(goal.to)

@@ -16,6 +16,7 @@ from edgelora.store.adapters.manifest import StoredFile
 from edgelora.store.adapters.staging import Staged
 
 if TYPE_CHECKING:
+    from edgelora_converters.lora.adapter import LoraAdapter
     from edgelora_converters.peft.read_options import ReadOptions
     from edgelora_models.fingerprint import BaseFingerprint
 
@@ -25,10 +26,13 @@ FROM_MLX = "taken from mlx-lm's form as they were"
 """What is said of the factors of such an adapter."""
 
 
-def resolve(staged: Staged, work: Path, base: BaseFingerprint, reading: ReadOptions | None) -> Staged:
-    """`staged` itself where its files are enough, else the same adapter as plain factors, in the workspace `work`.
+def resolve(
+    staged: Staged, work: Path, base: BaseFingerprint, reading: ReadOptions | None
+) -> tuple[Staged, LoraAdapter]:
+    """Read the staged adapter, and return it with the files to keep.
 
-    Raises AdapterError, BaseError, ConversionFailed, StorageError.
+    Those are `staged` itself where its files are enough, else the same adapter as plain factors, written to the
+    workspace `work`. Raises AdapterError, BaseError, ConversionFailed, StorageError.
     """
     from edgelora_converters.convert.convert import write_verified
     from edgelora_converters.convert.source import adapter_kind, read_source
@@ -37,14 +41,14 @@ def resolve(staged: Staged, work: Path, base: BaseFingerprint, reading: ReadOpti
     from edgelora_converters.peft.read_options import PLAIN
 
     mlx = adapter_kind(staged.folder) == "mlx"
-    if reading is None and not mlx:
-        return staged
-    adapter = read_source(staged.folder, base.shape, reading=reading or PLAIN)
+    adapter = read_source(staged.folder, base.shape, reading=reading or PLAIN, digest=staged.digest)
     if not mlx and peft_reader.BESIDE not in adapter.metadata:
-        return staged
+        return staged, adapter
     if mlx:
         adapter = replace(adapter, metadata={**adapter.metadata, "treatment": FROM_MLX})
     folder = work / RESOLVED
     write_verified(adapter, folder, to="peft", base=base)
-    sizes = ((name, folder / name) for name in FILES)
-    return Staged(folder, tuple(StoredFile(name, file_digest(path), path.stat().st_size) for name, path in sizes))
+    plain = peft_reader.read(folder, base.shape)
+    files = ((name, folder / name) for name in FILES)
+    stored = tuple(StoredFile(name, file_digest(path), path.stat().st_size) for name, path in files)
+    return Staged(folder, stored, plain.source_digest), plain

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgelora.core.files import check_space, copy_hashed, file_digest, make_folder, storing, suggest_name, sync_path
+from edgelora.core.files import check_space, copy_hashed, hash_blocks, make_folder, storing, suggest_name, sync_path
 from edgelora.store.adapters.manifest import StoredFile
 
 # The copy, and a conversion to float32 of 16-bit factors.
@@ -21,6 +21,8 @@ class Staged:
 
     folder: Path
     files: tuple[StoredFile, ...]
+    digest: str
+    """The digest of all files together, as the converters have it: what a version is known by."""
 
 
 def default_name(source: Path) -> str:
@@ -49,18 +51,33 @@ def stage(source: Path, work: Path, *, immutable: bool = False) -> Staged:
     check_space(work, nbytes * _SPACE_FACTOR, what=f"Adding {source.name}")
     copy = make_folder(work / "source")
     with storing(copy):
-        return Staged(copy, tuple(_kept(folder / name, copy / name, link=immutable) for name in names))
+        return _copied(folder, names, copy, link=immutable)
 
 
-def _kept(source: Path, target: Path, *, link: bool) -> StoredFile:
-    if link:
-        try:
-            target.hardlink_to(source)
-        except OSError:
-            return _kept(source, target, link=False)  # another disk, or one without links
-        sync_path(target)
-        return StoredFile(target.name, file_digest(target), target.stat().st_size)
-    return StoredFile(target.name, *copy_hashed(source, target))
+def _copied(folder: Path, names: tuple[str, ...], copy: Path, *, link: bool) -> Staged:
+    """Copy or link the files; each is read once, for its own digest and for that of all of them."""
+    from edgelora_converters.tensors.files_digest import FilesDigest
+
+    whole, files = FilesDigest(), []
+    for name in names:
+        source, target = folder / name, copy / name
+        whole.begin(name, source.stat().st_size)
+        if link and _linked(source, target):
+            digest, nbytes = hash_blocks(target, whole.update)
+        else:
+            digest, nbytes = copy_hashed(source, target, whole.update)
+        files.append(StoredFile(name, digest, nbytes))
+    return Staged(copy, tuple(files), whole.hexdigest())
+
+
+def _linked(source: Path, target: Path) -> bool:
+    """Make a hard link. False on another disk, or on one without links."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        return False
+    sync_path(target)
+    return True
 
 
 def _folder(source: Path, work: Path) -> Path:

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from edgelora.core.progress import Progress
     from edgelora.core.request import AdapterFormat
     from edgelora.store.bases.record import BaseRecord
+    from edgelora_converters.lora.adapter import LoraAdapter
     from edgelora_converters.peft.read_options import ReadOptions
 
 logger = logging.getLogger(__name__)
@@ -156,13 +157,14 @@ class Store:
         sweep(make_folder(self._layout.tmp))
         with workspace(self._layout.tmp) as work:
             with naming(chosen, None, base):
-                staged = resolve(stage(source, work, immutable=immutable), work, base.identity.fingerprint, reading)
-            version = self._read(chosen, staged, base, origin)
+                copied = stage(source, work, immutable=immutable)
+                staged, adapter = resolve(copied, work, base.identity.fingerprint, reading)
+            version = describe(adapter, staged, base, origin=origin, created=self._clock())
             with self._converting(version.digest):
                 made = None
                 goal = ConversionTarget.of(version, conversions.USUAL[base.format], base)
                 if conversions.find(self._layout, version.digest, goal) is None:
-                    made = _convert(chosen, version, staged.folder, work, base, goal, progress)
+                    made = _convert(chosen, version, adapter, work, base, goal, progress)
                 with self._committing():
                     return self._commit(chosen, version, staged, made, goal, work)
 
@@ -219,17 +221,11 @@ class Store:
         with self._committing():
             return maintenance.collect(self._layout, before=self._clock() - grace)
 
-    def _read(self, name: str, staged: Staged, base: BaseRecord, origin: str) -> Version:
-        """Check the adapter against the base; number 1 until it is committed."""
-        from edgelora_converters.peft import reader as peft_reader
-
-        with naming(name, None, base):
-            adapter = peft_reader.read(staged.folder, base.identity.fingerprint.shape)
-        return describe(adapter, staged, base, origin=origin, created=self._clock())
-
     def _convert_kept(
         self, name: str, version: Version, base: BaseRecord, to: AdapterFormat, progress: Progress | None
     ) -> Converted:
+        from edgelora_converters.peft import reader as peft_reader
+
         with workspace(self._layout.tmp) as work, self._converting(version.digest):
             goal = ConversionTarget.of(version, to, base)
             found = conversions.find(self._layout, version.digest, goal)
@@ -237,7 +233,9 @@ class Store:
                 return found
             with self._committing():
                 source = assemble(self._layout, name, version, work)
-            made = _convert(name, version, source, work, base, goal, progress)
+            with naming(name, version.base_model, base):
+                adapter = peft_reader.read(source, base.identity.fingerprint.shape)
+            made = _convert(name, version, adapter, work, base, goal, progress)
             with self._committing():
                 return conversions.publish(self._layout, work / CONVERTED, made, goal)
 
@@ -282,7 +280,7 @@ def _adding(before: AdapterManifest | None, name: str, version: Version) -> Adap
 def _convert(
     name: str,
     version: Version,
-    source: Path,
+    adapter: LoraAdapter,
     work: Path,
     base: BaseRecord,
     goal: ConversionTarget,
@@ -293,9 +291,8 @@ def _convert(
         base.check()
     with naming(name, version.base_model, base):
         return conversions.make(
-            source,
+            adapter,
             work / CONVERTED,
-            digest=version.digest,
             goal=goal,
             progress=None if progress is None else lambda done, total: progress(label, done, total),
         )
