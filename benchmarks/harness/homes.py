@@ -15,7 +15,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from edgelora.core.config import Settings, read_settings
-from edgelora.core.files import file_digest, write_atomic
+from edgelora.core.files import file_digest
 from edgelora.store.adapters import conversions
 from edgelora.store.adapters.layout import AdapterLayout
 from edgelora.store.adapters.manifest import Conversion, StoredFile, Version, encode, first_manifest
@@ -28,6 +28,7 @@ from edgelora_converters.mapped import writer as mapped_writer
 from edgelora_converters.tensors.row_order import deinterleave
 from edgelora_models.modules import LINEAR_MODULES
 from edgelora_models.shape import LlamaShape
+from edgelora_models.storage import write_atomic
 
 BASE_NAME = "benchmark-base"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgelora.core.config import KvType, Weights
-from edgelora.core.files import size_text
+from edgelora_models.storage import size_text
 
 STEP_TOKENS = 512
 """Tokens in one forward pass at most: a long prompt is computed in pieces of this size."""

@@ -1,27 +1,24 @@
-"""Names, paths, locks and writes: the one place that joins a name to a folder and that writes all or nothing.
+"""Names, paths, locks, temporaries and digests: the one place that joins a name to a folder.
 
-Every OSError that leaves this module is a StorageError that says where and what to do. Owns no format and no layout.
+Every OSError that leaves this module is a StorageError, unless a function says otherwise. Writing itself is
+`edgelora_models.storage`. Owns no format and no layout.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
 import re
-import secrets
-import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from edgelora.core.errors import Busy, StorageError, UsageError
+from edgelora_models.storage import TEMP_PREFIX, discard, make_folder, storing, sync_file, temp_path
 
-TEMP_PREFIX = ".tmp-"
 TEMP_MAX_AGE = 24 * 3600.0
-"""Seconds after which a temporary can only be what a killed process left behind."""
+"""Seconds after which a temporary without a lock can only be what a killed process left behind."""
+LOCK_SUFFIX = ".lock"
 CHUNK = 1 << 20
 """Bytes read at a time when copying or hashing."""
 
@@ -29,7 +26,6 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 # Windows takes these for devices in every folder, with any extension.
 _RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(10)}
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 
 
 def valid_name(text: str) -> bool:
@@ -69,72 +65,6 @@ def inside(root: Path, *parts: str) -> Path:
     return root.joinpath(*parts)
 
 
-def size_text(nbytes: int) -> str:
-    """Bytes for people: 4.9 GB, 84.0 MB, 512 bytes."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if nbytes >= size:
-            return f"{nbytes / size:.1f} {unit}"
-    return f"{nbytes} bytes"
-
-
-def free_bytes(folder: Path) -> int:
-    """Bytes free on the disk that holds `folder`, which need not exist yet."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    with storing(folder):
-        return shutil.disk_usage(folder).free
-
-
-def check_space(folder: Path, needed: int, *, what: str) -> None:
-    """Raise StorageError where less than `needed` bytes are free; called before large work, not instead of care."""
-    free = free_bytes(folder)
-    if free < needed:
-        raise StorageError(
-            "no_space",
-            f"{what} needs {size_text(needed)}, and {size_text(free)} are free in {folder}.",
-            "Free some space, or set EDGELORA_HOME to a folder on another disk.",
-        )
-
-
-@contextmanager
-def storing(path: Path) -> Iterator[None]:
-    """Turn an OSError of the body into a StorageError about `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise storage_error(path, error) from error
-
-
-def storage_error(path: Path, error: OSError) -> StorageError:
-    """The tree's word for an OSError at `path`."""
-    where = Path(error.filename) if isinstance(error.filename, str) else path
-    if error.errno in _NO_SPACE:
-        free = size_text(free_bytes(path.parent))
-        message = f"The disk is full: {where} could not be written ({free} free)."
-        return StorageError("no_space", message, "Free some space, then try again. Nothing was left half-done.")
-    if error.errno in {errno.EACCES, errno.EPERM}:
-        message = f"{where} may not be read or written by this user."
-        return StorageError(
-            "no_permission", message, "Change its owner or permissions, or set EDGELORA_HOME elsewhere."
-        )
-    if error.errno == errno.EROFS:
-        message = f"{where} is on a read-only disk."
-        return StorageError("read_only", message, "Set EDGELORA_HOME to a folder that can be written.")
-    message = f"{where}: {error.strerror or error}."
-    return StorageError("io_error", message, "Check the disk, then try again.")
-
-
-def make_folder(path: Path) -> Path:
-    """Create a folder of our own where there is none, with its parents, closed to other users, and synced."""
-    if path.is_dir():
-        return path
-    make_folder(path.parent)
-    with storing(path):
-        path.mkdir(mode=0o700, exist_ok=True)
-        sync_folder(path.parent)
-    return path
-
-
 @contextmanager
 def locked(path: Path, *, timeout: float, busy: str) -> Iterator[None]:
     """Hold the lock file `path`, alone among all processes and threads.
@@ -157,117 +87,58 @@ def locked(path: Path, *, timeout: float, busy: str) -> Iterator[None]:
         lock.release()
 
 
-def write_atomic(path: Path, data: bytes, *, private: bool = False) -> None:
-    """Replace `path` by `data`, synced; a reader sees the old bytes or the new ones. Leaves nothing on failure.
-
-    `private`: no other user can read it (mode 0600), at any moment.
-    """
-    make_folder(path.parent)
-    temp = temp_path(path.parent)
-    try:
-        with storing(path):
-            temp.touch(0o600 if private else 0o666, exist_ok=False)
-            with temp.open("wb") as file:
-                file.write(data)
-                file.flush()
-                sync_file(file.fileno())
-            move(temp, path)
-    finally:
-        discard(temp)
-
-
-def move(source: Path, target: Path) -> None:
-    """Rename a synced file onto `target`, and sync the folder. Raises OSError."""
-    source.replace(target)
-    sync_folder(target.parent)
-
-
-def move_folder(source: Path, target: Path) -> None:
-    """Rename a folder to `target`, where none may be, and sync: every file of it, then both folders. Raises OSError."""
-    for path in sorted(source.rglob("*")):
-        if path.is_file():
-            sync_path(path)
-        else:
-            sync_folder(path)
-    sync_folder(source)
-    source.rename(target)
-    sync_folder(target.parent)
-
-
-def sync_file(descriptor: int) -> None:
-    """Push an open file's bytes to the disk itself. Raises OSError."""
-    if sys.platform == "darwin":
-        import fcntl
-
-        # Apple's fsync stops at the drive's cache; this goes through it, where the file system can.
-        try:
-            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-        except OSError as error:
-            if error.errno not in {errno.ENOTSUP, errno.EINVAL}:
-                raise
-        else:
-            return
-    os.fsync(descriptor)
-
-
-def sync_path(path: Path) -> None:
-    """`sync_file` for a closed file. Raises OSError."""
-    with path.open("rb+") as file:  # Windows syncs only what is open for writing
-        sync_file(file.fileno())
-
-
-def sync_folder(path: Path) -> None:
-    """Push a folder's names to the disk, so that a rename survives a power cut. Raises OSError."""
-    if os.name == "nt":
-        return  # Windows opens no folders and needs none of this
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def temp_path(folder: Path) -> Path:
-    """A fresh temporary name in `folder`; `sweep` knows it by its prefix."""
-    return folder / f"{TEMP_PREFIX}{secrets.token_hex(8)}"
-
-
 @contextmanager
 def workspace(folder: Path) -> Iterator[Path]:
-    """A temporary folder below `folder`, removed at the end whatever happened."""
+    """A temporary folder below `folder`, removed at the end whatever happened.
+
+    Its lock file beside it is held as long as this process lives, so that `sweep` knows a killed process's at once.
+    """
     temp = temp_path(make_folder(folder))
-    with storing(temp):
-        temp.mkdir(mode=0o700)
-    try:
-        yield temp
-    finally:
-        discard(temp)
-
-
-def discard(path: Path) -> None:
-    """Delete a file or folder as far as it can be; what is left over is swept or collected later."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-        return
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:
-        return  # only space is lost, and the caller may be on its way out with a better error
+    with locked(_lock_of(temp), timeout=0, busy="Another process has just taken the same temporary name."):
+        with storing(temp):
+            temp.mkdir(mode=0o700)
+        try:
+            yield temp
+        finally:
+            discard(temp)
+            discard(_lock_of(temp))
 
 
 def sweep(folder: Path, *, now: float | None = None) -> int:
-    """Delete temporaries in `folder` older than a day, which a killed process left. Returns how many."""
+    """Delete what killed processes left in `folder`: workspaces that nobody holds, other temporaries after a day.
+
+    Returns how many were deleted. A live process's workspace stays, however old it is.
+    """
     limit = (time.time() if now is None else now) - TEMP_MAX_AGE
-    swept = 0
-    for path in folder.glob(f"{TEMP_PREFIX}*"):
-        try:
-            old = path.lstat().st_mtime < limit
-        except FileNotFoundError:
-            continue  # its owner has just finished
-        if old:
+    return sum(_sweep_one(path, limit) for path in folder.glob(f"{TEMP_PREFIX}*") if path.suffix != LOCK_SUFFIX)
+
+
+def _sweep_one(path: Path, limit: float) -> bool:
+    lock = _lock_of(path)
+    if lock.exists():
+        return _sweep_abandoned(path, lock)
+    try:
+        old = path.lstat().st_mtime < limit
+    except FileNotFoundError:
+        return False  # its owner has just finished
+    if old:
+        discard(path)
+    return old
+
+
+def _sweep_abandoned(path: Path, lock: Path) -> bool:
+    """Delete a workspace whose lock is free: its process has ended."""
+    try:
+        with locked(lock, timeout=0, busy=""):
             discard(path)
-            swept += 1
-    return swept
+            discard(lock)
+    except (Busy, StorageError):
+        return False
+    return True
+
+
+def _lock_of(temp: Path) -> Path:
+    return temp.with_name(temp.name + LOCK_SUFFIX)
 
 
 def copy_hashed(source: Path, target: Path, also: Callable[[bytes], None] | None = None) -> tuple[str, int]:

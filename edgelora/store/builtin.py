@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from edgelora.core.files import file_digest, locked, storing, write_atomic
+from edgelora.core.files import file_digest, locked
 from edgelora.store.bases.record import BUILTIN
+from edgelora_models.storage import storing, write_atomic
 
 if TYPE_CHECKING:
     from edgelora.core.progress import Progress

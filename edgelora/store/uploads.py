@@ -22,20 +22,16 @@ from typing import BinaryIO
 import msgspec
 
 from edgelora.core.errors import NotFound, StorageError
-from edgelora.core.files import (
+from edgelora.core.files import file_digest, inside, locked, sweep, workspace
+from edgelora_models.storage import (
     discard,
-    file_digest,
-    inside,
-    locked,
     make_folder,
     move,
     size_text,
     storing,
-    sweep,
     sync_file,
     sync_folder,
     temp_path,
-    workspace,
     write_atomic,
 )
 

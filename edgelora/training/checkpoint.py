@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from edgelora.core.errors import AdapterError, StorageError
-from edgelora.core.files import discard, make_folder, move, storing, sync_path, temp_path
+from edgelora_models.storage import discard, make_folder, move, storing, sync_path, temp_path
 
 _FACTORS, _OPTIMIZER, _RANDOM = "factors.", "optimizer.", "random"
 _ITERATION = "iteration"

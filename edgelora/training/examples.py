@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgelora.core.errors import UsageError
-from edgelora.core.files import storing
+from edgelora_models.storage import storing
 
 Form = Literal["chat", "completion", "text"]
 ROLES = frozenset({"system", "user", "assistant", "tool"})

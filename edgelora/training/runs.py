@@ -10,9 +10,10 @@ from pathlib import Path
 import msgspec
 
 from edgelora.core.errors import NotFound, UsageError
-from edgelora.core.files import check_name, discard, inside, locked, write_atomic
+from edgelora.core.files import check_name, inside, locked
 from edgelora.training.checkpoint import damaged, saved_iteration
 from edgelora.training.recipe import Recipe
+from edgelora_models.storage import discard, write_atomic
 
 
 class TrainingRun(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -17,8 +17,8 @@ from edgelora_converters.base.gguf import write_checkpoint
 from edgelora_converters.base.plan import Quantization, plan_tensors
 from edgelora_converters.base.verify import BaseVerification, verify_gguf
 from edgelora_converters.convert.convert import refuse_existing
-from edgelora_converters.tensors.staging import check_space, scratch, staged
 from edgelora_models.errors import UsageError
+from edgelora_models.storage import check_space, scratch, staged
 
 BASE_CONVERTER_VERSION = "1"
 """Raise it whenever the same checkpoint would give other bytes."""
@@ -76,12 +76,12 @@ def convert_base(
     with open_checkpoint(source) as checkpoint, staged(out) as temporary:
         provenance = {"converter": "edgelora", "base_converter_version": BASE_CONVERTER_VERSION, "type": kind}
         if to == "mlx":
-            check_space(out, _mlx_bytes(checkpoint, kind))
+            check_space(out.parent, _mlx_bytes(checkpoint, kind), what=f"Writing {out}")
             proof, digest = base_mlx.write_mlx(
                 checkpoint, temporary, kind=kind, provenance=provenance, progress=progress
             )
         else:
-            check_space(out, _gguf_bytes(checkpoint, kind))
+            check_space(out.parent, _gguf_bytes(checkpoint, kind), what=f"Writing {out}")
             digest = _write_gguf(checkpoint, temporary, kind, provenance, threads=threads, progress=progress)
             proof = verify_gguf(temporary, checkpoint, progress=_labelled(progress, "Checking"))
         nbytes = _size(temporary)

@@ -21,9 +21,9 @@ from edgelora_converters.base.plan import FILE_TYPES, PlannedTensor, Quantizatio
 from edgelora_converters.base.tokenizer import read_vocabulary
 from edgelora_converters.base.vocab import add_vocabulary
 from edgelora_converters.tensors.row_order import interleave
-from edgelora_converters.tensors.staging import staged
 from edgelora_converters.weights.base import BLOCK_BYTES
 from edgelora_models.errors import BaseError
+from edgelora_models.storage import staged
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

@@ -21,10 +21,10 @@ from edgelora_converters.mapped import writer as mapped_writer
 from edgelora_converters.mlx import writer as mlx_writer
 from edgelora_converters.peft import writer as peft_writer
 from edgelora_converters.peft.read_options import PLAIN, ReadOptions
-from edgelora_converters.tensors.staging import staged
 from edgelora_models.errors import UsageError
 from edgelora_models.fingerprint import BaseFingerprint
 from edgelora_models.gguf_header import read_header
+from edgelora_models.storage import staged
 
 CONVERTER_VERSION = "2"
 """Part of every key under which a conversion is kept: raise it whenever the same source would give other bytes."""

@@ -21,9 +21,9 @@ from edgelora_converters.lora.adapter import LoraAdapter, LoraPair, Target
 from edgelora_converters.lora.fit import check_fits, check_parts, check_untied, folded_b
 from edgelora_converters.lora.metadata import PROVENANCE_PREFIX
 from edgelora_converters.tensors.row_order import interleave
-from edgelora_converters.tensors.staging import staged
 from edgelora_models.modules import EMBEDDING
 from edgelora_models.shape import LlamaShape
+from edgelora_models.storage import staged
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

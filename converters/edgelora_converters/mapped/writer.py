@@ -27,9 +27,9 @@ from edgelora_converters.lora.adapter import LoraAdapter, Target
 from edgelora_converters.lora.fit import EVERY_PART, check_fits, check_parts, check_row_scales, check_scale
 from edgelora_converters.tensors.dtypes import DTYPES, Kind, kind_of, stored
 from edgelora_converters.tensors.row_order import interleave
-from edgelora_converters.tensors.staging import staged
 from edgelora_models.modules import EMBEDDING, LINEAR_MODULES, OUTER_MODULES
 from edgelora_models.shape import LlamaShape
+from edgelora_models.storage import staged
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter

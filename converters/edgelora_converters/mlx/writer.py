@@ -26,11 +26,11 @@ from edgelora_converters.lora.fit import check_fits, check_parts, check_untied, 
 from edgelora_converters.tensors.lazy import LazyMapping
 from edgelora_converters.tensors.safetensors_reader import SafetensorsFile, open_safetensors
 from edgelora_converters.tensors.safetensors_writer import Planned, write_safetensors
-from edgelora_converters.tensors.staging import staged
 from edgelora_models.errors import AdapterCorrupt, AdapterIncompatible, AdapterUnsupported
 from edgelora_models.files import read_json
 from edgelora_models.modules import BY_HF, OUTER_MODULES
 from edgelora_models.shape import LlamaShape
+from edgelora_models.storage import staged
 
 CONFIG_NAME = "adapter_config.json"
 TENSORS_NAME = "adapters.safetensors"

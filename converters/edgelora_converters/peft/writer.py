@@ -24,10 +24,10 @@ from edgelora_converters.peft.config import CONFIG_NAME
 from edgelora_converters.peft.folder import WEIGHTS_NAME
 from edgelora_converters.tensors.dtypes import DTYPES, NARROW, Kind, holds, stored
 from edgelora_converters.tensors.safetensors_writer import Planned, by_width, write_safetensors
-from edgelora_converters.tensors.staging import staged
 from edgelora_models.errors import AdapterUnsupported
 from edgelora_models.modules import EMBEDDING, LinearModule
 from edgelora_models.shape import LlamaShape
+from edgelora_models.storage import staged
 
 PEFT_VERSION = "0.21.2"
 """Whose meaning of the configuration is written; readers of patterns need to know."""

@@ -149,7 +149,7 @@ def _conversion(converted: Converted) -> dict[str, Any]:
 
 
 def _table(manifests: Sequence[AdapterManifest]) -> None:
-    from edgelora.core.files import size_text
+    from edgelora_models.storage import size_text
 
     now = time.time()
     rows = [
@@ -161,7 +161,7 @@ def _table(manifests: Sequence[AdapterManifest]) -> None:
 
 
 def _fields(manifest: AdapterManifest, version: Version, converted: Sequence[Converted]) -> list[tuple[str, str]]:
-    from edgelora.core.files import size_text
+    from edgelora_models.storage import size_text
 
     low, high = version.scales
     others = [str(one.number) for one in manifest.versions if one.number != version.number]

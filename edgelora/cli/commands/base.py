@@ -114,8 +114,8 @@ def rm(app: App, name: str) -> None:
 def _note_download(name: str, format: Literal["gguf", "mlx"]) -> None:
     """Before the network is touched: what comes from where, how large, under which licence."""
     from edgelora.core.errors import NotFound
-    from edgelora.core.files import size_text
     from edgelora_models import catalogue
+    from edgelora_models.storage import size_text
 
     try:
         entry = catalogue.find(name)
@@ -127,8 +127,8 @@ def _note_download(name: str, format: Literal["gguf", "mlx"]) -> None:
 
 
 def _note_catalogue(installed: set[str]) -> None:
-    from edgelora.core.files import size_text
     from edgelora_models import catalogue
+    from edgelora_models.storage import size_text
 
     for entry in catalogue.ENTRIES:
         if entry.name not in installed:
@@ -151,7 +151,7 @@ def summary(record: BaseRecord, chosen: str | None) -> dict[str, Any]:
 
 
 def _table(records: tuple[BaseRecord, ...], chosen: str | None) -> None:
-    from edgelora.core.files import size_text
+    from edgelora_models.storage import size_text
 
     rows = [
         (

@@ -67,7 +67,7 @@ def convert(app: App, folder: Path, to: Literal["gguf", "mlx"], kind: str | None
 
 
 def _told(report: BaseReport) -> str:
-    from edgelora.core.files import size_text
+    from edgelora_models.storage import size_text
 
     proof = report.proof
     size = f"{report.type}, {report.parameters:,} weights in {size_text(report.nbytes)}"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from edgelora.cli.support.failure import describe
 from edgelora.core.errors import EdgeloraError
-from edgelora.core.files import free_bytes, size_text
+from edgelora_models.storage import free_bytes, size_text
 
 if TYPE_CHECKING:
     from edgelora.core.config import Settings

@@ -29,8 +29,8 @@ def export(app: App, name: str, to: ExportFormat, out: Path, base: str | None, a
     llama-cli -m base.gguf --lora medical-faq.gguf
     """
     from edgelora.cli.support.progress import progress_bars
-    from edgelora.core.files import size_text
     from edgelora.store.adapters.export import export as export_version
+    from edgelora_models.storage import size_text
 
     with progress_bars() as bars:
         library = app.open_library(bars)

@@ -77,7 +77,7 @@ def _warn_of_other_bases(versions: Sequence[tuple[str, Version]], base: KnownBas
 
 
 def _tell(report: MergeReport, out: Path, *, modules: bool) -> None:
-    from edgelora.core.files import size_text
+    from edgelora_models.storage import size_text
 
     note(f"Wrote {out} ({size_text(report.nbytes)}): {len(report.modules)} modules merged.")
     note(f"The weights are {report.error:.1e} off by rounding (relative); {report.kept:.1%} of the change is there.")

@@ -72,7 +72,8 @@ def add(
     edgelora prefix add medical-faq --system clinic.txt
     """
     from edgelora.cli.support.progress import progress_bars
-    from edgelora.core.files import check_name, size_text, suggest_name
+    from edgelora.core.files import check_name, suggest_name
+    from edgelora_models.storage import size_text
 
     text = read_text(system)
     chosen = suggest_name(f"{adapter}-{system.stem}", kind="prefix") if name is None else name
@@ -181,7 +182,7 @@ def summary(entry: Entry, known: dict[str, str]) -> dict[str, Any]:
 
 
 def _table(entries: list[Entry], known: dict[str, str]) -> None:
-    from edgelora.core.files import size_text
+    from edgelora_models.storage import size_text
 
     now = time.time()
     rows = [
@@ -207,7 +208,7 @@ def _adapters(origin: Origin, known: dict[str, str]) -> str:
 
 
 def _note_budget(entries: list[Entry], library: Library) -> None:
-    from edgelora.core.files import size_text
+    from edgelora_models.storage import size_text
 
     used = sum(entry.held.nbytes for entry in entries)
     hint(f"{size_text(used)} of {size_text(library.settings.prefix_disk_bytes)} (EDGELORA_PREFIX_DISK).")

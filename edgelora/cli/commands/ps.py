@@ -90,7 +90,7 @@ def ask(url: str, key: str | None) -> _Status:
 
 def show(status: _Status) -> None:
     """One server, for people."""
-    from edgelora.core.files import size_text
+    from edgelora_models.storage import size_text
 
     if "error" in status:
         emit(f"{status['url']}: {status['error']['message']}")
@@ -123,7 +123,7 @@ def show(status: _Status) -> None:
 
 
 def _row(one: dict[str, Any]) -> tuple[str, ...]:
-    from edgelora.core.files import size_text
+    from edgelora_models.storage import size_text
 
     return (
         one["name"] if one["resident"] else f"{one['name']} (loading)",
@@ -143,7 +143,7 @@ def _times(count: int) -> str:
 
 
 def _memory(memory: dict[str, dict[str, int | None]]) -> str:
-    from edgelora.core.files import size_text
+    from edgelora_models.storage import size_text
 
     def told(name: str, one: dict[str, int | None]) -> str:
         peak = f", peak {size_text(one['peak_bytes'])}" if one["peak_bytes"] else ""

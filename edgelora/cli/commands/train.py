@@ -231,7 +231,7 @@ class TrainingPrinter:
         return lambda iteration: bars(f"Training {self.name}", iteration, self.iterations)
 
     def done(self, trained: Trained) -> None:
-        from edgelora.core.files import size_text
+        from edgelora_models.storage import size_text
 
         peaks = [measured.peak_bytes for measured in self.losses if measured.peak_bytes is not None]
         if peaks:

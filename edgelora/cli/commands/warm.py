@@ -45,7 +45,7 @@ def warm(app: App, names: tuple[str, ...], base: str | None, as_json: bool) -> N
 
 
 def _told(one: Prewarmed, base: str) -> str:
-    from edgelora.core.files import size_text
+    from edgelora_models.storage import size_text
 
     converted = f"converted for {base} in {one.convert_seconds:.2f} s, then " if one.converted else ""
     return f"{one.ref.name}@{one.number}: {converted}{size_text(one.nbytes)} read in {one.read_seconds:.3f} s."

@@ -96,7 +96,7 @@ def _display() -> RichProgress:
 
 def amount(done: float, total: float | None, speed: float | None) -> str:
     """What stands behind a bar: sizes, rate and time left for bytes; a percentage otherwise; nothing while unknown."""
-    from edgelora.core.files import size_text
+    from edgelora_models.storage import size_text
 
     if total is None:
         return size_text(int(done)) if done >= BYTES else ""

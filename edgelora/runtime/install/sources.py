@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgelora.core.errors import AdapterError, EdgeloraError
-from edgelora.core.files import CHUNK, inside, storing
+from edgelora.core.files import CHUNK, inside
+from edgelora_models.storage import storing
 
 if TYPE_CHECKING:
     from edgelora.core.progress import Progress

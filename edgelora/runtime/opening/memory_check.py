@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgelora.core.errors import BaseError
-from edgelora.core.files import size_text
+from edgelora_models.storage import size_text
 
 if TYPE_CHECKING:
     from edgelora.backends.setup import Setup

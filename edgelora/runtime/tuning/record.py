@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 
 from edgelora.core.config import Weights
-from edgelora.core.files import discard, write_atomic
 from edgelora.runtime.tuning.search import Workload
+from edgelora_models.storage import discard, write_atomic
 
 if TYPE_CHECKING:
     from edgelora.core.config import Directories

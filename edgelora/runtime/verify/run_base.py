@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgelora.core.errors import UsageError
-from edgelora.core.files import check_space, workspace
+from edgelora.core.files import workspace
 from edgelora.store.bases.registry import identify
+from edgelora_models.storage import check_space
 
 if TYPE_CHECKING:
     from edgelora.store.bases.record import BaseRecord

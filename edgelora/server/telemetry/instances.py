@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edgelora.core.errors import StorageError
-from edgelora.core.files import discard, write_atomic
+from edgelora_models.storage import discard, write_atomic
 
 _log = logging.getLogger(__name__)
 _SAME_START = 1.0

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Self
 import msgspec
 
 from edgelora.core.errors import AdapterUnsupported, EdgeloraError
-from edgelora.core.files import file_digest, inside, make_folder, move_folder, storing, workspace, write_atomic
+from edgelora.core.files import file_digest, inside, workspace
 from edgelora.store.adapters.layout import AdapterLayout
 from edgelora.store.adapters.manifest import Conversion, StoredFile, decode_conversion, encode
+from edgelora_models.storage import make_folder, move_folder, storing, write_atomic
 
 if TYPE_CHECKING:
     from edgelora.core.request import AdapterFormat

@@ -51,7 +51,7 @@ def export(
 
 def _copy(folder: Path, out: Path) -> Exported:
     from edgelora_converters.convert.convert import refuse_existing
-    from edgelora_converters.tensors.staging import staged
+    from edgelora_models.storage import staged
 
     refuse_existing(out)
     with staged(out) as temporary:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgelora.core.errors import StorageError
-from edgelora.core.files import discard, file_digest, storing, sync_folder, valid_name
+from edgelora.core.files import file_digest, valid_name
 from edgelora.store.adapters import conversions
 from edgelora.store.adapters.layout import AdapterLayout
 from edgelora.store.adapters.manifest import AdapterManifest, StoredFile, Version, decode_manifest
+from edgelora_models.storage import discard, storing, sync_folder
 
 GRACE = 24 * 3600.0
 """Seconds an unused file is kept, so that a writer that was just about to use it does not lose it."""

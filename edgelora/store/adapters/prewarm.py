@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgelora.core.files import CHUNK, storing
+from edgelora.core.files import CHUNK
 from edgelora.core.request import AdapterRef
+from edgelora_models.storage import storing
 
 if TYPE_CHECKING:
     from edgelora.core.progress import Progress

@@ -12,8 +12,9 @@ from pathlib import Path
 import msgspec
 
 from edgelora.core.errors import AdapterError
-from edgelora.core.files import discard, make_folder, storing, valid_digest, write_atomic
+from edgelora.core.files import valid_digest
 from edgelora.core.request import AdapterRef
+from edgelora_models.storage import discard, make_folder, storing, write_atomic
 
 _log = logging.getLogger(__name__)
 

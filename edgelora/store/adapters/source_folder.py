@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 
 from edgelora.core.errors import StorageError
-from edgelora.core.files import inside, make_folder, storing
+from edgelora.core.files import inside
 from edgelora.store.adapters.layout import AdapterLayout
 from edgelora.store.adapters.manifest import Version
+from edgelora_models.storage import make_folder, storing
 
 
 def assemble(layout: AdapterLayout, name: str, version: Version, work: Path) -> Path:

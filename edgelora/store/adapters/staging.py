@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgelora.core.files import check_space, copy_hashed, hash_blocks, make_folder, storing, suggest_name, sync_path
+from edgelora.core.files import copy_hashed, hash_blocks, suggest_name
 from edgelora.store.adapters.manifest import StoredFile
+from edgelora_models.storage import check_space, make_folder, storing, sync_path
 
 # The copy, and a conversion to float32 of 16-bit factors.
 _SPACE_FACTOR = 3

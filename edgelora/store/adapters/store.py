@@ -17,17 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edgelora.core.errors import NotFound, StorageError, UsageError
-from edgelora.core.files import (
-    check_name,
-    locked,
-    make_folder,
-    move,
-    storing,
-    sweep,
-    valid_name,
-    workspace,
-    write_atomic,
-)
+from edgelora.core.files import check_name, locked, sweep, valid_name, workspace
 from edgelora.core.request import AdapterRef
 from edgelora.store.adapters import conversions, maintenance
 from edgelora.store.adapters.conversions import ConversionTarget, Converted
@@ -46,6 +36,7 @@ from edgelora.store.adapters.manifest import (
 from edgelora.store.adapters.normalize import resolve
 from edgelora.store.adapters.source_folder import assemble
 from edgelora.store.adapters.staging import Staged, default_name, stage
+from edgelora_models.storage import make_folder, move, storing, write_atomic
 
 if TYPE_CHECKING:
     from edgelora.core.progress import Progress

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgelora.core.errors import BaseError, NotFound
-from edgelora.core.files import discard, locked, make_folder
+from edgelora.core.files import locked
 from edgelora.store.bases.record import BUILTIN, BaseRecord
+from edgelora_models.storage import discard, make_folder
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,17 +14,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edgelora.core.errors import BaseError, NotFound, StorageError, UsageError
-from edgelora.core.files import (
-    check_name,
-    discard,
-    inside,
-    storing,
-    suggest_name,
-    sync_folder,
-    valid_name,
-    write_atomic,
-)
+from edgelora.core.files import check_name, inside, suggest_name, valid_name
 from edgelora.store.bases.record import LOCAL, BaseRecord, Stamp, decode, encode
+from edgelora_models.storage import discard, storing, sync_folder, write_atomic
 
 if TYPE_CHECKING:
     from edgelora.core.config import Directories

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edgelora.core.errors import AdapterUnsupported, UsageError
-from edgelora.core.files import discard, inside, locked, size_text, storing, write_atomic
+from edgelora.core.files import inside, locked
 from edgelora.store.hub.download import Checksum, OpenRange, RemoteFile, download_all
+from edgelora_models.storage import discard, size_text, storing, write_atomic
 
 if TYPE_CHECKING:
     from edgelora.core.progress import Progress

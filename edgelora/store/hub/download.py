@@ -18,18 +18,9 @@ from typing import Annotated, Literal, Protocol
 import msgspec
 
 from edgelora.core.errors import BaseError, Offline
-from edgelora.core.files import (
-    CHUNK,
-    check_space,
-    discard,
-    make_folder,
-    move,
-    size_text,
-    storing,
-    sync_file,
-    write_atomic,
-)
+from edgelora.core.files import CHUNK
 from edgelora.core.progress import Progress
+from edgelora_models.storage import check_space, discard, make_folder, move, size_text, storing, sync_file, write_atomic
 
 ATTEMPTS = 5
 """Failures in a row, without a byte gained, after which a download gives up. What is there stays."""

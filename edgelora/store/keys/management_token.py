@@ -10,8 +10,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from edgelora.core.errors import StorageError
-from edgelora.core.files import locked, storing, write_atomic
+from edgelora.core.files import locked
 from edgelora.store.keys.api_key import new_secret
+from edgelora_models.storage import storing, write_atomic
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from edgelora.core.errors import EdgeloraError
-from edgelora.core.files import storing
+from edgelora_models.storage import storing
 
 logger = logging.getLogger(__name__)
 

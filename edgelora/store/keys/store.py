@@ -10,9 +10,10 @@ from pathlib import Path
 import msgspec
 
 from edgelora.core.errors import NotFound, StorageError, UsageError
-from edgelora.core.files import check_name, locked, storing, write_atomic
+from edgelora.core.files import check_name, locked
 from edgelora.store.keys.api_key import ApiKey, digest, new_secret
 from edgelora.store.keys.management_token import LOCK_FILE, LOCK_SECONDS
+from edgelora_models.storage import storing, write_atomic
 
 KEYS_FILE = "keys.json"
 FORMAT = 1

@@ -16,8 +16,9 @@ from pathlib import Path
 import msgspec
 
 from edgelora.core.errors import BaseError
-from edgelora.core.files import CHUNK, discard, inside, storing, write_atomic
+from edgelora.core.files import CHUNK, inside
 from edgelora.store.prefixes.origin import Digest
+from edgelora_models.storage import discard, storing, write_atomic
 
 _log = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ import msgspec
 import numpy as np
 
 from edgelora.core.errors import StorageError
-from edgelora.core.files import storing
 from edgelora.core.kv import SavedKv
 from edgelora.store.prefixes.origin import Digest, Origin
+from edgelora_models.storage import storing
 
 MAGIC = b"edgelora-kv\x01"
 """The last byte is the version of this format."""

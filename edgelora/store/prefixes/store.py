@@ -18,24 +18,13 @@ from pathlib import Path
 import msgspec
 
 from edgelora.core.errors import NotFound, StorageError
-from edgelora.core.files import (
-    check_name,
-    discard,
-    locked,
-    make_folder,
-    move,
-    size_text,
-    storing,
-    sweep,
-    sync_file,
-    temp_path,
-    write_atomic,
-)
+from edgelora.core.files import check_name, locked, sweep
 from edgelora.core.kv import Key, SavedKv
 from edgelora.store.prefixes.file_format import seal, unseal
 from edgelora.store.prefixes.index import Index
 from edgelora.store.prefixes.layout import FolderUsage, PrefixLayout, StoredPrefix
 from edgelora.store.prefixes.origin import Origin, reaches
+from edgelora_models.storage import discard, make_folder, move, size_text, storing, sync_file, temp_path, write_atomic
 
 _log = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from edgelora.core import files
 from edgelora.core.errors import Busy, StorageError, UsageError
+from edgelora_models import storage
 
 NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -89,8 +90,8 @@ def test_digests(text: str, valid: bool) -> None:
 def test_write_atomic_replaces(tmp_path: Path) -> None:
     """The new bytes take the old ones' place and nothing else is left."""
     path = tmp_path / "new folder" / "a.json"
-    files.write_atomic(path, b"one")
-    files.write_atomic(path, b"two")
+    storage.write_atomic(path, b"one")
+    storage.write_atomic(path, b"two")
     assert path.read_bytes() == b"two"
     assert names_in(tmp_path) == {"new folder", "a.json"}
 
@@ -99,7 +100,7 @@ def test_write_atomic_replaces(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     """ENOSPC at any step: the old bytes stay, no temporary is left, and the error says where and how much is free."""
     path = tmp_path / "a.json"
-    files.write_atomic(path, b"old")
+    storage.write_atomic(path, b"old")
 
     def full(*_: object, **__: object) -> None:
         raise NO_SPACE
@@ -107,7 +108,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:
         patch.setattr(os, call, full)
         with pytest.raises(StorageError) as caught:
-            files.write_atomic(path, b"new")
+            storage.write_atomic(path, b"new")
     assert caught.value.code == "no_space"
     assert str(path) in caught.value.what and "free" in caught.value.what
     assert path.read_bytes() == b"old"
@@ -127,7 +128,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
 )
 def test_every_oserror_has_a_code_and_a_remedy(tmp_path: Path, number: int, code: str) -> None:
     """The operating system's refusals become StorageErrors that say what to do."""
-    with pytest.raises(StorageError) as caught, files.storing(tmp_path / "x"):
+    with pytest.raises(StorageError) as caught, storage.storing(tmp_path / "x"):
         raise OSError(number, os.strerror(number))
     assert caught.value.code == code
     assert caught.value.remedy
@@ -140,22 +141,22 @@ def test_a_closed_folder_is_no_permission(tmp_path: Path) -> None:
     folder = tmp_path / "closed"
     folder.mkdir(mode=0o500)
     with pytest.raises(StorageError) as caught:
-        files.write_atomic(folder / "a", b"x")
+        storage.write_atomic(folder / "a", b"x")
     assert caught.value.code == "no_permission"
 
 
 def test_check_space_says_needed_and_free(tmp_path: Path) -> None:
     """Too little space is said before any work, with both numbers; the folder need not exist."""
-    files.check_space(tmp_path / "not" / "yet", 1, what="This")
+    storage.check_space(tmp_path / "not" / "yet", 1, what="This")
     with pytest.raises(StorageError) as caught:
-        files.check_space(tmp_path / "not" / "yet", 1 << 60, what="This")
+        storage.check_space(tmp_path / "not" / "yet", 1 << 60, what="This")
     assert caught.value.code == "no_space"
     assert "1152921504.6 GB" in caught.value.what and "free" in caught.value.what
 
 
 def test_sweep_takes_old_temporaries_only(tmp_path: Path) -> None:
     """A day-old temporary goes, a young one and everything else stay."""
-    old_file, old_folder, young = (files.temp_path(tmp_path) for _ in range(3))
+    old_file, old_folder, young = (storage.temp_path(tmp_path) for _ in range(3))
     old_file.write_bytes(b"x")
     old_folder.mkdir()
     (old_folder / "inner").write_bytes(b"x")
@@ -193,7 +194,7 @@ def test_move_folder_refuses_a_taken_place(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(name)
     with pytest.raises(OSError):
-        files.move_folder(tmp_path / "a", tmp_path / "b")
+        storage.move_folder(tmp_path / "a", tmp_path / "b")
     assert (tmp_path / "b" / "file").read_text() == "b"
 
 
@@ -227,7 +228,7 @@ def test_locked_lets_errors_of_its_body_through(tmp_path: Path) -> None:
 def test_sync_file_on_macos(tmp_path: Path) -> None:
     """A full sync of an ordinary file succeeds."""
     with (tmp_path / "a").open("wb") as file:
-        files.sync_file(file.fileno())
+        storage.sync_file(file.fileno())
 
 
 @pytest.mark.parametrize(
@@ -235,4 +236,4 @@ def test_sync_file_on_macos(tmp_path: Path) -> None:
 )
 def test_size_text(nbytes: int, text: str) -> None:
     """Sizes are said in decimal units."""
-    assert files.size_text(nbytes) == text
+    assert storage.size_text(nbytes) == text

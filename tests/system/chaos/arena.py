@@ -22,8 +22,9 @@ from pathlib import Path
 import psutil
 
 from edgelora.core.config import read_settings
-from edgelora.core.files import TEMP_PREFIX, sweep
+from edgelora.core.files import sweep
 from edgelora.store.library import Library, open_library
+from edgelora_models.storage import TEMP_PREFIX
 from tests.support.adapters import write_peft
 from tests.system.chaos.clients import Clients, Record, Uploads
 

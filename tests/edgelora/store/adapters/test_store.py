@@ -482,7 +482,7 @@ def test_a_full_disk_at_any_point_changes_nothing(tmp_path: Path) -> None:
 
 def test_too_little_space_is_said_before_work(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An add that cannot fit is refused with how much it needs."""
-    monkeypatch.setattr("edgelora.core.files.free_bytes", lambda folder: 100)
+    monkeypatch.setattr("edgelora_models.storage.free_bytes", lambda folder: 100)
     with pytest.raises(StorageError) as caught:
         installed(store, tmp_path, name="a")
     assert caught.value.code == "no_space" and "100 bytes are free" in caught.value.what

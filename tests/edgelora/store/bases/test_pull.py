@@ -404,7 +404,7 @@ def test_redirects(endpoint: str, target: str, allowed: bool) -> None:
 
 def test_too_little_space_is_said_first(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A base that does not fit is refused before a byte is fetched."""
-    monkeypatch.setattr("edgelora.core.files.free_bytes", lambda folder: 1000)
+    monkeypatch.setattr("edgelora_models.storage.free_bytes", lambda folder: 1000)
     with pytest.raises(StorageError) as caught:
         pull_tiny(hub, tmp_path)
     assert caught.value.code == "no_space" and hub.requests == []
