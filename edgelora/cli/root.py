@@ -45,6 +45,7 @@ VERBS = {
     "serve": "edgelora.cli.commands.serve:serve",
     "ps": "edgelora.cli.commands.ps:ps",
     "keys": "edgelora.cli.commands.keys:keys",
+    "gc": "edgelora.cli.commands.gc:gc",
     "tune": "edgelora.cli.commands.tune:tune",
     "doctor": "edgelora.cli.commands.doctor:doctor",
 }

@@ -94,7 +94,7 @@ def workspace(folder: Path) -> Iterator[Path]:
     Its lock file beside it is held as long as this process lives, so that `sweep` knows a killed process's at once.
     """
     temp = temp_path(make_folder(folder))
-    with locked(_lock_of(temp), timeout=0, busy="Another process has just taken the same temporary name."):
+    with locked(_lock_of(temp), timeout=10, busy=f"{temp} is locked by another process."):  # a sweep looks at it
         with storing(temp):
             temp.mkdir(mode=0o700)
         try:
@@ -110,7 +110,8 @@ def sweep(folder: Path, *, now: float | None = None) -> int:
     Returns how many were deleted. A live process's workspace stays, however old it is.
     """
     limit = (time.time() if now is None else now) - TEMP_MAX_AGE
-    return sum(_sweep_one(path, limit) for path in folder.glob(f"{TEMP_PREFIX}*") if path.suffix != LOCK_SUFFIX)
+    temporaries = {path.with_name(path.name.removesuffix(LOCK_SUFFIX)) for path in folder.glob(f"{TEMP_PREFIX}*")}
+    return sum(_sweep_one(path, limit) for path in temporaries)
 
 
 def _sweep_one(path: Path, limit: float) -> bool:

@@ -63,7 +63,7 @@ def report(point: int, root: Path, store_root: Path) -> dict[str, object]:
     found["after"] = [version.digest for version in manifest.versions]
     found["after_problems"] = [problem.what for problem in store.verify()]
     for _ in range(2):
-        store.gc(grace=-60)
+        store.gc()
     found["after_gc"] = [problem.what for problem in store.verify()]
     return found
 

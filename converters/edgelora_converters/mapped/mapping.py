@@ -14,6 +14,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from edgelora_models.file_use import mark_in_use
+
 Bytes = NDArray[np.uint8]
 
 _PAGE = 4096
@@ -21,7 +23,11 @@ _PAGE = 4096
 
 
 def map_bytes(file: BinaryIO) -> Bytes:
-    """All bytes of an open file, read-only. Where its file system cannot map, they are read. Raises OSError."""
+    """Return all bytes of an open file, read-only. Where its file system cannot map, they are read. Raises OSError.
+
+    As long as they are mapped the file is marked as in use (see `edgelora_models.file_use`).
+    """
+    mark_in_use(file)
     size = os.fstat(file.fileno()).st_size
     if not size:
         return np.empty(0, np.uint8)

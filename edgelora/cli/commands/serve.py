@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -176,6 +177,7 @@ def serve(
         with progress_bars() as bars:
             service = (app.supervised if engine == "child" else app.service)(settings, base=base, progress=bars)
         held.enter_context(service)
+        threading.Thread(target=service.registry.library.store.tidy, name="edgelora-gc", daemon=True).start()
         wanted = tuple(dict.fromkeys(pins or settings.pins))
         later = None
         if service.health().state == "ready":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -100,6 +101,19 @@ def read(folder: Path) -> Conversion | None:
         logger.warning("%s is damaged and will be made again: %s", folder, error)
         return None
     return conversion if sizes == [file.nbytes for file in conversion.files] else None
+
+
+def is_outdated(folder: Path) -> bool:
+    """Whether a conversion's folder is of an older converter, or damaged: it would be made again in another place."""
+    from edgelora_converters.convert.convert import CONVERTER_VERSION
+
+    conversion = read(folder)
+    return conversion is None or _order(conversion.converter) < _order(CONVERTER_VERSION)
+
+
+def _order(version: str) -> int:
+    """The number of a converter version; what is no number is not known to be older."""
+    return int(version) if version.isdecimal() else sys.maxsize
 
 
 def stored_path(folder: Path, file: StoredFile) -> Path:

@@ -1,4 +1,4 @@
-"""What the store does about itself: reading manifests, checking digests, deleting what nothing uses. Takes no lock."""
+"""Maintenance of the store: reading manifests, checking digests, finding and deleting garbage. Takes no lock."""
 
 from __future__ import annotations
 
@@ -11,10 +11,18 @@ from edgelora.core.files import file_digest, valid_name
 from edgelora.store.adapters import conversions
 from edgelora.store.adapters.layout import AdapterLayout
 from edgelora.store.adapters.manifest import AdapterManifest, StoredFile, Version, decode_manifest
+from edgelora_models.file_use import in_use
 from edgelora_models.storage import discard, storing, sync_folder
 
-GRACE = 24 * 3600.0
-"""Seconds an unused file is kept, so that a writer that was just about to use it does not lose it."""
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """A file or folder that no installed version needs."""
+
+    path: Path
+    nbytes: int
+    why: str
+    """`unused`, or `old converter`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +66,7 @@ def delete_manifest(layout: AdapterLayout, name: str) -> None:
 
 
 def release(layout: AdapterLayout, gone: Iterable[Version]) -> None:
-    """Delete what removed versions alone used. Does nothing while a manifest is damaged; `collect` will, later."""
+    """Delete what removed versions alone used. Does nothing while a manifest is damaged: `garbage` lists it later."""
     try:
         used = _used(layout)
     except StorageError:
@@ -71,20 +79,36 @@ def release(layout: AdapterLayout, gone: Iterable[Version]) -> None:
             conversions.drop(layout, layout.versions_conversions(version.digest))
 
 
-def collect(layout: AdapterLayout, *, before: float) -> int:
-    """Delete unused blobs and conversions last written before `before` (Unix seconds). Returns bytes freed."""
+def garbage(layout: AdapterLayout) -> list[Garbage]:
+    """List what can be deleted: blobs and conversions that no version uses, and those of an older converter.
+
+    A conversion that some process has mapped is left out. The caller holds the commit lock, under which a version's
+    blobs and its manifest appear together. Raises StorageError where a manifest is damaged: what it uses is unknown.
+    """
     used = _used(layout)
-    freed = 0
-    for path in [*layout.blobs.glob("*/*"), *layout.conversions.glob("*")]:
-        if path.name in used or path.stat().st_mtime >= before:
-            continue
-        nbytes = _nbytes(path)
-        if path.is_dir():
-            freed += nbytes if conversions.drop(layout, path) else 0
-        else:
-            discard(path)
-            freed += nbytes
-    return freed
+    unused = [path for path in (*layout.blobs.glob("*/*"), *layout.conversions.glob("*")) if path.name not in used]
+    found = [Garbage(path, _nbytes(path), "unused") for path in unused if not _mapped(path)]
+    for folder in layout.conversions.glob("*/*"):
+        if folder.parent.name in used and conversions.is_outdated(folder) and not _mapped(folder):
+            found.append(Garbage(folder, _nbytes(folder), "old converter"))
+    return found
+
+
+def collect(layout: AdapterLayout, found: Iterable[Garbage]) -> list[Garbage]:
+    """Delete garbage, and return what could be deleted. The caller holds the commit lock."""
+    return [item for item in found if _delete(layout, item.path)]
+
+
+def _delete(layout: AdapterLayout, path: Path) -> bool:
+    if path.is_dir():
+        return conversions.drop(layout, path)
+    discard(path)
+    return not path.exists()
+
+
+def _mapped(path: Path) -> bool:
+    """Whether a process has mapped a file of a conversion's folder, or of a version's conversions."""
+    return path.is_dir() and any(in_use(file) for file in path.rglob("*") if file.is_file())
 
 
 def verify(layout: AdapterLayout) -> tuple[Problem, ...]:

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgelora.core.errors import NotFound, StorageError, UsageError
+from edgelora.core.errors import EdgeloraError, NotFound, StorageError, UsageError
 from edgelora.core.files import check_name, locked, sweep, valid_name, workspace
 from edgelora.core.request import AdapterRef
 from edgelora.store.adapters import conversions, maintenance
 from edgelora.store.adapters.conversions import ConversionTarget, Converted
 from edgelora.store.adapters.describe import describe, naming
 from edgelora.store.adapters.layout import AdapterLayout
-from edgelora.store.adapters.maintenance import Problem
+from edgelora.store.adapters.maintenance import Garbage, Problem
 from edgelora.store.adapters.manifest import (
     LATEST,
     AdapterManifest,
@@ -36,7 +36,7 @@ from edgelora.store.adapters.manifest import (
 from edgelora.store.adapters.normalize import resolve
 from edgelora.store.adapters.source_folder import assemble
 from edgelora.store.adapters.staging import Staged, default_name, stage
-from edgelora_models.storage import make_folder, move, storing, write_atomic
+from edgelora_models.storage import make_folder, move, size_text, storing, write_atomic
 
 if TYPE_CHECKING:
     from edgelora.core.progress import Progress
@@ -157,7 +157,9 @@ class Store:
                 if conversions.find(self._layout, version.digest, goal) is None:
                     made = _convert(chosen, version, adapter, work, base, goal, progress)
                 with self._committing():
-                    return self._commit(chosen, version, staged, made, goal, work)
+                    added = self._commit(chosen, version, staged, made, goal, work)
+        self.tidy()
+        return added
 
     def point(self, name: str, alias: str, selector: str) -> AdapterManifest:
         """Have `alias` mean a version: a number, another alias, or six or more digits of its digest. `latest` is one,
@@ -199,18 +201,35 @@ class Store:
             else:
                 self._write(left)
             maintenance.release(self._layout, gone)
+        self.tidy()
         return gone
 
     def verify(self) -> tuple[Problem, ...]:
         """Recompute every digest. Empty: all is as it was installed."""
         return maintenance.verify(self._layout)
 
-    def gc(self, *, grace: float = maintenance.GRACE) -> int:
-        """Delete blobs and conversions that no adapter uses, older than `grace` seconds. Returns bytes freed."""
-        make_folder(self._layout.tmp)
-        sweep(self._layout.tmp, now=self._clock())
+    def gc(self, *, dry_run: bool = False) -> tuple[Garbage, ...]:
+        """Delete what no installed version needs, and return it; with `dry_run` only list it.
+
+        That is what killed processes left behind, blobs and conversions without a version, and conversions of older
+        converters. What a live process maps or is still writing stays. Raises Busy, and StorageError where a manifest
+        is damaged: what it uses is unknown.
+        """
+        if not dry_run:
+            sweep(make_folder(self._layout.tmp), now=self._clock())
         with self._committing():
-            return maintenance.collect(self._layout, before=self._clock() - grace)
+            found = maintenance.garbage(self._layout)
+            return tuple(found if dry_run else maintenance.collect(self._layout, found))
+
+    def tidy(self) -> None:
+        """Collect garbage after a change or at a start. What prevents it is logged, and never fails the caller."""
+        try:
+            freed = self.gc()
+        except EdgeloraError as error:
+            logger.warning("garbage was not collected: %s", error)
+        else:
+            if freed:
+                logger.info("%s of garbage were deleted", size_text(sum(item.nbytes for item in freed)))
 
     def _convert_kept(
         self, name: str, version: Version, base: BaseRecord, to: AdapterFormat, progress: Progress | None
