@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.harness.adapters import mapped_copies
 from edgelora.backends.base import Backend
-from edgelora.backends.llama_cpp import BackendOptions
+from edgelora.backends.llama_cpp.options import BackendOptions
 from edgelora_models.identity import identify_folder, identify_gguf
 from edgelora_models.shape import LlamaShape
 
@@ -29,7 +29,8 @@ def open_base(base: Path, options: BackendOptions) -> Backend:
         from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 
         return LlamaCppBackend.open(base, shape=shape_of(base), settings=options)
-    from edgelora.backends.mlx import MlxOptions, open_mlx
+    from edgelora.backends.mlx.open import open_mlx
+    from edgelora.backends.mlx.options import MlxOptions
 
     return open_mlx(
         base,

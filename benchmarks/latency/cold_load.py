@@ -23,11 +23,11 @@ from benchmarks.harness.adapters import mapped_copies
 from benchmarks.harness.machine import describe
 from benchmarks.harness.pages import drop
 from edgelora.backends.base import Applied, Chunk
-from edgelora.backends.llama_cpp import BackendOptions
 from edgelora.backends.llama_cpp.adapter import load_lora
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 from edgelora.backends.llama_cpp.context import Context
 from edgelora.backends.llama_cpp.model import Model
+from edgelora.backends.llama_cpp.options import BackendOptions
 from edgelora.backends.llama_cpp.upstream_lora import UpstreamLoraMethod
 from edgelora_models.gguf_base import read_shape
 from edgelora_models.gguf_header import read_header

@@ -25,7 +25,7 @@ from benchmarks.harness.bases import BASE_HELP, computed_by, open_base
 from benchmarks.harness.endless import EndlessTokenizer
 from benchmarks.harness.machine import describe
 from edgelora.backends.base import Backend, Chunk
-from edgelora.backends.llama_cpp import BackendOptions
+from edgelora.backends.llama_cpp.options import BackendOptions
 from edgelora.core.events import Finished
 from edgelora.core.request import Request
 from edgelora.core.sampling_params import SamplingParams

@@ -20,8 +20,8 @@ from pathlib import Path
 from benchmarks.harness.adapters import mapped_copies
 from benchmarks.harness.machine import describe
 from edgelora.backends.base import Applied, Chunk
-from edgelora.backends.llama_cpp import BackendOptions
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
+from edgelora.backends.llama_cpp.options import BackendOptions
 from edgelora_models.gguf_base import read_shape
 from edgelora_models.gguf_header import read_header
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from benchmarks.harness.bases import BASE_HELP, adapter_files, computed_by, open_base
 from benchmarks.harness.machine import describe
-from edgelora.backends.llama_cpp import BackendOptions
+from edgelora.backends.llama_cpp.options import BackendOptions
 from edgelora.core.events import Failed, Finished
 from edgelora.core.request import AdapterRef, AdapterUse, Request
 from edgelora.core.sampling_params import SamplingParams

@@ -20,8 +20,8 @@ from benchmarks.harness.adapters import mapped_copies
 from benchmarks.harness.machine import describe
 from benchmarks.harness.pages import usage
 from edgelora.backends.base import Applied, Chunk
-from edgelora.backends.llama_cpp import BackendOptions
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
+from edgelora.backends.llama_cpp.options import BackendOptions
 from edgelora_converters.lora.adapter import LoraAdapter, LoraPair, Target
 from edgelora_converters.mapped import writer as mapped_writer
 from edgelora_models import builtin

@@ -19,13 +19,13 @@ from pathlib import Path
 from benchmarks.harness.bases import BASE_HELP, adapter_files, computed_by, nbytes_of, open_base, shape_of
 from benchmarks.harness.machine import describe
 from edgelora.backends.base import Applied, Backend, Chunk
-from edgelora.backends.llama_cpp import BackendOptions
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 from edgelora.backends.llama_cpp.context import Context
 from edgelora.backends.llama_cpp.graph_selftest import find_weights
 from edgelora.backends.llama_cpp.lora_method import LoraMethod
 from edgelora.backends.llama_cpp.model import Model
 from edgelora.backends.llama_cpp.native_hook import NativeHookMethod
+from edgelora.backends.llama_cpp.options import BackendOptions
 from edgelora.backends.llama_cpp.python_hook import PythonHookMethod
 from edgelora.backends.llama_cpp.upstream_lora import UpstreamLoraMethod
 from edgelora_models.shape import LlamaShape

@@ -26,8 +26,8 @@ from benchmarks.harness.endless import EndlessTokenizer
 from benchmarks.harness.homes import settings_of
 from benchmarks.harness.machine import describe
 from edgelora.backends.base import Chunk
-from edgelora.backends.llama_cpp import BackendOptions
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
+from edgelora.backends.llama_cpp.options import BackendOptions
 from edgelora.core.events import Failed, Finished
 from edgelora.core.request import Request
 from edgelora.core.sampling_params import SamplingParams

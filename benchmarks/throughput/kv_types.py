@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from benchmarks.harness.machine import describe
 from edgelora.backends.base import Chunk
-from edgelora.backends.llama_cpp import BackendOptions
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 from edgelora.backends.llama_cpp.kv_types import token_bytes
+from edgelora.backends.llama_cpp.options import BackendOptions
 from edgelora.core.config import KvType
 from edgelora.core.errors import UsageError
 from edgelora_models.builtin import base_gguf

@@ -157,6 +157,13 @@ class Backend(Protocol):
         """
         ...
 
+    def allocated_bytes(self) -> tuple[int, int]:
+        """Return the bytes that the backend's own allocator holds now, and the most so far; (0, 0) without one. Cheap.
+
+        Any thread; also after `close`.
+        """
+        ...
+
     def close(self) -> None:
         """Give everything back. Safe twice."""
         ...

@@ -84,7 +84,7 @@ class Engine:
         self._closing: Close | None = None
         self._steps = self._tokens = 0
         self._service_seconds = 1.0
-        self._stats_board = StatsBoard(self._scheduler)
+        self._stats_board = StatsBoard(self._scheduler, self._backend)
         self._thread = threading.Thread(target=self._main, name="edgelora-engine", daemon=True)
         self._thread.start()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from edgelora.backends.mlx.limits import allocated_bytes
+from edgelora.backends.base import Backend
 from edgelora.engine.scheduler.occupancy import Occupancy
 from edgelora.engine.scheduler.scheduler import Scheduler
 from edgelora.engine.stats import EngineStats
@@ -18,8 +18,9 @@ millisecond."""
 class StatsBoard:
     """`post` and `close` are the engine's thread's; `stats` is replaced, never changed."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, backend: Backend) -> None:
         self._scheduler = scheduler
+        self._backend = backend
         self._occupancy: tuple[Occupancy, ...] = ()
         self._counted = 0.0
         self.stats = self._stats(0, 0)
@@ -39,7 +40,7 @@ class StatsBoard:
     def _stats(self, steps: int, tokens: int) -> EngineStats:
         scheduler = self._scheduler
         drafted, accepted = scheduler.drafts
-        allocated, allocated_peak = allocated_bytes()
+        allocated, allocated_peak = self._backend.allocated_bytes()
         return EngineStats(
             queued=0,
             running=scheduler.num_running,

@@ -13,7 +13,7 @@ from edgelora.core.config import Settings
 from edgelora.engine.process import messages
 from edgelora.engine.process.remote import RemoteEngine
 from edgelora.engine.process.watchdog import WatchdogTimes
-from edgelora.runtime.opening.open import open_backend, open_vocabulary
+from edgelora.runtime.opening.open import open_backend, open_tokenizer
 from edgelora.store.bases.record import BaseRecord
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def start_engine(
     library: Library, record: BaseRecord, setup: Setup, settings: Settings, *, times: WatchdogTimes | None = None
 ) -> RemoteEngine:
     """The engine over `record`, whose process begins to load it now. Raises BaseError, BackendError."""
-    tokenizer = open_vocabulary(record)
+    tokenizer = open_tokenizer(record)
     store = library.prefixes()
     prefixes = None
     if store.budget_bytes:

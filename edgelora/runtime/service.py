@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from edgelora.backends.registry import spec_for
 from edgelora.core.errors import BackendError, NotFound
 from edgelora.core.model_id import split_model_id, without_project
 from edgelora.core.progress import Progress
@@ -256,7 +257,7 @@ class Service:
     @property
     def backend_name(self) -> str:
         """What computes, for people."""
-        return "MLX" if self.base.format == "mlx" else "llama.cpp"
+        return spec_for(self.base.format).display_name
 
     def stats(self) -> EngineStats:
         return self.engine.stats()

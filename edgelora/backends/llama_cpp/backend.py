@@ -167,6 +167,10 @@ class LlamaCppBackend:
         self._context.set_state(sequence, saved.data, length=saved.length)
         self._ledger.hold(sequence, saved.length)
 
+    def allocated_bytes(self) -> tuple[int, int]:
+        """llama.cpp counts none of its memory."""
+        return (0, 0)
+
     def close(self) -> None:
         for slot in self._ledger.attached:
             self.detach(slot)

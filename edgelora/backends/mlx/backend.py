@@ -21,6 +21,7 @@ from edgelora.backends.mlx.forward import forward
 from edgelora.backends.mlx.kv import Kv
 from edgelora.backends.mlx.kv_identity import kv_identity
 from edgelora.backends.mlx.layout import StepLayout, lay_out
+from edgelora.backends.mlx.limits import allocated_bytes
 from edgelora.backends.mlx.model import Base, Progress, load_base
 from edgelora.backends.mlx.options import STACK_BYTES, MlxOptions
 from edgelora.backends.mlx.slots import Slots
@@ -149,6 +150,9 @@ class MlxBackend:
             message = f"{saved.data.nbytes} bytes of saved KV are not {saved.length} tokens, or find no room in {room}."
             raise BackendError("kv_not_restored", message)
         self._ledger.hold(sequence, saved.length)
+
+    def allocated_bytes(self) -> tuple[int, int]:
+        return allocated_bytes()
 
     def close(self) -> None:
         if self._resident is not None:

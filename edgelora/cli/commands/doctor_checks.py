@@ -207,13 +207,11 @@ def library_checks(library: Library) -> Iterator[Check]:
 
 def backend(settings: Settings, record: BaseRecord) -> Check:
     """What computes, and on what."""
-    from edgelora.backends.mlx.limits import working_set
+    from edgelora.backends.registry import spec_for
 
-    if record.format == "gguf":
-        return ok("backend", f"llama.cpp ({settings.backend})")
-    metal = working_set()
-    where = "a CPU, for trying it out" if metal is None else f"Metal, which gives it {size_text(metal)}"
-    return ok("backend", f"mlx ({settings.backend}), on {where}")
+    spec = spec_for(record.format)
+    where = f", on {spec.device()}" if spec.device() else ""
+    return ok("backend", f"{spec.name} ({settings.backend}){where}")
 
 
 def store(library: Library) -> Check:
@@ -239,7 +237,7 @@ def quarantine(library: Library) -> Check:
 
 def memory(settings: Settings, record: BaseRecord) -> Check:
     """What the base, its KV and the adapters may take, against what is free."""
-    from edgelora.backends.mlx.limits import working_set
+    from edgelora.backends.registry import spec_for
     from edgelora.core.machine import memory as machine_memory
     from edgelora.runtime.opening.memory_check import MemoryNeed, check_fits
     from edgelora.runtime.opening.plan import plan_setup
@@ -247,7 +245,7 @@ def memory(settings: Settings, record: BaseRecord) -> Check:
     try:
         setup = plan_setup(record, settings)
         need, found = MemoryNeed.of(record, setup), machine_memory()
-        check_fits(record.name, need, found, working_set=working_set() if setup.mlx else None)
+        check_fits(record.name, need, found, working_set=spec_for(record.format).working_set())
     except EdgeloraError as error:
         return failed("memory", error)
     most = size_text(need.total + settings.adapter_budget_bytes)
@@ -269,11 +267,12 @@ def peak_text(stats: EngineStats) -> str:
 
 def tuning(settings: Settings, record: BaseRecord) -> Check:
     """What the base is opened with, and whether that was measured."""
+    from edgelora.backends.registry import spec_for
     from edgelora.runtime.opening.plan import plan_setup
     from edgelora.runtime.tuning.record import Tunings
 
-    if record.format != "gguf":
-        return ok("tuning", "nothing to tune in an MLX base")
+    if not (spec := spec_for(record.format)).tunable:
+        return ok("tuning", f"{spec.display_name} has nothing to tune")
     setup = plan_setup(record, settings)
     chosen = f"{setup.threads_text}, weights {setup.weights}"
     if setup.measured:

@@ -125,6 +125,9 @@ class InstrumentedBackend:
         with self._call():
             self._backend.restore(sequence, saved)
 
+    def allocated_bytes(self) -> tuple[int, int]:
+        return self._backend.allocated_bytes()
+
     def close(self) -> None:
         self._backend.close()
 

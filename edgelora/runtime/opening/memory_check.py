@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgelora.backends.registry import spec_for
 from edgelora.core.errors import BaseError
+from edgelora.runtime.opening.plan import base_files
 from edgelora_models.storage import size_text
 
 if TYPE_CHECKING:
@@ -32,10 +34,9 @@ class MemoryNeed:
 
     @classmethod
     def of(cls, record: BaseRecord, setup: Setup) -> MemoryNeed:
-        """Of `record`, opened with `setup`. A repacked base is held beside the file it came from."""
-        if record.format == "mlx":
-            return cls(mapped=0, held=record.nbytes, kv=setup.kv_bytes)
-        return cls(record.nbytes, record.nbytes if setup.weights == "repacked" else 0, setup.kv_bytes)
+        """Return the need of `record`, opened with `setup`."""
+        weights = spec_for(record.format).weights_need(base_files(record), setup)
+        return cls(weights.mapped, weights.held, setup.kv_bytes)
 
     @property
     def kept(self) -> int:

@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
+from edgelora.backends.registry import spec_for
 from edgelora.core.config import Weights
 from edgelora.core.errors import UsageError
 from edgelora.core.machine import OtherWork
@@ -54,8 +55,9 @@ def measure(record: BaseRecord, settings: Settings, progress: Progress | None) -
 
     Raises UsageError for an MLX base, BaseError, BackendError, and what `progress` raises.
     """
-    if record.format != "gguf":
-        raise UsageError("not_tunable", f"{record.name} is an MLX base; only llama.cpp's are tuned.")
+    backend = spec_for(record.format)
+    if not backend.tunable:
+        raise UsageError("not_tunable", f"{record.name} runs on {backend.display_name}, which has nothing to tune.")
 
     def open_bench(weights: Weights) -> OpenedBase:
         from edgelora.runtime.tuning.trial import TimedBackend

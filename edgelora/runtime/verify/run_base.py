@@ -44,7 +44,7 @@ def open_base(library: Library, base: str | None) -> Iterator[RunBase]:
         yield from _at(library, Path(base))
         return
     record = (library.bases.current() if base is None else library.bases.get(base)).check()
-    if record.format != "gguf":
+    if record.path.is_dir():  # the oracle and the runtime are compared on a GGUF file
         raise _no_runner(record.name)
     yield RunBase(record.name, record.path, record.path, record.identity.fingerprint, record)
 

@@ -11,7 +11,7 @@ from benchmarks.harness import bases, make_base
 from benchmarks.harness.make_mlx_base import write_mlx_base
 from benchmarks.latency import stall
 from benchmarks.throughput import decode
-from edgelora.backends.llama_cpp import BackendOptions
+from edgelora.backends.llama_cpp.options import BackendOptions
 from edgelora_models.identity import identify_folder
 from edgelora_models.shape import LlamaShape
 from tests.support.steps import distance, once

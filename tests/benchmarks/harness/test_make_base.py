@@ -12,8 +12,8 @@ from gguf.quants import dequantize
 from benchmarks.harness import make_base
 from benchmarks.harness.blocks import q4_k, q6_k
 from benchmarks.throughput import decode
-from edgelora.backends.llama_cpp import BackendOptions
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
+from edgelora.backends.llama_cpp.options import BackendOptions
 from edgelora_models.gguf_base import read_shape
 from edgelora_models.gguf_header import read_header
 from edgelora_models.shape import LlamaShape

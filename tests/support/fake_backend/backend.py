@@ -181,6 +181,9 @@ class FakeBackend:
         self._check(len(tokens) == saved.length, f"{saved.length} tokens of saved KV")
         self.kv[sequence], self._kv_acting[sequence] = tokens, acting
 
+    def allocated_bytes(self) -> tuple[int, int]:
+        return (0, 0)
+
     def close(self) -> None:
         self.closed = True
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from edgelora.backends.base import Backend
-from edgelora.backends.llama_cpp import BackendOptions
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
+from edgelora.backends.llama_cpp.options import BackendOptions
 from edgelora.core.config import Settings
 from edgelora.core.events import Finished
 from edgelora.core.request import AdapterUse, Request

@@ -22,8 +22,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from benchmarks.harness.homes import builtin_home, settings_of
 from edgelora.backends.base import Backend
-from edgelora.backends.llama_cpp import BackendOptions
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
+from edgelora.backends.llama_cpp.options import BackendOptions
 from edgelora.core.errors import AdapterError
 from edgelora.core.request import AdapterRef, AdapterUse, Request
 from edgelora.core.sampling_params import SamplingParams

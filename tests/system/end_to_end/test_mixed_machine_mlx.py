@@ -11,7 +11,8 @@ pytest.importorskip("mlx")
 pytest.importorskip("mlx_lm")
 
 from benchmarks.harness.homes import builtin_home, settings_of
-from edgelora.backends.mlx import MlxOptions, open_mlx
+from edgelora.backends.mlx.open import open_mlx
+from edgelora.backends.mlx.options import MlxOptions
 from edgelora.store.library import open_library
 from edgelora_converters.base.convert import convert_base
 from edgelora_models.builtin import base_hf

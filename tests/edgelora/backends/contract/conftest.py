@@ -16,7 +16,8 @@ import pytest
 
 from edgelora.backends.base import Backend
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
-from edgelora.backends.mlx import MlxOptions, open_mlx
+from edgelora.backends.mlx.open import open_mlx
+from edgelora.backends.mlx.options import MlxOptions
 from edgelora_converters.lora.adapter import LoraAdapter
 from edgelora_converters.mapped import writer as mapped_writer
 from edgelora_converters.mlx import writer as mlx_writer

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from edgelora.backends.kernels import native
-from edgelora.backends.llama_cpp import BackendOptions
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
+from edgelora.backends.llama_cpp.options import BackendOptions
 from edgelora_converters.gguf import writer as gguf_writer
 from edgelora_converters.lora.adapter import LoraAdapter, Target
 from edgelora_converters.mapped import writer as mapped_writer

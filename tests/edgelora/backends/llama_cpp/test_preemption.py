@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgelora.backends.base import Chunk
-from edgelora.backends.llama_cpp import BackendOptions
+from edgelora.backends.llama_cpp.options import BackendOptions
 from edgelora.core.events import Finished
 from edgelora.core.request import AdapterRef, Request
 from edgelora.core.sampling_params import SamplingParams

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edgelora.backends.mlx import MlxOptions, open_mlx
+from edgelora.backends.mlx.open import open_mlx
+from edgelora.backends.mlx.options import MlxOptions
 from edgelora_models.shape import LlamaShape
 from tests.support.lora import GQA
 from tests.support.mlx import write_tiny_mlx

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgelora.backends import mlx
+from edgelora.backends.mlx import open as mlx
 from edgelora.core.errors import BackendError
 from tests.support.lora import GQA
 

@@ -14,7 +14,7 @@ pytest.importorskip("mlx")
 
 import mlx.core as mx
 
-from edgelora.backends.mlx import open_mlx
+from edgelora.backends.mlx.open import open_mlx
 from edgelora.core.events import Finished
 from edgelora.core.request import AdapterRef, AdapterUse, Request
 from edgelora.core.sampling_params import SamplingParams

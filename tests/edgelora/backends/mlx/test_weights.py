@@ -15,7 +15,8 @@ pytest.importorskip("mlx")
 import mlx.core as mx
 
 from edgelora.backends.base import Applied
-from edgelora.backends.mlx import MlxOptions, open_mlx
+from edgelora.backends.mlx.open import open_mlx
+from edgelora.backends.mlx.options import MlxOptions
 from edgelora.core.errors import BaseError, Cancelled
 from edgelora_converters.lora.dora import with_row_scales
 from edgelora_converters.mlx import writer as mlx_writer

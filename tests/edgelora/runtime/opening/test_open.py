@@ -12,7 +12,7 @@ from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 from edgelora.core.config import Settings, read_settings
 from edgelora.core.errors import UsageError
 from edgelora.core.machine import usable_cores
-from edgelora.runtime.opening.open import open_backend, open_vocabulary
+from edgelora.runtime.opening.open import open_backend, open_tokenizer
 from edgelora.runtime.opening.plan import default_weights, plan_setup
 from edgelora.store.bases.record import BaseRecord
 from edgelora.store.bases.registry import Bases
@@ -74,6 +74,6 @@ def test_a_kv_type_nobody_knows() -> None:
 
 def test_the_vocabulary_alone(record: BaseRecord) -> None:
     """A base's own, without the base."""
-    tokenizer = open_vocabulary(record)
+    tokenizer = open_tokenizer(record)
     assert tokenizer.size == record.identity.fingerprint.shape.vocab
     assert tokenizer.chat_template == record.identity.chat_template
