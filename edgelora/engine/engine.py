@@ -126,7 +126,7 @@ class Engine:
         look = self._prefix_transfer.look(request, keep)
         stream = self._streams(request.id, self.cancel)
         run = RequestState(request, stream, sampler, Clock(time.monotonic()))
-        capacity, patience = self._scheduler.capacity, self._service_seconds
+        capacity, patience = self._scheduler.limits.capacity, self._service_seconds
         send = partial(self._commands.put, Submit(run, look))
         self._runs.take(run, capacity=capacity, retry_after=patience, send=send)
         return stream

@@ -52,7 +52,7 @@ class StatsBoard:
             allocated_bytes=allocated,
             allocated_peak_bytes=allocated_peak,
             pid=os.getpid(),
-            max_queue=scheduler.capacity - scheduler.capabilities.max_sequences,
+            max_queue=scheduler.limits.capacity - scheduler.capabilities.max_sequences,
             adapter_budget_bytes=scheduler.pool.budget_bytes,
             kv_cells=scheduler.capabilities.kv_cells,
             reuse=scheduler.reuse,

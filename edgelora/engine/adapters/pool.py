@@ -5,12 +5,13 @@ are the engine's work, told by what `reserve` returns. No I/O, no threads.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from edgelora.core.errors import AdapterError
 from edgelora.core.request import AdapterRef
 from edgelora.engine.adapters.counts import AdapterCounter
+from edgelora.engine.adapters.limits import AdapterLimits, total
 
 Key = tuple[str, str]
 """`AdapterRef.key`: two references with the same key share one slot."""
@@ -54,8 +55,7 @@ class Pool:
 
     def __init__(self, budget_bytes: int, slots: int, *, clock: Callable[[], float] = float) -> None:
         """`clock`: Unix seconds, only to tell when what was used; the default is always at 0."""
-        self.budget_bytes = budget_bytes
-        self.slots = slots
+        self.limits = AdapterLimits(budget_bytes, slots)
         self.counter = AdapterCounter()
         self._clock = clock
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
@@ -64,29 +64,24 @@ class Pool:
         """Their room is set aside, in memory or not. Replaced, never changed: any thread may read it."""
 
     @property
+    def budget_bytes(self) -> int:
+        """Bytes that adapters may take together."""
+        return self.limits.budget_bytes
+
+    @property
+    def slots(self) -> int:
+        """Adapters that may be in memory at once."""
+        return self.limits.slots
+
+    @property
     def used_bytes(self) -> int:
-        return _nbytes(entry.ref for entry in self._entries.values())
+        return total(entry.ref for entry in self._entries.values())
 
     def check_fits(self, *refs: AdapterRef) -> None:
         """Raises AdapterError for adapters that could never be in memory together, however long they wait: code
         adapter_too_large, or too_many_adapters for more than there are slots.
         """
-        wanted = {ref.key: ref for ref in refs}
-        pins = [ref for key, ref in self.pinned.items() if key not in wanted]
-        named, nbytes, pinned = ", ".join(map(str, refs)), _nbytes(wanted.values()), _nbytes(pins)
-        if nbytes + pinned > self.budget_bytes:
-            beside = f", and pinned ones take {pinned:,} of it" if pinned else ""
-            raise AdapterError(
-                "adapter_too_large",
-                f"Adapter {named} takes {nbytes:,} bytes; the memory for adapters is {self.budget_bytes:,} bytes"
-                f"{beside}.",
-                "Give adapters more memory (EDGELORA_ADAPTER_MEMORY, in MiB)"
-                + (", or pin fewer." if pinned else ", or use an adapter of lower rank."),
-            )
-        if len(wanted) + len(pins) > self.slots:
-            beside = f" beside {len(pins)} pinned ones" if pins else ""
-            message = f"{len(wanted)} adapters are wanted at once ({named}){beside}; {self.slots} can be in memory."
-            raise AdapterError("too_many_adapters", message, "Name fewer adapters.")
+        self.limits.check(refs, pinned=self.pinned)
 
     def slot(self, ref: AdapterRef) -> int | None:
         """Its slot, resident or being loaded; None where it is neither."""
@@ -109,7 +104,7 @@ class Pool:
         wanted = {ref.key: ref for ref in refs}
         stay = {key: entry.ref for key, entry in self._entries.items() if not self._evictable(entry)}
         together = {**wanted, **stay, **self.pinned}.values()
-        return _nbytes(together) <= self.budget_bytes and len(together) <= self.slots
+        return total(together) <= self.budget_bytes and len(together) <= self.slots
 
     def pin(self, ref: AdapterRef) -> None:
         """Set its room aside from now on: once in memory it stays until `unpin`.
@@ -117,11 +112,11 @@ class Pool:
         Raises AdapterError(code pins_too_large), with the numbers, where all pins together have not the room.
         """
         pins = {**self.pinned, ref.key: ref}
-        if _nbytes(pins.values()) > self.budget_bytes or len(pins) > self.slots:
+        if total(pins.values()) > self.budget_bytes or len(pins) > self.slots:
             raise AdapterError(
                 "pins_too_large",
                 f"Adapter {ref} takes {ref.nbytes:,} bytes and {len(self.pinned)} pinned ones take"
-                f" {_nbytes(self.pinned.values()):,}; the memory for adapters is {self.budget_bytes:,} bytes in"
+                f" {total(self.pinned.values()):,}; the memory for adapters is {self.budget_bytes:,} bytes in"
                 f" {self.slots} places.",
                 "Pin fewer, or give adapters more memory (EDGELORA_ADAPTER_MEMORY, in MiB).",
             )
@@ -184,7 +179,7 @@ class Pool:
         taken = [entry.slot for entry in self._entries.values()]
         if len(set(taken)) != len(taken) or not set(taken) <= set(range(self.slots)):
             raise RuntimeError(f"slots {taken} of {self.slots}")
-        if max(self.used_bytes, _nbytes(self.pinned.values())) > self.budget_bytes or len(self.pinned) > self.slots:
+        if max(self.used_bytes, total(self.pinned.values())) > self.budget_bytes or len(self.pinned) > self.slots:
             raise RuntimeError(f"{self.used_bytes} bytes of {self.budget_bytes}")
         if any(key != entry.ref.key or entry.leases < 0 for key, entry in self._entries.items()):
             raise RuntimeError("an entry is not what its key says")
@@ -203,7 +198,3 @@ class Pool:
         if entry.resident:
             raise RuntimeError(f"{ref} is resident already")
         return entry
-
-
-def _nbytes(refs: Iterable[AdapterRef]) -> int:
-    return sum(ref.nbytes for ref in refs)

@@ -16,8 +16,8 @@ from edgelora.core.errors import Cancelled, EdgeloraError
 from edgelora.core.events import Failed
 from edgelora.core.progress import Progress
 from edgelora.core.request import AdapterRef, Request
+from edgelora.core.sampling_params import validate
 from edgelora.core.tokenizer import Tokenizer
-from edgelora.engine.adapters.pool import Pool
 from edgelora.engine.prefix_cache.cache import PrefixWrite
 from edgelora.engine.process import messages
 from edgelora.engine.process.crash_blame import CrashBlame
@@ -31,8 +31,7 @@ from edgelora.engine.process.process import EngineProcess
 from edgelora.engine.process.stats_totals import StatsTotals
 from edgelora.engine.process.supervisor import Supervisor
 from edgelora.engine.process.watchdog import WatchdogTimes
-from edgelora.engine.sampling.sampler import Sampler
-from edgelora.engine.scheduler.scheduler import Scheduler
+from edgelora.engine.scheduler.limits import Limits
 from edgelora.engine.stats import EngineHealth, EngineStats
 from edgelora.engine.stream import Stream
 from edgelora.store.adapters.quarantine import Quarantine
@@ -70,8 +69,8 @@ class RemoteEngine:
         """The one that is ready."""
         self._opened: messages.Ready | None = None
         """What the first one said of itself."""
-        self._rules: Scheduler | None = None
-        """Only for what it refuses, which is what the engine's refuses."""
+        self._limits: Limits | None = None
+        """What the engine in the other process refuses, known once it is ready."""
         self._supervisor = Supervisor(first, crew=self, said=OutputLog(printed), times=times or WatchdogTimes())
         self._supervisor.start()
 
@@ -108,17 +107,17 @@ class RemoteEngine:
                 raise self._status.error
 
     def submit(self, request: Request, *, keep: PrefixWrite | None = None) -> Stream:
-        Sampler(request.sampling, request.prompt)  # for what it refuses
+        validate(request.sampling)
         stream, now = Stream(request.id, self.cancel), time.monotonic()
         with self._changed:
             self._status.check(now)
-            rules, process = self._rules, self._process
-            if rules is None or process is None:
+            limits, process = self._limits, self._process
+            if limits is None or process is None:
                 raise engine_stopped(_STOPPED)
-            rules.check(request)
+            limits.check(request, pinned=self._inflight_loads.pins)
             check_tokens(request, self._tokenizer)
             entry = InflightRequest(request, stream, keep, since=now)
-            self._inflight.take(entry, capacity=rules.capacity)
+            self._inflight.take(entry, capacity=limits.capacity)
             self._crash_blame.know(use.ref for use in request.adapters)
             self._send(process, entry)
         self._supervisor.wake()
@@ -143,7 +142,6 @@ class RemoteEngine:
             self._crash_blame.know([ref])
             if instead_of is not None and not pin:  # A pin ends, whether or not there is a process to hear of it.
                 self._inflight_loads.forget(instead_of)
-                self._tell_rules()
             command, done = self._inflight_loads.begin(ref, pin=pin, instead_of=instead_of)
             if self._process is not None:
                 self._process.put(self._inflight_loads.send(command.number))
@@ -181,11 +179,13 @@ class RemoteEngine:
             self._status.ready(now)
             self._process = process
             self._opened = self._opened or ready
-            pool = Pool(self._first.adapter_budget_bytes, ready.capabilities.max_slots)
-            self._rules = Scheduler(ready.capabilities, pool, max_queue=self._first.max_queue)
+            self._limits = Limits.of(
+                ready.capabilities,
+                max_queue=self._first.max_queue,
+                budget_bytes=self._first.adapter_budget_bytes,
+            )
             for command in self._inflight_loads.again():
                 process.put(command)
-            self._tell_rules()
             for entry in self._inflight:
                 self._send(process, entry)
             self._changed.notify_all()
@@ -279,10 +279,6 @@ class RemoteEngine:
         for done in loads:
             tell(done, error)
 
-    def _tell_rules(self) -> None:
-        if self._rules is not None:
-            self._rules.pool.pinned = self._inflight_loads.pins
-
     def _take_fetched(self, event: messages.Preloaded) -> None:
         outcome = event.outcome if isinstance(event.outcome, bool) else error_of(event.outcome)
         with self._changed:
@@ -292,7 +288,6 @@ class RemoteEngine:
             command, done = found
             if command.pin and outcome is True:
                 self._inflight_loads.pinned(command)
-                self._tell_rules()
         tell(done, outcome)
 
     def _loading(self, label: str, done: int, total: int) -> None:

@@ -1,21 +1,68 @@
-"""Logits processors."""
+"""Logits processors: each changes the logits before a token is chosen. A new one is a function and a line here.
+
+The order is llama.cpp's default: bias, repeat penalty, then OpenAI's presence and frequency penalties.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from edgelora.core.sampling_params import SamplingParams
 from edgelora.engine.sampling.truncation import Logits
 
+LogitsProcessor = Callable[[Logits], Logits]
+"""From logits [vocab] float32 to logits [vocab] float32: the same array where there is nothing to do, else a copy."""
 
-def penalize(logits: Logits, recent: Sequence[int] | deque[int], penalty: float) -> Logits:
-    """CTRL's repeat penalty as llama.cpp does it: once for each token seen, positive logits divided, others multiplied.
 
-    Returns `logits` itself where there is nothing to do, a copy otherwise.
-    """
-    if penalty == 1.0 or not recent:
+class History:
+    """The tokens of one request that processors look at."""
+
+    def __init__(self, prompt: Sequence[int], *, last: int) -> None:
+        """`last`: how many of the latest tokens `recent` has."""
+        self.recent: deque[int] = deque(prompt, maxlen=last)
+        """The latest tokens, prompt included."""
+        self.counts: Counter[int] = Counter()
+        """How often each token is in the answer; the prompt does not count."""
+
+    def append(self, token: int) -> None:
+        """Note the token that was chosen."""
+        self.recent.append(token)
+        self.counts[token] += 1
+
+
+def make_logits_processors(params: SamplingParams, history: History) -> list[LogitsProcessor]:
+    """Return what `params` ask for, in the order it is applied."""
+    processors: list[LogitsProcessor] = []
+    if params.logit_bias:
+        processors.append(logit_bias(params.logit_bias))
+    if params.repeat_penalty != 1.0:
+        processors.append(lambda logits: repetition(logits, history.recent, params.repeat_penalty))
+    if params.presence_penalty or params.frequency_penalty:
+        penalties = {"presence": params.presence_penalty, "frequency": params.frequency_penalty}
+        processors.append(lambda logits: presence_frequency(logits, history.counts, **penalties))
+    return processors
+
+
+def logit_bias(biases: Sequence[tuple[int, float]]) -> LogitsProcessor:
+    """Return what adds a bias to some tokens' logits."""
+    tokens = np.fromiter((token for token, _ in biases), np.intp, len(biases))
+    added = np.array([bias for _, bias in biases], np.float32)
+
+    def process(logits: Logits) -> Logits:
+        logits = logits.copy()
+        logits[tokens] += added
+        return logits
+
+    return process
+
+
+def repetition(logits: Logits, recent: Sequence[int] | deque[int], penalty: float) -> Logits:
+    """Apply CTRL's repeat penalty as llama.cpp does: once for each token seen, positive logits divided, others
+    multiplied."""
+    if not recent:
         return logits
     seen = np.unique(np.fromiter(recent, np.intp, len(recent)))
     logits = logits.copy()
@@ -24,12 +71,9 @@ def penalize(logits: Logits, recent: Sequence[int] | deque[int], penalty: float)
     return logits
 
 
-def discourage(logits: Logits, counts: Mapping[int, int], *, presence: float, frequency: float) -> Logits:
-    """OpenAI's two penalties: logit - presence - count * frequency, for each token of the answer so far.
-
-    Returns `logits` itself where there is nothing to do, a copy otherwise.
-    """
-    if not counts or presence == frequency == 0:
+def presence_frequency(logits: Logits, counts: Mapping[int, int], *, presence: float, frequency: float) -> Logits:
+    """Apply OpenAI's two penalties: logit - presence - count * frequency, for each token of the answer so far."""
+    if not counts:
         return logits
     seen = np.fromiter(counts, np.intp, len(counts))
     times = np.fromiter(counts.values(), np.float32, len(counts))

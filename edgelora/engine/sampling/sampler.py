@@ -1,13 +1,12 @@
-"""From logits to the next token, in numpy. Pure: the only state is one request's recent tokens and its generator.
+"""From logits to the next token, in numpy. Pure: the only state is one request's tokens and its generator.
 
-Order: the constraint, before everything else; then as llama.cpp's default chain has it (common/sampling): bias, the
-penalties, top_k, top_p, min_p, temperature. So top_p and min_p look at the probabilities before the temperature, and a
-hot temperature does not widen what they keep.
+Order: the constraint before everything else, then the logits processors, then, as llama.cpp's default chain has it
+(common/sampling), top_k, top_p, min_p and the temperature. So top_p and min_p look at the probabilities before the
+temperature, and a hot temperature does not widen what they keep.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgelora.core.errors import BackendError
 from edgelora.core.sampling_params import SamplingParams, validate
-from edgelora.engine.sampling.logits_processors import discourage, penalize
+from edgelora.engine.sampling.logits_processors import History, make_logits_processors
 from edgelora.engine.sampling.truncation import Logits, candidates
 
 
@@ -47,11 +46,8 @@ class Sampler:
         validate(params)
         self._params = params
         self._guided_decoder = guided_decoder
-        self._bias = np.fromiter((token for token, _ in params.logit_bias), np.intp, len(params.logit_bias))
-        self._biases = np.array([bias for _, bias in params.logit_bias], np.float32)
-        self._counts: Counter[int] = Counter()
-        """How often each token is in the answer."""
-        self._recent: deque[int] = deque(prompt_tokens, maxlen=params.repeat_last_n)
+        self._history = History(prompt_tokens, last=params.repeat_last_n)
+        self._processors = make_logits_processors(params, self._history)
         # Seeds are 64 bits wide for numpy; a negative one is the same bits.
         seed = None if params.seed is None else params.seed % (1 << 64)
         self._generator = np.random.Generator(np.random.PCG64(seed))
@@ -71,21 +67,13 @@ class Sampler:
         if self._guided_decoder is not None:
             logits = np.where(self._guided_decoder.allowed(), logits, np.float32(-np.inf))
             _check_finite(logits)
-        logits = self._weighed(logits)
+        for process in self._processors:
+            logits = process(logits)
         token = int(logits.argmax()) if self._params.temperature == 0 else self._draw(logits)
-        self._recent.append(token)
-        self._counts[token] += 1
+        self._history.append(token)
         if self._guided_decoder is not None:
             self._guided_decoder.accept(token)
         return token
-
-    def _weighed(self, logits: Logits) -> Logits:
-        params = self._params
-        if len(self._bias):
-            logits = logits.copy()
-            logits[self._bias] += self._biases
-        logits = penalize(logits, self._recent, params.repeat_penalty)
-        return discourage(logits, self._counts, presence=params.presence_penalty, frequency=params.frequency_penalty)
 
     def _draw(self, logits: Logits) -> int:
         kept = candidates(logits, self._params)

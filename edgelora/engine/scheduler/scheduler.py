@@ -11,13 +11,14 @@ from collections.abc import Mapping
 
 from edgelora.backends.base import Capabilities
 from edgelora.core.engine_errors import queue_full
-from edgelora.core.errors import ContextTooLong, UsageError
+from edgelora.core.errors import UsageError
 from edgelora.core.events import FinishReason
 from edgelora.core.kv import Key
 from edgelora.core.request import AdapterRef, Request
 from edgelora.engine.adapters.pool import Pool
 from edgelora.engine.cost_model.step_costs import StepCosts
 from edgelora.engine.scheduler import adapter_leases, policy
+from edgelora.engine.scheduler.limits import Limits
 from edgelora.engine.scheduler.occupancy import Occupancy, Reuse, occupancy
 from edgelora.engine.scheduler.plan import Admission, Choice, Ended, Load, Plan, Start
 from edgelora.engine.scheduler.sequence import Sequence
@@ -36,9 +37,7 @@ class Scheduler:
         self.costs = StepCosts()
         """Empty until whoever computes the steps says what they took."""
         self._draft_budget = DraftBudget() if speculate else None
-        self.capacity = capabilities.max_sequences + max_queue
-        self.sequence_tokens = capabilities.sequence_tokens
-        """Prompt and answer of one sequence at most."""
+        self.limits = Limits.of(capabilities, max_queue=max_queue, budget_bytes=pool.budget_bytes)
         self._live: dict[str, Sequence] = {}
         """By age."""
         self._allocator = SequenceAllocator(capabilities.max_sequences)
@@ -91,11 +90,7 @@ class Scheduler:
 
     def check(self, request: Request) -> None:
         """Refuse what could never run: UsageError, ContextTooLong, AdapterError. Reads only constants: any thread."""
-        if not request.prompt:
-            raise UsageError("empty_prompt", "The prompt is empty.", "Give at least one token.", param="prompt")
-        if len(request.prompt) >= self.sequence_tokens:
-            raise ContextTooLong(tokens=len(request.prompt), limit=self.sequence_tokens)
-        self.pool.check_fits(*(use.ref for use in request.adapters))
+        self.limits.check(request, pinned=self.pool.pinned)
 
     def submit(self, request: Request, *, prefix: bool = False) -> None:
         """`prefix`: it does not start before `prefix_done`.
@@ -105,10 +100,10 @@ class Scheduler:
         self.check(request)
         if request.id in self._live:
             raise UsageError("duplicate_id", f"A request with the id {request.id!r} is running.", param="id")
-        if len(self._live) >= self.capacity:
+        if len(self._live) >= self.limits.capacity:
             raise queue_full(len(self._live))
-        asked = request.sampling.max_tokens
-        limit = self.sequence_tokens if asked is None else min(self.sequence_tokens, len(request.prompt) + asked)
+        most, answer = self.limits.sequence_tokens, request.sampling.max_tokens
+        limit = most if answer is None else min(most, len(request.prompt) + answer)
         prompt_lookup = self._draft_budget.prompt_lookup() if self._draft_budget else None
         sequence = Sequence(
             request, self._wait_queues.ticket(), limit, awaits_prefix=prefix, prompt_lookup=prompt_lookup

@@ -284,7 +284,7 @@ class MixedMachine(RuleBasedStateMachine):
         name = f"r{len(self.requests)}"
         request = Request(name, prompt, uses, SamplingParams(max_tokens=answer), system=system)
         fits = sum(use.ref.nbytes for use in uses) <= self.nbytes and len(request.adapters) <= self.slots
-        if len(self.engine.live) == self.engine.scheduler.capacity or len(prompt) >= 96:
+        if len(self.engine.live) == self.engine.scheduler.limits.capacity or len(prompt) >= 96:
             return
         try:
             self.engine.submit(request)

@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 
 from edgelora.core.errors import BackendError, UsageError
 from edgelora.core.sampling_params import SamplingParams, validate
-from edgelora.engine.sampling.logits_processors import discourage, penalize
+from edgelora.engine.sampling.logits_processors import (
+    History,
+    make_logits_processors,
+    presence_frequency,
+    repetition,
+)
 from edgelora.engine.sampling.sampler import Sampler
 from edgelora.engine.sampling.truncation import candidates, top
 
@@ -123,9 +128,9 @@ def test_the_penalty_pushes_seen_tokens_down() -> None:
     """Positive logits are divided and others multiplied, once however often a token was seen; the input stays."""
     logits = array([4.0, -4.0, 0.0, 4.0])
     before = logits.copy()
-    assert penalize(logits, (0, 0, 1, 2), 2.0).tolist() == [2.0, -8.0, 0.0, 4.0]
+    assert repetition(logits, (0, 0, 1, 2), 2.0).tolist() == [2.0, -8.0, 0.0, 4.0]
     assert np.array_equal(logits, before)
-    assert penalize(logits, (), 2.0) is logits and penalize(logits, (1,), 1.0) is logits
+    assert repetition(logits, (), 2.0) is logits
 
 
 @settings(deadline=None, max_examples=60)
@@ -134,7 +139,7 @@ def test_openai_s_penalties_follow_their_definition(said: list[int], presence: f
     """logit - (it was said) * presence - (times it was said) * frequency; the input stays."""
     logits = random_logits(4, 10)
     before, counts = logits.copy(), Counter(said)
-    found = discourage(logits, counts, presence=presence, frequency=frequency)
+    found = presence_frequency(logits, counts, presence=presence, frequency=frequency)
     wanted = [float(value) - (t in counts) * presence - counts[t] * frequency for t, value in enumerate(logits)]
     assert found == pytest.approx(wanted, abs=1e-5) and np.array_equal(logits, before)
 
@@ -143,6 +148,38 @@ def test_openai_s_penalties_count_the_answer_alone() -> None:
     """The prompt's tokens are free; each of the answer's costs once more."""
     sampler = Sampler(SamplingParams(frequency_penalty=1.5), (0, 0, 0))
     assert [sampler.choose(array([5.0, 4.0, 3.0])) for _ in range(4)] == [0, 1, 0, 2]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_processors_are_those_that_are_asked_for_in_llama_cpps_order(data: st.DataObject) -> None:
+    """None for the defaults; else bias, repeat penalty, then presence and frequency, written out here as one sum."""
+    bias = data.draw(st.dictionaries(st.integers(0, 9), st.floats(-5, 5, width=32), max_size=3))
+    repeat, presence, frequency = (
+        data.draw(st.sampled_from(values)) for values in ((1.0, 1.3), (0.0, 0.7), (0.0, -0.5))
+    )
+    params = SamplingParams(
+        logit_bias=tuple(bias.items()),
+        repeat_penalty=repeat,
+        presence_penalty=presence,
+        frequency_penalty=frequency,
+    )
+    history = History((1, 2, 3), last=4)
+    for token in (answer := data.draw(st.lists(st.integers(0, 9), max_size=6))):
+        history.append(token)
+    processors = make_logits_processors(params, history)
+    assert len(processors) == bool(bias) + (repeat != 1.0) + bool(presence or frequency)
+    logits = random_logits(5, 10)
+    wanted = [float(value) + bias.get(token, 0.0) for token, value in enumerate(logits)]
+    for token in set([1, 2, 3, *answer][-4:]):
+        wanted[token] = wanted[token] / repeat if wanted[token] > 0 else wanted[token] * repeat
+    for token, times in Counter(answer).items():
+        wanted[token] -= presence + times * frequency
+    before = logits.copy()
+    processed = logits
+    for process in processors:
+        processed = process(processed)
+    assert processed == pytest.approx(wanted, abs=1e-4) and np.array_equal(logits, before)
 
 
 def test_bias_is_added() -> None:

@@ -70,7 +70,7 @@ class Crowd:
 
     def fill(self, arrivals: list[Arrival]) -> None:
         for arrival in arrivals:
-            if len(self.scheduler) < self.scheduler.capacity - 1:
+            if len(self.scheduler) < self.scheduler.limits.capacity - 1:
                 self.submit(arrival)
 
     def waiting(self) -> list[Sequence]:
@@ -159,7 +159,7 @@ def test_nobody_starves_for_room_in_the_pool(
     for _ in range(3):
         crowd.turn()
     name, ahead = crowd.watch(watched)
-    capacity = crowd.scheduler.capacity
+    capacity = crowd.scheduler.limits.capacity
     while crowd.scheduler.state(name):
         crowd.turn(watched[0])
         turns = (ahead + 1) * crowd.adapters * crowd.clients * (PATIENCE + capacity)
@@ -195,7 +195,7 @@ def test_asking_the_base_costs_no_turn_at_the_pool() -> None:
 def test_who_queues_sixty_takes_every_second_place(able: Capabilities) -> None:
     """A client with one request at a time waits for the next place or the one after, not for sixty answers."""
     crowd = Crowd(able, [[]])
-    crowd.scheduler.capacity = 100
+    crowd.scheduler.limits = replace(crowd.scheduler.limits, capacity=100)
     for _ in range(60):
         crowd.submit(("greedy", None, PROMPT, ANSWER))
     crowd.turn()

@@ -238,7 +238,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule(uses=acting, prompt=prompts, max_tokens=st.integers(1, 30), stored=st.integers(-40, 40))
     def submit(self, uses: Uses, prompt: tuple[int, ...], max_tokens: int, stored: int = 0) -> None:
-        full = len(self.rig.scheduler) == self.rig.scheduler.capacity
+        full = len(self.rig.scheduler) == self.rig.scheduler.limits.capacity
         try:
             self.rig.submit(uses, prompt=prompt, max_tokens=max_tokens, stored=max(0, min(stored, len(prompt))))
             assert not full and fits(uses)
@@ -345,7 +345,7 @@ def test_nobody_starves(mixed: bool, seed: int) -> None:
     two = tuple(AdapterUse(REFS[name], 0.5, start) for name, start in (("b", 0), ("c", 12)))
     watched.append(rig.submit(two, prompt=30, max_tokens=8))
     for _ in range(600):
-        while len(rig.scheduler) < rig.scheduler.capacity:
+        while len(rig.scheduler) < rig.scheduler.limits.capacity:
             adapter = chance.choice([None, REFS["a"], REFS["a"], REFS["b"]])
             rig.submit(uses(adapter), prompt=chance.randint(1, 30), max_tokens=chance.randint(1, 9))
         rig.turn()

@@ -1,0 +1,48 @@
+"""How many adapters, and of what size, can be in memory at once. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from edgelora.core.errors import AdapterError
+from edgelora.core.request import AdapterRef
+
+Key = tuple[str, str]
+"""A version's digest and the path of its conversion: `AdapterRef.key`."""
+NO_PINS: Mapping[Key, AdapterRef] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterLimits:
+    """The room for adapters in memory."""
+
+    budget_bytes: int
+    slots: int
+
+    def check(self, refs: Iterable[AdapterRef], *, pinned: Mapping[Key, AdapterRef] = NO_PINS) -> None:
+        """Refuse adapters that could never be in memory together, however long they wait, beside the pinned ones.
+
+        Raises AdapterError: code adapter_too_large, or too_many_adapters for more than there are slots.
+        """
+        wanted = {ref.key: ref for ref in refs}
+        pins = [ref for key, ref in pinned.items() if key not in wanted]
+        named, nbytes, pinned_bytes = ", ".join(map(str, wanted.values())), total(wanted.values()), total(pins)
+        if nbytes + pinned_bytes > self.budget_bytes:
+            beside = f", and pinned ones take {pinned_bytes:,} of it" if pinned_bytes else ""
+            raise AdapterError(
+                "adapter_too_large",
+                f"Adapter {named} takes {nbytes:,} bytes; the memory for adapters is {self.budget_bytes:,} bytes"
+                f"{beside}.",
+                "Give adapters more memory (EDGELORA_ADAPTER_MEMORY, in MiB)"
+                + (", or pin fewer." if pinned_bytes else ", or use an adapter of lower rank."),
+            )
+        if len(wanted) + len(pins) > self.slots:
+            beside = f" beside {len(pins)} pinned ones" if pins else ""
+            message = f"{len(wanted)} adapters are wanted at once ({named}){beside}; {self.slots} can be in memory."
+            raise AdapterError("too_many_adapters", message, "Name fewer adapters.")
+
+
+def total(refs: Iterable[AdapterRef]) -> int:
+    """Return the bytes that adapters take together."""
+    return sum(ref.nbytes for ref in refs)
