@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from difflib import get_close_matches
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -44,12 +44,24 @@ SYNONYMS = {
 """What people type from habit, and what does it here."""
 
 
-class Verbs(click.Group):
-    """A group whose verbs may be named as `module:attribute` and are imported when they are asked for."""
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """A verb that is imported when it is asked for."""
 
-    def __init__(self, *args: Any, lazy: Mapping[str, str] | None = None, **kwargs: Any) -> None:
+    home: str
+    """`module:attribute` of its command."""
+    summary: str
+    """Its line in the help: the command's own short help."""
+
+
+class Verbs(click.Group):
+    """A group with verbs that are imported when they are asked for, listed under headings."""
+
+    def __init__(self, *args: Any, verbs: Mapping[str, Mapping[str, Verb]] | None = None, **kwargs: Any) -> None:
+        """`verbs`: by heading, then by name."""
         super().__init__(*args, **kwargs)
-        self.lazy = dict(lazy or {})
+        self.headings = {heading: dict(members) for heading, members in (verbs or {}).items()}
+        self.lazy = {name: verb for members in self.headings.values() for name, verb in members.items()}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*self.lazy, *self.commands]
@@ -57,9 +69,18 @@ class Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.lazy:
             return super().get_command(ctx, cmd_name)
-        module, _, attribute = self.lazy[cmd_name].partition(":")
+        module, _, attribute = self.lazy[cmd_name].home.partition(":")
         command = getattr(import_module(module), attribute)
         return command if isinstance(command, click.Command) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        if not self.lazy:
+            super().format_commands(ctx, formatter)
+            return
+        width = max(map(len, self.lazy))
+        for heading, members in self.headings.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name.ljust(width), verb.summary) for name, verb in members.items()])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args and not ctx.resilient_parsing:
@@ -82,6 +103,8 @@ def _meant(name: str, known: list[str], ctx: click.Context) -> str:
     if habit is not None and (ctx.parent is None or habit in known):
         near = [habit]
     else:
+        from difflib import get_close_matches
+
         near = get_close_matches(name, known, n=2, cutoff=0.5)
     return f" Did you mean {' or '.join(f'`{ctx.command_path} {verb}`' for verb in near)}?" if near else ""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from edgelora.cli.group import Root
+from edgelora.cli.group import Root, Verb
 from edgelora.cli.support.app import App
 
 EPILOG = """\b
@@ -23,32 +23,44 @@ Exit codes:
 
 EDGELORA_HOME moves everything edgelora keeps to one folder. EDGELORA_DEBUG=1 shows tracebacks."""
 
+COMMANDS = "edgelora.cli.commands"
 VERBS = {
-    "run": "edgelora.cli.commands.run:run",
-    "ls": "edgelora.cli.commands.adapters:ls",
-    "add": "edgelora.cli.commands.adapters:add",
-    "pull": "edgelora.cli.commands.pull:pull",
-    "train": "edgelora.cli.commands.train:train",
-    "show": "edgelora.cli.commands.adapters:show",
-    "rm": "edgelora.cli.commands.adapters:rm",
-    "alias": "edgelora.cli.commands.versions:alias",
-    "rollback": "edgelora.cli.commands.versions:rollback",
-    "warm": "edgelora.cli.commands.warm:warm",
-    "release": "edgelora.cli.commands.release:release",
-    "convert": "edgelora.cli.commands.convert:convert",
-    "verify": "edgelora.cli.commands.verify:verify",
-    "export": "edgelora.cli.commands.export:export",
-    "combine": "edgelora.cli.commands.combine:combine",
-    "merge": "edgelora.cli.commands.merge:merge",
-    "base": "edgelora.cli.commands.base:base",
-    "prefix": "edgelora.cli.commands.prefix:prefix",
-    "serve": "edgelora.cli.commands.serve:serve",
-    "ps": "edgelora.cli.commands.ps:ps",
-    "keys": "edgelora.cli.commands.keys:keys",
-    "gc": "edgelora.cli.commands.gc:gc",
-    "tune": "edgelora.cli.commands.tune:tune",
-    "doctor": "edgelora.cli.commands.doctor:doctor",
+    "Use": {
+        "run": Verb(f"{COMMANDS}.run:run", "Ask once, or chat."),
+        "serve": Verb(f"{COMMANDS}.serve:serve", "Serve an OpenAI-style API on localhost."),
+    },
+    "Adapters": {
+        "ls": Verb(f"{COMMANDS}.adapters:ls", "List the installed adapters."),
+        "add": Verb(f"{COMMANDS}.adapters:add", "Install an adapter you trained."),
+        "pull": Verb(f"{COMMANDS}.pull:pull", "Download and install an adapter."),
+        "train": Verb(f"{COMMANDS}.train:train", "Train an adapter on examples."),
+        "show": Verb(f"{COMMANDS}.adapters:show", "Show the details of one adapter."),
+        "rm": Verb(f"{COMMANDS}.adapters:rm", "Remove adapters."),
+        "alias": Verb(f"{COMMANDS}.versions:alias", "Name a version of an adapter."),
+        "rollback": Verb(f"{COMMANDS}.versions:rollback", "Go back to an older version of an adapter."),
+        "convert": Verb(f"{COMMANDS}.convert:convert", "Convert an adapter to GGUF, MLX or PEFT."),
+        "verify": Verb(f"{COMMANDS}.verify:verify", "Prove that conversions are exact."),
+        "export": Verb(f"{COMMANDS}.export:export", "Write an installed adapter to files."),
+        "combine": Verb(f"{COMMANDS}.combine:combine", "Combine adapters into one."),
+        "merge": Verb(f"{COMMANDS}.merge:merge", "Merge adapters into a base."),
+    },
+    "Base models": {
+        "base": Verb(f"{COMMANDS}.base:base", "List, add, pull and choose bases."),
+    },
+    "Running servers": {
+        "ps": Verb(f"{COMMANDS}.ps:ps", "Show what running servers hold."),
+        "keys": Verb(f"{COMMANDS}.keys:keys", "Give programs keys of their own."),
+        "warm": Verb(f"{COMMANDS}.warm:warm", "Make adapters ready for their first use."),
+        "prefix": Verb(f"{COMMANDS}.prefix:prefix", "Keep system prompts computed on disk."),
+        "release": Verb(f"{COMMANDS}.release:release", "Let an adapter that crashed the engine try again."),
+    },
+    "Maintenance": {
+        "doctor": Verb(f"{COMMANDS}.doctor:doctor", "Check that everything works here."),
+        "tune": Verb(f"{COMMANDS}.tune:tune", "Measure what is fastest on this machine."),
+        "gc": Verb(f"{COMMANDS}.gc:gc", "Delete files that no adapter needs."),
+    },
 }
+"""The verbs by group, in the order of the help. The help imports none of them."""
 
 
 def _show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:
@@ -62,7 +74,7 @@ def _show_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool)
 @click.group(
     name="edgelora",
     cls=Root,
-    lazy=VERBS,
+    verbs=VERBS,
     epilog=EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

@@ -75,7 +75,7 @@ def add(app: App, source: Path, name: str | None, base: str | None, reading: Rea
     hint(f'Try it: edgelora run --adapter {manifest.name} "..."')
 
 
-@click.command(short_help="Show all about one adapter.")
+@click.command(short_help="Show the details of one adapter.")
 @click.argument("name", metavar="NAME", shell_complete=adapter_names)
 @json_option
 @click.pass_obj

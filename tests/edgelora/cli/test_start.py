@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from importlib import import_module
 
 from click.testing import CliRunner
 
 import edgelora
-from edgelora.cli.root import cli
+from edgelora.cli.root import VERBS, cli
+from tests.support.cli import make_app, run
 
 HEAVY = ("numpy", "llama_cpp", "rich", "starlette", "huggingface_hub", "jinja2", "prompt_toolkit", "msgspec", "mlx")
 
@@ -59,3 +62,20 @@ def test_no_arguments() -> None:
     """The bare command is a question, answered with the help."""
     bare, asked = CliRunner().invoke(cli, []), CliRunner().invoke(cli, ["--help"])
     assert (bare.exit_code, bare.stdout) == (0, asked.stdout)
+
+
+def test_the_help_groups_every_verb_and_imports_none() -> None:
+    """Under headings, each with its command's own short help; what is only listed is not imported."""
+    listed = run(make_app(), "--help").stdout
+    assert [heading for heading in VERBS if f"\n{heading}:\n" in listed] == list(VERBS)
+    for members in VERBS.values():
+        for name, verb in members.items():
+            module, _, attribute = verb.home.partition(":")
+            assert getattr(import_module(module), attribute).short_help == verb.summary
+            assert re.search(rf"^  {name} +{re.escape(verb.summary)}$", listed, re.MULTILINE)
+    script = (
+        "import sys; from edgelora.cli.root import cli; cli(['--help'], standalone_mode=False); print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    imported = {name for name in done.stdout.split() if name.startswith("edgelora.cli.commands.")}
+    assert imported == set()
