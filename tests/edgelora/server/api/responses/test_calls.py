@@ -11,7 +11,7 @@ import pytest
 
 from edgelora.text.prompt import Message, encode_chat
 from edgelora.text.tools import Tool, ToolCall
-from tests.edgelora.server.responses.conftest import client_of
+from tests.edgelora.server.api.responses.conftest import client_of
 from tests.support.server import RunningServer, serving
 from tests.support.service import FakeService
 
