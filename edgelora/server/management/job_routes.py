@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
+from edgelora.server.http.endpoint import Access, Endpoint
 from edgelora.server.http.errors import error_reply
+from edgelora.server.management.job_replies import InstallJob, JobList
 from edgelora.server.management.jobs import Job, Jobs, Status
 from edgelora.server.management.manager import reply
 
@@ -28,11 +29,14 @@ class JobRoutes:
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
 
-    def routes(self, prefix: str) -> list[Route]:
-        return [
-            Route(f"{prefix}/jobs", self.index, methods=["GET"]),
-            Route(f"{prefix}/jobs/{{id}}", self.retrieve, methods=["GET"]),
-        ]
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        path, access = "/v1/jobs", Access.MANAGEMENT
+        return (
+            Endpoint(
+                "GET", path, self.index, access, "listJobs", "What is being installed, and was", reply=JobList
+            ),
+            Endpoint("GET", f"{path}/{{id}}", self.retrieve, access, "retrieveJob", "One of them", reply=InstallJob),
+        )  # fmt: skip
 
     async def index(self, _request: Request) -> Response:
         return reply({"object": "list", "data": [job_fields(job) for job in self._jobs.every()]})

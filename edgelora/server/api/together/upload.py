@@ -8,11 +8,12 @@ from typing import Annotated
 from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from edgelora.core.model_id import without_project
 from edgelora.runtime.install.sources import Source
-from edgelora.server.generation.request_body import invalid, typed
+from edgelora.server.api.together.replies import UploadJob
+from edgelora.server.http.endpoint import Access, Endpoint
+from edgelora.server.http.validation import invalid, typed
 from edgelora.server.management.hub_source import check_token, parse_repository
 from edgelora.server.management.job_routes import TOGETHER_KIND
 from edgelora.server.management.jobs import Task
@@ -37,8 +38,13 @@ class TogetherRoutes:
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
 
-    def routes(self, prefix: str) -> list[Route]:
-        return [Route(f"{prefix}/models", self.upload, methods=["POST"])]
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        return (
+            Endpoint(
+                "POST", "/v1/models", self.upload, Access.MANAGEMENT, "uploadModel",
+                "Install an adapter, Together's way", body=Upload, reply=UploadJob,
+            ),
+        )  # fmt: skip
 
     async def upload(self, request: Request) -> Response:
         """The job is at /v1/jobs/{id}. `model_name` may have a project before it, which is let go."""
