@@ -15,12 +15,19 @@ from edgelora.server.api.together.replies import UploadJob
 from edgelora.server.http.endpoint import Access, Endpoint
 from edgelora.server.http.validation import invalid, typed
 from edgelora.server.management.hub_source import check_token, parse_repository
-from edgelora.server.management.job_routes import TOGETHER_KIND
-from edgelora.server.management.jobs import Task
+from edgelora.server.management.jobs import Status, Task
 from edgelora.server.management.manager import Manager, in_thread, reply
 
 Text = Annotated[str, Meta(min_length=1, max_length=512)]
 
+KIND = "adapter_upload"
+_STATUS_NAMES = {
+    Status.QUEUED: "Queued",
+    Status.RUNNING: "Running",
+    Status.SUCCEEDED: "Complete",
+    Status.FAILED: "Failed",
+}
+"""A job's status as Together's clients know it."""
 _FILE_ID = re.compile(r"file-[0-9a-f]{24}")
 
 
@@ -55,7 +62,8 @@ class TogetherRoutes:
             raise invalid("lora_model", "names an adapter that is hosted elsewhere; name it in 'model_source'")
         self._manager.check_base(body.base_model, param="base_model")
         source = await in_thread(lambda: self._source(body))
-        task = Task(TOGETHER_KIND, without_project(body.model_name), body.model_source, body.description or "")
+        name, about = without_project(body.model_name), body.description or ""
+        task = Task(KIND, name, body.model_source, about, status_names=_STATUS_NAMES)
         job, _ = self._manager.submit(task, source)
         data = {
             "job_id": job.id,
