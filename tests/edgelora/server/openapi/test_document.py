@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,14 @@ from edgelora.server.api.openai.tokenize import TokenizeBody
 from edgelora.server.http.endpoint import Access, Endpoint
 from edgelora.server.http.error_types import ErrorReply
 from tests.support.endpoints import app_routes, documented_endpoints
-from tests.support.server import RunningServer, serving
-from tests.support.service import FakeService
+from tests.support.server import RunningServer
 
 Schema = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    folder = tmp_path_factory.mktemp("adapters")
-    with FakeService(folder, adapters={"a": "Yes."}) as service, serving(service) as running:
-        yield running
+def adapters() -> Mapping[str, str | None]:
+    return {"a": "Yes."}
 
 
 @pytest.fixture(scope="module")
