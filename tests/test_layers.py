@@ -132,6 +132,30 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
     assert cycle(EDGES) == []
 
 
+def between_folders(graph: Edges) -> dict[str, set[str]]:
+    """The folders that each folder imports from."""
+    folders: dict[str, set[str]] = {}
+    for name, targets in graph.items():
+        folders.setdefault(folder(name), set()).update(folder(target) for target in targets)
+    return {name: targets - {name} for name, targets in folders.items()}
+
+
+def test_no_folder_imports_itself_by_way_of_others() -> None:
+    """Folders are layers too, over all three packages."""
+    assert cycle(between_folders(EDGES)) == []
+
+
+def test_a_cycle_of_folders_is_found() -> None:
+    """A planted one: no module imports itself by way of others, and their folders do."""
+    planted = {
+        **EDGES,
+        "edgelora.server.generation.sse": {"edgelora.server.api.together.parts"},
+        "edgelora.server.api.together.parts": {"edgelora.server.generation.choice_writer"},
+    }
+    assert cycle(planted) == []
+    assert {"edgelora.server.generation", "edgelora.server.api.together"} <= set(cycle(between_folders(planted)))
+
+
 def pure() -> list[str]:
     return [name for name in FILES if any(f"{name}.".startswith(f"edgelora.{folder}.") for folder in PURE)]
 

@@ -77,8 +77,8 @@ def head_bytes(method: str, path: str, headers: dict[str, str], length: int) -> 
     fields = {**headers, "Connection": "close"}
     if length or method == "POST":
         fields["Content-Length"] = str(length)
-    wait_queues = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
-    return "\r\n".join([*wait_queues, "", ""]).encode("latin-1")
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
 
 def read_all(connection: socket.socket) -> bytes:
@@ -92,13 +92,13 @@ def read_all(connection: socket.socket) -> bytes:
 def parse_reply(raw: bytes) -> Reply:
     """The first response in `raw`."""
     head, _, body = raw.partition(b"\r\n\r\n")
-    wait_queues = head.decode("latin-1").split("\r\n")
-    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in wait_queues[1:])}
+    lines = head.decode("latin-1").split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
     if headers.get("transfer-encoding") == "chunked":
         body = _unchunk(body)
     if "content-length" in headers:
         body = body[: int(headers["content-length"])]
-    return Reply(int(wait_queues[0].split(" ")[1]), headers, body)
+    return Reply(int(lines[0].split(" ")[1]), headers, body)
 
 
 def _unchunk(body: bytes) -> bytes:

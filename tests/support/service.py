@@ -101,7 +101,7 @@ class FakeService:
         self.samplings: list[SamplingParams] = []
         self.clients: list[str] = []
         self.engine = WatchedEngine(self.backend, max_queue=max_queue)
-        self.registry = self._empty_shelf(folder / "home")
+        self.registry = self._empty_registry(folder / "home")
         self._ids = itertools.count()
 
     def models(self) -> list[ModelCard]:
@@ -190,7 +190,7 @@ class FakeService:
     ) -> None:
         self.close()
 
-    def _empty_shelf(self, home: Path) -> AdapterRegistry:
+    def _empty_registry(self, home: Path) -> AdapterRegistry:
         """A real one over a store of its own: what this service answers with is not installed in any."""
         settings = read_settings({"EDGELORA_HOME": str(home), "EDGELORA_OFFLINE": "1"})
         library = Library(settings, Bases(settings.directories), Store(settings.directories.data))

@@ -8,12 +8,15 @@ from typing import Annotated
 from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from edgelora.runtime.adapter_registry import InstalledAdapter
 from edgelora.runtime.install.sources import Source
-from edgelora.server.generation.request_body import invalid, missing, typed
+from edgelora.server.api.adapter_replies import Adapter, AdapterList, DeletedAdapter
+from edgelora.server.api.openai.replies import Deleted
+from edgelora.server.http.endpoint import Access, Endpoint
+from edgelora.server.http.validation import invalid, missing, typed
 from edgelora.server.management.hub_source import parse_repository
+from edgelora.server.management.job_replies import InstallJob
 from edgelora.server.management.job_routes import job_fields
 from edgelora.server.management.jobs import Task
 from edgelora.server.management.manager import Manager, in_thread, reply
@@ -46,22 +49,56 @@ class AdaptersRoutes:
         self._manager = manager
         self._registry = manager.registry
 
-    def routes(self, prefix: str) -> list[Route]:
-        one = f"{prefix}/adapters/{{name}}"
-        alias = f"{one}/aliases/{{alias}}"
-        return [
-            Route(f"{prefix}/adapters", self.index, methods=["GET"]),
-            Route(f"{prefix}/adapters", self.add, methods=["POST"]),
-            Route(one, self.retrieve, methods=["GET"]),
-            Route(one, self.delete, methods=["DELETE"]),
-            Route(f"{one}/pin", self.pin, methods=["POST"]),
-            Route(f"{one}/unpin", self.unpin, methods=["POST"]),
-            Route(f"{one}/warm", self.warm, methods=["POST"]),
-            Route(f"{one}/rollback", self.roll_back, methods=["POST"]),
-            Route(alias, self.point, methods=["PUT"]),
-            Route(alias, self.unpoint, methods=["DELETE"]),
-            Route(f"{prefix}/models/{{id:path}}", self.delete_model, methods=["DELETE"]),
-        ]
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        path, access = "/v1/adapters", Access.MANAGEMENT
+        return (
+            Endpoint(
+                "GET", path, self.index, Access.FULL_KEY, "listAdapters", "Every adapter, and what is in memory",
+                reply=AdapterList,
+            ),
+            Endpoint(
+                "POST", path, self.add, access, "addAdapter", "Install an upload or a repository's adapter",
+                body=AddAdapterBody, reply=InstallJob, status=202,
+            ),
+            Endpoint(
+                "GET", f"{path}/{{name}}", self.retrieve, Access.FULL_KEY, "retrieveAdapter", "One of them",
+                reply=Adapter,
+            ),
+            Endpoint(
+                "DELETE", f"{path}/{{name}}", self.delete, access, "deleteAdapter", "Uninstall it", reply=DeletedAdapter
+            ),
+            *self._changes(f"{path}/{{name}}"),
+            Endpoint(
+                "DELETE", "/v1/models/{id:path}", self.delete_model, access, "deleteModel", "Uninstall an adapter",
+                reply=Deleted,
+            ),
+        )  # fmt: skip
+
+    def _changes(self, path: str) -> tuple[Endpoint, ...]:
+        access, alias = Access.MANAGEMENT, f"{path}/aliases/{{alias}}"
+        return (
+            Endpoint(
+                "POST", f"{path}/pin", self.pin, access, "pinAdapter", "Keep it in memory",
+                body_optional=True, reply=Adapter,
+            ),
+            Endpoint(
+                "POST", f"{path}/unpin", self.unpin, access, "unpinAdapter", "It may be evicted again",
+                body_optional=True, reply=Adapter,
+            ),
+            Endpoint(
+                "POST", f"{path}/warm", self.warm, access, "warmAdapter", "Bring it into memory",
+                body_optional=True, reply=Adapter,
+            ),
+            Endpoint(
+                "POST", f"{path}/rollback", self.roll_back, access, "rollBackAdapter",
+                "Have the name mean an older version", body=RollbackBody, body_optional=True, reply=Adapter,
+            ),
+            Endpoint(
+                "PUT", alias, self.point, access, "pointAlias", "Have an alias mean a version",
+                body=AliasBody, reply=Adapter,
+            ),
+            Endpoint("DELETE", alias, self.unpoint, access, "deleteAlias", "Take an alias away", reply=Adapter),
+        )  # fmt: skip
 
     async def index(self, _request: Request) -> Response:
         found = await in_thread(self._registry.latest)

@@ -12,12 +12,14 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from edgelora.core.errors import NotFound
 from edgelora.runtime.adapter_registry import InstalledAdapter
 from edgelora.runtime.install.sources import UPLOADED, Source
-from edgelora.server.generation.request_body import typed
+from edgelora.server.api.groq_replies import FineTuningList, FineTuningObject
+from edgelora.server.api.openai.replies import Deleted
+from edgelora.server.http.endpoint import Access, Endpoint
+from edgelora.server.http.validation import typed
 from edgelora.server.management.jobs import Task
 from edgelora.server.management.manager import Manager, in_thread, reply
 
@@ -37,13 +39,25 @@ class GroqRoutes:
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
 
-    def routes(self, prefix: str) -> list[Route]:
-        return [
-            Route(f"{prefix}/fine_tunings", self.index, methods=["GET"]),
-            Route(f"{prefix}/fine_tunings", self.create, methods=["POST"]),
-            Route(f"{prefix}/fine_tunings/{{id}}", self.retrieve, methods=["GET"]),
-            Route(f"{prefix}/fine_tunings/{{id}}", self.delete, methods=["DELETE"]),
-        ]
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        path, access = "/v1/fine_tunings", Access.MANAGEMENT
+        return (
+            Endpoint(
+                "GET", path, self.index, access, "listFineTunings", "Adapters, Groq's way", reply=FineTuningList
+            ),
+            Endpoint(
+                "POST", path, self.create, access, "createFineTuning", "Install an upload, Groq's way",
+                body=FineTuningBody, reply=FineTuningObject,
+            ),
+            Endpoint(
+                "GET", f"{path}/{{id}}", self.retrieve, access, "retrieveFineTuning", "One version",
+                reply=FineTuningObject,
+            ),
+            Endpoint(
+                "DELETE", f"{path}/{{id}}", self.delete, access, "deleteFineTuning", "Uninstall a version",
+                reply=Deleted,
+            ),
+        )  # fmt: skip
 
     async def create(self, request: Request) -> Response:
         body = typed(await self._manager.read(request), FineTuningBody)

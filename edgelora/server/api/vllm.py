@@ -13,12 +13,12 @@ from typing import Annotated
 from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
 
 from edgelora.core.errors import UsageError
 from edgelora.core.files import check_name
 from edgelora.runtime.install.sources import LOADED, InstalledSource, PathSource, Source
-from edgelora.server.generation.request_body import invalid, typed
+from edgelora.server.http.endpoint import TEXT, Access, Endpoint
+from edgelora.server.http.validation import invalid, typed
 from edgelora.server.management.jobs import Task
 from edgelora.server.management.manager import Manager, in_thread
 
@@ -41,11 +41,17 @@ class VllmRoutes:
         self._manager = manager
         self._registry = manager.registry
 
-    def routes(self, prefix: str) -> list[Route]:
-        return [
-            Route(f"{prefix}/load_lora_adapter", self.load, methods=["POST"]),
-            Route(f"{prefix}/unload_lora_adapter", self.unload, methods=["POST"]),
-        ]
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        return (
+            Endpoint(
+                "POST", "/v1/load_lora_adapter", self.load, Access.MANAGEMENT, "loadLoraAdapter",
+                "Install and load, vLLM's way", body=LoadAdapterBody, reply_media=TEXT,
+            ),
+            Endpoint(
+                "POST", "/v1/unload_lora_adapter", self.unload, Access.MANAGEMENT, "unloadLoraAdapter",
+                "Unload, vLLM's way", body=UnloadAdapterBody, reply_media=TEXT,
+            ),
+        )  # fmt: skip
 
     async def load(self, request: Request) -> Response:
         """Install it as `lora_name` where it is not that already, and bring it into memory."""

@@ -1,4 +1,4 @@
-"""From what a request carries to who it is from: the key of the options, the token, the named keys. No HTTP."""
+"""Identifying the caller by the key of the options, the management token, or a named key. No HTTP."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from edgelora.server.auth.caller import ANYONE, OWNER, Caller
-from edgelora.server.http.endpoint import Door
+from edgelora.server.http.endpoint import Access
 from edgelora.server.http.errors import Forbidden, Unauthorized
 from edgelora.server.http.options import ServerOptions
 from edgelora.server.http.origins import presented
@@ -17,7 +17,7 @@ from edgelora.store.keys.key_ring import KeyRing
 
 
 class Credentials:
-    """Asked on the server's loop only."""
+    """The keys that the server knows. Not thread-safe: only for the server's event loop."""
 
     def __init__(self, options: ServerOptions, *, clock: Callable[[], float] = time.time) -> None:
         """`clock`: Unix seconds, for expiries. Raises StorageError where token or keys cannot be read."""
@@ -27,29 +27,29 @@ class Credentials:
         self._keyless = options.keyless
         self._clock = clock
 
-    def admit(self, door: Door, *, authorization: str | None, x_api_key: str | None) -> Caller:
-        """Who comes to this door. Raises Unauthorized, and Forbidden for a key that is good elsewhere.
+    def admit(self, access: Access, *, authorization: str | None, x_api_key: str | None) -> Caller:
+        """Return the caller. Raises Unauthorized, or Forbidden where the key is valid and does not suffice.
 
-        At a SIGNED one it is anyone: its route looks at the address.
+        With SIGNED access the caller is ANYONE: the endpoint's handler checks the signature.
         """
-        if door in (Door.OPEN, Door.SIGNED):
+        if access in (Access.OPEN, Access.SIGNED):
             return ANYONE
-        found = self._identify([digest(secret) for secret in presented(authorization, x_api_key)])
-        if door is Door.TOKEN:
-            return _manager(found)
-        if found is None and self._asks_for_key():
+        caller = self._identify([digest(secret) for secret in presented(authorization, x_api_key)])
+        if access is Access.MANAGEMENT:
+            return _manager(caller)
+        if caller is None and self._requires_key():
             raise Unauthorized(
                 "invalid_api_key",
                 "The request carries no API key, or one that this server does not know any more.",
                 "Send it as 'Authorization: Bearer KEY'.",
             )
-        return found or ANYONE
+        return _unrestricted(caller or ANYONE) if access is Access.FULL_KEY else caller or ANYONE
 
-    def _asks_for_key(self) -> bool:
+    def _requires_key(self) -> bool:
         return self._always or (not self._keyless and self._ring is not None and self._ring.in_use)
 
     def _identify(self, given: list[str]) -> Caller | None:
-        shared = self._shared is not None and any(hmac.compare_digest(one, self._shared) for one in given)
+        shared = self._shared is not None and any(hmac.compare_digest(key, self._shared) for key in given)
         token = self._ring is not None and self._ring.is_token(given)
         key = None if self._ring is None else self._ring.find(given, self._clock())
         if token:
@@ -57,17 +57,27 @@ class Credentials:
         return Caller.of(key) if key is not None else ANYONE if shared else None
 
 
-def _manager(found: Caller | None) -> Caller:
-    if found is None or found is ANYONE:
+def _unrestricted(caller: Caller) -> Caller:
+    if not caller.sees_all:
+        raise Forbidden(
+            "whole_view_not_allowed",
+            f"This describes every adapter, and the key {caller.name!r} may use only some.",
+            "GET /v1/models lists what it may use.",
+        )
+    return caller
+
+
+def _manager(caller: Caller | None) -> Caller:
+    if caller is None or caller is ANYONE:
         raise Unauthorized(
             "management_token_required",
             "This changes what is installed, or sees files: it needs the management token.",
             "Send it as the API key; `edgelora keys token` shows it.",
         )
-    if not found.management:
+    if not caller.management:
         raise Forbidden(
             "management_not_allowed",
-            f"The key {found.name!r} may not change what is installed.",
+            f"The key {caller.name!r} may not change what is installed.",
             "Use the management token, or a key made with `edgelora keys add --management`.",
         )
-    return found
+    return caller

@@ -8,7 +8,8 @@ from typing import Protocol
 from edgelora.core.errors import EdgeloraError
 from edgelora.core.request import AdapterUse
 from edgelora.runtime.interface import Runtime
-from edgelora.server.generation.request_body import AdapterPart, check_text, invalid
+from edgelora.server.generation.request_body import AdapterPart
+from edgelora.server.http.validation import check_text, invalid
 from edgelora.server.telemetry.request_record import note_adapters
 
 

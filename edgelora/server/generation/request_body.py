@@ -12,14 +12,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
-import msgspec
 from msgspec import Meta, Struct
 
-from edgelora.core.errors import UsageError
 from edgelora.core.request import MAX_ADAPTERS, MAX_WEIGHT
 from edgelora.core.sampling_params import MAX_BIAS, MAX_BIASES, Constraint, SamplingParams
 from edgelora.server.auth.caller import caller
 from edgelora.server.http.endpoint import Inert
+from edgelora.server.http.validation import check_text, invalid, refuse_unsupported, typed, unsupported
 
 MAX_STOPS = 16
 MAX_CHOICES = 16
@@ -139,16 +138,7 @@ class GenerationFields(SamplingFields, frozen=True, kw_only=True):
         return tuple(replace(asked, seed=seed) for seed in seeds)
 
 
-StructT = TypeVar("StructT", bound=Struct)
 BodyT = TypeVar("BodyT", bound=GenerationFields)
-
-
-def typed(raw: object, kind: type[StructT]) -> StructT:
-    """Raises UsageError with `param` for a missing, mistyped or out-of-range field."""
-    try:
-        return msgspec.convert(raw, kind)
-    except msgspec.ValidationError as error:
-        raise _explain(str(error)) from None
 
 
 def parse_body(raw: dict[str, object], kind: type[BodyT], inert: Inert) -> BodyT:
@@ -178,44 +168,6 @@ def client_of(raw: Mapping[str, object]) -> str:
     return caller().name or (user if isinstance(user, str) else "")
 
 
-def check_text(text: str, param: str) -> None:
-    """Raises UsageError for half of a surrogate pair: JSON can write one, but it is no text."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise invalid(param, "has half of a surrogate pair, which is no character") from None
-
-
-def invalid(param: str, why: str) -> UsageError:
-    return UsageError("invalid_value", f"The field {param!r} {why}.", param=param)
-
-
-def missing(param: str) -> UsageError:
-    return UsageError("missing_required_parameter", f"The field {param!r} is missing.", param=param)
-
-
-def unsupported(param: str, accepted: tuple[object, ...] = ()) -> UsageError:
-    """`accepted`: the values that are let through because they ask for nothing."""
-    values = " or ".join(msgspec.json.encode(value).decode() for value in accepted)
-    only = f", or send {values}" if values else ""
-    return UsageError(
-        "unsupported_parameter", f"The field {param!r} is not supported.", f"Leave it out{only}.", param=param
-    )
-
-
-def refuse_unsupported(raw: Mapping[str, object], inert: Inert, *, at: str = "") -> None:
-    """Raises UsageError for a field of `inert` with a value that asks for something. `at`: what its name follows."""
-    for name, accepted in inert.items():
-        value = raw.get(name)
-        if value is not None and not any(_same(value, one) for one in accepted):
-            raise unsupported(f"{at}{name}", accepted)
-
-
-def _same(value: object, accepted: object) -> bool:
-    # In Python True is 1; in JSON it is not.
-    return value == accepted and isinstance(value, bool) == isinstance(accepted, bool)
-
-
 def _check_stream_options(raw: dict[str, Any], *, streamed: bool) -> None:
     options = raw.get("stream_options")
     if options is None:
@@ -224,18 +176,3 @@ def _check_stream_options(raw: dict[str, Any], *, streamed: bool) -> None:
         raise invalid("stream_options", "is only allowed together with 'stream': true")
     if options.get("include_obfuscation"):
         raise unsupported("stream_options.include_obfuscation", (False,))
-
-
-_AT = re.compile(r"(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?", re.DOTALL)
-_MISSING = re.compile(r"Object missing required field `(?P<name>\w+)`")
-
-
-def _explain(message: str) -> UsageError:
-    """A UsageError from msgspec's message, `Expected ..., got ... - at `$.messages[0].role``."""
-    match = _AT.fullmatch(message)
-    problem, path = (match["what"], match["path"] or "") if match else (message, "")
-    if field := _MISSING.fullmatch(problem):
-        return missing(f"{path}.{field['name']}" if path else field["name"])
-    code = "invalid_type" if ", got " in problem else "invalid_value"
-    wish = problem[:1].lower() + problem[1:]
-    return UsageError(code, f"The field {path!r} is wrong: {wish}.", param=path)

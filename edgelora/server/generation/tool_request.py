@@ -12,8 +12,8 @@ from msgspec import Meta, Struct
 
 from edgelora.core.errors import UsageError
 from edgelora.core.sampling_params import Constraint
-from edgelora.server.generation.request_body import invalid, missing
 from edgelora.server.http.json_body import parse_object
+from edgelora.server.http.validation import invalid, missing
 from edgelora.text import schema_grammar
 from edgelora.text.tool_parser import CallParser, ForcedCallParser, ToolParser
 from edgelora.text.tools import Tool

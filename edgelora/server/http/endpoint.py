@@ -1,136 +1,102 @@
-"""What a caller must bring to each route: one table by method and path. A route that no row means is never served.
+"""One HTTP endpoint as a value: where it is, who may call it, what it takes, and what it returns.
 
-OPEN asks for nothing and says nothing that is anybody's. KEY is what applications use: an API key where the server asks
-for one. SIGNED addresses carry a secret of their own, which their route checks. TOKEN changes what is installed, or
-sees files: the token of the installation, or a key made for it.
+The router, the gate and the OpenAPI document all read the same values, so they cannot disagree. Knows no API.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from enum import StrEnum
-from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
 
 JSON = "application/json"
+TEXT = "text/plain"
 EVENTS = "text/event-stream"
+
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+
+Handler = ASGIApp | Callable[[Request], Awaitable[Response]]
+"""An ASGI application, or a starlette endpoint: a coroutine function of the request that returns the response."""
+
+Inert = Mapping[str, tuple[object, ...]]
+"""Fields that are known and not supported, each with the values that are accepted because they change nothing."""
+
+
+class Access(StrEnum):
+    """Who may call an endpoint."""
+
+    OPEN = "open"
+    """Anyone. The reply holds nothing private."""
+    KEY = "key"
+    """Applications, with an API key where the server requires one."""
+    FULL_KEY = "full_key"
+    """The same, except keys that are restricted to some models: the reply describes every adapter."""
+    SIGNED = "signed"
+    """Anyone who knows the URL, which carries a signature that the handler checks."""
+    MANAGEMENT = "management"
+    """The management token, or a key made for management: the call changes what is installed, or reads files."""
+
+
+class Media(StrEnum):
+    """The content type that a request body must have."""
+
+    JSON = "application/json"
+    FORM = "multipart/form-data"
+    """A web page can send a form across origins without a preflight, so only the Origin and Sec-Fetch-Site checks stop
+    it."""
+    BYTES = "application/octet-stream"
+    """Any content type is accepted. Only for PUT, which no web page can send across origins without a preflight."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One of the query."""
+    """One parameter of the query string, for the OpenAPI document."""
 
     name: str
     schema: Mapping[str, Any]
-    about: str
+    description: str
 
 
 @dataclass(frozen=True, slots=True)
-class Operation:
-    method: str
+class Endpoint:
+    method: Method
     path: str
-    """As the document writes it, `/v1/models/{id}`; what stands under /v1 stands under /openai/v1 too."""
-    name: str
-    """The operationId."""
+    """The route's template as starlette reads it, such as `/v1/models/{id:path}`."""
+    handler: Handler
+    access: Access
+    operation_id: str
     summary: str
-    body: Any = None
-    """The type of its JSON body, or none."""
-    inert: Inert = field(default_factory=dict)
-    """Fields beside the body's own that are known and not supported, each with the values that ask for nothing."""
-    form: Mapping[str, Any] | None = None
-    """The schema of a multipart body."""
-    raw: str | None = None
-    """The media type of a body that is bytes."""
-    reply: Any = None
-    """The type of the JSON reply; None: a text."""
-    media: str = JSON
-    """Of the reply."""
-    status: int = 200
-    streamed: bool = False
-    """Whether the reply may also be server-sent events."""
-    query: tuple[Parameter, ...] = ()
-
-
-Inert = Mapping[str, tuple[object, ...]]
-
-
-READING = ("GET", "HEAD")
-
-
-class Door(StrEnum):
-    OPEN = "open"
-    KEY = "key"
-    SIGNED = "signed"
-    TOKEN = "token"
-
-
-class Media(StrEnum):
-    """What the body of a POST, PUT or PATCH may be."""
-
-    JSON = "application/json"
-    FORM = "multipart/form-data"
-    """A page can send it across origins unasked: only the check of Origin and Sec-Fetch-Site keeps those out."""
-    ANY = "any"
-    """For PUT alone: no page can send one across origins without a preflight."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    methods: tuple[str, ...]
-    path: str
-    """A route's template with `{}` for each parameter, without the prefix /openai; `*` is anything, slashes too."""
-    door: Door
+    _: KW_ONLY
     media: Media = Media.JSON
+    body: Any = None
+    """The type of the JSON body, or the schema of the form; None where the document describes no body."""
+    inert: Inert = field(default_factory=dict)
+    """Unsupported fields of the body, besides the ones that its type has."""
+    body_optional: bool = False
+    """True if the request may have no body, and then needs no content type."""
+    query: tuple[Parameter, ...] = ()
     metered: bool = False
-    """Whether it generates, and so counts against the limits of a minute."""
-    whole: bool = False
-    """Whether it tells of every adapter: not for a key that may use only some."""
-    bodiless: bool = False
-    """Whether it may come without a body, and then needs no content type: only where no page can send it unasked."""
+    """True if calls count against the limits of requests and tokens per minute."""
+    reply: Any = None
+    """The type of the JSON reply; None if the reply is text."""
+    reply_media: str = JSON
+    status: int = 200
+    """The HTTP status of a successful reply."""
+    streamed: bool = False
+    """True if the reply can also be a stream of server-sent events."""
 
-    def means(self, method: str, path: str) -> bool:
-        return (method in self.methods or "*" in self.methods) and fnmatchcase(path, self.path)
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The HTTP methods the route answers: HEAD comes with GET."""
+        return ("GET", "HEAD") if self.method == "GET" else (self.method,)
 
-
-def _rows(
-    door: Door, *paths: str, methods: tuple[str, ...] = ("*",), metered: bool = False, whole: bool = False
-) -> list[Row]:
-    return [Row(methods, path, door, metered=metered, whole=whole) for path in paths]
-
-
-BODILESS = ("pin", "unpin", "warm", "rollback")
-"""What is asked of an adapter without more words."""
-
-TABLE: tuple[Row, ...] = (
-    *_rows(Door.OPEN, "/", "/health", "/ready", "/openapi.json", methods=READING),
-    *_rows(Door.OPEN, "/page.css", "/page.js", "/chat.js", "/icon.svg", methods=READING),
-    *_rows(Door.KEY, "/v1/models", "/v1/models/{}", methods=READING),
-    *_rows(Door.KEY, "/metrics", "/v1/status", "/v1/adapters", "/v1/adapters/{}", methods=READING, whole=True),
-    *_rows(Door.KEY, "/v1/chat/completions", "/v1/completions", "/v1/responses", methods=("POST",), metered=True),
-    *_rows(Door.KEY, "/v1/responses/*", "/v1/chat/completions/input_tokens", "/v1/embeddings"),
-    *_rows(Door.KEY, "/tokenize", "/v1/tokenize", "/detokenize", "/v1/detokenize", methods=("POST",)),
-    Row(("POST",), "/v1/files", Door.TOKEN, media=Media.FORM),
-    Row(("PUT",), "/v2/uploads/*", Door.SIGNED, media=Media.ANY),
-    *(Row(("POST",), f"/v1/adapters/{{}}/{verb}", Door.TOKEN, bodiless=True) for verb in BODILESS),
-    *_rows(Door.TOKEN, "/v1/files*", "/v1/fine_tunings*", "/v1/adapters*", "/v1/jobs*", "/v2/projects*"),
-    *_rows(Door.TOKEN, "/v1/load_lora_adapter", "/v1/unload_lora_adapter", "/v1/models", "/v1/models/{}"),
-)
-"""The first row that means a route holds for it."""
-
-_PARAMETER = re.compile(r"\{[^}]*\}")
-
-
-def row_of(method: str, template: str) -> Row | None:
-    """The row for one method of a route, by the template it was made with."""
-    path = _PARAMETER.sub("{}", template).removeprefix("/openai")
-    return next((row for row in TABLE if row.means(method, path)), None)
-
-
-def rows_of(methods: Iterable[str], template: str) -> dict[str, Row]:
-    """The rows for every method of a route. Raises LookupError where one has none: the table was forgotten."""
-    found = {method: row_of(method, template) for method in methods}
-    if forgotten := sorted(method for method, row in found.items() if row is None):
-        raise LookupError(f"doors.TABLE says nothing of {' and '.join(forgotten)} {template}")
-    return {method: row for method, row in found.items() if row is not None}
+    @property
+    def documented_path(self) -> str:
+        """The path as OpenAPI writes it, without starlette's converters: `/v1/models/{id}`."""
+        return re.sub(r":\w+}", "}", self.path)

@@ -12,7 +12,7 @@ import re
 
 from edgelora.core.errors import UsageError
 from edgelora.runtime.install.sources import HubSource
-from edgelora.server.generation.request_body import invalid
+from edgelora.server.http.validation import invalid
 
 _REPOSITORY = r"(?P<repository>[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95})"
 _WORD = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}"

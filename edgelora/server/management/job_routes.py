@@ -1,38 +1,32 @@
-"""GET /v1/jobs/{id}: what became of an adapter that is being installed. Together's shape, with more beside it."""
+"""GET /v1/jobs and /v1/jobs/{id}: the installations of adapters, in the shape of Together's jobs with more fields."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
+from edgelora.server.http.endpoint import Access, Endpoint
 from edgelora.server.http.errors import error_reply
+from edgelora.server.management.job_replies import InstallJob, JobList
 from edgelora.server.management.jobs import Job, Jobs, Status
 from edgelora.server.management.manager import reply
-
-TOGETHER_KIND = "adapter_upload"
-"""The kind of job whose status is worded as Together's clients know it."""
-TOGETHER_WORDS: Mapping[Status, str] = {
-    Status.QUEUED: "Queued",
-    Status.RUNNING: "Running",
-    Status.SUCCEEDED: "Complete",
-    Status.FAILED: "Failed",
-}
 
 
 class JobRoutes:
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
 
-    def routes(self, prefix: str) -> list[Route]:
-        return [
-            Route(f"{prefix}/jobs", self.index, methods=["GET"]),
-            Route(f"{prefix}/jobs/{{id}}", self.retrieve, methods=["GET"]),
-        ]
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        path, access = "/v1/jobs", Access.MANAGEMENT
+        return (
+            Endpoint(
+                "GET", path, self.index, access, "listJobs", "What is being installed, and was", reply=JobList
+            ),
+            Endpoint("GET", f"{path}/{{id}}", self.retrieve, access, "retrieveJob", "One of them", reply=InstallJob),
+        )  # fmt: skip
 
     async def index(self, _request: Request) -> Response:
         return reply({"object": "list", "data": [job_fields(job) for job in self._jobs.every()]})
@@ -44,7 +38,7 @@ class JobRoutes:
 def job_fields(job: Job) -> dict[str, object]:
     """A job for programs. Times in ISO 8601, as Together's clients parse them."""
     updates = [
-        {"status": _word(job, update.status), "message": update.message, "timestamp": iso(update.at)}
+        {"status": _status_name(job, update.status), "message": update.message, "timestamp": iso(update.at)}
         for update in job.updates
     ]
     return {
@@ -52,7 +46,7 @@ def job_fields(job: Job) -> dict[str, object]:
         "job_id": job.id,
         "object": "job",
         "type": job.task.kind,
-        "status": _word(job, job.status),
+        "status": _status_name(job, job.status),
         "progress": job.progress or None,
         "error": error_fields(job),
         "adapter": _adapter(job),
@@ -67,8 +61,8 @@ def job_fields(job: Job) -> dict[str, object]:
     }
 
 
-def _word(job: Job, status: Status) -> str:
-    return TOGETHER_WORDS[status] if job.task.kind == TOGETHER_KIND else status
+def _status_name(job: Job, status: Status) -> str:
+    return job.task.status_names.get(status, status)
 
 
 def error_fields(job: Job) -> object:

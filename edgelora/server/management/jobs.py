@@ -11,9 +11,9 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from edgelora.core.errors import Busy, EdgeloraError, NotFound
@@ -47,17 +47,19 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a job does, in the words of the flow that asked for it."""
+    """The work of a job, as the API that submits it describes it to its clients."""
 
     kind: str
     name: str
-    """Of the adapter."""
+    """The name of the adapter to install."""
     source: str
-    """Where it comes from, without any token."""
+    """The adapter's origin, without any token."""
     about: str = ""
-    """What the client said of it."""
+    """The client's description of the adapter."""
     group: str = ""
-    """Which of the flow's things it belongs to."""
+    """The id of the API's object that the job belongs to."""
+    status_names: Mapping[Status, str] = field(default_factory=dict)
+    """The API's own names of statuses, where it has others."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""The OpenAPI document: the types of the replies, and the document made of them and of the endpoints."""
+"""The OpenAPI document, made of the endpoints, and the endpoint that serves it."""

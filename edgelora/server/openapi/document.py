@@ -1,4 +1,4 @@
-"""The document, made of the table and of msgspec's types, which are those the server parses and writes with. Pure."""
+"""The OpenAPI document, made of the endpoints and of msgspec's types, with which the server parses and writes. Pure."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from edgelora.server.http.endpoint import EVENTS, JSON, Door, Inert, Operation, rows_of
-from edgelora.server.openapi.replies import ErrorReply
+from edgelora.server.http.endpoint import EVENTS, JSON, Access, Endpoint, Inert, Media
+from edgelora.server.http.error_types import ErrorReply
 
 Schema = dict[str, Any]
 
@@ -21,75 +21,79 @@ _EVENT: Schema = {
     "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
     "required": ["data"],
 }
-"""Of each event; OpenAPI 3.1 has no word for a stream of them."""
+"""The schema of one event; OpenAPI 3.1 cannot describe a stream of them."""
 _ABOUT = (
     "An on-device LoRA runtime's HTTP API, in OpenAI's shapes: `model` is the base or an adapter by name. All that "
     "stands under /v1 stands under /openai/v1 too. Fields that are not named here are ignored; those that are named "
     "and not supported are refused unless their value asks for nothing."
 )
+_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
+_REQUIRED_KEY: list[Schema] = [{"bearer": []}, {"x-api-key": []}]
+_OPTIONAL_KEY: list[Schema] = [*_REQUIRED_KEY, {}]
+"""A key is needed only where the server requires one."""
+_SECURITY: dict[Access, list[Schema]] = {
+    Access.OPEN: [],
+    Access.SIGNED: [],
+    Access.KEY: _OPTIONAL_KEY,
+    Access.FULL_KEY: _OPTIONAL_KEY,
+    Access.MANAGEMENT: _REQUIRED_KEY,
+}
 
 
-def document(operations: Iterable[Operation], *, version: str) -> Schema:
-    """An OpenAPI 3.1 document as plain values."""
-    table = list(operations)
-    bodies = {one.name: one.body for one in table if one.body is not None}
-    replies = {one.name: one.reply for one in table if one.reply is not None}
-    body_schemas, asked = _components(bodies)
-    reply_schemas, answered = _components({**replies, "": ErrorReply})
-    for schema in answered.values():
+def document(endpoints: Iterable[Endpoint], *, version: str) -> Schema:
+    """Return an OpenAPI 3.1 document as plain values.
+
+    Raises ValueError if a type has different schemas in bodies and in replies.
+    """
+    table = list(endpoints)
+    bodies = {endpoint.operation_id: endpoint.body for endpoint in table if _has_json_body(endpoint)}
+    replies = {endpoint.operation_id: endpoint.reply for endpoint in table if endpoint.reply is not None}
+    body_schemas, body_components = _components(bodies)
+    reply_schemas, reply_components = _components({**replies, "": ErrorReply})
+    for schema in reply_components.values():
         # The server writes every field, also those that have a default.
         fields, required = schema.get("properties", {}), schema.get("required", ())
-        schema["required"] = [name for name, one in fields.items() if name in required or "default" in one]
+        schema["required"] = [name for name, field in fields.items() if name in required or "default" in field]
     paths: dict[str, Schema] = {}
-    for one in table:
-        body = _with_inert(one, body_schemas, asked)
-        paths.setdefault(one.path, {})[one.method.lower()] = _operation(one, body, reply_schemas)
+    for endpoint in table:
+        body = _with_inert(endpoint, body_schemas, body_components)
+        operation = _operation(endpoint, body, reply_schemas)
+        paths.setdefault(endpoint.documented_path, {})[endpoint.method.lower()] = operation
     return {
         "openapi": "3.1.0",
         "info": {"title": "edgelora", "version": version, "description": _ABOUT},
         "servers": [{"url": "/"}],
         "paths": paths,
-        "components": {"schemas": _merged(asked, answered), "securitySchemes": _SCHEMES},
+        "components": {"schemas": _merged(body_components, reply_components), "securitySchemes": _SCHEMES},
     }
 
 
-_SCHEMES = {
-    "bearer": {"type": "http", "scheme": "bearer"},
-    "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
-}
-_SECURITY: dict[Door, list[Schema]] = {
-    Door.OPEN: [],
-    Door.SIGNED: [],
-    Door.KEY: [{"bearer": []}, {"x-api-key": []}, {}],
-    Door.TOKEN: [{"bearer": []}, {"x-api-key": []}],
-}
-"""A key where the server asks for one; always the installation's token, or a key made for it."""
-
-
-def door_of(one: Operation) -> Door:
-    """Raises LookupError where the table of doors was forgotten."""
-    return rows_of([one.method], one.path)[one.method].door
+def _has_json_body(endpoint: Endpoint) -> bool:
+    return endpoint.media is Media.JSON and endpoint.body is not None
 
 
 def _components(types: Mapping[str, Any]) -> tuple[dict[str, Schema], dict[str, Schema]]:
-    """By the types' keys their schemas; by name those that they refer to."""
+    """Return the types' schemas by operation id, and the schemas that they refer to by name."""
     schemas, components = msgspec.json.schema_components(types.values(), ref_template=_REF)
     return dict(zip(types, schemas, strict=True)), components
 
 
-def _merged(asked: dict[str, Schema], answered: dict[str, Schema]) -> dict[str, Schema]:
-    for name in asked.keys() & answered.keys():
-        if asked[name] != answered[name]:
+def _merged(bodies: dict[str, Schema], replies: dict[str, Schema]) -> dict[str, Schema]:
+    for name in bodies.keys() & replies.keys():
+        if bodies[name] != replies[name]:
             raise ValueError(f"the schema {name} is not the same in bodies and in replies")
-    return dict(sorted({**asked, **answered}.items()))
+    return dict(sorted({**bodies, **replies}.items()))
 
 
-def _with_inert(one: Operation, schemas: Mapping[str, Schema], components: dict[str, Schema]) -> Schema | None:
-    """The body's schema, its component told of the fields that are known and not supported."""
-    schema = schemas.get(one.name)
-    if schema is not None and one.inert:
+def _with_inert(endpoint: Endpoint, schemas: Mapping[str, Schema], components: dict[str, Schema]) -> Schema | None:
+    """Return the body's schema, after adding the unsupported fields to its component."""
+    schema = schemas.get(endpoint.operation_id)
+    if schema is not None and endpoint.inert:
         properties = components[schema["$ref"].rpartition("/")[2]]["properties"]
-        properties.update({name: value for name, value in _inert(one.inert) if name not in properties})
+        properties.update({name: value for name, value in _inert(endpoint.inert) if name not in properties})
     return schema
 
 
@@ -98,35 +102,37 @@ def _inert(inert: Inert) -> Iterator[tuple[str, Schema]]:
         yield name, {"enum": [*accepted, None], "description": "Not supported: these values ask for nothing."}
 
 
-def _operation(one: Operation, body: Schema | None, replies: Mapping[str, Schema]) -> Schema:
-    reply = {"schema": replies.get(one.name, {"type": "string"})}
-    content: Schema = {one.media: reply}
-    if one.streamed:
+def _operation(endpoint: Endpoint, body: Schema | None, replies: Mapping[str, Schema]) -> Schema:
+    reply = {"schema": replies.get(endpoint.operation_id, {"type": "string"})}
+    content: Schema = {endpoint.reply_media: reply}
+    if endpoint.streamed:
         content[EVENTS] = {"schema": _EVENT}
     refused = {"description": "Refused", "content": {JSON: {"schema": replies[""]}}}
-    found: Schema = {
-        "operationId": one.name,
-        "summary": one.summary,
+    operation: Schema = {
+        "operationId": endpoint.operation_id,
+        "summary": endpoint.summary,
         "responses": {
-            str(one.status): {"description": one.summary, "content": content},
+            str(endpoint.status): {"description": endpoint.summary, "content": content},
             "4XX": refused,
             "5XX": {**refused, "description": "Failed, or not now"},
         },
-        "security": _SECURITY[door_of(one)],
+        "security": _SECURITY[endpoint.access],
     }
-    if parameters := [*_path_parameters(one.path), *_query_parameters(one)]:
-        found["parameters"] = parameters
-    if request := _request(one, body):
-        found["requestBody"] = {"required": True, "content": request}
-    return found
+    if parameters := [*_path_parameters(endpoint.documented_path), *_query_parameters(endpoint)]:
+        operation["parameters"] = parameters
+    if request := _request(endpoint, body):
+        operation["requestBody"] = {"required": True, "content": request}
+    return operation
 
 
-def _request(one: Operation, body: Schema | None) -> Schema | None:
+def _request(endpoint: Endpoint, body: Schema | None) -> Schema | None:
     if body is not None:
         return {JSON: {"schema": body}}
-    if one.form is not None:
-        return {"multipart/form-data": {"schema": dict(one.form)}}
-    return {one.raw: {"schema": {"type": "string", "format": "binary"}}} if one.raw is not None else None
+    if endpoint.media is Media.FORM:
+        return {str(endpoint.media): {"schema": dict(endpoint.body)}}
+    if endpoint.media is Media.BYTES:
+        return {str(endpoint.media): {"schema": {"type": "string", "format": "binary"}}}
+    return None
 
 
 def _path_parameters(path: str) -> Iterator[Schema]:
@@ -134,11 +140,11 @@ def _path_parameters(path: str) -> Iterator[Schema]:
         yield {"name": name, "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
 
 
-def _query_parameters(one: Operation) -> Iterator[Schema]:
-    for parameter in one.query:
+def _query_parameters(endpoint: Endpoint) -> Iterator[Schema]:
+    for parameter in endpoint.query:
         yield {
             "name": parameter.name,
             "in": "query",
-            "description": parameter.about,
+            "description": parameter.description,
             "schema": dict(parameter.schema),
         }

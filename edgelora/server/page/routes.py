@@ -10,7 +10,8 @@ from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+
+from edgelora.server.http.endpoint import Access, Endpoint
 
 FOLDER = Path(__file__).with_name("static")
 
@@ -23,6 +24,7 @@ FILES = {
 }
 """By path: the file, and what it is."""
 PAGE_PATHS = frozenset(FILES)
+_PUNCTUATION = str.maketrans("", "", "/.")
 
 HEADERS = {
     # Nothing but these files and this server's own API; no inline script or style, no frame around it.
@@ -47,9 +49,13 @@ class PageFile:
         return Response(self.body, headers={**HEADERS, "content-type": self.media_type})
 
 
-def page_routes() -> list[Route]:
-    """Read once: a few kilobytes."""
-    return [
-        Route(path, PageFile((FOLDER / name).read_bytes(), media_type).__call__)
-        for path, (name, media_type) in FILES.items()
-    ]
+def page_endpoints() -> tuple[Endpoint, ...]:
+    """Return an endpoint for each file. The files, a few kilobytes, are read once."""
+    return tuple(_file_endpoint(path, name, media_type) for path, (name, media_type) in FILES.items())
+
+
+def _file_endpoint(path: str, name: str, media_type: str) -> Endpoint:
+    return Endpoint(
+        "GET", path, PageFile((FOLDER / name).read_bytes(), media_type).__call__, Access.OPEN,
+        f"page{path.title().translate(_PUNCTUATION)}", "A file of the page", reply_media=media_type.partition(";")[0],
+    )  # fmt: skip

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from msgspec import Struct
 from starlette.requests import Request
 from starlette.responses import Response
 
 from edgelora.core.errors import Unavailable
 from edgelora.runtime.interface import Runtime
 from edgelora.server.http.drain import Drain
+from edgelora.server.http.endpoint import Access, Endpoint
+
+
+class State(Struct, frozen=True):
+    status: str
 
 
 class HealthRoutes:
     def __init__(self, runtime: Runtime, drain: Drain) -> None:
         self._runtime = runtime
         self._drain = drain
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        return (
+            Endpoint("GET", "/health", self.health, Access.OPEN, "health", "Whether the process lives", reply=State),
+            Endpoint(
+                "GET", "/ready", self.ready, Access.OPEN, "ready", "Whether a request sent now would be worked on",
+                reply=State,
+            ),
+        )  # fmt: skip
 
     async def health(self, _request: Request) -> Response:
         return _status(b"ok")

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from edgelora.engine.scheduler.occupancy import Occupancy
 from edgelora.engine.stats import EngineStats
 from edgelora.runtime.interface import Runtime
+from edgelora.server.http.endpoint import TEXT, Access, Endpoint
 from edgelora.server.telemetry.counters import BASE, SEVERAL, Counters, Histogram
 from edgelora.server.telemetry.snapshot import Snapshot, take_snapshot
 
@@ -29,6 +30,13 @@ class MetricsRoutes:
     def __init__(self, runtime: Runtime, counters: Counters) -> None:
         self._runtime = runtime
         self._counters = counters
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        return (
+            Endpoint(
+                "GET", "/metrics", self.metrics, Access.FULL_KEY, "metrics", "The same for Prometheus", reply_media=TEXT
+            ),
+        )
 
     async def metrics(self, request: Request) -> Response:
         snapshot = await to_thread.run_sync(self._prepare)

@@ -17,6 +17,7 @@ from edgelora.engine.scheduler.occupancy import Occupancy
 from edgelora.engine.stats import EngineState, EngineStats
 from edgelora.runtime.interface import Runtime
 from edgelora.server.http.drain import Drain
+from edgelora.server.http.endpoint import Access, Endpoint
 from edgelora.server.telemetry.counters import Counters
 from edgelora.server.telemetry.snapshot import Snapshot, take_snapshot
 
@@ -121,6 +122,14 @@ class StatusRoutes:
         self._runtime = runtime
         self._counters = counters
         self._drain = drain
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        return (
+            Endpoint(
+                "GET", "/v1/status", self.status, Access.FULL_KEY, "status", "What the server holds and does now",
+                reply=Status,
+            ),
+        )  # fmt: skip
 
     async def status(self, _request: Request) -> Response:
         snapshot = await to_thread.run_sync(take_snapshot, self._runtime, self._counters.started)

@@ -12,21 +12,10 @@ from edgelora.core.sampling_params import MAX_LOGPROBS, Constraint, SamplingPara
 from edgelora.engine.stream import Stream
 from edgelora.runtime.interface import Runtime
 from edgelora.server.api.openai.chat_writer import ChatFormat, ChatWriter
-from edgelora.server.generation.generate import Job, begin_all
 from edgelora.server.generation.request_adapters import acting
-from edgelora.server.generation.request_body import (
-    CHAT_INERT,
-    GenerationFields,
-    Positive,
-    check_text,
-    client_of,
-    invalid,
-    missing,
-    parse_body,
-    refuse_unsupported,
-    unsupported,
-)
+from edgelora.server.generation.request_body import CHAT_INERT, GenerationFields, Positive, client_of, parse_body
 from edgelora.server.generation.sse import ReplyShape
+from edgelora.server.generation.started import StartedGeneration, begin_all
 from edgelora.server.generation.tool_request import (
     MAX_TOOLS,
     Choice,
@@ -40,6 +29,7 @@ from edgelora.server.generation.tool_request import (
     toolbox,
 )
 from edgelora.server.http.endpoint import Inert
+from edgelora.server.http.validation import check_text, invalid, missing, refuse_unsupported, unsupported
 from edgelora.text.prompt import Message
 from edgelora.text.tools import ToolCall
 
@@ -95,12 +85,12 @@ class ChatBody(GenerationFields, frozen=True, kw_only=True):
         return old if new is None else new
 
 
-def start_chat(runtime: Runtime, raw: dict[str, object]) -> Job:
+def start_chat(runtime: Runtime, raw: dict[str, object]) -> StartedGeneration:
     """Parse a body and begin its answer. Raises UsageError, NotFound and what the runtime raises."""
     return begin_chat(runtime, raw)[0]
 
 
-def begin_chat(runtime: Runtime, raw: dict[str, object]) -> tuple[Job, ChatFormat]:
+def begin_chat(runtime: Runtime, raw: dict[str, object]) -> tuple[StartedGeneration, ChatFormat]:
     """The same, with how the answer is read, for other APIs' words. Raises as `start_chat`."""
     body = parse_body(raw, ChatBody, CHAT_INERT)
     messages = chat_messages(body.messages, raw)
@@ -119,7 +109,7 @@ def begin_chat(runtime: Runtime, raw: dict[str, object]) -> tuple[Job, ChatForma
     with naming("response_format" if schema is not None and not box.must else "tools"):
         streams = begin_all(samplings, submit)
     chat_format = ChatFormat(bool(body.logprobs), box.reader if box.may else None, box.several)
-    return Job(body, adapters, streams, lambda: ChatWriter(chat_format)), chat_format
+    return StartedGeneration(body, adapters, streams, lambda: ChatWriter(chat_format)), chat_format
 
 
 def chat_tools(body: ChatBody) -> Toolbox:

@@ -14,18 +14,11 @@ from edgelora.core.sampling_params import MAX_LOGPROBS, SamplingParams
 from edgelora.engine.stream import Stream
 from edgelora.runtime.interface import Runtime
 from edgelora.server.generation.choice_writer import ChoiceEnd, Delta, Fields, completion_logprobs, scored, text_of
-from edgelora.server.generation.generate import Job, begin_all
 from edgelora.server.generation.request_adapters import acting
-from edgelora.server.generation.request_body import (
-    COMPLETION_INERT,
-    GenerationFields,
-    TokenId,
-    check_text,
-    client_of,
-    invalid,
-    parse_body,
-)
+from edgelora.server.generation.request_body import COMPLETION_INERT, GenerationFields, TokenId, client_of, parse_body
 from edgelora.server.generation.sse import ReplyShape
+from edgelora.server.generation.started import StartedGeneration, begin_all
+from edgelora.server.http.validation import check_text, invalid
 
 DEFAULT_MAX_TOKENS = 16
 """What this API has always meant by leaving `max_tokens` out; chat has no such bound."""
@@ -37,12 +30,14 @@ class CompletionBody(GenerationFields, frozen=True, kw_only=True):
     logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
 
 
-def start_completion(runtime: Runtime, raw: dict[str, object]) -> Job:
+def start_completion(runtime: Runtime, raw: dict[str, object]) -> StartedGeneration:
     """Parse a body and begin its answer. Raises UsageError, NotFound and what the runtime raises."""
     return begin_completion(runtime, raw)[0]
 
 
-def begin_completion(runtime: Runtime, raw: dict[str, object], *, scored: bool = False) -> tuple[Job, CompletionWriter]:
+def begin_completion(
+    runtime: Runtime, raw: dict[str, object], *, scored: bool = False
+) -> tuple[StartedGeneration, CompletionWriter]:
     """The same, with how the answer is worded, for other APIs' words. `scored`: its tokens are, asked for or not.
     Raises as `start_completion`."""
     body = parse_body(raw, CompletionBody, COMPLETION_INERT)
@@ -61,7 +56,7 @@ def begin_completion(runtime: Runtime, raw: dict[str, object], *, scored: bool =
     except ContextTooLong as error:
         error.param = "prompt"
         raise
-    return Job(body, adapters, streams, lambda: writer), writer
+    return StartedGeneration(body, adapters, streams, lambda: writer), writer
 
 
 def _echo(body: CompletionBody, prompt: str | tuple[int, ...], runtime: Runtime) -> str:

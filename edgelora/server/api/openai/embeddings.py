@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from msgspec import Struct
-from starlette.routing import Route
 
+from edgelora.server.http.endpoint import Access, Endpoint
+from edgelora.server.http.error_types import ErrorReply
 from edgelora.server.http.errors import NotOffered
 from edgelora.server.http.json_route import JsonRoute
 from edgelora.server.http.options import ServerOptions
@@ -14,8 +15,13 @@ class EmbeddingsBody(Struct, frozen=True):
     """Whatever is asked for: the answer is the same."""
 
 
-def embeddings_routes(prefix: str, options: ServerOptions) -> list[Route]:
-    return [Route(f"{prefix}/embeddings", JsonRoute(options, _refuse), methods=["POST"])]
+def embeddings_endpoints(options: ServerOptions) -> tuple[Endpoint, ...]:
+    return (
+        Endpoint(
+            "POST", "/v1/embeddings", JsonRoute(options, _refuse), Access.KEY, "createEmbedding", "Not supported",
+            body=EmbeddingsBody, reply=ErrorReply, status=501,
+        ),
+    )  # fmt: skip
 
 
 def _refuse(_raw: dict[str, object]) -> object:

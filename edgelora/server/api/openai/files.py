@@ -7,12 +7,13 @@ from pathlib import Path
 from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from edgelora.core.errors import AdapterUnsupported, UsageError
-from edgelora.server.generation.request_body import invalid, missing
+from edgelora.server.api.openai.replies import Deleted, File, FileList
+from edgelora.server.http.endpoint import Access, Endpoint, Media, Parameter
 from edgelora.server.http.multipart import FormReader
 from edgelora.server.http.upload_body import FORM_BYTES
+from edgelora.server.http.validation import invalid, missing
 from edgelora.server.management.manager import Manager, in_thread, reply
 from edgelora.store.uploads import Incoming, UploadedFile
 
@@ -23,19 +24,40 @@ DEFAULT_SECONDS = 30 * DAY
 MIN_SECONDS, MAX_SECONDS = 3600, 30 * DAY
 MAX_LIMIT = 10_000
 
+_FORM = {
+    "type": "object",
+    "properties": {
+        "file": {"type": "string", "format": "binary", "description": "A zip or tar.gz of a PEFT adapter."},
+        "purpose": {"enum": list(PURPOSES)},
+        "expires_after[anchor]": {"enum": ["created_at"]},
+        "expires_after[seconds]": {"type": "string"},
+    },
+    "required": ["file", "purpose"],
+}
+_PAGE = (
+    Parameter("purpose", {"type": "string"}, "Only files for this."),
+    Parameter("limit", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}, "How many at most."),
+    Parameter("order", {"enum": ["asc", "desc"], "default": "desc"}, "The latest first, or the first."),
+    Parameter("after", {"type": "string"}, "Those behind the file with this id."),
+)
+
 
 class FilesRoutes:
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
         self._uploads = manager.uploads
 
-    def routes(self, prefix: str) -> list[Route]:
-        return [
-            Route(f"{prefix}/files", self.index, methods=["GET"]),
-            Route(f"{prefix}/files", self.create, methods=["POST"]),
-            Route(f"{prefix}/files/{{id}}", self.retrieve, methods=["GET"]),
-            Route(f"{prefix}/files/{{id}}", self.delete, methods=["DELETE"]),
-        ]
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        path, access = "/v1/files", Access.MANAGEMENT
+        return (
+            Endpoint("GET", path, self.index, access, "listFiles", "What was uploaded", reply=FileList, query=_PAGE),
+            Endpoint(
+                "POST", path, self.create, access, "createFile", "Upload an archive",
+                media=Media.FORM, body=_FORM, reply=File,
+            ),
+            Endpoint("GET", f"{path}/{{id}}", self.retrieve, access, "retrieveFile", "One upload", reply=File),
+            Endpoint("DELETE", f"{path}/{{id}}", self.delete, access, "deleteFile", "Delete an upload", reply=Deleted),
+        )  # fmt: skip
 
     async def create(self, request: Request) -> Response:
         """Take an archive in. What it may not be is said now; what is wrong inside it, when it is installed."""

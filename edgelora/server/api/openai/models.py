@@ -9,21 +9,31 @@ from starlette.responses import Response
 
 from edgelora.runtime.interface import Runtime
 from edgelora.runtime.service import ModelCard
-from edgelora.server.api.together.dialect import from_together
+from edgelora.server.api.openai.replies import Model, ModelList
+from edgelora.server.generation.dialect import Dialects
+from edgelora.server.http.endpoint import Access, Endpoint
 
 OWNER = "edgelora"
 
 
 class ModelsRoutes:
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, dialects: Dialects) -> None:
         self._runtime = runtime
+        self._dialects = dialects
 
-    async def list(self, request: Request) -> Response:
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        path = "/v1/models"
+        return (
+            Endpoint("GET", path, self.index, Access.KEY, "listModels", "The base and its adapters", reply=ModelList),
+            Endpoint(
+                "GET", f"{path}/{{id:path}}", self.retrieve, Access.KEY, "retrieveModel",
+                "One of them, by any form of its name", reply=Model,
+            ),
+        )  # fmt: skip
+
+    async def index(self, request: Request) -> Response:
         cards = await to_thread.run_sync(self._runtime.models)
-        if from_together(request.headers):
-            # To its client the list is the bare array that its own service sends.
-            return _json([{**_fields(card), "type": "chat"} for card in cards])
-        return _json({"object": "list", "data": [_fields(card) for card in cards]})
+        return _json(self._dialects.of(request.headers).list_models([_fields(card) for card in cards]))
 
     async def retrieve(self, request: Request) -> Response:
         # The id may hold slashes: the clients send them as %2F, which the server below has decoded.

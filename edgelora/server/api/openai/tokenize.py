@@ -9,26 +9,16 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
-from starlette.routing import Route
 
 from edgelora.core.errors import UsageError
 from edgelora.core.tokenizer import Tokenizer
 from edgelora.runtime.interface import Runtime
 from edgelora.server.api.openai.chat import ChatBody, ChatMessage, chat_messages, chat_tools
-from edgelora.server.generation.request_body import (
-    CHAT_INERT,
-    ModelName,
-    TokenId,
-    check_text,
-    invalid,
-    missing,
-    parse_body,
-    refuse_unsupported,
-    typed,
-)
-from edgelora.server.http.endpoint import Inert
+from edgelora.server.generation.request_body import CHAT_INERT, ModelName, TokenId, parse_body
+from edgelora.server.http.endpoint import Access, Endpoint, Inert
 from edgelora.server.http.json_route import JsonRoute
 from edgelora.server.http.options import ServerOptions
+from edgelora.server.http.validation import check_text, invalid, missing, refuse_unsupported, typed
 from edgelora.text.prompt import LARGE, encode_chat
 
 TOKENIZE_INERT: Inert = {
@@ -88,17 +78,35 @@ class InputTokens(Struct, frozen=True):
     object: Literal["response.input_tokens"] = "response.input_tokens"
 
 
-def token_routes(prefix: str, runtime: Runtime, options: ServerOptions) -> list[Route]:
-    """`prefix` may be empty: that is where vLLM and llama-server have these two."""
-    return [
-        Route(f"{prefix}/tokenize", JsonRoute(options, lambda raw: tokenize(runtime, raw)), methods=["POST"]),
-        Route(f"{prefix}/detokenize", JsonRoute(options, lambda raw: detokenize(runtime, raw)), methods=["POST"]),
-    ]
+def token_endpoints(runtime: Runtime, options: ServerOptions) -> tuple[Endpoint, ...]:
+    """Return the endpoints at the paths without a prefix, which vLLM and llama-server have too."""
+    return _token_endpoints("", "", runtime, options)
 
 
-def count_routes(prefix: str, runtime: Runtime, options: ServerOptions) -> list[Route]:
+def v1_token_endpoints(runtime: Runtime, options: ServerOptions) -> tuple[Endpoint, ...]:
+    """Return the same endpoints under /v1, and the one that counts a chat's tokens."""
     chat = JsonRoute(options, lambda raw: count_chat(runtime, raw))
-    return [Route(f"{prefix}/chat/completions/input_tokens", chat, methods=["POST"])]
+    return (
+        *_token_endpoints("/v1", "v1", runtime, options),
+        Endpoint(
+            "POST", "/v1/chat/completions/input_tokens", chat, Access.KEY, "countChatTokens",
+            "How many tokens such a body's prompt has", body=ChatBody, inert=CHAT_INERT, reply=InputTokens,
+        ),
+    )  # fmt: skip
+
+
+def _token_endpoints(prefix: str, name: str, runtime: Runtime, options: ServerOptions) -> tuple[Endpoint, ...]:
+    return (
+        Endpoint(
+            "POST", f"{prefix}/tokenize", JsonRoute(options, lambda raw: tokenize(runtime, raw)), Access.KEY,
+            f"{name}tokenize", "A text or a conversation as tokens",
+            body=TokenizeBody, inert=TOKENIZE_INERT, reply=Tokenized,
+        ),
+        Endpoint(
+            "POST", f"{prefix}/detokenize", JsonRoute(options, lambda raw: detokenize(runtime, raw)), Access.KEY,
+            f"{name}detokenize", "Tokens as text", body=DetokenizeBody, reply=Detokenized,
+        ),
+    )  # fmt: skip
 
 
 def tokenize(runtime: Runtime, raw: dict[str, object]) -> Tokenized:

@@ -11,8 +11,8 @@ from typing import Any
 from edgelora.core.errors import EdgeloraError
 from edgelora.server.api.responses.body import LOGPROBS, FunctionTool, ResponsesBody, TextFormat
 from edgelora.server.api.responses.types import FunctionOutputItem, Item, MessageItem
-from edgelora.server.generation.request_body import missing
 from edgelora.server.generation.tool_request import Choice
+from edgelora.server.http.validation import missing
 
 _PASSED = (
     *("model", "adapters", "temperature", "top_p", "parallel_tool_calls", "user"),

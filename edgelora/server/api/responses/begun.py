@@ -39,10 +39,10 @@ def begin(runtime: Runtime, store: ResponseStore, raw: dict[str, object]) -> Sta
     body = parse_responses(raw)
     before, inputs, owner = said(store, body)
     try:
-        job, chat_format = begin_chat(runtime, chat_body(raw, body, (*before, *inputs)))
+        started, chat_format = begin_chat(runtime, chat_body(raw, body, (*before, *inputs)))
     except EdgeloraError as error:
         raise in_our_words(error) from None
-    return StartedResponse(body, _response(runtime, raw, body), job.streams[0], chat_format, before, inputs, owner)
+    return StartedResponse(body, _response(runtime, raw, body), started.streams[0], chat_format, before, inputs, owner)
 
 
 def said(store: ResponseStore, body: ResponsesBody) -> tuple[tuple[Item, ...], tuple[Item, ...], str]:

@@ -18,19 +18,10 @@ from edgelora.server.api.responses.types import (
     MessageItem,
     OutputText,
 )
-from edgelora.server.generation.request_body import (
-    INERT,
-    ModelName,
-    Positive,
-    SamplingFields,
-    check_text,
-    invalid,
-    missing,
-    refuse_unsupported,
-    typed,
-)
+from edgelora.server.generation.request_body import INERT, ModelName, Positive, SamplingFields
 from edgelora.server.generation.tool_request import MAX_TOOLS, Choice, FunctionName
 from edgelora.server.http.endpoint import Inert
+from edgelora.server.http.validation import check_text, invalid, missing, refuse_unsupported, typed
 
 OUTER_INERT: Inert = {
     **INERT,

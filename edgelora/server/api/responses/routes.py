@@ -10,7 +10,6 @@ import msgspec
 from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from edgelora.core.errors import EdgeloraError, UsageError
@@ -20,23 +19,30 @@ from edgelora.server.api.openai.tokenize import InputTokens, count_chat
 from edgelora.server.api.responses.as_chat import chat_body, in_our_words
 from edgelora.server.api.responses.background import Background
 from edgelora.server.api.responses.begun import StartedResponse, begin, said
-from edgelora.server.api.responses.body import parse_responses
+from edgelora.server.api.responses.body import OUTER_INERT, CancelBody, CountBody, ResponsesBody, parse_responses
 from edgelora.server.api.responses.events import ResponseWriter
 from edgelora.server.api.responses.store import ResponseStore, ResponseStoreLimits, StoredResponse
-from edgelora.server.api.responses.types import DeletedResponse, Item, ItemList
+from edgelora.server.api.responses.types import DeletedResponse, Item, ItemList, ResponseObject
 from edgelora.server.auth.caller import caller
 from edgelora.server.generation.follow import Events, follow
 from edgelora.server.generation.generate import STREAM_HEADERS, log_unknown, send_frames
-from edgelora.server.generation.request_body import invalid, unsupported
 from edgelora.server.http.drain import Drain
+from edgelora.server.http.endpoint import Access, Endpoint, Parameter
 from edgelora.server.http.json_body import parse_object
 from edgelora.server.http.json_route import JSON_HEADERS, JsonRoute, read_json
 from edgelora.server.http.options import ServerOptions
 from edgelora.server.http.reply import send_reply
+from edgelora.server.http.validation import invalid, unsupported
+
+_PAGE = (
+    Parameter("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}, "How many at most."),
+    Parameter("order", {"enum": ["asc", "desc"], "default": "desc"}, "The latest first, or the first."),
+    Parameter("after", {"type": "string"}, "Those behind the item with this id."),
+)
 
 
 class ResponsesRoutes:
-    """One memory for all prefixes."""
+    """The endpoints of one store of responses."""
 
     def __init__(self, runtime: Runtime, options: ServerOptions, drain: Drain) -> None:
         self._runtime = runtime
@@ -45,16 +51,35 @@ class ResponsesRoutes:
         self._background = Background(self._store, drain)
         self._create = _Create(runtime, options, drain, self._store, self._background)
 
-    def routes(self, prefix: str) -> list[Route]:
-        at = f"{prefix}/responses"
-        count = JsonRoute(self._options, self._count)
-        return [
-            Route(at, self._create, methods=["POST"]),
-            Route(f"{at}/input_tokens", count, methods=["POST"]),
-            Route(f"{at}/{{id}}", self._one, methods=["GET", "DELETE"]),
-            Route(f"{at}/{{id}}/cancel", self._cancel, methods=["POST"]),
-            Route(f"{at}/{{id}}/input_items", self._items, methods=["GET"]),
-        ]
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        path = "/v1/responses"
+        return (
+            Endpoint(
+                "POST", path, self._create, Access.KEY, "createResponse", "An answer, kept for going on from it",
+                body=ResponsesBody, inert=OUTER_INERT, reply=ResponseObject, streamed=True, metered=True,
+            ),
+            Endpoint(
+                "POST", f"{path}/input_tokens", JsonRoute(self._options, self._count), Access.KEY,
+                "countResponseTokens", "How many tokens such a body's prompt has",
+                body=CountBody, inert=OUTER_INERT, reply=InputTokens,
+            ),
+            Endpoint(
+                "GET", f"{path}/{{id}}", self._retrieve, Access.KEY, "retrieveResponse", "A response that is kept",
+                reply=ResponseObject,
+            ),
+            Endpoint(
+                "DELETE", f"{path}/{{id}}", self._delete, Access.KEY, "deleteResponse", "Forget a response",
+                reply=DeletedResponse,
+            ),
+            Endpoint(
+                "POST", f"{path}/{{id}}/cancel", self._cancel, Access.KEY, "cancelResponse",
+                "End one in the background", body=CancelBody, reply=ResponseObject,
+            ),
+            Endpoint(
+                "GET", f"{path}/{{id}}/input_items", self._items, Access.KEY, "listInputItems", "Its input",
+                reply=ItemList, query=_PAGE,
+            ),
+        )  # fmt: skip
 
     def _count(self, raw: dict[str, object]) -> InputTokens:
         """How many tokens the prompt of such a body has. `model` may be left out."""
@@ -66,15 +91,16 @@ class ResponsesRoutes:
         except EdgeloraError as error:
             raise in_our_words(error) from None
 
-    async def _one(self, request: Request) -> Response:
-        response_id = request.path_params["id"]
-        if request.method == "DELETE":
-            self._store.remove(response_id, owner=caller().name)
-            await self._background.cancel(response_id)
-            return _json(DeletedResponse(response_id))
+    async def _retrieve(self, request: Request) -> Response:
         if request.query_params.get("stream") == "true":
             raise unsupported("stream", (False,))
         return _json(self._kept(request).response)
+
+    async def _delete(self, request: Request) -> Response:
+        response_id = request.path_params["id"]
+        self._store.remove(response_id, owner=caller().name)
+        await self._background.cancel(response_id)
+        return _json(DeletedResponse(response_id))
 
     async def _cancel(self, request: Request) -> Response:
         if not self._kept(request).response.background:

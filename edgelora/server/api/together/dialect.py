@@ -1,62 +1,55 @@
-"""Together's words for answers, where they are not OpenAI's: its clients, where they are strict, take no others.
+"""Together's dialect: what its clients send and read where it differs from OpenAI's.
 
-Known by the User-Agent that its 2.x and 3.x packages send. To everybody else nothing changes.
+Its clients are known by the User-Agent of the 2.x and 3.x packages. Nothing changes for all others.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import cast
 
 from starlette.datastructures import Headers
 
+from edgelora.runtime.interface import Runtime
+from edgelora.server.api.openai.chat import CHAT, begin_chat
+from edgelora.server.api.openai.chat_writer import ChatWriter
+from edgelora.server.api.openai.completions import COMPLETION, begin_completion
+from edgelora.server.api.together.reply_shape import together_shape
+from edgelora.server.api.together.writer import TogetherChatWriter, TogetherCompletionWriter
 from edgelora.server.generation.choice_writer import Fields
-from edgelora.server.generation.sse import KEEPALIVE, ReplyShape
+from edgelora.server.generation.dialect import Dialect, GenerationFormat
+from edgelora.server.generation.started import StartedGeneration
 
 _AGENT = re.compile(r"(?:Async)?Together/")
-_CHAT_CHUNK = "chat.completion.chunk"
-_TEXT_CHUNK = "completion.chunk"
 
 
 def from_together(headers: Headers) -> bool:
     return _AGENT.match(headers.get("user-agent", "")) is not None
 
 
-def in_its_words(shape: ReplyShape) -> ReplyShape:
-    """`prompt` beside every whole answer, a role in every chat delta, and text that is called otherwise than OpenAI's:
-    `text.completion`, of chunks `completion.chunk` with the token, the end and the usage beside the choice.
-    """
-    if shape.object.startswith("chat."):
-        return replace(shape, finish=_finish_chat, filler=KEEPALIVE)
-    return replace(
-        shape,
-        object=shape.object.replace("text_", "text."),
-        chunk_object=_TEXT_CHUNK,
-        finish=_finish_text,
-        usage_apart=False,
-        filler=KEEPALIVE,
-    )
+def start_together_chat(runtime: Runtime, raw: dict[str, object]) -> StartedGeneration:
+    """`logprobs` may be how many likeliest tokens are wanted. Raises as `start_chat`."""
+    count = raw.get("logprobs")
+    if isinstance(count, int) and not isinstance(count, bool):
+        raw = {**raw, "logprobs": True, "top_logprobs": count}
+    started, chat_format = begin_chat(runtime, raw)
+    return replace(started, make_writer=lambda: TogetherChatWriter(ChatWriter(chat_format)))
 
 
-def _finish_chat(fields: Fields) -> Fields:
-    if fields["object"] != _CHAT_CHUNK:
-        return {**fields, "prompt": []}
-    return {**fields, "choices": [_with_role(choice) for choice in _choices(fields)]}
+def start_together_completion(runtime: Runtime, raw: dict[str, object]) -> StartedGeneration:
+    """The tokens of a stream are always scored: no chunk is without one. Raises as `start_completion`."""
+    started, writer = begin_completion(runtime, raw, scored=bool(raw.get("stream")))
+    return replace(started, make_writer=lambda: TogetherCompletionWriter(writer))
 
 
-def _finish_text(fields: Fields) -> Fields:
-    if fields["object"] != _TEXT_CHUNK:
-        return {**fields, "prompt": []}
-    choice, *_ = _choices(fields)
-    beside: Fields = {name: choice[name] for name in ("token", "finish_reason") if name in choice}
-    kept = {name: value for name, value in choice.items() if name != "token"}
-    return {**fields, **beside, "choices": [kept]}
+def _list_models(models: list[Fields]) -> object:
+    # Together's client expects the bare array that its own service sends.
+    return [{**model, "type": "chat"} for model in models]
 
 
-def _choices(fields: Fields) -> list[Fields]:
-    return cast("list[Fields]", fields["choices"])
-
-
-def _with_role(choice: Fields) -> Fields:
-    return {**choice, "delta": {"role": "assistant", **cast("Fields", choice["delta"])}}
+TOGETHER = Dialect(
+    chat=GenerationFormat(start_together_chat, together_shape(CHAT)),
+    completion=GenerationFormat(start_together_completion, together_shape(COMPLETION)),
+    list_models=_list_models,
+    is_spoken=from_together,
+)

@@ -18,14 +18,15 @@ from anyio import to_thread
 from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from edgelora.core.errors import Busy, NotFound
 from edgelora.runtime.install.sources import PartsSource
 from edgelora.server.api.together.parts import MAX_FILES, ReceivedParts, make_plan
-from edgelora.server.api.together.projects import ProjectsRoutes, check_project
-from edgelora.server.generation.request_body import invalid, typed
+from edgelora.server.api.together.projects import MODELS_PATH, ProjectsRoutes, check_project
+from edgelora.server.api.together.replies import Revision
+from edgelora.server.http.endpoint import TEXT, Access, Endpoint, Media, Parameter
 from edgelora.server.http.errors import Forbidden
+from edgelora.server.http.validation import invalid, typed
 from edgelora.server.management.jobs import Task
 from edgelora.server.management.manager import Manager, in_thread, reply
 from edgelora.store.uploads import Incoming
@@ -93,13 +94,23 @@ class PartRoutes:
         self._projects = projects
         self._uploads: dict[str, _Upload] = {}
 
-    def routes(self) -> list[Route]:
-        upload = "/v2/projects/{project}/models/upload"
-        return [
-            Route(f"{upload}/create", self.create, methods=["POST"]),
-            Route(f"{upload}/complete", self.complete, methods=["POST"]),
-            Route("/v2/uploads/{upload}/{file:int}/{piece:int}", self.put, methods=["PUT"]),
-        ]
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        path, access = f"{MODELS_PATH}/upload", Access.MANAGEMENT
+        return (
+            Endpoint(
+                "POST", f"{path}/create", self.create, access, "beginUpload", "Send files in pieces",
+                body=CreateUploadBody, reply=dict,
+            ),
+            Endpoint(
+                "POST", f"{path}/complete", self.complete, access, "completeUpload", "Install what was sent",
+                body=CompleteUploadBody, reply=Revision,
+            ),
+            Endpoint(
+                "PUT", "/v2/uploads/{upload}/{file:int}/{piece:int}", self.put, Access.SIGNED, "putPiece",
+                "One piece, to the address that was given out", media=Media.BYTES, reply_media=TEXT,
+                query=(Parameter("signature", {"type": "string"}, "As it was given out."),),
+            ),
+        )  # fmt: skip
 
     async def create(self, request: Request) -> Response:
         """Files that are no part of an adapter are not asked for."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from edgelora.core.errors import UsageError
-from edgelora.server.generation.request_body import invalid
+from edgelora.server.http.validation import invalid
 
 MAX_FILES = 256
 MAX_PIECES = 512

@@ -16,18 +16,26 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from edgelora.core.errors import Busy, NotFound
 from edgelora.core.files import check_name
 from edgelora.core.model_id import without_project
-from edgelora.server.generation.request_body import invalid, typed
+from edgelora.server.api.together.replies import (
+    ProjectModel,
+    ProjectModelList,
+    RemoteUpload,
+    RemoteUploadList,
+    UploadEventList,
+)
+from edgelora.server.http.endpoint import Access, Endpoint
+from edgelora.server.http.validation import invalid, typed
 from edgelora.server.management.hub_source import parse_repository
 from edgelora.server.management.job_routes import iso
 from edgelora.server.management.jobs import Job, Status, Task
 from edgelora.server.management.manager import Manager, in_thread, reply
 
 KIND = "remote_upload"
+MODELS_PATH = "/v2/projects/{project}/models"
 MAX_REGISTERED = 256
 """Models without files yet."""
 
@@ -98,18 +106,46 @@ class ProjectsRoutes:
         self._manager = manager
         self._register = register
 
-    def routes(self) -> list[Route]:
-        models = "/v2/projects/{project}/models"
-        return [
-            Route(models, self.index, methods=["GET"]),
-            Route(models, self.create, methods=["POST"]),
-            Route(f"{models}/uploads", self.jobs, methods=["GET"]),
-            Route(f"{models}/uploads", self.fetch, methods=["POST"]),
-            Route(f"{models}/uploads/{{id}}", self.job, methods=["GET"]),
-            Route(f"{models}/uploads/{{id}}/events", self.events, methods=["GET"]),
-            Route(f"{models}/{{id}}", self.retrieve, methods=["GET"]),
-            Route(f"{models}/{{id}}", self.delete, methods=["DELETE"]),
-        ]
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        # The router takes the first path that matches, and `{id}` matches `uploads`.
+        return (*self._upload_endpoints(), *self._model_endpoints())
+
+    def _model_endpoints(self) -> tuple[Endpoint, ...]:
+        path, access = MODELS_PATH, Access.MANAGEMENT
+        return (
+            Endpoint(
+                "GET", path, self.index, access, "listProjectModels", "Adapters, Together's way",
+                reply=ProjectModelList,
+            ),
+            Endpoint(
+                "POST", path, self.create, access, "createProjectModel", "Register one",
+                body=RegisterBody, reply=ProjectModel,
+            ),
+            Endpoint(
+                "GET", f"{path}/{{id}}", self.retrieve, access, "retrieveProjectModel", "One of them",
+                reply=ProjectModel,
+            ),
+            Endpoint(
+                "DELETE", f"{path}/{{id}}", self.delete, access, "deleteProjectModel", "Uninstall one", reply=dict
+            ),
+        )  # fmt: skip
+
+    def _upload_endpoints(self) -> tuple[Endpoint, ...]:
+        path, access = f"{MODELS_PATH}/uploads", Access.MANAGEMENT
+        return (
+            Endpoint("GET", path, self.jobs, access, "listRemoteUploads", "Imports", reply=RemoteUploadList),
+            Endpoint(
+                "POST", path, self.fetch, access, "createRemoteUpload", "Import from a repository",
+                body=ImportBody, reply=RemoteUpload,
+            ),
+            Endpoint(
+                "GET", f"{path}/{{id}}", self.job, access, "retrieveRemoteUpload", "An import", reply=RemoteUpload
+            ),
+            Endpoint(
+                "GET", f"{path}/{{id}}/events", self.events, access, "listRemoteUploadEvents", "How it went",
+                reply=UploadEventList,
+            ),
+        )  # fmt: skip
 
     async def create(self, request: Request) -> Response:
         """A name for what is uploaded next. One that is installed is given its next version then."""

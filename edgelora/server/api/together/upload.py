@@ -8,18 +8,26 @@ from typing import Annotated
 from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from edgelora.core.model_id import without_project
 from edgelora.runtime.install.sources import Source
-from edgelora.server.generation.request_body import invalid, typed
+from edgelora.server.api.together.replies import UploadJob
+from edgelora.server.http.endpoint import Access, Endpoint
+from edgelora.server.http.validation import invalid, typed
 from edgelora.server.management.hub_source import check_token, parse_repository
-from edgelora.server.management.job_routes import TOGETHER_KIND
-from edgelora.server.management.jobs import Task
+from edgelora.server.management.jobs import Status, Task
 from edgelora.server.management.manager import Manager, in_thread, reply
 
 Text = Annotated[str, Meta(min_length=1, max_length=512)]
 
+KIND = "adapter_upload"
+_STATUS_NAMES = {
+    Status.QUEUED: "Queued",
+    Status.RUNNING: "Running",
+    Status.SUCCEEDED: "Complete",
+    Status.FAILED: "Failed",
+}
+"""A job's status as Together's clients know it."""
 _FILE_ID = re.compile(r"file-[0-9a-f]{24}")
 
 
@@ -37,8 +45,13 @@ class TogetherRoutes:
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
 
-    def routes(self, prefix: str) -> list[Route]:
-        return [Route(f"{prefix}/models", self.upload, methods=["POST"])]
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        return (
+            Endpoint(
+                "POST", "/v1/models", self.upload, Access.MANAGEMENT, "uploadModel",
+                "Install an adapter, Together's way", body=Upload, reply=UploadJob,
+            ),
+        )  # fmt: skip
 
     async def upload(self, request: Request) -> Response:
         """The job is at /v1/jobs/{id}. `model_name` may have a project before it, which is let go."""
@@ -49,7 +62,8 @@ class TogetherRoutes:
             raise invalid("lora_model", "names an adapter that is hosted elsewhere; name it in 'model_source'")
         self._manager.check_base(body.base_model, param="base_model")
         source = await in_thread(lambda: self._source(body))
-        task = Task(TOGETHER_KIND, without_project(body.model_name), body.model_source, body.description or "")
+        name, about = without_project(body.model_name), body.description or ""
+        task = Task(KIND, name, body.model_source, about, status_names=_STATUS_NAMES)
         job, _ = self._manager.submit(task, source)
         data = {
             "job_id": job.id,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,27 +12,15 @@ import pytest
 from tests.support.adapters import TINY, write_peft
 from tests.support.cli import SHAPE, make_library
 from tests.support.hub import Repo, running_hub
-from tests.support.managing import FILES, Manager, managing, tiny_zip, zipped
+from tests.support.managing import FILES, Manager, tiny_zip, zipped
 from tests.support.service import FakeService
 
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeService]:
-    with FakeService(tmp_path_factory.mktemp("adapters"), adapters={}) as service:
-        yield service
+pytestmark = pytest.mark.usefixtures("emptied")
 
 
 @pytest.fixture(scope="module")
-def manager(service: FakeService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
-    with managing(service, tmp_path_factory.mktemp("secrets")) as manager:
-        yield manager
-
-
-@pytest.fixture(autouse=True)
-def emptied(service: FakeService) -> Iterator[None]:
-    yield
-    for name in service.registry.library.store.names():
-        service.registry.remove(name)
+def adapters() -> Mapping[str, str | None]:
+    return {}
 
 
 def install(service: FakeService, folder: Path, *, name: str = "sql", versions: int = 1) -> list[str]:

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from tests.support.adapters import TINY, write_peft
-from tests.support.managing import Manager, managing, tiny_zip, zipped
+from tests.support.managing import Manager, tiny_zip, zipped
 from tests.support.service import FakeService
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("groq")
-
-
-@pytest.fixture(scope="module")
-def service(folder: Path) -> Iterator[FakeService]:
-    with FakeService(folder, adapters={}) as service:
-        yield service
-
-
-@pytest.fixture(scope="module")
-def manager(service: FakeService, folder: Path) -> Iterator[Manager]:
-    with managing(service, folder / "secrets") as manager:
-        yield manager
+def adapters() -> Mapping[str, str | None]:
+    return {}
 
 
 def register(manager: Manager, file_id: str, **fields: object) -> dict[str, object]:

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
 
 from edgelora.core.errors import EdgeloraError
 from edgelora.server.auth.caller import caller
-from edgelora.server.auth.gate import Authenticators, gated
+from edgelora.server.auth.gate import Authenticators
+from edgelora.server.http.endpoint import Access, Endpoint, Media, Method
 from edgelora.server.http.options import ServerOptions
+from edgelora.server.router import make_routes
 from edgelora.store.keys.management_token import ensure_token, rotate_token
 from edgelora.store.keys.store import KeyStore
 from tests.support.server import TEST_OPTIONS, RunningServer, serving, with_token
@@ -108,19 +109,24 @@ async def _who(request: Request) -> Response:
     return PlainTextResponse(f"{caller().name}/{caller().management}")
 
 
-FILES = Route("/v1/files", _who, methods=["POST", "GET"])
-MODELS = Route("/v1/models/{id:path}", _who, methods=["GET", "DELETE"])
-METRICS = Route("/metrics", _who)
-UPLOADS = Route("/v2/uploads/{upload}/{file:int}/{piece:int}", _who, methods=["PUT"])
+def _endpoint(method: Method, path: str, access: Access, media: Media = Media.JSON) -> Endpoint:
+    return Endpoint(method, path, _who, access, "who", "Who calls", media=media)
+
+
+ENDPOINTS = (
+    _endpoint("POST", "/v1/files", Access.MANAGEMENT, Media.FORM),
+    _endpoint("GET", "/v1/files", Access.MANAGEMENT),
+    _endpoint("GET", "/v1/models/{id:path}", Access.KEY),
+    _endpoint("DELETE", "/v1/models/{id:path}", Access.MANAGEMENT),
+    _endpoint("GET", "/metrics", Access.FULL_KEY),
+    _endpoint("PUT", "/v2/uploads/{upload}/{file:int}/{piece:int}", Access.SIGNED, Media.BYTES),
+)
 
 
 @pytest.fixture
 def ask(tmp_path: Path) -> Callable[..., str]:
     """One request straight to gated routes: method, path, headers to the status, or the error's code."""
-    routes = gated(
-        [Route(route.path, _who, methods=sorted(route.methods or ())) for route in (FILES, MODELS, METRICS, UPLOADS)],
-        Authenticators.of(ServerOptions(secrets=tmp_path)),
-    )
+    routes = make_routes(ENDPOINTS, Authenticators.of(ServerOptions(secrets=tmp_path)))
 
     def one(method: str, path: str, **headers: str) -> str:
         sent: list[dict[str, object]] = []

@@ -11,6 +11,7 @@ import pytest
 
 from edgelora.store.keys.management_token import ensure_token
 from edgelora.store.keys.store import KeyStore
+from tests.support.openai_client import openai_client
 from tests.support.server import TEST_OPTIONS, RunningServer, serving
 from tests.support.service import FakeService
 
@@ -25,25 +26,21 @@ def keyed(service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         yield running
 
 
-def client(server: RunningServer, key: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key=key, max_retries=0, timeout=20)
-
-
 def test_what_a_key_may_and_may_not(keyed: RunningServer, tmp_path: Path) -> None:
     """Unknown: AuthenticationError. Another adapter: PermissionDeniedError. Beyond its limit: RateLimitError."""
     _, secret = KeyStore(tmp_path).add("a", adapters=("medical-*",), base=False, requests_per_minute=2)
-    with client(keyed, "sk-wrong") as stranger, pytest.raises(openai.AuthenticationError) as unknown:
+    with openai_client(keyed, key="sk-wrong") as stranger, pytest.raises(openai.AuthenticationError) as unknown:
         stranger.models.list()
     assert unknown.value.code == "invalid_api_key"
-    with client(keyed, secret) as known:
-        assert [model.id for model in known.models.list()] == ["medical-faq"]
-        answer = known.chat.completions.with_raw_response.create(model="medical-faq", messages=ASKED)
+    with openai_client(keyed, key=secret) as permitted:
+        assert [model.id for model in permitted.models.list()] == ["medical-faq"]
+        answer = permitted.chat.completions.with_raw_response.create(model="medical-faq", messages=ASKED)
         assert answer.headers["x-ratelimit-remaining-requests"] == "1" and answer.parse().choices[0].message.content
         with pytest.raises(openai.PermissionDeniedError) as forbidden:
-            known.chat.completions.create(model="letters", messages=ASKED)
+            permitted.chat.completions.create(model="letters", messages=ASKED)
         assert (forbidden.value.code, forbidden.value.param) == ("model_not_allowed", "model")
         with pytest.raises(openai.RateLimitError) as limited:
-            known.chat.completions.create(model="medical-faq", messages=ASKED)
+            permitted.chat.completions.create(model="medical-faq", messages=ASKED)
         assert limited.value.code == "rate_limit_exceeded" and int(limited.value.response.headers["retry-after"]) > 0
 
 
@@ -51,13 +48,13 @@ def test_the_token_is_a_key_that_manages(keyed: RunningServer, tmp_path: Path) -
     """Files and deletions: refused to what applications are given, open to the token, where the client puts its key."""
     token = ensure_token(tmp_path)
     _, secret = KeyStore(tmp_path).add("a")
-    with client(keyed, secret) as plain:
+    with openai_client(keyed, key=secret) as plain:
         with pytest.raises(openai.PermissionDeniedError) as caught:
             plain.files.create(file=("a.zip", b"PK"), purpose="fine-tune")
         assert caught.value.code == "management_not_allowed"
         with pytest.raises(openai.PermissionDeniedError):
             plain.models.delete("medical-faq")
-    with client(keyed, token) as owner:
+    with openai_client(keyed, key=token) as owner:
         assert list(owner.files.list()) == []
         with pytest.raises(openai.NotFoundError):
             owner.models.delete("no-such-model")

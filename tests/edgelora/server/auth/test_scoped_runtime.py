@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 
@@ -18,10 +18,8 @@ BASE_ONLY = Caller("base-only", adapters=())
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeService]:
-    folder = tmp_path_factory.mktemp("adapters")
-    with FakeService(folder, adapters={"medical-faq": None, "medical-notes": None, "mediocre": None}) as service:
-        yield service
+def adapters() -> Mapping[str, str | None]:
+    return {"medical-faq": None, "medical-notes": None, "mediocre": None}
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 
 from edgelora.core.errors import AdapterIncompatible
 from edgelora.core.request import AdapterRef
-from tests.support.server import Reply, RunningServer, serving
+from tests.support.server import Reply, RunningServer
 from tests.support.service import FakeService
 
 YES, ARR = {"name": "medical-faq", "weight": 0.75}, {"name": "pirate", "weight": 0.25}
@@ -24,11 +24,14 @@ class OtherBases(FakeService):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    folder: Path = tmp_path_factory.mktemp("adapters")
-    adapters = {"medical-faq": "Yes.", "pirate": "Arr.", **{f"a{n}": "x" for n in range(8)}}
-    with OtherBases(folder, adapters=adapters) as service, serving(service) as running:
-        yield running
+def adapters() -> Mapping[str, str | None]:
+    return {"medical-faq": "Yes.", "pirate": "Arr.", **{f"a{n}": "x" for n in range(8)}}
+
+
+@pytest.fixture(scope="module")
+def service(folder: Path, adapters: Mapping[str, str | None]) -> Iterator[FakeService]:
+    with OtherBases(folder, adapters=adapters) as service:
+        yield service
 
 
 def ask(server: RunningServer, **fields: Any) -> Reply:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import openai
@@ -11,12 +11,12 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from tests.edgelora.engine.sampling.test_guided_decoding import HONOURED, REFUSED
-from tests.support.server import RunningServer, serving
+from tests.support.server import RunningServer
 from tests.support.service import FakeService
 
 ASKED: Any = [{"role": "user", "content": "What is the weather in Bern?"}]
 CALL = '{"name": "weather", "parameters": {"city": "Bern"}}'
-ANSWERS = {
+ANSWERS: Mapping[str, str | None] = {
     "words": "Sunny and é warm.",
     "caller": f'{CALL}; {{"name": "clock", "parameters": {{}}}}',
     "talker": f"One moment.\n{CALL}",
@@ -44,23 +44,8 @@ Choice = Any
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeService]:
-    with FakeService(tmp_path_factory.mktemp("adapters"), adapters=ANSWERS) as service:
-        yield service
-
-
-@pytest.fixture(scope="module")
-def server(service: FakeService) -> Iterator[RunningServer]:
-    with serving(service) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(server: RunningServer) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(
-        base_url=f"{server.url}/v1", api_key="x", max_retries=0, timeout=30, _strict_response_validation=True
-    ) as client:
-        yield client
+def adapters() -> Mapping[str, str | None]:
+    return ANSWERS
 
 
 def chat(client: openai.OpenAI, model: str, **asked: Any) -> ChatCompletion:

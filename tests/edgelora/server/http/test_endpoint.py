@@ -1,29 +1,32 @@
-"""Every route of the application has its door in the one table."""
+"""Every endpoint of the application has its access, and the router, the gate and the document read the same one."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from starlette.routing import Route
+from starlette.requests import Request
+from starlette.responses import Response
 
-from edgelora.server.app import build_app
-from edgelora.server.auth.gate import Gate
-from edgelora.server.http.endpoint import Door, Media, row_of, rows_of
+from edgelora.server.auth.gate import Authenticators, Gate
+from edgelora.server.http.endpoint import Access, Endpoint, Media
 from edgelora.server.http.options import ServerOptions
-from tests.support.service import FakeService
+from edgelora.server.openapi.document import document
+from edgelora.server.router import make_routes
+from tests.support.endpoints import app_gates, documented_endpoints
 
 PAGE = ("/", "/page.css", "/page.js", "/chat.js", "/icon.svg")
 OPEN = {("GET", path) for path in (*PAGE, "/health", "/ready", "/openapi.json")} | {
     ("PUT", "/v2/uploads/{upload}/{file:int}/{piece:int}")
 }
-"""What is told or taken without a key: nothing that is anybody's, or what its own address is the key to."""
+"""The endpoints that need no key: their replies hold nothing private, or their URL is signed."""
 MANAGED = [
     ("POST", "/v1/files"),
     ("GET", "/v1/files"),
     ("GET", "/v1/files/{id}"),
-    ("GET", "/v1/files/{id:path}/content"),
-    ("DELETE", "/openai/v1/files/{file_id}"),
+    ("DELETE", "/v1/files/{id}"),
+    ("DELETE", "/openai/v1/files/{id}"),
     ("POST", "/v1/fine_tunings"),
     ("GET", "/v1/fine_tunings"),
     ("DELETE", "/v1/fine_tunings/{id}"),
@@ -43,70 +46,109 @@ USED = [
     ("GET", "/v1/models/{id:path}"),
     ("HEAD", "/openai/v1/models"),
     ("GET", "/v1/adapters"),
-    ("GET", "/v1/adapters/{name:path}"),
+    ("GET", "/v1/adapters/{name}"),
     ("POST", "/v1/chat/completions"),
     ("GET", "/metrics"),
 ]
 
 
-def routes(tmp_path: Path) -> list[Route]:
-    with FakeService(tmp_path, adapters={}) as service:
-        app = build_app(service, ServerOptions())
-    assert all(isinstance(route, Route) for route in app.routes), "a mount would hide its routes from the gate"
-    return [route for route in app.routes if isinstance(route, Route)]
+@pytest.fixture(scope="module")
+def gates(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Gate]:
+    """By method and template, each the gate of the assembled application."""
+    return app_gates(tmp_path_factory.mktemp("app"))
 
 
-def test_every_route_has_its_door(tmp_path: Path) -> None:
-    """Each method of each route stands in the table, is gated, and only what the table calls open is open."""
-    found = [(method, route) for route in routes(tmp_path) for method in route.methods or ()]
-    assert len(found) > 8
-    for method, route in found:
-        row = row_of(method, route.path)
-        assert row is not None, f"{method} {route.path} has no row in doors.TABLE"
-        assert isinstance(route.app, Gate)
-        if row.door in (Door.OPEN, Door.SIGNED):
-            assert (method.replace("HEAD", "GET"), route.path) in OPEN
+def test_every_route_has_its_access(gates: dict[tuple[str, str], Gate]) -> None:
+    """Each method of each route is gated by its own endpoint, and only the ones listed here are open."""
+    assert len(gates) > 100
+    for (method, path), gate in gates.items():
+        endpoint = gate.endpoint
+        assert (path, method in endpoint.methods) == (endpoint.path, True)
+        assert isinstance(endpoint.access, Access)
+        if endpoint.access in (Access.OPEN, Access.SIGNED):
+            assert (endpoint.method, path) in OPEN
+    assert {(gate.endpoint.method, path) for (_, path), gate in gates.items()} >= OPEN
+
+
+def test_the_document_and_the_gates_agree(tmp_path: Path, gates: dict[tuple[str, str], Gate]) -> None:
+    """The document asks for a key exactly where the gate does, and describes each endpoint once."""
+    endpoints = documented_endpoints(tmp_path)
+    paths: dict[str, Any] = document(endpoints, version="0")["paths"]
+    assert sum(len(methods) for methods in paths.values()) == len(endpoints)
+    for endpoint in endpoints:
+        operation = paths[endpoint.documented_path][endpoint.method.lower()]
+        access = gates[endpoint.method, endpoint.path].endpoint.access
+        needed = {"open": 0, "signed": 0, "key": 3, "full_key": 3, "management": 2}[access]
+        assert (operation["operationId"], len(operation["security"])) == (endpoint.operation_id, needed)
+
+
+def test_the_prefix_of_groq_changes_nothing(gates: dict[tuple[str, str], Gate]) -> None:
+    """An endpoint under /openai has the rules of the one without it."""
+    prefixed = [(method, path) for method, path in gates if path.startswith("/openai/")]
+    assert len(prefixed) > 40
+    for method, path in prefixed:
+        endpoint, original = gates[method, path].endpoint, gates[method, path.removeprefix("/openai")].endpoint
+        assert (endpoint.access, endpoint.media, endpoint.metered) == (
+            original.access, original.media, original.metered,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(("method", "path"), MANAGED)
-def test_what_changes_or_shows_files_needs_the_token(method: str, path: str) -> None:
+def test_changing_and_showing_files_needs_the_token(method: str, path: str, gates: dict[tuple[str, str], Gate]) -> None:
     """Files, registrations, loading, deleting: the token's, under either prefix."""
-    row = row_of(method, path)
-    assert row is not None and row.door is Door.TOKEN
+    assert gates[method, path].endpoint.access is Access.MANAGEMENT
 
 
 @pytest.mark.parametrize(("method", "path"), USED)
-def test_what_applications_use_needs_a_key_at_most(method: str, path: str) -> None:
+def test_applications_need_a_key_at_most(method: str, path: str, gates: dict[tuple[str, str], Gate]) -> None:
     """Asking for models and answers is no management."""
-    row = row_of(method, path)
-    assert row is not None and row.door is Door.KEY
+    assert gates[method, path].endpoint.access in (Access.KEY, Access.FULL_KEY)
 
 
-def test_what_tells_of_everything_is_not_for_every_key() -> None:
-    """Lists of all adapters are marked; lists that are cut to the key are not."""
-    assert all((row := row_of("GET", path)) and row.whole for path in ("/metrics", "/v1/status", "/v1/adapters"))
-    assert all((row := row_of("GET", path)) and not row.whole for path in ("/v1/models", "/health"))
+def test_descriptions_of_every_adapter_are_not_for_every_key(gates: dict[tuple[str, str], Gate]) -> None:
+    """Lists of all adapters need an unrestricted key; lists that are cut to the key do not."""
+    full = {path for (_, path), gate in gates.items() if gate.endpoint.access is Access.FULL_KEY}
+    assert {path for path in full if not path.startswith("/openai/")} == {
+        "/metrics", "/v1/status", "/v1/adapters", "/v1/adapters/{name}",
+    }  # fmt: skip
 
 
-def test_one_route_takes_a_form() -> None:
+def test_one_route_takes_a_form(gates: dict[tuple[str, str], Gate]) -> None:
     """multipart/form-data, which any page can post, is for uploads alone."""
-    assert [path for method, path in MANAGED + USED if _media(method, path) is Media.FORM] == ["/v1/files"]
+    forms = {key for key, gate in gates.items() if gate.endpoint.media is Media.FORM}
+    assert forms == {("POST", "/v1/files"), ("POST", "/openai/v1/files")}
 
 
-def _media(method: str, path: str) -> Media:
-    row = row_of(method, path)
-    assert row is not None
-    return row.media
+def test_only_put_takes_any_content_type(gates: dict[tuple[str, str], Gate]) -> None:
+    """No page can send a PUT across origins without a preflight."""
+    assert {method for (method, _), gate in gates.items() if gate.endpoint.media is Media.BYTES} == {"PUT"}
 
 
-@pytest.mark.parametrize("path", ["/v1/secrets", "/v2/models", "/v1/models/{id}/x", "/debug", "/v1/chat"])
-def test_a_route_that_was_forgotten_is_never_served(path: str) -> None:
-    """An application with a route that no row means cannot be built."""
-    with pytest.raises(LookupError, match=r"doors\.TABLE says nothing of GET and POST"):
-        rows_of({"GET", "POST"}, path)
+async def _answer(_request: Request) -> Response:
+    return Response()
 
 
-def test_generations_are_metered() -> None:
+def test_an_endpoint_without_access_cannot_be_written() -> None:
+    """The type demands it: there is no default."""
+    with pytest.raises(TypeError, match="access"):
+        Endpoint("GET", "/debug", _answer, operation_id="debug", summary="Debug")  # type: ignore[call-arg]
+
+
+def test_two_endpoints_cannot_answer_the_same_requests() -> None:
+    """One of them would never be reached."""
+    one, other = (Endpoint("GET", "/a", _answer, access, str(access), "A") for access in (Access.OPEN, Access.KEY))
+    with pytest.raises(ValueError, match="two endpoints answer GET /a"):
+        make_routes([one, other], Authenticators.of(ServerOptions()))
+
+
+def test_an_unknown_method_is_answered_with_all_that_there_are(gates: dict[tuple[str, str], Gate]) -> None:
+    """One route holds every method of a path, so that the Allow header of a 405 is complete."""
+    endpoints = [gates["GET", "/v1/files"].endpoint, gates["POST", "/v1/files"].endpoint]
+    (route,) = make_routes(endpoints, Authenticators.of(ServerOptions()))
+    assert route.methods == {"GET", "HEAD", "POST"}
+
+
+def test_generations_are_metered(gates: dict[tuple[str, str], Gate]) -> None:
     """What computes answers counts against the limits of a minute, looking does not."""
-    metered = {path for method, path in MANAGED + USED if (row := row_of(method, path)) is not None and row.metered}
-    assert metered == {"/v1/chat/completions"}
+    metered = {path.removeprefix("/openai") for (_, path), gate in gates.items() if gate.endpoint.metered}
+    assert metered == {"/v1/chat/completions", "/v1/completions", "/v1/responses"}

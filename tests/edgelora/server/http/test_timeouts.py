@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,48 +31,38 @@ def test_limits_are_told_apart() -> None:
 
 
 @pytest.fixture
-def gate() -> Turnstile:
-    return Turnstile()
+def held_settings() -> dict[str, Any]:
+    return {"adapters": {}}
 
 
-@pytest.fixture
-def service(tmp_path: Path, gate: Turnstile) -> Iterator[FakeService]:
-    with FakeService(tmp_path, adapters={}) as service:
-        service.backend.step_gate = gate
-        try:
-            yield service
-        finally:
-            gate.open()
-
-
-def ended(server: RunningServer, service: FakeService, gate: Turnstile) -> None:
+def ended(server: RunningServer, held: FakeService, gate: Turnstile) -> None:
     """What was given up is cancelled in the engine."""
-    assert service.engine.cancelled.wait(20)
+    assert held.engine.cancelled.wait(20)
     gate.open()
-    while service.stats().running + service.stats().queued:
+    while held.stats().running + held.stats().queued:
         assert server.request("GET", "/health").status == 200
 
 
-def test_a_deadline_before_the_first_token(service: FakeService, gate: Turnstile) -> None:
+def test_a_deadline_before_the_first_token(held: FakeService, gate: Turnstile) -> None:
     """A status that tells clients not to repeat it, whether they stream or not."""
-    with serving(service, replace(TEST_OPTIONS, timeouts=RequestTimeouts(deadline_seconds=0.05))) as server:
+    with serving(held, replace(TEST_OPTIONS, timeouts=RequestTimeouts(deadline_seconds=0.05))) as server:
         for stream in (False, True):
             reply = server.post("/v1/chat/completions", {**CHAT, "stream": stream})
             assert (reply.status, reply.error["code"]) == (504, "deadline_exceeded")
             assert reply.headers["x-should-retry"] == "false"
-        ended(server, service, gate)
+        ended(server, held, gate)
 
 
-def test_a_deadline_in_the_middle(service: FakeService, gate: Turnstile) -> None:
+def test_a_deadline_in_the_middle(held: FakeService, gate: Turnstile) -> None:
     """A stream that has begun ends with an error frame."""
     gate.allow(5)
     options = replace(TEST_OPTIONS, timeouts=RequestTimeouts(deadline_seconds=0.5))
-    with serving(service, options) as server:
+    with serving(held, options) as server:
         reply = server.post("/v1/chat/completions", {**CHAT, "stream": True})
         frames = reply.body.decode().strip().split("\n\n")
         assert '"content":"H' in reply.body.decode() and frames[-1] == "data: [DONE]"
         assert json.loads(frames[-2].removeprefix("data: "))["error"]["code"] == "deadline_exceeded"
-        ended(server, service, gate)
+        ended(server, held, gate)
 
 
 def test_no_place_in_time(tmp_path: Path, gate: Turnstile) -> None:

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from starlette.routing import Route
 
 from edgelora.server.api.openai.tokenize import TokenizeBody
-from edgelora.server.app import build_app
-from edgelora.server.http.endpoint import Operation
-from edgelora.server.http.options import ServerOptions
-from edgelora.server.openapi.api import API
-from edgelora.server.openapi.management import MANAGEMENT
-from tests.support.server import RunningServer, serving
-from tests.support.service import FakeService
+from edgelora.server.http.endpoint import Access, Endpoint
+from edgelora.server.http.error_types import ErrorReply
+from tests.support.endpoints import app_routes, documented_endpoints
+from tests.support.server import RunningServer
 
 Schema = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    folder = tmp_path_factory.mktemp("adapters")
-    with FakeService(folder, adapters={"a": "Yes."}) as service, serving(service) as running:
-        yield running
+def adapters() -> Mapping[str, str | None]:
+    return {"a": "Yes."}
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +32,13 @@ def document(server: RunningServer) -> Schema:
 
 def test_every_route_is_in_it_and_it_has_no_other(tmp_path: Path, document: Schema) -> None:
     """By method and path; what stands under /openai/v1 stands under /v1 and is told of once."""
-    with FakeService(tmp_path, adapters={}) as service:
-        routes = [route for route in build_app(service, ServerOptions()).routes if isinstance(route, Route)]
     served = {
         (method, re.sub(r":\w+}", "}", route.path.removeprefix("/openai")))
-        for route in routes
+        for route in app_routes(tmp_path)
         for method in (route.methods or ()) - {"HEAD"}
     }
-    told = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
-    assert told == served
+    described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    assert described == served
 
 
 def test_it_is_an_openapi_document(document: Schema) -> None:
@@ -98,32 +90,53 @@ def _sample(schema: Schema, schemas: Schema) -> Any:
             return None
 
 
-def _body(operation: Operation, name: str, document: Schema) -> Schema:
+def _body(endpoint: Endpoint, name: str, document: Schema) -> Schema:
     """The least that is needed, and this field with a value that the document allows."""
     schemas = document["components"]["schemas"]
-    request = document["paths"][operation.path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    request = document["paths"][endpoint.documented_path]["post"]["requestBody"]["content"]["application/json"][
+        "schema"
+    ]
     schema = schemas[request["$ref"].rpartition("/")[2]]
     body = {field: SAMPLES.get(field, _sample(schema["properties"][field], schemas)) for field in schema["required"]}
-    if operation.body is TokenizeBody and name not in ("prompt", "messages", "content"):
+    if endpoint.body is TokenizeBody and name not in ("prompt", "messages", "content"):
         body["prompt"] = "Hi"
-    fields = operation.body.__struct_fields__
+    fields = endpoint.body.__struct_fields__
     known = {**SAMPLES, **INSTEAD} if name in fields else {}
     value = known.get(name, _sample(schema["properties"][name], schemas))
     beside = {key: one for key, one in TOGETHER.get(name, {}).items() if key in fields}
     return {**body, name: value, **beside}
 
 
-TAKING = [one for one in API if one.body is not None and one not in MANAGEMENT]
-"""Those that manage need a token, and something to manage: their own tests send them."""
+@pytest.fixture(scope="module")
+def endpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Endpoint]:
+    """By operation id."""
+    documented = documented_endpoints(tmp_path_factory.mktemp("app"))
+    return {endpoint.operation_id: endpoint for endpoint in documented}
 
 
-@pytest.mark.parametrize("operation", TAKING, ids=lambda one: one.name)
-def test_each_documented_field_is_accepted(server: RunningServer, document: Schema, operation: Operation) -> None:
+WITH_BODY = (
+    *("createChatCompletion", "countChatTokens", "createCompletion", "createEmbedding"),
+    *("createResponse", "countResponseTokens", "cancelResponse"),
+    *("tokenize", "detokenize", "v1tokenize", "v1detokenize"),
+)
+
+
+def test_every_body_of_an_application_is_tried(endpoints: dict[str, Endpoint]) -> None:
+    """Management needs a token, and something to manage: its own tests send those bodies."""
+    taking = {e.operation_id for e in endpoints.values() if e.body is not None and e.access is not Access.MANAGEMENT}
+    assert taking == set(WITH_BODY)
+
+
+@pytest.mark.parametrize("name", WITH_BODY)
+def test_each_documented_field_is_accepted(
+    server: RunningServer, document: Schema, endpoints: dict[str, Endpoint], name: str
+) -> None:
     """One after another, each with a value that the document allows; those too that are not supported."""
-    for name in (*operation.body.__struct_fields__, *operation.inert):
-        body = _body(operation, name, document)
-        reply = server.post(operation.path, body)
-        assert reply.status == operation.status, (body, reply.body)
+    endpoint = endpoints[name]
+    for field in (*endpoint.body.__struct_fields__, *endpoint.inert):
+        body = _body(endpoint, field, document)
+        reply = server.post(endpoint.path, body)
+        assert reply.status == endpoint.status, (body, reply.body)
 
 
 CHAT: Schema = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
@@ -143,18 +156,18 @@ REPLIES = [
 
 
 @pytest.mark.parametrize(("name", "body"), REPLIES, ids=lambda value: value if isinstance(value, str) else "")
-def test_replies_have_the_documented_fields_and_no_others(server: RunningServer, name: str, body: Schema) -> None:
+def test_replies_have_the_documented_fields_and_no_others(
+    server: RunningServer, endpoints: dict[str, Endpoint], name: str, body: Schema
+) -> None:
     """Read as the documented type and written again, a reply is what it was."""
-    operation = next(one for one in API if one.name == name)
-    path = operation.path.replace("{id}", "a")
-    reply = server.post(path, body) if operation.method == "POST" else server.request(operation.method, path)
+    endpoint = endpoints[name]
+    path = endpoint.documented_path.replace("{id}", "a")
+    reply = server.post(path, body) if endpoint.method == "POST" else server.request(endpoint.method, path)
     assert reply.status == 200
-    assert msgspec.to_builtins(msgspec.json.decode(reply.body, type=operation.reply)) == reply.json
+    assert msgspec.to_builtins(msgspec.json.decode(reply.body, type=endpoint.reply)) == reply.json
 
 
 def test_refusals_have_the_documented_shape(server: RunningServer) -> None:
     """The one shape of all errors."""
-    from edgelora.server.openapi.replies import ErrorReply
-
     reply = server.post("/v1/chat/completions", {"model": "nobody", "messages": CHAT["messages"]})
     assert msgspec.to_builtins(msgspec.json.decode(reply.body, type=ErrorReply)) == reply.json

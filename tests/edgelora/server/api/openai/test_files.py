@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edgelora.server.api.openai.files import select
+from edgelora.server.http.options import ServerOptions
 from edgelora.store.uploads import UploadedFile
 from tests.support.managing import BOUNDARY, WAIT_SECONDS, Manager, form, managing, tarred, tiny_zip
 from tests.support.server import TEST_OPTIONS, head_bytes, parse_reply, read_all
@@ -20,14 +21,13 @@ KIND = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("files")
+def adapters() -> Mapping[str, str | None]:
+    return {}
 
 
 @pytest.fixture(scope="module")
-def manager(folder: Path) -> Iterator[Manager]:
-    with FakeService(folder, adapters={}) as service, managing(service, folder / "secrets", OPTIONS) as manager:
-        yield manager
+def options() -> ServerOptions:
+    return replace(TEST_OPTIONS, upload_bytes=1 << 20)
 
 
 @pytest.fixture(scope="module")

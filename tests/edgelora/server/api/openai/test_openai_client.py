@@ -7,21 +7,16 @@ from collections.abc import Iterator
 import openai
 import pytest
 
+from tests.support.openai_client import openai_client
 from tests.support.server import RunningServer
 from tests.support.service import CREATED, FakeService
 
 ASKED: list[openai.types.chat.ChatCompletionMessageParam] = [{"role": "user", "content": "What is hypertension?"}]
 
 
-def _client(server: RunningServer, prefix: str = "/v1", *, strict: bool = True) -> openai.OpenAI:
-    return openai.OpenAI(
-        base_url=server.url + prefix, api_key="none", max_retries=0, timeout=20, _strict_response_validation=strict
-    )
-
-
 @pytest.fixture(scope="module", params=["/v1", "/openai/v1"])
 def client(server: RunningServer, request: pytest.FixtureRequest) -> Iterator[openai.OpenAI]:
-    with _client(server, request.param) as client:
+    with openai_client(server, request.param) as client:
         yield client
 
 
@@ -163,7 +158,7 @@ def test_cached_tokens(client: openai.OpenAI) -> None:
 def test_completions_stream(server: RunningServer) -> None:
     """Text pieces, then the reason, then usage. Not strict: the client's type denies the null reason OpenAI sends."""
     with (
-        _client(server, strict=False) as client,
+        openai_client(server, strict=False) as client,
         client.completions.create(
             model="medical-faq", prompt="Once", max_tokens=100, stream=True, stream_options={"include_usage": True}
         ) as stream,

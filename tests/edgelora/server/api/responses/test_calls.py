@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import openai
@@ -11,13 +11,16 @@ import pytest
 
 from edgelora.text.prompt import Message, encode_chat
 from edgelora.text.tools import Tool, ToolCall
-from tests.edgelora.server.api.responses.conftest import client_of
-from tests.support.server import RunningServer, serving
 from tests.support.service import FakeService
 
 ARGUMENTS = '{"town": "Ulm"}'
 CALL = f'{{"name": "get_weather", "parameters": {ARGUMENTS}}}'
-ADAPTERS = {"calls": CALL, "twice": f"{CALL}; {CALL}", "talks": f"I will look.\n{CALL}", "words": "No call."}
+ADAPTERS: Mapping[str, str | None] = {
+    "calls": CALL,
+    "twice": f"{CALL}; {CALL}",
+    "talks": f"I will look.\n{CALL}",
+    "words": "No call.",
+}
 SCHEMA = {"type": "object", "properties": {"town": {"type": "string"}}, "required": ["town"]}
 TOOLS: list[Any] = [
     {"type": "function", "name": "get_weather", "description": "The weather.", "parameters": SCHEMA, "strict": True}
@@ -25,21 +28,8 @@ TOOLS: list[Any] = [
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeService]:
-    with FakeService(tmp_path_factory.mktemp("adapters"), adapters=ADAPTERS) as service:
-        yield service
-
-
-@pytest.fixture(scope="module")
-def server(service: FakeService) -> Iterator[RunningServer]:
-    with serving(service) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(server: RunningServer) -> Iterator[openai.OpenAI]:
-    with client_of(server) as client:
-        yield client
+def adapters() -> Mapping[str, str | None]:
+    return ADAPTERS
 
 
 def test_a_call_is_an_item_of_its_own(client: openai.OpenAI) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
-from tests.support.server import RunningServer, serving
-from tests.support.service import FakeService
+from tests.support.server import RunningServer
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    with FakeService(tmp_path_factory.mktemp("adapters"), adapters={}) as service, serving(service) as running:
-        yield running
+def adapters() -> Mapping[str, str | None]:
+    return {}
 
 
 WEATHER: dict[str, Any] = {"type": "function", "name": "get_weather", "description": "The weather.", "strict": True}

@@ -3,39 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import openai
 import pytest
 
 from edgelora.text.prompt import Message, encode_chat
-from tests.edgelora.server.conftest import ADAPTERS
 from tests.support.fake_backend.backend import FakeBackend
 from tests.support.server import RunningServer, serving
 from tests.support.service import FakeService
 
 ANSWER = "Hypertension is high blood pressure."
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeService]:
-    with FakeService(tmp_path_factory.mktemp("adapters"), adapters=ADAPTERS) as service:
-        yield service
-
-
-@pytest.fixture(scope="module")
-def server(service: FakeService) -> Iterator[RunningServer]:
-    with serving(service) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(server: RunningServer) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(
-        base_url=f"{server.url}/v1", api_key="none", max_retries=0, _strict_response_validation=True
-    ) as client:
-        yield client
 
 
 def _prompt(service: FakeService, *said: tuple[str, str]) -> tuple[int, ...]:

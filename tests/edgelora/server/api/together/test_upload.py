@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,29 +13,16 @@ import pytest
 from edgelora.server.api.together.parts import combined
 from edgelora.server.api.together.projects import model_id
 from tests.support.adapters import TINY, write_peft
-from tests.support.managing import FILES, Manager, managing, tiny_zip
+from tests.support.managing import FILES, Manager, tiny_zip
 from tests.support.service import FakeService
 
 MODELS = "/v2/projects/proj_1/models"
+pytestmark = pytest.mark.usefixtures("emptied")
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeService]:
-    with FakeService(tmp_path_factory.mktemp("together"), adapters={}) as service:
-        yield service
-
-
-@pytest.fixture(scope="module")
-def manager(service: FakeService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
-    with managing(service, tmp_path_factory.mktemp("secrets")) as manager:
-        yield manager
-
-
-@pytest.fixture(autouse=True)
-def emptied(service: FakeService) -> Iterator[None]:
-    yield
-    for name in service.registry.library.store.names():
-        service.registry.remove(name)
+def adapters() -> Mapping[str, str | None]:
+    return {}
 
 
 def md5(data: bytes) -> str:

@@ -1,33 +1,10 @@
-"""What the routes answer with whose modules write plain dicts: for the document, and for the tests of it.
-
-`responses/types.py` and `tokens.py` write the types of theirs themselves.
-"""
+"""Types of the replies of OpenAI's endpoints, for the OpenAPI document and for tests. Handlers write plain dicts."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
-
-
-class ErrorBody(Struct, frozen=True):
-    message: str
-    """What happened, and what to do."""
-    type: str
-    param: str | None
-    """The field at fault, where one is."""
-    code: str
-    """Stable, for programs."""
-
-
-class ErrorReply(Struct, frozen=True):
-    """Every refusal and failure has this shape."""
-
-    error: ErrorBody
-
-
-class State(Struct, frozen=True):
-    status: str
 
 
 class Model(Struct, frozen=True):
@@ -132,3 +109,28 @@ class Completion(Struct, frozen=True):
     system_fingerprint: str
     choices: list[CompletionChoice]
     usage: Usage
+
+
+class File(Struct, frozen=True):
+    id: str
+    object: Literal["file"]
+    bytes: int
+    created_at: int
+    expires_at: int
+    filename: str
+    purpose: str
+    status: str
+
+
+class FileList(Struct, frozen=True):
+    object: Literal["list"]
+    data: list[File]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
+class Deleted(Struct, frozen=True):
+    id: str
+    object: str
+    deleted: bool
