@@ -13,7 +13,7 @@ from edgelora.core.tokenizer import Tokenizer
 from edgelora.engine.stats import EngineHealth, EngineStats
 from edgelora.engine.stream import Stream
 from edgelora.runtime.adapter_registry import AdapterRegistry
-from edgelora.runtime.service import ModelCard
+from edgelora.runtime.model_card import ModelCard
 from edgelora.text.prompt import Message
 from edgelora.text.tools import Tool
 

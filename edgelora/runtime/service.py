@@ -6,9 +6,9 @@ A `Service` is a library (`library.py`: what is installed) with one base in memo
 from __future__ import annotations
 
 import uuid
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -20,6 +20,7 @@ from edgelora.core.request import AdapterRef, AdapterUse, Request
 from edgelora.core.sampling_params import SamplingParams
 from edgelora.runtime.alora import activated
 from edgelora.runtime.composition import compose
+from edgelora.runtime.model_card import ModelCard, model_card
 from edgelora.store.bases.names import goes_by
 from edgelora.store.library import Library, open_library
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from edgelora.backends.setup import Setup
     from edgelora.core.config import Settings
     from edgelora.core.tokenizer import Tokenizer
-    from edgelora.engine.adapters.pool import PoolEntry
     from edgelora.engine.client import EngineClient
     from edgelora.engine.prefix_cache.cache import PrefixCache
     from edgelora.engine.stats import EngineHealth, EngineStats
@@ -38,20 +38,8 @@ if TYPE_CHECKING:
     from edgelora.text.tools import Tool
 
 
-@dataclass(frozen=True, slots=True)
-class ModelCard:
-    """One entry of a model list: the base, or an adapter of it."""
-
-    id: str
-    created: int
-    """Unix seconds."""
-    parent: str | None
-    """The base's name; None for the base itself."""
-    root: str
-    """The version an id stands for (`name@digest`), or the base's name. Never a path."""
-    resident: bool
-    pinned: bool = False
-    """Whether it stays in memory though nobody uses it."""
+_RENAMED = {"shelf": "registry", "vocabulary": "tokenizer"}
+"""Attributes of `Service` by the names they had in 0.1.0. They go with the next version."""
 
 
 class Service:
@@ -137,7 +125,7 @@ class Service:
             if version.base_fingerprint == mine:
                 root = f"{manifest.name}@{version.digest[:12]}"
                 entry = entries.get(version.digest)
-                cards.append(_card(manifest.name, int(version.created), self.base.name, root, entry))
+                cards.append(model_card(manifest.name, int(version.created), self.base.name, root, entry))
         return cards
 
     def model(self, model_id: str) -> ModelCard:
@@ -149,7 +137,7 @@ class Service:
         if ref is None:
             return cards[self.base.name]
         entries = {entry.ref: entry for entry in self.engine.stats().adapters}
-        return _card(model_id, cards[ref.name].created, self.base.name, str(ref), entries.get(ref))
+        return model_card(model_id, cards[ref.name].created, self.base.name, str(ref), entries.get(ref))
 
     def resolve(self, model_id: str) -> AdapterRef | None:
         """The adapter version an id names, converted for this base; None is the base alone.
@@ -294,11 +282,19 @@ class Service:
     ) -> Stream:
         from edgelora.engine.sampling.guided_decoding import guided_decoder
 
-        guided_decoder(
-            sampling.constraint, self.tokenizer
-        )  # A bad one is refused here, whatever process the engine is in.
+        # A bad constraint is refused here, whatever process the engine is in.
+        guided_decoder(sampling.constraint, self.tokenizer)
         uses = activated(adapters, tokens)
         return self.engine.submit(Request(uuid.uuid4().hex, tokens, uses, sampling, client, system))
+
+    if not TYPE_CHECKING:  # type checkers are to see the new names only
+
+        def __getattr__(self, name: str) -> object:
+            if name not in _RENAMED:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            message = f"Service.{name} is now Service.{_RENAMED[name]}; the old name goes with the next version."
+            warnings.warn(message, DeprecationWarning, stacklevel=2)
+            return getattr(self, _RENAMED[name])
 
     def _names(self) -> list[str]:
         return [self.base.name, *self.library.store.names()]
@@ -310,7 +306,3 @@ def _opened(settings: Settings, base: str | None, progress: Progress | None) -> 
 
     library = open_library(settings, progress=progress)
     return library, choose_base(library.bases, base, settings.backend, progress=progress)
-
-
-def _card(model_id: str, created: int, base: str, root: str, entry: PoolEntry | None) -> ModelCard:
-    return ModelCard(model_id, created, base, root, entry is not None, entry is not None and entry.pinned)

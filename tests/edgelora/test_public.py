@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,3 +29,14 @@ def test_import_is_light() -> None:
     script = "import sys, edgelora; print(*[name for name in sys.modules if name.startswith('edgelora')])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["edgelora"]
+
+
+@pytest.mark.parametrize(("old", "new"), [("vocabulary", "tokenizer"), ("shelf", "registry")])
+def test_renamed_attributes_warn_and_work(old: str, new: str) -> None:
+    """For one version; an attribute that never was is an AttributeError as ever."""
+    service = object.__new__(edgelora.Service)
+    service.registry = service.engine = SimpleNamespace(tokenizer=1)  # type: ignore[assignment]
+    with pytest.warns(DeprecationWarning, match=f"Service.{old} is now Service.{new}"):
+        assert getattr(service, old) is getattr(service, new)
+    with pytest.raises(AttributeError, match="'nothing'"):
+        _ = service.nothing

@@ -25,8 +25,8 @@ from edgelora.engine.stream import Stream
 from edgelora.runtime.adapter_registry import AdapterRegistry
 from edgelora.runtime.alora import activated
 from edgelora.runtime.composition import compose
+from edgelora.runtime.model_card import ModelCard
 from edgelora.runtime.pins import Pins
-from edgelora.runtime.service import ModelCard
 from edgelora.store.adapters.store import Store
 from edgelora.store.bases.registry import Bases
 from edgelora.store.library import Library

@@ -8,7 +8,7 @@ from edgelora.core.errors import EdgeloraError, NotFound
 from edgelora.core.model_id import split_model_id
 from edgelora.core.request import AdapterRef
 from edgelora.runtime.interface import Runtime
-from edgelora.runtime.service import ModelCard
+from edgelora.runtime.model_card import ModelCard
 from edgelora.server.auth.caller import caller
 from edgelora.server.http.errors import Forbidden
 

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from edgelora.runtime.interface import Runtime
-from edgelora.runtime.service import ModelCard
+from edgelora.runtime.model_card import ModelCard
 from edgelora.server.api.openai.replies import Model, ModelList
 from edgelora.server.generation.dialect import Dialects
 from edgelora.server.http.endpoint import Access, Endpoint
