@@ -58,7 +58,7 @@ def adapter_files(folder: Path, base: Path, count: int) -> Iterator[Sequence[Pat
 
 
 def computed_by(base: Path) -> str:
-    """What stands in a benchmark's last line."""
+    """Return what stands in a benchmark's last line."""
     return mlx_here() if base.is_dir() else "llama.cpp"
 
 

@@ -45,12 +45,12 @@ class EndlessBackend:
 
 
 def never_ending(open_backend: Callable[..., Backend]) -> Callable[..., Any]:
-    """The same way to open a base, wrapped."""
+    """Return the same way to open a base, wrapped."""
     return lambda *arguments: EndlessBackend(open_backend(*arguments))
 
 
 def open_base(argument: bytes, progress: Progress) -> Any:
-    """The same in the engine's process."""
+    """Return the same in the engine's process."""
     return EndlessBackend(engine_process.open_base(argument, progress))
 
 

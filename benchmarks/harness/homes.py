@@ -46,7 +46,7 @@ class Home:
     """The adapters' GGUF files where that is what they were made of."""
 
     def files(self) -> tuple[Path, ...]:
-        """The adapters as GGUF files, for other programs; converted now where there are none."""
+        """Return the adapters as GGUF files, for other programs; converted now where there are none."""
         if self.given:
             return self.given
         library = open_library(settings_of(self.path))
@@ -59,7 +59,7 @@ def settings_of(path: Path) -> Settings:
 
 
 def make_home(path: Path, count: int, *, base: Path | None, folder: Path | None) -> Home:
-    """The built-in base with `count` random adapters; or `base`, with so many of the GGUF adapters in `folder`.
+    """Return the built-in base with `count` random adapters; or `base`, with so many of the GGUF adapters in `folder`.
 
     Raises FileNotFoundError where there are not so many.
     """

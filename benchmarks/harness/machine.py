@@ -23,7 +23,7 @@ def describe() -> str:
 
 
 def anonymous_bytes(pid: int) -> int:
-    """A process's resident memory that belongs to no file; 0 where the system does not say."""
+    """Return a process's resident memory that belongs to no file; 0 where the system does not say."""
     status = Path(f"/proc/{pid}/status")
     for line in status.read_text().splitlines() if status.exists() else ():
         if line.startswith("RssAnon:"):

@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def default_folder(model: str, shape: LlamaShape) -> Path:
-    """A folder of this shape's own, in the user's cache."""
+    """Return a folder of this shape's own, in the user's cache."""
     cache = Path(platformdirs.user_cache_dir("edgelora", appauthor=False))
     return cache / "benchmarks" / f"{model}-random-{shape.layers}-layers"
 

@@ -23,7 +23,7 @@ def drop(path: Path) -> bool:
 
 
 def cached(path: Path) -> float:
-    """The share of a file's pages that is in the page cache. Raises OSError where the system does not tell."""
+    """Return the share of a file's pages that is in the page cache. Raises OSError where the system does not tell."""
     size = path.stat().st_size
     with path.open("rb") as file, mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as mapped:
         data = np.frombuffer(mapped, np.uint8)

@@ -102,7 +102,7 @@ class WatchedEngine(engine.Engine):
 
 
 def held_cells(backend: Any) -> int:
-    """What llama.cpp's memory itself says, sequence by sequence."""
+    """Return what llama.cpp's memory itself says, sequence by sequence."""
     from edgelora.backends.llama_cpp.libllama import library
 
     lib, context = library(), backend._context.handle

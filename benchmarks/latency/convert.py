@@ -91,7 +91,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def write_peft(folder: Path, shape: LlamaShape, *, rank: int = RANK) -> Path:
-    """A random adapter as PEFT saves one, in float16, written module by module."""
+    """Return a random adapter as PEFT saves one, in float16, written module by module."""
     folder.mkdir(parents=True)
     targets = ", ".join(f'"{module.short}"' for module in LINEAR_MODULES)
     config = f'{{"peft_type": "LORA", "r": {rank}, "lora_alpha": {2 * rank}, "target_modules": [{targets}]}}'

@@ -35,7 +35,7 @@ class Crowd:
         self.after = self._server.memory
 
     def wrong(self, *, growth: int) -> list[str]:
-        """What must not be, in words."""
+        """Return the problems found, in words."""
         found = [f"status {one.status} {one.error}" for one in self.exchanges if one.status not in ALLOWED]
         found += ["an answer that never ended" for one in self.exchanges if one.ended is None and one.status]
         found += ["a 429 without Retry-After" for one in self.exchanges if one.refused and not one.retry_after]

@@ -128,7 +128,7 @@ class Bench:
         return list(await asyncio.gather(*(way.ask(job) for job in jobs)))
 
     def _job(self, adapter: int | None) -> Job:
-        """A prompt that nobody has seen before."""
+        """Return a prompt that nobody has seen before."""
         prompt = tuple(self._random.choices(self._home.tokenizer, k=self._options.prompt))
         return Job(0.0, adapter, prompt, self._options.tokens)
 

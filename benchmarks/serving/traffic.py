@@ -131,7 +131,7 @@ class Traffic:
         return self._answer(found, streamed=body["stream"]) if found.status == 200 else ""
 
     def _answer(self, found: Exchange, *, streamed: bool) -> str:
-        """The text of a whole answer; an answer without its end is noted."""
+        """Return the text of a whole answer; an answer without its end is noted."""
         frames = [data for _, data in found.frames]
         if streamed and frames[-1:] != [b"[DONE]"]:
             self._counts.wrong.append(f"a stream without its end: {frames[-1:]}")
@@ -152,7 +152,7 @@ class Traffic:
             self._counts.wrong.append(f"{what}: {found.status} instead of one of {statuses}: {said}")
 
     def _name(self) -> str:
-        """An adapter, mostly one of a few favourites; now and then the base."""
+        """Return an adapter, mostly one of a few favourites; now and then the base."""
         if self._random.random() < 0.1:
             return "edgelora-tiny"
         few = self._names[:12] if self._random.random() < 0.5 else self._names

@@ -172,7 +172,7 @@ def answer_all(engine: Engine, case: Case, work: list[tuple[tuple[int, ...], ...
 
 
 def copying(tokens: int, chance: random.Random) -> tuple[tuple[int, ...], ...]:
-    """A prompt, and the same text again with a few tokens changed here and there."""
+    """Return a prompt, and the same text again with a few tokens changed here and there."""
     prompt = tuple(chance.sample(PLAIN_TOKENS, tokens))
     fresh = iter(chance.choices(PLAIN_TOKENS, k=tokens))
     answer = [next(fresh) if n % (COPIED + CHANGED) >= COPIED else token for n, token in enumerate(prompt)]
@@ -180,7 +180,7 @@ def copying(tokens: int, chance: random.Random) -> tuple[tuple[int, ...], ...]:
 
 
 def repeating_nothing(tokens: int, chance: random.Random) -> tuple[tuple[int, ...], ...]:
-    """A prompt and an answer that share no pair of tokens, nor have one twice."""
+    """Return a prompt and an answer that share no pair of tokens, nor have one twice."""
     both = chance.sample(PLAIN_TOKENS, 2 * tokens)
     return tuple(both[:tokens]), tuple(both[tokens:])
 

@@ -108,7 +108,7 @@ def write_texts(
 
 
 def read_texts(backend: LlamaCppBackend, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-    """The logits after every token of the texts, [tokens, TEXTS, vocab]."""
+    """Return the logits after every token of the texts, [tokens, TEXTS, vocab]."""
     found = np.stack([_step(backend, texts, position) for position in range(len(texts[0]))])
     _clear(backend)
     return found

@@ -20,10 +20,10 @@ from edgelora.core.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a backend can do; the scheduler plans within it."""
+    """The abilities of a backend, within which the scheduler plans."""
 
     adapter_format: AdapterFormat
-    """Which conversion the store must hand to `load`."""
+    """The conversion that the store must hand to `load`."""
     mixed_adapters: bool
     """Whether one step may apply different adapters to its tokens. Where False the scheduler groups sequences by the
     adapters and weights that act, in turn, and ends a chunk where another adapter begins."""
@@ -69,7 +69,8 @@ class Chunk:
     """Position of tokens[0]; the sequence's KV holds exactly the positions before it."""
     tokens: tuple[int, ...]
     adapters: tuple[Applied, ...]
-    """What acts on the sequence, each slot once, in any order; empty is the base alone. The same for every chunk of the
+    """The adapters that act on the sequence, each slot once, in any order; empty is the base alone. The same
+    for every chunk of the
     sequence, but that an adapter's slot may change and one that has not begun may be left out or join."""
     logits: int
     """After how many of the last tokens the logits are wanted. True and False read as 1 and 0."""
@@ -94,7 +95,8 @@ class Backend(Protocol):
 
     @property
     def kv_identity(self) -> str:
-        """One line: all that the bytes of a `SavedKv` depend on besides the base's file, the adapters and the tokens.
+        """One line of text with everything that the bytes of a `SavedKv` depend on besides the base's file,
+        the adapters and the tokens.
 
         The library and its build, the processor features it uses, the KV's type, what adds the adapters.
         """
@@ -114,7 +116,7 @@ class Backend(Protocol):
         ...
 
     def step(self, chunks: Sequence[Chunk]) -> list[NDArray[np.float32] | None]:
-        """One forward pass. For each chunk in order: logits [chunk.logits, vocabulary.size], or None for none.
+        """Run one forward pass. Return for each chunk in order its logits [chunk.logits, tokenizer.size], or None.
 
         In order of the tokens: the last row is what follows the last token.
 

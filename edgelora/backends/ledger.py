@@ -1,4 +1,4 @@
-"""What each sequence and slot of a backend holds, and the refusal of every step that cannot be. No backend's library.
+"""The contents of each sequence and slot of a backend, and the refusal of impossible steps. No backend's library.
 
 A backend asks here before it touches anything: what a library would abort on, or compute wrongly, never reaches it.
 """
@@ -21,7 +21,7 @@ class Ledger:
         self._vocab_size = vocab_size
         self._attached: set[int] = set()
         self._lengths: dict[int, int | None] = {}
-        """None where a failed step left it undefined."""
+        """Number of tokens it holds; None where a failed step left it undefined."""
 
     @property
     def attached(self) -> tuple[int, ...]:

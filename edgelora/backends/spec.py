@@ -62,7 +62,7 @@ class BackendSpec(Protocol):
 
     @property
     def kv_types(self) -> tuple[KvType, ...]:
-        """What its KV may be kept in."""
+        """Return what its KV may be kept in."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""What whoever sends requests needs of an engine, wherever it computes: in this process or in one of its own.
+"""The engine as its callers see it. Implemented by `Engine` (this process) and `RemoteEngine` (its own process).
 
 `edgelora.engine.engine.Engine` and `edgelora.engine.process.remote.RemoteEngine` keep it, and the same tests
 run over both.

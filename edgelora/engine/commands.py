@@ -1,4 +1,4 @@
-"""What the engine's thread is told, by its own methods and by the loader. Values only."""
+"""The engine thread's commands, from its own methods and from the loader. Values only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgelora.engine.request_state import RequestState
 class Submit:
     run: RequestState
     look: PrefixLookup
-    """What is on disk of its prompt."""
+    """The prefix of its prompt that is on disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Close:
     """When to fail what still runs, in time.monotonic; None: never."""
 
     def sooner(self, other: Close | None) -> Close:
-        """Of two wishes to close, the more urgent one."""
+        """Return the more urgent of two commands to close."""
         given = [close.deadline for close in (self, other) if close is not None and close.deadline is not None]
         return Close(min(given, default=None))
 

@@ -178,7 +178,7 @@ class Engine:
             self._give_back()
 
     def _turn(self) -> bool:
-        """One round: admit, compute one step, obey. False when closed and nothing is left to finish."""
+        """Run one round: admit, compute one step, obey. Return False when closed and nothing is left to finish."""
         admission = self._preloads.join(self._scheduler.admit())
         for sequence in admission.clears:
             self._backend.clear(sequence)

@@ -57,7 +57,7 @@ class LiveRequests:
             send()
 
     def stop(self, why: str) -> None:
-        """From here on nothing is taken, for the first reason given."""
+        """Accept no more requests; the first reason given is kept."""
         with self._lock:
             self._stopped = self._stopped or why
 

@@ -1,4 +1,4 @@
-"""What the engine keeps for one live request besides its place in the scheduler: sampler, text, stream, times."""
+"""The state of one live request besides its place in the scheduler: sampler, text, stream, times."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edgelora.text.detokenizer import Detokenizer
 
 @dataclass(slots=True)
 class Clock:
-    """When a request changed its state, in seconds of time.monotonic."""
+    """The times at which a request changed its state, in seconds of time.monotonic."""
 
     submitted: float
     loading: float = 0.0

@@ -1,4 +1,4 @@
-"""What the engine tells about itself. Values only, which can be pickled."""
+"""The engine's statistics. Values only, which can be pickled."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class EngineStats:
     """Tokens computed as drafts since the start, and of those the ones that came (`speculation.py`)."""
     allocated_bytes: int = 0
     allocated_peak_bytes: int = 0
-    """What the backend's own allocator holds, and the most it ever did, where it counts: MLX's, on Metal and a CPU."""
+    """Bytes the backend's own allocator holds, where it counts: MLX's, on Metal and a CPU."""
     pid: int = 0
     """The process that holds the base."""
     max_queue: int = 0
@@ -56,4 +56,4 @@ class EngineHealth:
     restarts: int = 0
     """Crashes that were got over, since the start."""
     pid: int | None = None
-    """Of the process that holds the base; None between two."""
+    """The process that holds the base; None while none does."""

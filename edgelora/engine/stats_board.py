@@ -11,7 +11,7 @@ from edgelora.engine.scheduler.scheduler import Scheduler
 from edgelora.engine.stats import EngineStats
 
 FRESH_SECONDS = 0.1
-"""What takes a walk over all requests is counted this often while steps are computed: on a tiny base a step takes a
+"""Seconds between two counts that walk over all requests while steps are computed: on a tiny base a step takes a
 millisecond."""
 
 

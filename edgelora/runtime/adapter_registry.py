@@ -40,7 +40,7 @@ class InstalledAdapter:
     counts: AdapterCounts | None = None
     """How often its name was used since the start; None: never."""
     quarantined: str | None = None
-    """How it last crashed the engine, where it is not run any more."""
+    """The reason it is in quarantine; None where it is not."""
 
 
 class AdapterRegistry:
@@ -62,7 +62,7 @@ class AdapterRegistry:
         self._turn = threading.Lock()
 
     def latest(self) -> list[InstalledAdapter]:
-        """The latest version of every adapter installed for this base, by name."""
+        """Return the latest version of every adapter installed for this base, by name."""
         mine = self.base.identity.fingerprint.digest
         held = self._holder()
         return [held(one, one.latest) for one in self.library.store.list() if one.latest.base_fingerprint == mine]
@@ -75,7 +75,7 @@ class AdapterRegistry:
         return [held(one, version) for one, version in every if version.base_fingerprint == mine]
 
     def get(self, model_id: str) -> InstalledAdapter:
-        """One version, by any form of a model id. Raises NotFound; also for the base, which is no adapter."""
+        """Return one version by any form of a model id. Raises NotFound; also for the base, which is no adapter."""
         manifest, version = self.library.store.resolve(self.spec(model_id))
         return self._holder()(manifest, version)
 

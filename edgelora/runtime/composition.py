@@ -9,7 +9,7 @@ from edgelora.core.request import AdapterRef, AdapterUse
 
 
 def compose(resolve: Callable[[str], AdapterRef | None], wanted: Iterable[tuple[str, float]]) -> tuple[AdapterUse, ...]:
-    """The adapters that model ids name, with their weights. An id of the base alone adds nothing.
+    """Return the adapters that model ids name, with their weights. An id of the base alone adds nothing.
 
     Raises what `resolve` raises, and UsageError for a weight of the base.
     """

@@ -25,7 +25,7 @@ OPENER = f"{__name__}:open_base"
 
 
 class OpenRequest(msgspec.Struct, frozen=True):
-    """What `open_base` opens."""
+    """The argument of `open_base`."""
 
     record: BaseRecord
     setup: Setup
@@ -35,7 +35,7 @@ class OpenRequest(msgspec.Struct, frozen=True):
 def start_engine(
     library: Library, record: BaseRecord, setup: Setup, settings: Settings, *, times: WatchdogTimes | None = None
 ) -> RemoteEngine:
-    """The engine over `record`, whose process begins to load it now. Raises BaseError, BackendError."""
+    """Return the engine over `record`, whose process begins to load it now. Raises BaseError, BackendError."""
     tokenizer = open_tokenizer(record)
     store = library.prefixes()
     prefixes = None

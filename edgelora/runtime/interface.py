@@ -1,4 +1,4 @@
-"""What the server needs of the runtime, and nothing more. `edgelora.runtime.service.Service` is it; tests
+"""The runtime as the server needs it, and nothing more. `edgelora.runtime.service.Service` is it; tests
 bring a small one.
 """
 
@@ -31,12 +31,12 @@ class Runtime(Protocol):
 
     @property
     def backend_name(self) -> str:
-        """What computes, for people."""
+        """Return what computes, for people."""
         ...
 
     @property
     def setup(self) -> object | None:
-        """How, where something was chosen; its text is for people."""
+        """Return how, where something was chosen; its text is for people."""
         ...
 
     @property

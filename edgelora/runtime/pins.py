@@ -34,7 +34,9 @@ class Pins:
             self._pinned[name] = ref
 
     def remove(self, name: str) -> bool:
-        """What `name` pinned may be evicted again, unless another name pins it too. False where it pinned nothing."""
+        """Unpin what `name` pinned, so that it may be evicted again, unless another name pins it too. False
+        where it pinned nothing.
+        """
         with self._lock:
             ref = self._pinned.pop(name, None)
             others = {other.key for other in self._pinned.values()}

@@ -96,7 +96,7 @@ class Service:
 
     @classmethod
     def supervised(cls, settings: Settings, *, base: str | None = None, progress: Progress | None = None) -> Self:
-        """The same with the base in a process of its own, which is started again when it crashes.
+        """Return the same with the base in a process of its own, which is started again when it crashes.
 
         Returns while it loads: `wait_ready` says when it is there, or why not. Raises NotFound, UsageError, BaseError.
         """
@@ -116,7 +116,7 @@ class Service:
         return self.engine.health()
 
     def models(self) -> list[ModelCard]:
-        """The base, then every adapter installed for it, by name."""
+        """Return the base, then every adapter installed for it, by name."""
         entries = {entry.ref.version: entry for entry in self.engine.stats().adapters}
         cards = [ModelCard(self.base.name, int(self.base.created), None, self.base.name, True)]
         mine = self.base.identity.fingerprint.digest
@@ -129,7 +129,7 @@ class Service:
         return cards
 
     def model(self, model_id: str) -> ModelCard:
-        """One entry by any form of id. Raises NotFound with near names."""
+        """Return one entry by any form of id. Raises NotFound with near names."""
         cards = {card.id: card for card in self.models()}
         if model_id in cards:
             return cards[model_id]
@@ -140,7 +140,7 @@ class Service:
         return model_card(model_id, cards[ref.name].created, self.base.name, str(ref), entries.get(ref))
 
     def resolve(self, model_id: str) -> AdapterRef | None:
-        """The adapter version an id names, converted for this base; None is the base alone.
+        """Return the adapter version an id names, converted for this base; None is the base alone.
 
         Raises NotFound with near names, AdapterIncompatible for an adapter of another base, AdapterError(code
         adapter_quarantined) for one that crashed the engine twice. Never falls back.
@@ -176,11 +176,11 @@ class Service:
             self.engine.fetch(adapter)
 
     def default_sampling(self) -> SamplingParams:
-        """What the base's makers recommend, for requests that say nothing."""
+        """Return what the base's makers recommend, for requests that say nothing."""
         return SamplingParams(temperature=self.base.temperature, top_p=self.base.top_p)
 
     def compose(self, *wanted: str | tuple[str, float]) -> tuple[AdapterUse, ...]:
-        """What acts in a request: model ids, each alone or with its weight. Order does not matter.
+        """Return what acts in a request: model ids, each alone or with its weight. Order does not matter.
 
         `service.chat(..., adapters=service.compose(("medical-faq", 0.7), ("pirate", 0.3)), ...)`; an id of the base
         adds nothing. Raises as `resolve` does, and UsageError for a weight of the base.
@@ -244,7 +244,7 @@ class Service:
 
     @property
     def backend_name(self) -> str:
-        """What computes, for people."""
+        """Return what computes, for people."""
         return spec_for(self.base.format).display_name
 
     def stats(self) -> EngineStats:
@@ -301,7 +301,7 @@ class Service:
 
 
 def _opened(settings: Settings, base: str | None, progress: Progress | None) -> tuple[Library, BaseRecord]:
-    """What is installed, and which base to open: by its name and by the backend that the settings name."""
+    """Return what is installed, and which base to open: by its name and by the backend that the settings name."""
     from edgelora.store.bases.selection import choose_base
 
     library = open_library(settings, progress=progress)

@@ -22,7 +22,7 @@ _PROBE, _RESULT = "edgelora_probe", "edgelora_result"
 
 
 def render(source: str, turns: Sequence[Turn], specs: Sequence[dict[str, Any]], tokenizer: Tokenizer) -> str:
-    """A conversation's text up to where the assistant's next message begins. `specs`: the functions it may call.
+    """Return a conversation's text up to where the assistant's next message begins. `specs`: the functions it may call.
 
     Raises UsageError: code bad_messages where the template refuses the messages, bad_template where it is at fault.
     """
@@ -48,7 +48,7 @@ def render(source: str, turns: Sequence[Turn], specs: Sequence[dict[str, Any]], 
 
 @lru_cache(maxsize=8)
 def knows_tools(source: str) -> bool:
-    """Whether a function, a call of it and its result all show in what the template makes of them."""
+    """Return whether a function, a call of it and its result all show in what the template makes of them."""
     same = str
     turns: list[Turn] = [
         {"role": "user", "content": "?"},
@@ -82,7 +82,9 @@ class _Refused(Exception):
 
 @lru_cache(maxsize=8)
 def _compile(source: str) -> Template:
-    """As transformers does it (utils/chat_template_utils.py): blocks trimmed, sandboxed, four helpers."""
+    """Compile a template as transformers does (utils/chat_template_utils.py): blocks trimmed, sandboxed, four
+    helpers.
+    """
     from jinja2 import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 

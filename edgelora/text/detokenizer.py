@@ -24,7 +24,7 @@ class ByteDecoder:
         return self._decoder.decode(piece)
 
     def finish(self) -> str:
-        """What was still waiting: U+FFFD for a character cut short."""
+        """Return what was still waiting: U+FFFD for a character cut short."""
         return self._decoder.decode(b"", final=True)
 
 
@@ -41,7 +41,7 @@ class StopFilter:
         self.stopped = False
 
     def feed(self, text: str) -> str:
-        """The text that may be shown now. Nothing once `stopped`."""
+        """Return the text that may be shown now. Nothing once `stopped`."""
         if self.stopped:
             return ""
         text = self._held + text
@@ -54,12 +54,12 @@ class StopFilter:
         return text[:cut]
 
     def finish(self) -> str:
-        """What was held back and is now known to be no stop string."""
+        """Return what was held back and is now known to be no stop string."""
         held, self._held = self._held, ""
         return held
 
     def _begun(self, text: str) -> int:
-        """How many characters at the end of `text` may be the beginning of a stop string."""
+        """Return how many characters at the end of `text` may be the beginning of a stop string."""
         longest = max((len(stop) for stop in self._stops), default=1) - 1
         for size in range(min(longest, len(text)), 0, -1):
             if any(stop.startswith(text[-size:]) for stop in self._stops):
@@ -68,7 +68,7 @@ class StopFilter:
 
 
 class Detokenizer:
-    """One answer's text: a Detokenizer, then a StopFilter."""
+    """The text of one answer: a ByteDecoder, then a StopFilter."""
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._detokenizer = ByteDecoder()
@@ -98,7 +98,7 @@ class Detokenizer:
         return self._show(self._filter.feed(text))
 
     def finish(self) -> str:
-        """The rest, once no token follows. Nothing where a stop string was met."""
+        """Return the rest, once no token follows. Nothing where a stop string was met."""
         text = self._detokenizer.finish()
         self._read += len(text)
         return self._show(self._filter.feed(text) + self._filter.finish())

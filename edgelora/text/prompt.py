@@ -39,12 +39,12 @@ class Message:
     """One of ROLES."""
     content: str
     calls: tuple[ToolCall, ...] = ()
-    """What the assistant called."""
+    """The functions the assistant called."""
     call_id: str = ""
-    """Of a tool's message: the call it answers."""
+    """For a tool's message, the call it answers."""
 
     def turn(self, change: Change) -> Turn:
-        """As chat templates take it, every text changed."""
+        """Return it as chat templates take it, with every text changed."""
         turn: Turn = {"role": self.role, "content": change(self.content)}
         if self.calls:
             turn["tool_calls"] = [call.spec(change) for call in self.calls]

@@ -17,10 +17,10 @@ from edgelora.text.tools import Tool
 Schema = Mapping[str, Any]
 
 MAX_CHARS = 256 << 10
-"""Of a schema, as JSON."""
+"""Characters of a schema at most, as JSON."""
 MAX_DEPTH = 64
 MAX_PROPERTIES = 500
-"""Of one object: each optional one is a choice at every comma, and so many take a mask 10 ms."""
+"""Properties of one object at most: each optional one is a choice at every comma, and so many take a mask 10 ms."""
 MAX_PATTERN = 2000
 """Characters of a regular expression."""
 MAX_CALLS = 16
@@ -29,7 +29,7 @@ MAX_CALLS = 16
 ANY_OBJECT: Schema = {"type": "object"}
 
 CALL_OPENING, CALL_CLOSING, CALL_BETWEEN = '{{"name": "{name}", "parameters": ', "}", "; "
-"""How Llama 3.1's template writes a call, and what vLLM's parser and others expect between two."""
+"""The form of a call in Llama 3.1's template, and what vLLM's parser and others expect between two."""
 
 # Between the tokens of JSON, nothing, a space, or a new line with its indentation: what people write, and a model can
 # waste little on it. Nothing that a schema says may be left out because it is not known: an answer must never be freer
@@ -62,7 +62,8 @@ def of_calls(tools: Sequence[Tool], *, several: bool) -> Constraint:
 
 
 def of_call_or_answer(tools: Sequence[Tool], schema: object, *, param: str) -> Constraint:
-    """One call of these functions, or JSON that `schema` describes. Raises as `of_schema` does.
+    """Return the constraint to one call of these functions, or to JSON that `schema` describes. Raises as
+    `of_schema` does.
 
     All of it is one schema: of two grammars that begin alike, only one could be followed.
     """
@@ -103,7 +104,7 @@ def _check_object(value: Mapping[str, object], param: str) -> None:
 
 
 def _may_repeat(value: Mapping[str, object]) -> bool:
-    """Whether names beyond the listed ones are needed, two or more: llguidance does not keep them apart."""
+    """Return whether names beyond the listed ones are needed, two or more: llguidance does not keep them apart."""
     least, required = value.get("minProperties"), value.get("required")
     listed = len(required) if isinstance(required, list) else 0
     return isinstance(least, (int, float)) and least > listed + 1

@@ -1,4 +1,4 @@
-"""What of a conversation is its system prompt's: the tokens up to where the user's message begins. Pure."""
+"""The tokens of a conversation that belong to its system prompt: up to where the user's message begins. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def system_length(
     tools: Sequence[Tool] = (),
     limit: int | None = None,
 ) -> int:
-    """How many first tokens of a conversation do not depend on what follows its system message; 0 where it has none.
+    """Return how many first tokens do not depend on what follows the system message; 0 where it has none.
 
     `tokens`: what `encode_chat` gave for these messages and `tools`. Found as what they share with the same system
     message before another user's words. Raises as `encode_chat` does, which reads `limit` too.
@@ -35,7 +35,7 @@ def system_length(
 
 
 def system_prefix(system: str, tokenizer: Tokenizer, *, limit: int | None = None) -> tuple[int, ...]:
-    """The tokens every conversation with this system message begins with. Raises as `encode_chat` does."""
+    """Return the tokens every conversation with this system message begins with. Raises as `encode_chat` does."""
     messages = [Message("system", system), Message("user", _OPENINGS[0])]
     tokens = encode_chat(messages, tokenizer, limit=limit)
     return tokens[: system_length(messages, tokens, tokenizer, limit=limit)]

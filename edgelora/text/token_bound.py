@@ -1,4 +1,4 @@
-"""How little text a token can be: from a vocabulary's pieces to a lower bound on any text's tokens. Pure.
+"""A lower bound on the number of tokens of any text, from the pieces of a vocabulary. Pure.
 
 Every byte of a text is part of exactly one token. So n bytes of some kind, letters for example, take at least n tokens
 divided by the most bytes of that kind a single token has. This holds for every kind, and the largest bound counts. It
@@ -34,7 +34,7 @@ class TokenBound:
 
     @classmethod
     def of(cls, pieces: Sequence[bytes]) -> TokenBound | None:
-        """Of a vocabulary whose tokens stand for these bytes in a text, control tokens as they are written.
+        """Return the bound for a vocabulary whose tokens stand for these bytes, control tokens as they are written.
 
         None where a byte has no token of its own: then a text may lose bytes, and nothing can be said.
         """

@@ -47,7 +47,7 @@ class ToolParser(Protocol):
     def feed(self, text: str) -> list[Part]: ...
 
     def finish(self, *, cut: bool) -> list[Part]:
-        """The rest, once no text follows. `cut`: by its length."""
+        """Return the rest, once no text follows. `cut`: by its length."""
         ...
 
 
@@ -59,7 +59,7 @@ class JsonEnd:
         self._in_text = self._escaped = False
 
     def feed(self, text: str) -> int | None:
-        """How many characters of `text` it has, where it ends there."""
+        """Return how many characters of `text` it has, where it ends there."""
         for place, char in enumerate(text):
             if self._in_text:
                 self._in_text = self._escaped or char != '"'
@@ -108,7 +108,7 @@ class ForcedCallParser:
                 yield CallArguments(text[:end])
 
     def _begun(self) -> str | None:
-        """The function whose opening was read, with what ended the call before; None: it is not complete."""
+        """Return the function whose opening was read, with what ended the call before; None: it is not complete."""
         places = {opening: self._waiting.find(opening) for opening in self._openings}
         found = [(place, opening) for opening, place in places.items() if place >= 0]
         if not found:
@@ -135,7 +135,7 @@ class _ParsedCall:
     call: tuple[str, str] | None
     """Name and arguments; None: it is no call."""
     end: int
-    """Of what waits, how much that is."""
+    """Number of waiting characters that belong to it."""
 
 
 class CallParser:
@@ -150,7 +150,7 @@ class CallParser:
         self._may_begin = True
         """Whether a call may begin where what waits does: at the beginning of a line, and behind another call."""
         self._called = False
-        """Whether a call was the last thing told."""
+        """Whether a call was the last thing returned."""
         self._json: JsonEnd | None = None
         self._begin = self._scanned = 0
         """Where the JSON that is being looked through begins, and how much of what waits that was done with."""
@@ -184,14 +184,14 @@ class CallParser:
             yield CallArguments(arguments)
 
     def _tell_line(self) -> TextPart:
-        """What waits, up to the next line."""
+        """Return what waits, up to the next line."""
         end = self._waiting.find("\n") + 1
         said = self._waiting[:end] if end else self._waiting
         self._called, self._may_begin, self._waiting = False, bool(end), self._waiting[len(said) :]
         return TextPart(said)
 
     def _look(self, *, last: bool) -> _ParsedCall | None:
-        """What what waits begins with; None: more must come before that can be said."""
+        """Return what the waiting text begins with; None: more must come before that can be said."""
         if self._json is None:
             start = _end_of(_BETWEEN if self._called else _SPACE, self._waiting)
             begins = _begins(self._waiting[start:])
@@ -233,7 +233,7 @@ class CallParser:
 
 
 def _begins(text: str) -> bool | None:
-    """Whether `text` begins as a call does; None: it is too short to say."""
+    """Return whether `text` begins as a call does; None: it is too short to say."""
     if not text:
         return None
     if text[0] == "<":

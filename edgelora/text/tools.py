@@ -25,7 +25,7 @@ class Tool:
     description: str = ""
 
     def spec(self, change: Change) -> dict[str, Any]:
-        """As chat templates take it, every text changed."""
+        """Return it as chat templates take it, with every text changed."""
         parameters = mapped(json.loads(self.parameters), change)
         about = {"name": change(self.name), "description": change(self.description), "parameters": parameters}
         return {"type": "function", "function": about}
@@ -39,7 +39,7 @@ class ToolCall:
     """A JSON object, as text."""
 
     def spec(self, change: Change) -> dict[str, Any]:
-        """As chat templates take it, the arguments as an object, every text changed."""
+        """Return it as chat templates take it: arguments as an object, every text changed."""
         function = {"name": change(self.name), "arguments": mapped(json.loads(self.arguments), change)}
         return {"type": "function", "id": change(self.id), "function": function}
 
@@ -90,7 +90,7 @@ def one_call_each(turns: Sequence[Turn]) -> list[Turn]:
 
 
 def mapped(value: Any, change: Change) -> Any:
-    """A JSON value with every text in it, keys included, changed."""
+    """Return a JSON value with every text in it, keys included, changed."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):

@@ -157,7 +157,7 @@ def _messages(value: Any) -> tuple[dict[str, Any], ...]:
 
 
 def _split(examples: Sequence[Example], share: float, seed: int) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """The same split for the same seed, both parts in the order of the file."""
+    """Return the same split for the same seed, both parts in the order of the file."""
     count = min(len(examples) - 1, max(1, round(share * len(examples)))) if share else 0
     kept = set(random.Random(seed).sample(range(len(examples)), count))
     training = tuple(example for n, example in enumerate(examples) if n not in kept)

@@ -55,7 +55,7 @@ class RunFolder:
         return self.path / "adapter"
 
     def read(self) -> TrainingRun | None:
-        """What was begun here; None where nothing was. Raises StorageError."""
+        """Return what was begun here; None where nothing was. Raises StorageError."""
         try:
             return msgspec.json.decode(self.description.read_bytes(), type=TrainingRun)
         except FileNotFoundError:
@@ -72,7 +72,7 @@ class RunFolder:
         write_atomic(self.description, msgspec.json.format(msgspec.json.encode(run), indent=2) + b"\n")
 
     def reached(self) -> int:
-        """The iteration of the last checkpoint; 0 where there is none. Raises StorageError."""
+        """Return the iteration of the last checkpoint; 0 where there is none. Raises StorageError."""
         return saved_iteration(self.checkpoint)
 
 
@@ -97,7 +97,7 @@ def check_startable(folder: RunFolder) -> None:
 
 
 def resumable(folder: RunFolder, name: str) -> TrainingRun:
-    """What was begun here. Raises NotFound where nothing was."""
+    """Return what was begun here. Raises NotFound where nothing was."""
     run = folder.read()
     if run is None:
         raise NotFound("training", name, (), "Begin one: leave out --resume.")

@@ -156,7 +156,7 @@ def answer_loss(model: Any, batch: Any, bounds: Any) -> tuple[Any, Any]:
 
 
 def _aloud(watcher: TrainerListener) -> TrainerListener:
-    """The same, with stdout as it is now, whatever it is when mlx-lm's trainer calls."""
+    """Return the same, with stdout as it is now, whatever it is when mlx-lm's trainer calls."""
     stdout = sys.stdout
 
     def measured(what: Measured) -> None:

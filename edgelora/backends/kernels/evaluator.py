@@ -46,7 +46,7 @@ class Part:
     outputs: tuple[int, int]
     weight: float = 1.0
     gate: tuple[float, ...] = ()
-    """Of each of `rows`, times `weight`; an empty one is all ones."""
+    """The factor of each of `rows`, times `weight`; an empty one is all ones."""
     output_gate: tuple[float, ...] = ()
     """The same for `outputs`."""
 
@@ -81,7 +81,9 @@ class Evaluator:
         self._lib.lora_set_mode(self.user, PYTHON if on else IDLE)
 
     def evaluate(self, node: int, *, ask: bool) -> bool:
-        """What llama.cpp calls, for the node at this address: whether it is wanted, or (it is computed) was changed."""
+        """The callback that llama.cpp calls for the node at this address: whether it is wanted, or (it is
+        computed) was changed.
+        """
         return bool(self._lib.lora_evaluate(node, ask, self.user))
 
     def set_modules(self, layout: BatchLayout, weights: Sequence[int], *, threads: int, lookup: int = -1) -> None:
@@ -105,7 +107,7 @@ class Evaluator:
         self._threads = threads
 
     def bind(self, factors: Mapping[int, Factors]) -> Bound:
-        """An adapter's factors by module number."""
+        """Return an adapter's factors by module number."""
         pairs = {module: pair_of(pair) for module, pair in factors.items()}
         table = (ctypes.c_void_p * self._modules)()
         for module, pair in pairs.items():

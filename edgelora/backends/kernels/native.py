@@ -125,13 +125,13 @@ def _declare(lib: ctypes.CDLL) -> None:
 
 
 def instruction_sets() -> list[str]:
-    """Those this machine can run, slowest first; none without the library."""
+    """Return the instruction sets this machine can run, slowest first; none without the library."""
     lib = library()
     return [] if lib is None else [name for name, number in INSTRUCTION_SETS.items() if lib.lora_has(number)]
 
 
 def describe() -> str:
-    """A few words for `doctor`."""
+    """Return a few words for `edgelora doctor`."""
     lib = library()
     if lib is None:
         return "numpy (the native kernel was not built)"
@@ -161,7 +161,7 @@ def pair_of(factors: Factors) -> Pair:
 def add_delta(
     y: NDArray[np.float32], x: NDArray[Any], groups: Iterable[Group], *, isa: str | None = None, threads: int = 1
 ) -> None:
-    """As `reference.add_delta`, to rounding. `isa`: one of `instruction_sets()`, by default the fastest.
+    """Do what `reference.add_delta` does, up to rounding. `isa`: one of `instruction_sets()`, by default the fastest.
 
     Raises RuntimeError without the library, ValueError for arrays that do not fit together, MemoryError.
     """

@@ -49,7 +49,7 @@ def load_lora(path: Path, shape: LlamaShape, *, widen: bool) -> LoadedLora:
 
 
 def _factors(target: Target, a: NDArray[Any], b: NDArray[Any]) -> Factors:
-    """Of GGUF's a [rank, in] and b [out, rank]."""
+    """Return the pair for GGUF's a [rank, in] and b [out, rank]."""
     lookup = target.module == EMBEDDING
     return Factors(np.ascontiguousarray(a.T if lookup else a), np.ascontiguousarray(b.T), lookup=lookup)
 

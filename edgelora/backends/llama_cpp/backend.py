@@ -94,7 +94,7 @@ class LlamaCppBackend:
         return self._kv_identity
 
     def set_threads(self, threads: int, batch_threads: int) -> None:
-        """From the next step on: compute threads of a step of one token, and of every other."""
+        """Set the compute threads of a step of one token, and of every other, from the next step on."""
         self._check_open()
         self._context.set_threads(threads, batch_threads)
 

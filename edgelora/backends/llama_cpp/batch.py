@@ -26,7 +26,7 @@ class Batch:
         self._sequence_lists = starts.astype(np.uintp)
 
     def fill(self, chunks: Sequence[Chunk]) -> Any:
-        """A `llama_batch` of these chunks, valid until the next call."""
+        """Return a `llama_batch` of these chunks, valid until the next call."""
         row = 0
         for chunk in chunks:
             rows = slice(row, row + len(chunk.tokens))

@@ -76,7 +76,7 @@ class Context:
         return self.threads if rows == 1 else self.batch_threads
 
     def set_threads(self, threads: int, batch_threads: int) -> None:
-        """From the next step on: compute threads of a step of one row, and of every other."""
+        """Set the compute threads of a step of one row, and of every other, from the next step on."""
         self.threads, self.batch_threads = threads, batch_threads
         library().llama_set_n_threads(self.handle, threads, batch_threads)
 
@@ -109,7 +109,7 @@ class Context:
         lib.llama_memory_seq_cp(lib.llama_get_memory(self.handle), source, target, 0, length)
 
     def state(self, sequence: int) -> memoryview:
-        """A copy of a sequence's KV, in llama.cpp's own form. Raises BackendError where the library cannot."""
+        """Return a copy of a sequence's KV, in llama.cpp's own form. Raises BackendError where the library cannot."""
         lib = library()
         size = int(lib.llama_state_seq_get_size_ext(self.handle, sequence, 0))
         data = np.empty(size, np.uint8)

@@ -52,7 +52,7 @@ FIRST_SOURCE: Final[int] = GgmlTensor.src.offset
 
 
 def native_layout() -> BatchLayout:
-    """The same offsets for the native kernel: this file stays the one that knows them."""
+    """Return the same offsets for the native kernel: this file stays the one that knows them."""
     fields = {name: getattr(GgmlTensor, name).offset for name in ("type", "ne", "nb", "op", "src", "data", "name")}
     return BatchLayout(
         **fields,
@@ -73,7 +73,7 @@ def tensor_name(tensor: GgmlTensor) -> str:
 
 
 def tokens_of(tensor: GgmlTensor) -> NDArray[np.int32]:
-    """The tensor's memory as int32 [rows], not copied: which rows are looked up.
+    """Return the tensor's memory as int32 [rows], not copied: which rows are looked up.
 
     Raises BackendError where it is anything else: then its memory must not be touched.
     """
@@ -84,7 +84,7 @@ def tokens_of(tensor: GgmlTensor) -> NDArray[np.int32]:
 
 
 def rows_of(tensor: GgmlTensor) -> NDArray[np.float32]:
-    """The tensor's memory as [rows, width] float32, writable, not copied.
+    """Return the tensor's memory as [rows, width] float32, writable, not copied.
 
     Raises BackendError where it is anything else: then its memory must not be touched.
     """

@@ -45,7 +45,7 @@ class LinearNode:
 
 
 def weight_key(address: int, *, lookup: bool) -> int:
-    """What a module's weight is known by: its tensor's address, which is even; one more where its rows are looked up,
+    """The key of a module's weight: its tensor's address, which is even; one more where its rows are looked up,
     for a tied base multiplies with the same tensor."""
     return address + lookup
 
@@ -57,7 +57,7 @@ class LinearNodes:
         self._known: dict[int, LinearNode] = {}
 
     def at(self, node: int) -> LinearNode:
-        """The product at this address, which must be a computed node. Raises BackendError where it is none.
+        """Return the product at this address, which must be a computed node. Raises BackendError where it is none.
 
         Its arrays are valid until the graph goes on.
         """

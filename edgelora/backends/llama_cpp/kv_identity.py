@@ -1,4 +1,5 @@
-"""What saved KV depends on besides the base's file, the adapters and the tokens. One line of text, compared as a whole.
+"""The facts that saved KV depends on besides the base's file, the adapters and the tokens. One line of text,
+compared as a whole.
 
 llama.cpp's own format (`llama_state_seq_get_data`) names the KV's types and widths, but not the library that computed
 the numbers, nor how: that is told apart here.

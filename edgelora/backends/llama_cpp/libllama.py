@@ -49,7 +49,7 @@ class _LogRouter:
 
 
 def library() -> Any:
-    """The `llama_cpp` module, initialised, its log routed. Raises BackendError where it cannot be loaded."""
+    """Return the `llama_cpp` module, initialised, its log routed. Raises BackendError where it cannot be loaded."""
     global _library
     with _lock:
         if _library is None:

@@ -19,10 +19,10 @@ class Share:
     rows: tuple[int, int]
     """Among all rows of the step."""
     outputs: tuple[int, int]
-    """Those of `rows` whose logits are wanted, counted among such rows; the last layer's tail has these alone."""
+    """The rows of `rows` whose logits are wanted, counted among such rows; the last layer's tail has these alone."""
     weight: float = 1.0
     gate: tuple[float, ...] = ()
-    """Where the weights differ (`weight` is 1 then): that of each row. An empty one is all ones."""
+    """The weight of each row where they differ (`weight` is 1 then). An empty one is all ones."""
     output_gate: tuple[float, ...] = ()
 
 
@@ -97,7 +97,7 @@ class LoraMethod(Protocol):
 
     @property
     def adapter_format(self) -> AdapterFormat:
-        """What `load` is to be given."""
+        """Return what `load` is to be given."""
         ...
 
     @property

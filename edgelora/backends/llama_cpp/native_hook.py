@@ -92,7 +92,7 @@ class NativeHookMethod:
 
 
 def _check(outcome: Outcome, code: int) -> None:
-    """What the native code noticed, and whether every module came by. Raises BackendError."""
+    """Raise what the native code noticed, and check that every module came by. Raises BackendError."""
     name, rows = bytes(outcome.node).decode("utf-8", "replace"), outcome.rows
     problems = {
         1: ("graph_layout", f"Node {name!r} is no product of plain float32 matrices."),

@@ -35,4 +35,4 @@ class BackendOptions:
     method: Method = "hook"
     """hook: each token's own adapter, by evaluation callback. native: llama.cpp's own LoRA, one adapter a step."""
     kernel: Kernel = "auto"
-    """What computes the hook's deltas. auto: the native kernel where it was built, numpy otherwise."""
+    """The code that computes the hook's deltas. auto: the native kernel where it was built, numpy otherwise."""

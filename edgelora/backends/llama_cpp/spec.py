@@ -33,7 +33,7 @@ class LlamaCppSpec:
         return token_bytes(kv_type, base.shape)
 
     def weights_need(self, base: BaseFiles, setup: Setup) -> WeightsNeed:
-        """A repacked base is held beside the file it came from."""
+        """Return the need; a repacked base is held beside the file it came from."""
         return WeightsNeed(base.nbytes, base.nbytes if setup.weights == "repacked" else 0)
 
     def working_set(self) -> int | None:

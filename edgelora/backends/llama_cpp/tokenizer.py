@@ -15,7 +15,9 @@ from edgelora.text.token_bound import TokenBound
 MAX_TEXT_BYTES: Final = 1 << 30
 """The library counts in 32 bits. What cannot fit a context is refused long before, by `fewest_tokens`."""
 _LOSES_NOTHING: Final = frozenset({1, 2})
-"""Of enum llama_vocab_type, those whose tokens cover every byte of a text: SPM with byte fallback, byte-level BPE."""
+"""The values of enum llama_vocab_type whose tokens cover every byte of a text: SPM with byte fallback,
+byte-level BPE.
+"""
 _SHORT: Final = 4096
 """Characters that are tokenised in less time than it takes to think about them."""
 _STRIPS: Final = 1 << 7 | 1 << 8
@@ -103,7 +105,7 @@ class LlamaTokenizer:
         return list(ids[:count])
 
     def piece(self, token: int) -> bytes:
-        """The token's bytes; see the protocol. Raises BackendError for an id outside the vocabulary."""
+        """Return the token's bytes; see the protocol. Raises BackendError for an id outside the vocabulary."""
         known = self._pieces.get(token)
         if known is None:
             known = self._pieces[token] = self._read_piece(token)

@@ -21,7 +21,7 @@ ROOM = 256
 
 @dataclass(slots=True)
 class _SequenceKv:
-    """Of one sequence, by layer: [1, kv_heads, room, head_dim], None before the first token."""
+    """The keys and values of one sequence by layer: [1, kv_heads, room, head_dim], None before the first token."""
 
     keys: list[Array]
     values: list[Array]
@@ -37,7 +37,7 @@ class Kv:
 
     shape: LlamaShape
     dtype: Any
-    """Of activations."""
+    """The type of activations."""
     _held: dict[int, _SequenceKv] = field(default_factory=dict)
 
     @property
@@ -77,7 +77,7 @@ class Kv:
         return memoryview(np.array(whole).tobytes())
 
     def restore(self, sequence: int, data: memoryview, length: int) -> bool:
-        """What `save` gave. False, and nothing done, where the bytes are not of so many tokens."""
+        """Return what `save` gave. False, and nothing done, where the bytes are not of so many tokens."""
         if data.nbytes != length * self.token_bytes:
             return False
         shape, size = self.shape, int(self.dtype.size)

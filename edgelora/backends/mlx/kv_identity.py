@@ -1,4 +1,6 @@
-"""What saved KV depends on besides the base's files, the adapters and the tokens. One line, compared as a whole."""
+"""The facts that saved KV depends on besides the base's files, the adapters and the tokens. One line, compared
+as a whole.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 LAYOUT = 1
-"""Of the bytes, and of the arithmetic in `forward`: another number where either changes."""
+"""The version of the bytes and of the arithmetic in `forward`: another number where either changes."""
 
 
 def kv_identity(dtype: Any) -> str:

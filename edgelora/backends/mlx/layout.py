@@ -32,7 +32,7 @@ class ChunkRows:
     start: int
     stop: int
     position: int
-    """Of the first row's token in its sequence."""
+    """Position of the first row's token in its sequence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +41,17 @@ class StepLayout:
     positions: tuple[int, ...]
     pieces: tuple[ChunkRows, ...]
     segments: tuple[Segment, ...]
-    """Of all rows, in order, without gaps."""
+    """The chunks of all rows, in order, without gaps."""
     outputs: tuple[int, ...]
     """Rows whose logits are wanted."""
     output_segments: tuple[Segment, ...]
-    """Of those rows alone, counted among them."""
+    """The rows with logits, counted among those rows alone."""
     wanted: Mapping[int, range]
     """By sequence: which of the outputs are its own."""
 
 
 def lay_out(chunks: Iterable[Chunk]) -> StepLayout:
-    """The rows of a step; at least one chunk, and at most one a sequence."""
+    """Return the rows of a step; at least one chunk, and at most one a sequence."""
     ordered = sorted(chunks, key=lambda chunk: _acting(chunk, chunk.position + len(chunk.tokens) - 1))
     pieces: list[ChunkRows] = []
     acting: list[Acting] = []

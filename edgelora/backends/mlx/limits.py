@@ -1,4 +1,4 @@
-"""What MLX may keep of a Mac's memory: how much stays wired, how much freed memory is kept for the next step.
+"""The limits of MLX on a Mac's memory: how much stays wired, how much freed memory is kept for the next step.
 
 Only where Metal is: on a CPU MLX allocates as any program does, and nothing is set. Owns the two limits and what MLX
 counts of its own memory; importing this imports no mlx.
@@ -52,6 +52,8 @@ def apply(limits: MlxLimits) -> None:
 
 
 def allocated_bytes() -> tuple[int, int]:
-    """What MLX's own allocator holds in this process, and the most it ever did; 0 where MLX was not used. Cheap."""
+    """Return the bytes that MLX's own allocator holds in this process, and the most it ever did; 0 where MLX
+    was not used. Cheap.
+    """
     mx: Any = sys.modules.get("mlx.core")
     return (0, 0) if mx is None else (int(mx.get_active_memory()), int(mx.get_peak_memory()))

@@ -20,7 +20,7 @@ class Matrix:
     scales: Array = None
     """[out, in / group_size] where it is packed, else None."""
     biases: Array = None
-    """As `scales`; None in the modes that have none."""
+    """The biases, shaped as `scales`; None in the modes that have none."""
     group_size: int = 0
     bits: int = 0
     mode: str = "affine"

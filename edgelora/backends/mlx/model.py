@@ -48,14 +48,14 @@ class Base:
     head: Matrix
     """The embedding's own where they are tied."""
     epsilon: float
-    """Of every norm."""
+    """The epsilon of every norm."""
     frequencies: Array
     """[head_dim / 2]: the angle of a position is position / frequency."""
     trained_context: int
 
     @property
     def dtype(self) -> Any:
-        """What activations, keys and values are in: as stored beside the matrices, which may be packed."""
+        """Return what activations, keys and values are in: as stored beside the matrices, which may be packed."""
         return self.norm.dtype
 
     @property
@@ -64,7 +64,7 @@ class Base:
         return layers + self.embedding.nbytes + (0 if self.shape.tied else self.head.nbytes)
 
     def matrix(self, target: Target) -> Matrix:
-        """Of a module of a layer, of the embedding or the head."""
+        """Return the matrix of a layer's module, of the embedding or of the head."""
         if target.layer is not None:
             return self.layers[target.layer].matrices[target.module]
         return self.embedding if target.module == EMBEDDING else self.head

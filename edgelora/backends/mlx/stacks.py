@@ -34,13 +34,13 @@ _Run = tuple[int, int, int, float]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _StackLookup:
-    """Which factors are whose, row by row, sorted by the factors."""
+    """The rows of each factor, sorted by the factors."""
 
     places: Array
     rows: Array
-    """None where they are all rows, in order."""
+    """The rows; None where they are all rows, in order."""
     weights: Array
-    """None where all are 1."""
+    """The weights; None where all are 1."""
 
 
 def _finding(runs: Sequence[_Run], *, rows: int) -> _StackLookup:
@@ -62,7 +62,7 @@ class Stacks:
     _stacks: dict[tuple[Target, int], _Stack] = field(default_factory=dict)
     _latest: frozenset[int] = frozenset()
     _findings: dict[tuple[int, tuple[_Run, ...]], _StackLookup] = field(default_factory=dict)
-    """Of this step."""
+    """The lookups of this step."""
 
     def begin(self, slots: Mapping[int, int]) -> bool:
         """A step of these slots, each with the bytes of its factors, is about to be computed. Whether it may stack.

@@ -93,7 +93,7 @@ class FolderTokenizer:
         return self._bound.fewest(text)
 
     def piece(self, token: int) -> bytes:
-        """The token's bytes; see the protocol. Raises BackendError for an id outside the vocabulary."""
+        """Return the token's bytes; see the protocol. Raises BackendError for an id outside the vocabulary."""
         if not 0 <= token < self.size:
             raise BackendError("bad_token", f"Token {token} is not in the vocabulary of {self.size}.")
         return self._pieces[token]

@@ -24,7 +24,7 @@ _OTHER_MODES = {"mxfp4": (4, 32), "nvfp4": (4, 16), "mxfp8": (8, 32)}
 
 
 class Tensors:
-    """What the folder's files hold, not read before it is evaluated. `take` what is used, `evaluate` it."""
+    """The tensors of a folder's files, not read before they are evaluated. `take` what is used, `evaluate` it."""
 
     def __init__(self, folder: Path, fields: Mapping[str, Any]) -> None:
         """`fields`: of config.json. Raises BaseError."""

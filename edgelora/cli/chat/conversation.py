@@ -49,7 +49,7 @@ class Chat:
 
     @property
     def label(self) -> str:
-        """Who answers next."""
+        """Return who answers next."""
         return " + ".join(map(show_weight, self.acting)) or self.service.base.name
 
     def adapters(self) -> list[str]:

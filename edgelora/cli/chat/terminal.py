@@ -44,7 +44,7 @@ def converse(chat: Chat, state: Path, prompter: Prompter | None = None) -> None:
 def session(
     chat: Chat, history: History, *, input: Input | None = None, output: Output | None = None
 ) -> PromptSession[str]:
-    """The line editor; `input` and `output` are the terminal unless given."""
+    """Return the line editor; `input` and `output` are the terminal unless given."""
     return PromptSession(
         history=history,
         completer=SlashCompleter(chat),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _types(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
-    """The types of the format that was given, or of both."""
+    """Return the types of the format that was given, or of both."""
     del parameter
     from edgelora_converters.base.convert import TYPES
 

@@ -81,7 +81,7 @@ def combine(
 
 
 def _base(library: Library, specs: list[str], base: str | None) -> KnownBase:
-    """What the adapters are for. Raises AdapterIncompatible where that is not one base."""
+    """Return what the adapters are for. Raises AdapterIncompatible where that is not one base."""
     from edgelora.store.adapters.combine_inputs import check_one_base, installed_version
 
     found = [version for spec in specs if (version := installed_version(library.store, spec)) is not None]

@@ -113,7 +113,7 @@ def cpu() -> Check:
 
 
 def kernel() -> Check:
-    """What adds the adapters in llama.cpp."""
+    """Return what adds the adapters in llama.cpp."""
     from edgelora.backends.kernels import native
 
     if native.library() is not None:
@@ -176,7 +176,7 @@ def network(settings: Settings) -> Check:
 
 
 def port() -> Check:
-    """Whether `edgelora serve` would get its port."""
+    """Return whether `edgelora serve` would get its port."""
     from edgelora.server.http.options import DEFAULT_PORT, ServerOptions
     from edgelora.server.http.sockets import bind, close_all
 
@@ -206,7 +206,7 @@ def library_checks(library: Library) -> Iterator[Check]:
 
 
 def backend(settings: Settings, record: BaseRecord) -> Check:
-    """What computes, and on what."""
+    """Return what computes, and on what."""
     from edgelora.backends.registry import spec_for
 
     spec = spec_for(record.format)
@@ -236,7 +236,7 @@ def quarantine(library: Library) -> Check:
 
 
 def memory(settings: Settings, record: BaseRecord) -> Check:
-    """What the base, its KV and the adapters may take, against what is free."""
+    """Return what the base, its KV and the adapters may take, against what is free."""
     from edgelora.backends.registry import spec_for
     from edgelora.core.machine import memory as machine_memory
     from edgelora.runtime.opening.memory_check import MemoryNeed, check_fits
@@ -257,7 +257,7 @@ def memory(settings: Settings, record: BaseRecord) -> Check:
 
 
 def peak_text(stats: EngineStats) -> str:
-    """The most memory this process has held so far, as measured; and MLX of it, where it computes."""
+    """Return the most memory this process has held so far, as measured; and MLX of it, where it computes."""
     from edgelora.core.machine import process_memory
 
     own = process_memory(os.getpid())
@@ -266,7 +266,7 @@ def peak_text(stats: EngineStats) -> str:
 
 
 def tuning(settings: Settings, record: BaseRecord) -> Check:
-    """What the base is opened with, and whether that was measured."""
+    """Return what the base is opened with, and whether that was measured."""
     from edgelora.backends.registry import spec_for
     from edgelora.runtime.opening.plan import plan_setup
     from edgelora.runtime.tuning.record import Tunings

@@ -143,7 +143,7 @@ def read_text(path: Path) -> str:
 
 
 def names(library: Library) -> dict[str, str]:
-    """What people call the digests of adapter versions and of bases' files."""
+    """Return what people call the digests of adapter versions and of bases' files."""
     from edgelora.store.prefixes.base_digest import BaseDigests
 
     contents = BaseDigests(library.prefixes().layout.bases)

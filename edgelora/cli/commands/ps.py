@@ -60,7 +60,7 @@ def ps(app: App, url: str | None, as_json: bool) -> None:
 
 
 def ask(url: str, key: str | None) -> _Status:
-    """A server's own account of itself. Raises UsageError (a URL that is none, a key it does not take), or
+    """Return a server's own account of itself. Raises UsageError (a URL that is none, a key it does not take), or
     BackendError(code no_answer).
     """
     import json

@@ -98,7 +98,7 @@ def run(
 
 
 def read_prompt(words: Sequence[str], *, chat_allowed: bool) -> str | None:
-    """The prompt from the arguments and stdin; None asks for a chat. Raises UsageError where there is none."""
+    """Return the prompt from the arguments and stdin; None asks for a chat. Raises UsageError where there is none."""
     from edgelora.core.errors import UsageError
 
     if not words:

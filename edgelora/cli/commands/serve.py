@@ -228,5 +228,5 @@ def announce(service: Service, urls: list[str], host: str) -> None:
 
 
 def _friendly(url: str, host: str) -> str:
-    """The first URL, by the name it was asked for where that is localhost: it reaches IPv4 and IPv6 alike."""
+    """Return the first URL, by the name it was asked for where that is localhost: it reaches IPv4 and IPv6 alike."""
     return url.replace("127.0.0.1", host) if host == DEFAULT_HOST else url

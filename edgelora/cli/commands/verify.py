@@ -97,7 +97,7 @@ class VerifyOptions:
 def _run(
     library: Library, subject: Subject, base: str, wanted: VerifyOptions, bars: Progress | None
 ) -> tuple[list[ConversionCheck], Parity | None]:
-    """The proofs, and where none failed the figures of the adapter on the base."""
+    """Return the proofs, and where none failed the figures of the adapter on the base."""
     from edgelora.runtime.verify.conversions import for_base, prove
     from edgelora.runtime.verify.parity import PROMPTS, measure
     from edgelora.runtime.verify.run_base import open_base

@@ -56,7 +56,7 @@ class App:
     """Whether `--json` was given, so that errors are JSON too."""
 
     def settings(self, *, context: int | None = None, machine: MachineOptions | None = None) -> Settings:
-        """The environment's settings under what the command line says. Raises UsageError."""
+        """Return the environment's settings under what the command line says. Raises UsageError."""
         from edgelora.core.config import read_settings
 
         settings = read_settings(self.environ)
@@ -67,5 +67,5 @@ class App:
         return settings if context is None else replace(settings, context_length=context)
 
     def open_library(self, progress: Progress | None = None) -> Library:
-        """What is installed. Raises StorageError."""
+        """Return what is installed. Raises StorageError."""
         return self.library(self.settings(), progress=progress)

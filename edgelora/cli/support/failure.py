@@ -54,7 +54,7 @@ def report(error: BaseException, *, as_json: bool) -> int:
 
 
 def describe(error: BaseException) -> Failure:
-    """What to say of `error`: ours, click's, an interrupt, or something nobody foresaw."""
+    """Return what to say of `error`: ours, click's, an interrupt, or something nobody foresaw."""
     if isinstance(error, KeyboardInterrupt | click.Abort):
         error = Cancelled("Interrupted.")
     if isinstance(error, NotFound) and error.code == "model_not_found":

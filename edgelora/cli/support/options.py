@@ -221,7 +221,7 @@ def _directories(ctx: click.Context) -> Directories:
 
 
 def _completed(names: Callable[[], Iterable[str]], incomplete: str) -> list[CompletionItem]:
-    """The names that begin so; none where they cannot be read, because a shell is no place for an error."""
+    """Return the names that begin so; none where they cannot be read, because a shell is no place for an error."""
     from edgelora.core.errors import EdgeloraError
 
     try:

@@ -28,7 +28,7 @@ MINUTE, HOUR, DAY = 60, 3600, 86400
 
 
 def interactive(stream: TextIO) -> bool:
-    """Whether `stream` is a terminal on which lines can be redrawn."""
+    """Return whether `stream` is a terminal on which lines can be redrawn."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
@@ -81,7 +81,7 @@ def emit_fields(pairs: Iterable[tuple[str, str]]) -> None:
 
 
 def human_age(seconds: float) -> str:
-    """How long ago, in one unit: just now, 5 minutes ago, 3 days ago."""
+    """Return how long ago, in one unit: just now, 5 minutes ago, 3 days ago."""
     for unit, length in (("day", DAY), ("hour", HOUR), ("minute", MINUTE)):
         count = int(seconds // length)
         if count > 0:

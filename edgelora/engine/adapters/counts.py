@@ -12,7 +12,7 @@ from edgelora.core.request import AdapterRef
 
 NAMES = 256
 OTHERS = "(other)"
-"""What all beyond NAMES, and versions that are no longer known, are called; no adapter can have this name."""
+"""The name for all adapters beyond NAMES, and for unknown versions; no adapter can have this name."""
 _VERSIONS = 1024
 """How many versions' names are remembered."""
 
@@ -23,9 +23,9 @@ class AdapterCounts:
 
     name: str
     requests: int
-    """That held it."""
+    """Number of requests that used the adapter."""
     hits: int
-    """Of those, the ones that found it in memory."""
+    """Number of those requests that found it in memory."""
     loads: int
     evictions: int
     last_used: float
@@ -47,7 +47,7 @@ class AdapterCounter:
         self._names: dict[str, str] = {}
         """By version, oldest first."""
         self._told: tuple[AdapterCounts, ...] | None = ()
-        """None where something has changed since."""
+        """The last snapshot; None after a change."""
 
     def used(self, ref: AdapterRef, *, hit: bool, now: float) -> None:
         """A request holds it. `hit`: it was in memory already."""
@@ -66,7 +66,7 @@ class AdapterCounter:
         self._of(ref).evictions += 1
 
     def names(self, versions: Iterable[str]) -> tuple[str, ...]:
-        """What versions are called, in alphabetical order."""
+        """Return what versions are called, in alphabetical order."""
         return tuple(sorted(self._names.get(version, OTHERS) for version in versions))
 
     def snapshot(self) -> tuple[AdapterCounts, ...]:

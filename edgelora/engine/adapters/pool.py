@@ -1,4 +1,4 @@
-"""What adapters are in memory: slots, leases, pins, and who has to go. Counts only: loading, attaching and detaching
+"""The adapters in memory: slots, leases, pins, and eviction. Counts only: loading, attaching and detaching
 are the engine's work, told by what `reserve` returns. No I/O, no threads.
 """
 
@@ -28,7 +28,7 @@ class PoolEntry:
     pinned: bool = False
     """Whether it stays though nobody holds it."""
     requests: int = 0
-    """That held it since it came."""
+    """Number of requests that used the adapter since it was loaded."""
     last_used: float = 0.0
     """By the pool's clock; 0.0: nobody held it yet."""
 
@@ -93,7 +93,7 @@ class Pool:
         return entry is not None and entry.resident
 
     def held(self, ref: AdapterRef) -> int:
-        """The slot of an adapter that somebody holds."""
+        """Return the slot of an adapter that somebody holds."""
         return self._entries[ref.key].slot
 
     def can_hold(self, *refs: AdapterRef) -> bool:
@@ -167,7 +167,7 @@ class Pool:
         self.counter.released(ref, now=entry.last_used)
 
     def snapshot(self) -> tuple[PoolEntry, ...]:
-        """What is in memory, least recently used first."""
+        """Return what is in memory, least recently used first."""
         pinned = self.pinned
         return tuple(
             PoolEntry(e.ref, e.slot, e.resident, e.leases, k in pinned, e.requests, e.last_used)

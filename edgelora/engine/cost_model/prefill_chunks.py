@@ -1,4 +1,4 @@
-"""How many tokens of prompts a step holds, chosen from what steps cost. Pure; `costs.py` owns the measurements.
+"""The number of prefill tokens in a step, chosen from step costs. Pure; `step_costs` owns the measurements.
 
 Beside decoding sequences the step's time is the gap between their tokens, so the piece is held against their step
 alone, and within that a longer step must be worth it: of two the better is the one that brings prompts on by more than
@@ -27,7 +27,7 @@ on a virtual machine whose neighbours worked, one step in fifty took 1.5 to 2 ti
 UNNOTICED = 0.01
 """Seconds that a gap may grow by whatever the ratio: nobody reads a hundred tokens a second."""
 ALONE_SECONDS = 1.0
-"""What a step of prompts alone may take."""
+"""Seconds that a step of prompts alone may take."""
 ALONE_LONGEST = 4.0
 """The same where longer steps bring the prompts on faster."""
 ALONE_GAIN = 1.1
@@ -39,18 +39,18 @@ ALONE_TOKENS = 32
 
 @dataclass(frozen=True, slots=True)
 class DecodeLoad:
-    """Who decodes while the prompts are computed, in rows."""
+    """The decoding sequences beside the prompts, in rows."""
 
     here: int
     """In the same step."""
     everywhere: int
     """In the steps of other groups as well, where a backend cannot mix adapters."""
     groups: int = 1
-    """How many groups have prompts: a reader waits for the pieces of each."""
+    """Number of groups with prompts; a reader waits for the chunks of each."""
 
 
 ALONE = DecodeLoad(here=0, everywhere=0)
-"""Nobody whose gap is kept."""
+"""No decoding sequences, so that no gap is kept short."""
 
 
 def choose_piece(costs: StepCosts, decode_load: DecodeLoad, *, room: int) -> int:
@@ -93,14 +93,14 @@ def _beside(costs: StepCosts, decode_load: DecodeLoad, room: int) -> int:
 
 
 def _permitted(costs: StepCosts, rows: int, *, aim: float, bound: float, blind: float) -> bool:
-    """Whether such a step is short enough, or may be tried."""
+    """Return whether such a step is short enough, or may be tried."""
     if costs.known(rows) is not None:
         return _within(costs.best(rows), aim)
     return rows <= blind or (_within(costs.at_most(rows), bound) and (costs.guess(rows) or 0.0) <= aim)
 
 
 def _allowed(ratio: float, here: float, everywhere: float, decode_load: DecodeLoad) -> float:
-    """What the step may cost where the decoding rows cost `here` and `everywhere`, in the same unit."""
+    """Return what the step may cost where the decoding rows cost `here` and `everywhere`, in the same unit."""
     return here + (ratio - 1) * everywhere / decode_load.groups
 
 

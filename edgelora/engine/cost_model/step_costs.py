@@ -1,4 +1,4 @@
-"""What a step costs, by its rows: learnt from measured steps, and told as estimates and as bounds.
+"""The cost of a step by its rows, learnt from measured steps, as estimates and as bounds.
 
 Owns the measurements and no clock: the engine measures. What is done with it is `pieces.py`'s. Where memory bandwidth
 is the limit 16 rows cost about what one does; where arithmetic is, n rows may cost n times one; and where kernels work
@@ -32,7 +32,7 @@ class _Size:
     seconds: float = 0.0
     """The lower quartile of `latest`; of few the least."""
     seen: int = 0
-    """How many steps there had been at its last one."""
+    """Number of steps in all when it was last measured."""
 
     def add(self, seconds: float, now: int) -> None:
         if now - self.seen > FRESH:
@@ -47,14 +47,14 @@ class _Size:
 
 
 class StepCosts:
-    """One machine, one base. Not thread-safe: the engine's thread alone."""
+    """The costs on one machine for one base. Not thread-safe: the engine's thread alone."""
 
     def __init__(self) -> None:
         self._sizes: dict[int, _Size] = {}
         self._steps = 0
         self._most: dict[int, float | None] = {}
         self._rests: dict[int, float | None] = {}
-        """What `at_most` and `_in_parts` said since an estimate last changed: they are asked for every size."""
+        """Cached results of `at_most` and `_in_parts` since an estimate last changed."""
 
     def observe(self, rows: int, seconds: float) -> None:
         """A step of `rows` tokens, over all its chunks, took so long."""
@@ -67,7 +67,8 @@ class StepCosts:
             self._rests.clear()
 
     def seconds(self, rows: int) -> float | None:
-        """What such a step takes when nothing disturbs it; between measured sizes a straight line. Once is enough.
+        """Estimate the seconds of such a step when nothing disturbs it; between measured sizes a straight
+        line. Once is enough.
 
         None where no step of that size, or none smaller and larger, was measured.
         """
@@ -85,7 +86,9 @@ class StepCosts:
         return known and min(self._sizes[size_of(rows)].latest)
 
     def guess(self, rows: int) -> float | None:
-        """What the sizes around it tell, whatever it took itself: the line between the nearest that are known."""
+        """Estimate it from the sizes around it, whatever it took itself: the line between the nearest that are
+        known.
+        """
         return self._between(rows, [size for size in self._sizes if self.known(size) is not None])
 
     def at_least(self, rows: int) -> float:
@@ -116,7 +119,7 @@ class StepCosts:
         return low + (high - low) * (rows - below) / (above - below)
 
     def _in_parts(self, rows: int) -> float | None:
-        """The same for a rest, in parts of one size; the last may be smaller and counts as much."""
+        """Return the same for a rest, in parts of one size; the last may be smaller and counts as much."""
         if not rows:
             return 0.0
         if rows not in self._rests:
@@ -126,7 +129,7 @@ class StepCosts:
 
 
 def size_of(rows: int) -> int:
-    """The size that stands for `rows`: itself up to 32, then the end of its eighth of an octave.
+    """Return the size that stands for `rows`: itself up to 32, then the end of its eighth of an octave.
 
     Kernels work in blocks of 4 or 16 rows, so neighbours may differ, and the end of a block is a size of its own.
     """

@@ -48,12 +48,12 @@ class PrefixWrite:
 
 @dataclass(frozen=True, slots=True)
 class PrefixLookup:
-    """What is known of a request's prompt before it reaches the engine."""
+    """The result of looking a request's prompt up before it reaches the engine."""
 
     found: FoundPrefix | None = None
     """Its longest prefix on disk."""
     keep: PrefixWrite | None = None
-    """What should come to be on disk."""
+    """The prefix that should be written to disk."""
 
 
 def open_cache(store: PrefixStore, base: BaseRecord, *, kv: str) -> PrefixCache | None:
@@ -94,12 +94,12 @@ class PrefixCache:
         return PrefixLookup(found, None if self.there(keep) else keep)
 
     def there(self, keep: PrefixWrite) -> bool:
-        """Whether its tokens, all of them, are on disk already."""
+        """Return whether its tokens, all of them, are on disk already."""
         found = self._find(keep.key, keep.tokens)
         return found is not None and found.stored.length == len(keep.tokens)
 
     def read(self, found: FoundPrefix) -> SavedKv | EdgeloraError:
-        """The loader thread. Raises nothing: what cannot be read is computed."""
+        """Read a prefix, in the loader thread. Raises nothing: what cannot be read is computed."""
         try:
             return self.store.read(found)
         except EdgeloraError as error:
@@ -109,7 +109,7 @@ class PrefixCache:
             return StorageError("prefix_unreadable", f"{found.stored.path}: {error}.")
 
     def wants(self, keep: PrefixWrite) -> bool:
-        """Whether it should be copied out now."""
+        """Return whether it should be copied out now."""
         return keep.name is not None or self._waiting <= WAITING_BYTES
 
     def offer(self, keep: PrefixWrite, saved: SavedKv) -> None:

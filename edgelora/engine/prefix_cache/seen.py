@@ -1,4 +1,4 @@
-"""Which beginnings of prompts came before: a bounded count, in memory only. Thread-safe."""
+"""The prefixes of prompts that came before: a bounded count, in memory only. Thread-safe."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ class PrefixTransfer:
             self._want(found, request.id)
 
     def take(self, read: PrefixRead) -> tuple[str, ...]:
-        """What was read goes into the KV. Returns the requests that waited for this alone and are ready now."""
+        """Put what was read into the KV. Return the requests that waited for this alone and are ready now."""
         pending = self._pending.popleft()
         if isinstance(read.outcome, EdgeloraError):
             _log.info("a prefix is computed instead of read: %s", read.outcome)
@@ -81,7 +81,7 @@ class PrefixTransfer:
         return tuple(name for name in pending.waiting if self._scheduler.prefix_done(name))
 
     def to_keep(self, plan: Plan) -> list[tuple[int, PrefixWrite]]:
-        """What will be computed once this plan's step is: sequence ids and what of them is to be kept.
+        """Return what will be computed once this plan's step is: sequence ids and what of them is to be kept.
 
         Asked before the step is applied, for a request that ends with it gives its id back.
         """

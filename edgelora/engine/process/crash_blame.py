@@ -1,4 +1,4 @@
-"""Who is blamed for the end of an engine's process, and what follows from it: quarantine, and a line in the log."""
+"""Blame for the end of an engine's process, and what follows: quarantine, and a line in the log."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class CrashSuspects:
         self._strikes: Counter[Path] = Counter()
 
     def trying(self, phase: Phase, paths: Sequence[Path]) -> None:
-        """As `messages.Trying`."""
+        """Note a `messages.FirstUse`."""
         before = self._trying.pop(phase, ())
         if paths:
             self._trying[phase] = tuple(paths)
@@ -58,11 +58,11 @@ class CrashBlame:
         self._known.update((ref.path, ref) for ref in refs)
 
     def trying(self, phase: Phase, paths: Sequence[Path]) -> None:
-        """As `messages.Trying`."""
+        """Note a `messages.FirstUse`."""
         self._suspects.trying(phase, paths)
 
     def ended(self, why: str, *, blamed: bool) -> list[AdapterRef]:
-        """As `CrashSuspects.ended`; those it returns are in quarantine."""
+        """Do `CrashSuspects.ended`; the adapters returned are in quarantine."""
         guilty = [self._known[path] for path in self._suspects.ended(blamed=blamed) if path in self._known]
         for ref in guilty:
             _log.error("Adapter %s crashed the engine twice and is not run any more: %s.", ref, why)

@@ -59,7 +59,7 @@ class Dispatcher:
         threading.Thread(target=self._compile, name="edgelora-constraints", daemon=True).start()
 
     def open(self, engine: Engine, witness: InstrumentedBackend) -> None:
-        """From here on there is somebody to obey."""
+        """Start to obey: the engine is there."""
         self._backend, self._engine = witness, engine
         self._outbox.put(messages.Ready(engine.capabilities, engine.kv_identity))
         # An engine that nobody asks anything changes nothing, and so would never tell its limits.

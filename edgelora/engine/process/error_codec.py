@@ -15,7 +15,7 @@ from edgelora.core.errors import Busy, EdgeloraError, NotFound
 
 
 class EncodedError(msgspec.Struct, frozen=True, array_like=True):
-    """One error, whole."""
+    """An error of the tree with all its fields."""
 
     kinds: tuple[str, ...]
     """Names of its class and of that class's bases in the tree, itself first, the root last."""
@@ -29,7 +29,7 @@ class EncodedError(msgspec.Struct, frozen=True, array_like=True):
 
 
 def fault_of(error: BaseException) -> EncodedError:
-    """What is not of the tree becomes the backend's error, with a line in the log."""
+    """Turn an error that is not of the tree into the backend's, with a line in the log."""
     known = error if isinstance(error, EdgeloraError) else as_backend_error(Exception(repr(error)), "The engine failed")
     kinds = tuple(kind.__name__ for kind in type(known).__mro__ if issubclass(kind, EdgeloraError))
     waiting = known.retry_after if isinstance(known, Busy) else None

@@ -17,7 +17,7 @@ from edgelora.engine.stream import Stream
 ATTEMPTS = 2
 """Processes that a request, or a pin, is given to: what nobody saw anything of is sent again once."""
 _RECENT = 0.2
-"""How much one finished request weighs in `InflightRequests.patience`, as in the engine."""
+"""The weight of one finished request in the estimate of waiting times, as in the engine."""
 
 
 @dataclass(slots=True)
@@ -51,7 +51,7 @@ class InflightRequest:
 
     @property
     def shown(self) -> bool:
-        """Whether somebody saw what cannot be taken back."""
+        """Whether a reader saw what cannot be taken back."""
         return self.seen and not self.stream.whole
 
 
@@ -86,17 +86,17 @@ class InflightRequests:
         return self._live.pop(request_id, None)
 
     def took(self, timings: Timings) -> None:
-        """One finished."""
+        """Note the times of a request that finished."""
         self.patience += _RECENT * (timings.prefill + timings.decode - self.patience)
 
     def give_up(self, ref: AdapterRef) -> None:
-        """Nobody who needs this adapter is sent again."""
+        """Send no request that needs this adapter again."""
         for entry in self:
             if any(use.ref.key == ref.key for use in entry.request.adapters):
                 entry.attempts = ATTEMPTS
 
     def crash(self) -> list[InflightRequest]:
-        """The process died: removes and returns those that end with it. The others are to be sent again."""
+        """Remove and return those that end with a process that died. The others are to be sent again."""
         lost = [one for one in self if one.shown or one.cancelled or one.attempts >= ATTEMPTS]
         for entry in lost:
             del self._live[entry.request.id]

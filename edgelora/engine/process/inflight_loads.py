@@ -48,7 +48,7 @@ class InflightLoads:
 
     @property
     def pins(self) -> Mapping[tuple[str, str], AdapterRef]:
-        """As `Pool.pinned`."""
+        """The pinned adapters, as in `Pool.pinned`."""
         return dict(self._pinned)
 
     def pinned(self, command: messages.Preload) -> None:
@@ -67,7 +67,7 @@ class InflightLoads:
         return [self.send(number) for number in (*map(self._pin_again, self._pinned.values()), *waiting)]
 
     def send(self, number: int) -> messages.Preload:
-        """What to give to a process."""
+        """Return what to give to a process."""
         pending = self._pending[number]
         pending.attempts += 1
         return pending.command
@@ -102,5 +102,5 @@ def tell(done: Future[bool], outcome: bool | EdgeloraError) -> None:
 
 
 def lost(why: str) -> BackendError:
-    """What those hear whose work the process died over."""
+    """Return what those hear whose work the process died over."""
     return BackendError("engine_crash", f"The engine crashed while it worked on this ({why}).", "Send it again.")

@@ -25,7 +25,7 @@ Tell = Callable[[Phase, tuple[Path, ...]], None]
 """Must have told when it returns: the next moment may be the last."""
 
 UNMEASURED_SECONDS = 600.0
-"""What a call may take before MEASURED of them were timed: the first steps bring a base in from a cold disk."""
+"""Seconds that a call may take before MEASURED calls were timed: the first steps bring a base in from a cold disk."""
 MEASURED = 16
 LEAST_SECONDS = 60.0
 """No call hangs that runs for less: another process may have all the processors for as long."""
@@ -35,7 +35,7 @@ PATIENCE = 20.0
 
 @dataclass(frozen=True, slots=True)
 class NamedAdapter:
-    """What `load` gave, with where it came from."""
+    """The result of `load`, with the path it came from."""
 
     path: Path
     inner: Loaded
@@ -59,7 +59,7 @@ class InstrumentedBackend:
         self._lock = threading.Lock()
 
     def pong(self) -> Pong:
-        """From any thread."""
+        """Answer a ping. Any thread."""
         with self._lock:
             bound = UNMEASURED_SECONDS if self._calls < MEASURED else max(LEAST_SECONDS, PATIENCE * self._longest)
             return Pong(self._calls, bound if self._inside else None)

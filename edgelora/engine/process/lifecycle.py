@@ -6,7 +6,7 @@ from edgelora.core.errors import EdgeloraError, Unavailable
 from edgelora.engine.stats import EngineHealth, EngineState
 
 _GUESSED_SECONDS = 2.0
-"""How long a base is thought to load before one was seen to."""
+"""Seconds that a base is assumed to load before one was measured."""
 
 
 class Lifecycle:
@@ -16,7 +16,7 @@ class Lifecycle:
         self.state: EngineState = "loading"
         self.restarts = 0
         self.error: EdgeloraError | None = None
-        """What requests are refused with once it is stopped."""
+        """The error that refuses requests once it is stopped."""
         self._why = "The base is being loaded."
         self._loads = _GUESSED_SECONDS
         """Seconds the last load took."""

@@ -1,4 +1,4 @@
-"""What the server's process and the engine's say to each other: frozen values, as msgpack. Owns the codecs, no pipe.
+"""The messages between the server's process and the engine's: frozen values, as msgpack. Owns the codecs, no pipe.
 
 Every type is checked where it arrives. `core`'s values cross as they are, so a field added there needs nothing here.
 """
@@ -19,11 +19,11 @@ from edgelora.engine.stats import EngineStats
 from edgelora.store.prefixes.layout import StoredPrefix
 
 Phase = Literal["load", "attach", "step"]
-"""What is done with an adapter before it is known to do no harm; one of each at a time."""
+"""The uses of an adapter before it is known to do no harm; one of each at a time."""
 
 
 class Prefixes(msgspec.Struct, frozen=True, array_like=True):
-    """Where KV is kept on disk, and what it must have been computed by: see `PrefixCache`."""
+    """The place of KV on disk, and the origin it must have: see `PrefixCache`."""
 
     root: Path
     budget_bytes: int
@@ -82,7 +82,7 @@ Command = Open | Submit | Cancel | Preload | Ping | Close
 
 
 class Loading(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """How far the base is: as `Progress`."""
+    """The progress of loading the base, as `Progress`."""
 
     label: str
     done: int
@@ -131,7 +131,7 @@ class Preloaded(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class PrefixWritten(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """What became of a request's `keep`; None: the request ended before."""
+    """The result of a request's `keep`; None: the request ended before."""
 
     id: str
     stored: StoredPrefix | None
@@ -202,7 +202,7 @@ T = TypeVar("T")
 
 
 def decoded(data: bytes, kind: type[T]) -> T:
-    """A value of `kind`. Raises msgspec.ValidationError."""
+    """Return a value of `kind`. Raises msgspec.ValidationError."""
     return msgspec.msgpack.decode(data, type=kind, dec_hook=_decode)
 
 

@@ -1,4 +1,6 @@
-"""What the engine's process prints: the last of it in memory, for the report of a crash, and a file of bounded size."""
+"""The output of the engine's process: the last of it in memory, for the report of a crash, and a file of
+bounded size.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One engine process as its parent has it: started, written to, read from, waited for, killed. Owns it and its pipes.
+"""One engine process on its parent's side: start, write, read, wait, kill. Owns it and its pipes.
 
 It gets a session of its own, so that Ctrl-C on a terminal reaches the parent alone. It inherits the environment, but no
 secrets, and the parent's import path.
@@ -90,7 +90,7 @@ class EngineProcess:
 
 
 def ending(code: int) -> str:
-    """An exit code in words."""
+    """Return an exit code in words."""
     if code >= 0:
         return f"exit code {code}"
     try:

@@ -37,7 +37,7 @@ from edgelora.engine.stream import Stream
 from edgelora.store.adapters.quarantine import Quarantine
 
 _GRACE_SECONDS = 10.0
-"""What a close may take beyond its timeout: twice the engine's own, which runs in the other process."""
+"""Seconds that a close may take beyond its timeout: twice the engine's own, which runs in the other process."""
 _STOPPED = "The engine was stopped."
 _CUT = "The engine was stopped before the answer was complete."
 
@@ -68,7 +68,7 @@ class RemoteEngine:
         self._process: EngineProcess | None = None
         """The one that is ready."""
         self._opened: messages.Ready | None = None
-        """What the first one said of itself."""
+        """The first process's message that it is ready."""
         self._limits: Limits | None = None
         """What the engine in the other process refuses, known once it is ready."""
         self._supervisor = Supervisor(first, crew=self, said=OutputLog(printed), times=times or WatchdogTimes())

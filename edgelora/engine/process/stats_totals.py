@@ -27,14 +27,14 @@ def without_same(stats: EngineStats, told: EngineStats) -> tuple[EngineStats, tu
 class StatsTotals:
     def __init__(self) -> None:
         self.now = NOTHING
-        """Of all processes together."""
+        """The statistics of all processes together."""
         self._told = NOTHING
-        """Of this one."""
+        """The statistics of the running process."""
         self._before = NOTHING
-        """Of those that are dead: its sums."""
+        """The sums of the processes that ended."""
 
     def take(self, stats: EngineStats, same: Iterable[str]) -> None:
-        """What `without_same` gave in the other process."""
+        """The result of `without_same` in the other process."""
         whole: dict[str, Any] = {part: getattr(self._told, part) for part in same}
         self._told = replace(stats, **whole)
         self.now = _summed(self._before, self._told)

@@ -26,7 +26,9 @@ FIRST_STARTS = 3
 
 
 class SupervisorListener(Protocol):
-    """Who is told. `ready` and `event` come from a process's reading thread, the rest from the supervisor's."""
+    """The receiver of events. `ready` and `event` come from a process's reading thread, the rest from the
+    supervisor's.
+    """
 
     def starting(self) -> None:
         """A process was started and loads the base."""
@@ -64,7 +66,7 @@ class Supervisor:
         self._times = times
         self._process: EngineProcess | None = None
         self._signals: queue.SimpleQueue[str] = queue.SimpleQueue()
-        """What wakes the thread: `busy`, `ended`, `stop`."""
+        """The condition that wakes the thread: `busy`, `ended`, `stop`."""
         self._stopping = threading.Event()
         self._watch = Watchdog(times)
         self._given_up: str | None = None
@@ -96,7 +98,7 @@ class Supervisor:
         self._signals.put("stop")
 
     def join(self, timeout: float | None) -> None:
-        """What still runs after that is killed."""
+        """Wait for the process; kill it if it still runs after that."""
         self._thread.join(timeout)
         process = self._process
         if self._thread.is_alive() and process is not None:
@@ -182,7 +184,7 @@ class Supervisor:
             process.kill()
 
     def _for_good(self, why: str, failures: int) -> EdgeloraError | None:
-        """What ends it all: a base that cannot be opened at the start, or was never in memory."""
+        """Return what ends it all: a base that cannot be opened at the start, or was never in memory."""
         if self._was_ready:
             return None
         if self._refusal is not None:

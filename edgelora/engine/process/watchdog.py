@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class WatchdogTimes:
-    """Of the supervisor; tests have shorter ones."""
+    """Times of the supervisor, in seconds; tests have shorter ones."""
 
     turn: float = 5.0
     """Seconds between two looks at a process that has something to do."""
@@ -27,11 +27,11 @@ class WatchdogTimes:
     steady: float = 60.0
     """Seconds after which a process that ran so long has started well."""
     bound: float | None = None
-    """Of a call into the backend, instead of the measured one (`Pong.bound`)."""
+    """The bound of a call into the backend, instead of the measured one (`Pong.bound`)."""
 
 
 class Watchdog:
-    """One process."""
+    """The watch over one process."""
 
     def __init__(self, times: WatchdogTimes) -> None:
         self._times = times
@@ -42,7 +42,7 @@ class Watchdog:
         """Turns in which this very call ran."""
 
     def looked(self) -> str | None:
-        """A turn went by, and the process is asked again. Why it is given up, or None."""
+        """Note a turn and ask the process again. Return why it is given up, or None."""
         self._unanswered += 1
         if (self._unanswered - 1) * self._times.turn >= self._limit:
             return f"it did not answer for {self._limit:g} seconds"
@@ -74,7 +74,7 @@ class Backoff:
         return self._failures
 
     def ended(self, ran: float) -> float:
-        """A process ended, not asked to, after `ran` seconds. Seconds until the next start."""
+        """Note that a process ended unasked after `ran` seconds. Return the seconds until the next start."""
         self._failures = 1 if ran >= self._times.steady else self._failures + 1
         if self._failures == 1:
             return 0.0

@@ -28,7 +28,7 @@ _COMPILED: Final = 16
 _ROW_ITEMS: Final = 5000
 """Choices at one place of an answer, as llguidance counts them: two for each optional property of an object."""
 _LEXER_STATES: Final = 50_000
-"""Of one answer, at one to two kB: what a pattern may take of memory."""
+"""The most states of one answer's lexer, at one to two kB each."""
 _SAID: Final = 300
 """Characters of llguidance's own words that are passed on."""
 
@@ -59,7 +59,7 @@ class GuidedDecoder:
 
 
 def guided_decoder(constraint: Constraint | None, tokenizer: Tokenizer) -> GuidedDecoder | None:
-    """What holds one answer to `constraint`; None for none. Raises as `GuidedDecoder` does."""
+    """Return what holds one answer to `constraint`; None for none. Raises as `GuidedDecoder` does."""
     return None if constraint is None else GuidedDecoder(constraint, tokenizer)
 
 
@@ -92,7 +92,7 @@ class _GuidanceTokenizer:
         self.eos_token_id = min(tokenizer.end_ids)
 
     def __call__(self, text: str) -> list[int]:
-        """Where only one text can follow, the mask asks for it in the base's own tokens."""
+        """Return the tokens that may follow. Where only one text can, they are the base's own for it."""
         return self._tokenizer.tokenize(text, special=False, bos=False)
 
 

@@ -1,4 +1,4 @@
-"""How likely the tokens of an answer were, and when that may be told: with the text they are part of. Pure."""
+"""The log-probabilities of an answer's tokens, each released with the text it is part of. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgelora.core.events import Candidate, ScoredToken
 from edgelora.engine.sampling.truncation import Logits, top
 
 LEAST = -9999.0
-"""What stands for the logarithm of nothing, which JSON cannot write; OpenAI's number for it."""
+"""The logarithm of zero, which JSON cannot write, as OpenAI writes it."""
 
 
 def score(logits: Logits, token: int, *, count: int, piece: Callable[[int], bytes], start: int) -> ScoredToken:
@@ -44,11 +44,11 @@ class Logprobs:
         self._waiting.append(_PendingToken(token, end))
 
     def take(self, shown: int) -> tuple[ScoredToken, ...]:
-        """Those whose text is shown to its end, while more may follow."""
+        """Take the tokens whose text is shown to its end, while more may follow."""
         return tuple(self._shift() for _ in range(sum(one.end <= shown for one in self._waiting)))
 
     def take_last(self, shown: int) -> tuple[ScoredToken, ...]:
-        """Those of which anything is shown, once no more will be."""
+        """Take the tokens of which anything is shown, once no more will be."""
         rest = tuple(one.token for one in self._waiting if one.token.start < shown)
         self._waiting.clear()
         return rest

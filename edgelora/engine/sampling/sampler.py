@@ -58,7 +58,7 @@ class Sampler:
         return self._guided_decoder is not None and self._guided_decoder.complete
 
     def choose(self, logits: Logits) -> int:
-        """The next token from `logits` [vocab] float32, which is not changed. Equal logits: the lowest id first.
+        """Return the next token from `logits` [vocab] float32, which is not changed. Equal logits: the lowest id first.
 
         -inf forbids a token. Raises BackendError(code bad_logits) for NaN, +inf, or where everything is forbidden, and
         as the guide does.

@@ -31,7 +31,7 @@ def candidates(logits: Logits, params: SamplingParams) -> Ids | None:
 
 
 def top(logits: Logits, count: int) -> Ids:
-    """The `count` ids of the largest logits, largest first, by id where equal; without sorting the rest."""
+    """Return the `count` ids of the largest logits, largest first, by id where equal; without sorting the rest."""
     if count < len(logits):
         edge = np.partition(logits, len(logits) - count)[len(logits) - count]
         above = np.flatnonzero(logits > edge)
@@ -43,7 +43,7 @@ def top(logits: Logits, count: int) -> Ids:
 
 
 def _nucleus(logits: Logits, share: float, count: int) -> Ids:
-    """The fewest of the `count` likeliest ids that together have at least `share` of those ids' probability."""
+    """Return the fewest of the `count` likeliest ids that together have at least `share` of those ids' probability."""
     look = min(count, _FIRST_LOOK)
     pool = logits if count == len(logits) else logits[top(logits, count)]
     total = np.exp(pool.astype(np.float64) - logits.max()).sum()
@@ -57,6 +57,6 @@ def _nucleus(logits: Logits, share: float, count: int) -> Ids:
 
 
 def _at_least(logits: Logits, ids: Ids, min_p: float) -> Ids:
-    """Of `ids`, those with at least `min_p` times the likeliest one's probability."""
+    """Return those of `ids` with at least `min_p` times the likeliest one's probability."""
     likely: NDArray[np.bool_] = logits[ids] >= logits.max() + math.log(min_p)
     return ids[likely]

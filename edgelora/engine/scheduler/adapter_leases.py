@@ -10,7 +10,9 @@ from edgelora.engine.scheduler.plan import Load
 from edgelora.engine.scheduler.sequence import Sequence
 
 PATIENCE = 16
-"""How many younger requests may take a lease before one that waits for room in the pool; then they wait behind it."""
+"""Number of younger requests that may take a lease before one that waits for room in the pool; then they wait
+behind it.
+"""
 
 
 def may_take(pool: Pool, sequence: Sequence, blocked: Sequence | None) -> bool:
@@ -23,7 +25,9 @@ def may_take(pool: Pool, sequence: Sequence, blocked: Sequence | None) -> bool:
 
 
 def take(pool: Pool, sequence: Sequence, detach: list[int]) -> list[Load]:
-    """A request's all at once, so that nobody holds one and waits for another. Evicted slots go to `detach`."""
+    """Lease all adapters of a request at once, so that nobody holds one and waits for another. Evicted slots
+    go to `detach`.
+    """
     refs = [use.ref for use in sequence.request.adapters]
     absent = [ref for ref in refs if pool.slot(ref) is None]
     for ref in refs:

@@ -66,7 +66,7 @@ class CachedSequences:
 
 
 def best_match(held: Iterable[CachedSequence], key: Key, tokens: list[int]) -> PrefixMatch | None:
-    """The longest prefix of `tokens`, never all of them, whose KV under `key` is warm; the first of equals.
+    """Return the longest prefix of `tokens`, never all of them, whose KV under `key` is warm; the first of equals.
 
     The last token is always left to compute: its logits are wanted.
     """

@@ -1,4 +1,4 @@
-"""Whose turn it is: between clients, between a client's adapters, then by age. Pure; says an order, decides nothing.
+"""A fair queue: turns between clients, between a client's adapters, then by age. Pure; it orders and decides nothing.
 
 Used for leases, for places in the batch and for the prompt tokens of a step, each with turns of its own. A client's
 turn is when it was served last, or when its oldest request began to wait, whichever was later; the earliest is next. So
@@ -19,7 +19,7 @@ from heapq import heapify, heappop, heappush
 from edgelora.engine.scheduler.sequence import Sequence
 
 Since = Callable[[Sequence], int]
-"""When a sequence began to wait, counted as the turns are."""
+"""Returns when a sequence began to wait, on the scale of the turns."""
 Name = tuple[str, frozenset[tuple[str, str]]]
 """A client, and an adapter of its requests: or the set of them, wherever they begin; empty for the base alone."""
 NEVER = -1

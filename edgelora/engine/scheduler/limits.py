@@ -1,4 +1,4 @@
-"""What an engine refuses at once, because it could never run. Pure.
+"""The limits beyond which an engine refuses a request at once. Pure.
 
 The scheduler keeps these limits, and an engine in another process refuses by the same value without a scheduler.
 """

@@ -1,4 +1,4 @@
-"""Who takes what of a resident base: requests and KV cells, by the adapters that act. Values and sums. Pure."""
+"""The use of a resident base: requests and KV cells by the adapters that act. Values and sums. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgelora.engine.scheduler.states import RUNNING
 
 @dataclass(frozen=True, slots=True)
 class Occupancy:
-    """What one set of adapters takes, whatever its versions and weights."""
+    """The use by one set of adapters, whatever its versions and weights."""
 
     adapters: tuple[str, ...]
     """Names, in alphabetical order; none is the base alone."""
@@ -39,14 +39,14 @@ class Occupancy:
 
 @dataclass(frozen=True, slots=True)
 class Reuse:
-    """How often KV was there already, since the start."""
+    """Reuse of KV since the start."""
 
     starts: int = 0
     """Requests that got a place; again where they had to give it up."""
     hits: int = 0
-    """Of those, the ones whose prompt's beginning was in the KV."""
+    """Number of those whose prompt's prefix was in the KV."""
     tokens: int = 0
-    """Of prompts, that were not computed for it."""
+    """Number of prompt tokens that were not computed because of it."""
     restored: int = 0
     """Prefixes read from disk."""
 

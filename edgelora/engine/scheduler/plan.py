@@ -1,4 +1,4 @@
-"""What the scheduler and the engine tell each other. Values, and how a move of KV is done."""
+"""The values between the scheduler and the engine, and how a move of KV is done."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What followed a row's logits."""
+    """The token chosen from a chunk's logits."""
 
     token: int
     stop: bool
@@ -50,7 +50,7 @@ class Start:
     request_id: str
     sequence: int
     reused: int
-    """How many of its first tokens that sequence's KV holds already, once the plan's moves are done."""
+    """Number of its first tokens that the sequence's KV holds already, once the plan's moves are done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class ScheduledChunk:
-    """One chunk of the step, and whose it is."""
+    """One chunk of the step, and the request it belongs to."""
 
     request_id: str
     chunk: Chunk
@@ -97,13 +97,13 @@ class Plan:
     given_up: tuple[int, ...]
     """Warm sequence ids whose place or cells are needed."""
     moves: tuple[Cut | Copy, ...]
-    """What happens to KV before the step, in this order: of the preempted, of rejected drafts, of the given up, of what
+    """The moves of KV before the step, in this order: of the preempted, of rejected drafts, of the given up, of what
     is reused."""
     starts: tuple[Start, ...]
     rows: tuple[ScheduledChunk, ...]
     """Empty only where nothing can run."""
     stake: float = 0.0
-    """Of `Drafts`: what trying a step of this size may lose."""
+    """From `Drafts`: what trying a step of this size may lose."""
 
     @property
     def tokens(self) -> int:

@@ -1,4 +1,4 @@
-"""What the next step computes: pure decisions over the sequences there are. Changes nothing; the scheduler acts.
+"""The contents of the next step: pure decisions over the sequences. Changes nothing; the scheduler acts.
 
 Policies:
 - A decoding sequence gets one token in every step. What is left of the step goes to prompts, by turns between clients
@@ -32,7 +32,7 @@ from edgelora.engine.scheduler.states import State
 from edgelora.engine.speculative.draft_budget import NO_DRAFTS, DraftBudget, DraftCandidate, Drafts
 
 ALONE_AGAIN = 16
-"""Of so many plans one computes decoding rows only, whatever prompts there are: so their step without prompts is
+"""One plan in so many computes decoding rows only, whatever prompts there are: so their step without prompts is
 measured again, and the pieces are right for the machine as it is now."""
 
 GROWTH_CELLS = 16
@@ -40,7 +40,9 @@ GROWTH_CELLS = 16
 
 
 def choose_preempted(running: Iterable[Sequence], kv_cells: int) -> list[Sequence]:
-    """Who gives way so that every running sequence has the cells for all its tokens; who started last comes first."""
+    """Choose the sequences to preempt so that every running one has the cells for all its tokens; the last to
+    start is the first to go.
+    """
     held = sorted(running, key=lambda s: s.granted)
     chosen: list[Sequence] = []
     while sum(len(sequence.tokens) for sequence in held) > kv_cells:
@@ -56,7 +58,7 @@ def choose_starts(
     able: Capabilities,
     costs: StepCosts,
 ) -> list[Sequence]:
-    """Who gets one of the places in the batch, first of the line first; stops at the first that does not fit.
+    """Return who gets one of the places in the batch, first of the line first; stops at the first that does not fit.
 
     One that waits for what another is computing keeps its place.
     """
@@ -79,7 +81,7 @@ def choose_starts(
 
 
 def choose_group(running: list[Sequence], *, reused: Mapping[str, int], now: int) -> list[Sequence]:
-    """The sequences whose next token gets the same deltas (or none), of those whose last turn is longest ago.
+    """Return the sequences whose next token gets the same deltas (or none), of those whose last turn is longest ago.
 
     `reused`: as for `choose_chunks`. `now`: the plan's number. One that just got its place counts as served now: a
     stream of newcomers must not pass those that wait.
@@ -97,7 +99,7 @@ def choose_group(running: list[Sequence], *, reused: Mapping[str, int], now: int
 
 
 def decode_load(group: list[Sequence], running: list[Sequence], *, room: int) -> DecodeLoad:
-    """Who decodes while the group's prompts are computed. `room`: tokens of the step."""
+    """Return who decodes while the group's prompts are computed. `room`: tokens of the step."""
     decoding = sum(sequence.state is State.DECODE for sequence in group)
     prompts = {sequence.key for sequence in running if sequence.state is not State.DECODE}
     return DecodeLoad(
@@ -118,7 +120,8 @@ def choose_chunks(
     costs: StepCosts,
     now: int,
 ) -> list[tuple[Sequence, int]]:
-    """How many tokens each sequence of the group computes in this step: one for the decoding, the rest for prompts.
+    """Choose how many tokens each sequence of the group computes in this step: one for the decoding, the rest
+    for prompts.
 
     `running`: everybody, of this group or not. `prompts`: those of the group that do not decode, in the order of their
     turns. `reused`: by request id, what those that start now need not compute. `now`: the plan's number.
@@ -143,7 +146,7 @@ def choose_chunks(
 
 
 def _as_old(prompts: Iterable[Sequence], running: Iterable[Sequence]) -> list[Sequence]:
-    """Those that arrived before any answer that runs had gone on from its first token."""
+    """Return the prompts that arrived before any running answer had a second token."""
     begun = [s.begun or inf for s in running if s.state is State.DECODE]
     return [s for s in prompts if begun and s.arrival < min(begun)]
 
@@ -156,7 +159,7 @@ def choose_drafts(
     costs: StepCosts,
     cells: int,
 ) -> Drafts:
-    """What is computed behind the tokens of decoding sequences. `cells`: of KV that no running sequence needs."""
+    """Choose the drafts behind the tokens of decoding sequences. `cells`: of KV that no running sequence needs."""
     if draft_budget is None:
         return NO_DRAFTS
     rows, decoding = sum(size for _, size in chunks), [s for s, _ in chunks if s.state is State.DECODE]
@@ -179,7 +182,7 @@ def make_cuts(preempted: Iterable[Sequence], running: Iterable[Sequence]) -> lis
 def make_rows(
     chunks: list[tuple[Sequence, int]], *, starts: tuple[Start, ...], drafts: Drafts, slot: Callable[[AdapterRef], int]
 ) -> tuple[ScheduledChunk, ...]:
-    """The step's rows. `starts`: of those that get their place with it. `slot`: where an adapter is."""
+    """Return the step's rows. `starts`: of those that get their place with it. `slot`: where an adapter is."""
     begin = {start.request_id: (start.sequence, start.reused) for start in starts}
     rows: list[ScheduledChunk] = []
     for sequence, size in chunks:

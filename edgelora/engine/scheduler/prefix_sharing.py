@@ -1,4 +1,5 @@
-"""Whether a newcomer waits for another that is computing the beginning of its prompt. Pure; the scheduler acts.
+"""The decision whether a new request waits for one that is computing the beginning of its prompt. Pure; the
+scheduler acts.
 
 Waiting costs the newcomer nothing: the other one is ahead, and has the room in each step that the newcomer's rows would
 take. What was computed is then copied, which costs nothing either. It never starves: it waits only for those that run
@@ -27,7 +28,7 @@ def waits(sequence: Sequence, ahead: Iterable[Sequence], *, have: int) -> bool:
 
 
 def _common(sequence: Sequence, other: Sequence) -> int:
-    """How much of the other's prompt it could have, once that is computed."""
+    """Return how much of the other's prompt it could have, once that is computed."""
     if other.state is State.DECODE:
         return 0
     reach = min(len(sequence.tokens) - 1, parting(other.key, sequence.key))

@@ -1,4 +1,4 @@
-"""Who runs when: requests in, plans out. No I/O, no clock, no threads; the engine calls it from one thread.
+"""The scheduler: requests in, plans out. No I/O, no clock, no threads; the engine calls it from one thread.
 
 A turn of the engine: `admit` (and do what it says) -> `plan` -> `begin` -> move, step -> `apply`, or `fail` for those
 the step failed. `plan` only asks; everything else acts. The moves of a request are in `states.py`, the policies of a
@@ -50,7 +50,7 @@ class Scheduler:
         return len(self._live)
 
     def make_room(self, length: int) -> AllocatedId | None:
-        """A place for KV of `length` tokens from elsewhere; warm KV goes for it, nobody's who runs."""
+        """Return a place for KV of `length` tokens from elsewhere; warm KV goes for it, nobody's who runs."""
         # Rejected drafts are cut with the next step only.
         running = sum(len(s.tokens) + len(s.rejected) for s in self._in(*RUNNING))
         return self._allocator.make_room(length, cells=self.capabilities.kv_cells - running)
@@ -81,7 +81,7 @@ class Scheduler:
         return len(self._in(*RUNNING))
 
     def state(self, request_id: str) -> State | None:
-        """None for an ended or unknown id."""
+        """Return the state of a request; None for an ended or unknown id."""
         sequence = self._live.get(request_id)
         return sequence.state if sequence else None
 
@@ -143,7 +143,7 @@ class Scheduler:
         return Admission(self._allocator.clears(), tuple(detach), tuple(loads), tuple(loading), blocked is not None)
 
     def loaded(self, ref: AdapterRef) -> tuple[str, ...]:
-        """The adapter is attached to its slot. Returns the requests that waited for it alone, now ready."""
+        """Note that an adapter is attached to its slot. Return the requests that waited for it alone, now ready."""
         self.pool.loaded(ref)
         complete = [sequence for sequence in self._loading(ref) if self._complete(sequence)]
         for sequence in complete:
@@ -162,11 +162,11 @@ class Scheduler:
         return ready
 
     def known(self, request: Request) -> int:
-        """How many first tokens of a prompt would not be computed if it started now."""
+        """Return how many first tokens of a prompt would not be computed if it started now."""
         return self._allocator.cached_for(Sequence(request, 0, 0), self._in(*RUNNING))
 
     def load_failed(self, ref: AdapterRef) -> tuple[str, ...]:
-        """The adapter could not be loaded. Returns the requests that failed with it; a later one tries again."""
+        """Note that an adapter could not be loaded. Return the requests that failed; a later one tries again."""
         failed = tuple(sequence.request.id for sequence in self._loading(ref))
         for request_id in failed:
             self._end(request_id, Move.LOAD_FAILED)
@@ -174,7 +174,7 @@ class Scheduler:
         return failed
 
     def plan(self) -> Plan:
-        """What the next step should compute. Changes nothing."""
+        """Return what the next step should compute. Changes nothing."""
         running, able = self._in(*RUNNING), self.capabilities
         preempted = policy.choose_preempted(running, able.kv_cells)
         running = [sequence for sequence in running if sequence not in preempted]
@@ -254,11 +254,11 @@ class Scheduler:
         return [sequence for sequence in self._live.values() if sequence.state in states]
 
     def _complete(self, sequence: Sequence) -> bool:
-        """Whether all it waits for in LOADING is there."""
+        """Return whether all it waits for in LOADING is there."""
         return not sequence.awaits_prefix and all(self.pool.resident(use.ref) for use in sequence.request.adapters)
 
     def _loading(self, ref: AdapterRef) -> list[Sequence]:
-        """Who waits for this adapter."""
+        """Return who waits for this adapter."""
         return [s for s in self._in(State.LOADING) if any(use.ref.key == ref.key for use in s.request.adapters)]
 
     def _choose_starts(self, running: list[Sequence]) -> list[Sequence]:
@@ -274,7 +274,7 @@ class Scheduler:
         sequence.id, sequence.computed, sequence.last_plan = start.sequence, start.reused, now - 1
 
     def _advance(self, sequence: Sequence, choices: tuple[Choice, ...], draft: tuple[int, ...]) -> list[Ended]:
-        """The only place a sequence gains tokens."""
+        """Add a token. This is the only place where a sequence gains tokens."""
         if sequence.state is State.PREFILL:
             sequence.move(Move.PROMPT_DONE)
         sequence.extend([choice.token for choice in choices], draft)

@@ -1,4 +1,4 @@
-"""One live generation, as the scheduler sees it. Only the scheduler changes it."""
+"""A live generation, as the scheduler sees it. Only the scheduler changes it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Sequence:
     arrival: int
     """Its number in the order of arrival; older means smaller."""
     max_tokens: int
-    """Of prompt and answer: max_tokens, the context and the KV, whichever is least."""
+    """Tokens of prompt and answer at most: by max_tokens, the context and the KV."""
     state: State = State.WAITING
     tokens: list[int] = field(init=False)
     """Prompt, then what was chosen so far."""
     computed: int = 0
-    """How many of `tokens` are in the KV."""
+    """Number of `tokens` that are in the KV."""
     cached: int = 0
     """Tokens of the prompt that were never computed for it: they were warm at its start, and at each restart."""
     granted: int = 0
@@ -41,9 +41,9 @@ class Sequence:
     awaits_prefix: bool = False
     """Its prompt's beginning is being read from disk."""
     prompt_lookup: PromptLookup | None = None
-    """None where nothing is drafted."""
+    """The source of drafts; None where nothing is drafted."""
     rejected: tuple[int, ...] = ()
-    """What its KV holds behind `computed`: drafted tokens that did not come."""
+    """Drafted tokens that were not accepted and stand in the KV behind `computed`."""
     drafted: int = 0
     accepted: int = 0
     """Tokens computed as drafts, and of those the ones that came."""
@@ -53,15 +53,15 @@ class Sequence:
 
     @property
     def key(self) -> Key:
-        """What its KV depends on besides the tokens."""
+        """Return what its KV depends on besides the tokens."""
         return frozenset(use.key for use in self.request.adapters)
 
     def acting(self, position: int) -> frozenset[tuple[tuple[str, str], float]]:
-        """The adapters, with their weights, whose delta that position gets."""
+        """Return the adapters, with their weights, whose delta that position gets."""
         return frozenset((use.ref.key, use.weight) for use in self.request.adapters if use.start <= position)
 
     def alike(self, position: int) -> int:
-        """How many tokens from `position` on get the deltas of the same adapters as that one."""
+        """Return how many tokens from `position` on get the deltas of the same adapters as that one."""
         starts = [use.start for use in self.request.adapters if use.start > position]
         return min(starts, default=len(self.tokens)) - position
 

@@ -45,16 +45,18 @@ class SequenceAllocator:
 
     @property
     def available(self) -> int:
-        """How many sequences could start now."""
+        """Return how many sequences could start now."""
         return len(self._free) - len(self._uncleared) + len(self.warm)
 
     def cached_for(self, sequence: Sequence, running: Iterable[Sequence]) -> int:
-        """How many of its tokens are warm, or computed by one that runs: it need not compute them if it starts now."""
+        """Return how many of its tokens are cached, or computed by one that runs: it need not compute them if
+        it starts now.
+        """
         match = best_match([*self.warm, *_computed(running)], sequence.key, sequence.tokens)
         return 0 if match is None else match.length
 
     def choose(self, newcomers: list[Sequence], *, running: Iterable[Sequence] = (), cells: int) -> Allocation:
-        """An id for each newcomer, at most `available`, and what happens to warm KV for it or for its cells.
+        """Return an id for each newcomer, at most `available`, and what happens to warm KV for it or for its cells.
 
         `running`: whose computed part may be copied.
         `cells`: what is left for warm KV beside all tokens of everyone running, newcomers included. Changes nothing.
@@ -106,7 +108,7 @@ class SequenceAllocator:
         self._uncleared.difference_update(sequence_ids)
 
     def clears(self) -> tuple[int, ...]:
-        """The ids to be cleared now."""
+        """Return the ids to be cleared now."""
         ids, self._uncleared = self._uncleared, set()
         return tuple(sorted(ids))
 
@@ -126,7 +128,7 @@ class _Allocating:
     """Warm sequences that are neither taken over nor given up, least recently used first."""
     free: list[int]
     computed: list[CachedSequence]
-    """What is computed of sequences that run, to be copied and never taken over."""
+    """The prefixes of running sequences, which are copied and never taken over."""
     starts: list[Start] = field(default_factory=list)
     given_up: list[int] = field(default_factory=list)
     moves: list[Cut | Copy] = field(default_factory=list)

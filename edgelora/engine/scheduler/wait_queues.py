@@ -1,4 +1,4 @@
-"""Who is next: for a lease, for a place in the batch, for the prompt tokens of a step. Owns the turns, and no policy of
+"""The queues for a lease, for a sequence id, and for the prefill tokens of a step. Owns the turns, and no policy of
 what there is to give.
 
 A request that was sent back keeps the turn it had: it is before everybody who has had no place yet.
@@ -19,7 +19,7 @@ class WaitQueues:
         """Arrivals, leases, first places and second tokens so far: each has the next number."""
 
     def ticket(self) -> int:
-        """The number of what happens now, larger than all before."""
+        """Return the number of what happens now, larger than all before."""
         self._tickets += 1
         return self._tickets
 

@@ -1,4 +1,4 @@
-"""How often a drafted token was the one that came, by length of the match; what is long ago is forgotten. Pure."""
+"""The acceptance rate of drafted tokens by length of the match, with old observations fading. Pure."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ UNKNOWN = (0.2, 0.4, 0.6, 0.8)
 """The chance before anything was seen, for matches of 2 tokens, up to 4, up to 8, and longer. A careful guess will do:
 what was drafted and not computed is seen as well, so nothing has to be tried to learn better."""
 _OWN, _ALL = 0.9, 0.98
-"""What is left of an observation after the next one: for one sequence, and for all together."""
+"""The weight that an observation keeps after the next one: for one sequence, and for all together."""
 _WEIGHT = 2.0
 """Observations that the chance before anything was seen counts for."""
 
 
 class Acceptance:
-    """Of one sequence, which begins at what is known of `everyone`; without that, of all sequences together."""
+    """The rates of one sequence, which begin at those of `everyone`; without that, of all sequences together."""
 
     def __init__(self, everyone: Acceptance | None = None) -> None:
         self._everyone = everyone
@@ -21,7 +21,7 @@ class Acceptance:
         self._right = [0.0] * len(UNKNOWN)
 
     def note(self, length: int, right: bool) -> None:
-        """What followed a match of `length` tokens was, or was not, what had followed the first time."""
+        """Note whether a match of `length` tokens was followed by the drafted token."""
         place = _class_of(length)
         self._seen[place] = self._seen[place] * self._kept + 1
         self._right[place] = self._right[place] * self._kept + right
@@ -29,7 +29,7 @@ class Acceptance:
             self._everyone.note(length, right)
 
     def chance(self, length: int) -> float:
-        """That the token after a match of `length` tokens is the drafted one."""
+        """Return the probability that the token after a match of `length` tokens is the drafted one."""
         place = _class_of(length)
         before = UNKNOWN[place] if self._everyone is None else self._everyone.chance(length)
         return (self._right[place] + _WEIGHT * before) / (self._seen[place] + _WEIGHT)

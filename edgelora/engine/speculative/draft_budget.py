@@ -1,4 +1,4 @@
-"""How many drafted tokens a step computes beside the tokens it must: decisions from measured seconds and chances.
+"""The number of drafted tokens in a step, decided from measured seconds and chances.
 
 A draft costs rows of a step, and what a step costs by its rows is measured (`costs`). Where reading the weights is what
 takes the time, a few more rows cost next to nothing; where arithmetic does, two rows take as long as two steps, and
@@ -38,7 +38,7 @@ REPRICE = 16
 
 @dataclass(frozen=True, slots=True)
 class StepPrice:
-    """What a step of some rows takes."""
+    """The time of a step of some rows."""
 
     seconds: float
     known: bool
@@ -59,7 +59,7 @@ class Drafts:
     tokens: dict[str, tuple[int, ...]]
     """By request id, what is computed behind its next token; without those that draft nothing."""
     stake: float = 0.0
-    """What is lost at worst for trying, in steps; 0 where it pays by all that is known."""
+    """The most that trying may lose, in steps; 0 where it pays by all that is known."""
 
     @property
     def rows(self) -> int:
@@ -70,7 +70,7 @@ NO_DRAFTS = Drafts({})
 
 
 class DraftBudget:
-    """What is known of drafts and of steps; chooses for a step. Changed by the scheduler alone."""
+    """The knowledge of drafts and step costs, and the choice for a step. Changed by the scheduler alone."""
 
     def __init__(self) -> None:
         self.drafted = self.accepted = 0
@@ -87,7 +87,7 @@ class DraftBudget:
     def choose(
         self, sequences: Iterable[DraftCandidate], *, costs: StepCosts, rows: int, answers: int, room: int
     ) -> Drafts:
-        """What makes the step's tokens per second greatest, of at most `room` tokens. Changes nothing.
+        """Return what makes the step's tokens per second greatest, of at most `room` tokens. Changes nothing.
 
         `rows`: of the step without drafts, of which `answers` are answers' tokens; each counts for a token, a prompt's
         too. With drafts the step takes no longer than one with prompts may take beside those answers.
@@ -119,7 +119,7 @@ class DraftBudget:
         self.accepted += len(draft) - len(rejected)
 
     def _best(self, chances: Sequence[float], *, costs: StepCosts, rows: int, answers: int) -> tuple[int, float]:
-        """How many of the drafted tokens, likeliest first, to compute; and what is at stake."""
+        """Return how many of the drafted tokens, likeliest first, to compute; and what is at stake."""
         alone, gap = costs.known(rows), costs.at_least(answers)
         if not (alone and gap) or sum(chances) < (GAIN - 1) * rows:
             return 0, 0.0
@@ -143,7 +143,7 @@ class DraftBudget:
 
 
 def price_of(rows: int, costs: StepCosts) -> StepPrice | None:
-    """None where nothing is known of such a step."""
+    """Return the price; None where nothing is known of such a step."""
     known = costs.known(rows)
     most = costs.at_most(rows) if known is None else known
     return None if most is None else StepPrice(most, known is not None)

@@ -37,7 +37,7 @@ class PromptLookup:
     def __init__(self, acceptance: Acceptance) -> None:
         self.acceptance = acceptance
         self.match: LookupMatch | None = None
-        """Of all tokens so far; None where nothing is drafted."""
+        """The pairs of all tokens so far; None where nothing is drafted."""
         self._tokens: list[int] = []
         self._latest: dict[tuple[int, int], int] = {}
         """The last position of each pair's second token."""
@@ -62,7 +62,7 @@ class PromptLookup:
         self.match = self._longest()
 
     def draft(self, count: int) -> tuple[int, ...]:
-        """The next `count` tokens if the sequence goes on as before, period by period; none without a match."""
+        """Return the next `count` tokens if the sequence goes on as before, period by period; none without a match."""
         if self.match is None:
             return ()
         start, period = self.match.follows, len(self._tokens) - self.match.follows
@@ -97,7 +97,7 @@ class PromptLookup:
         return best
 
     def _common(self, place: int) -> int:
-        """How many tokens up to `place`, whose pair is the last one, are as those at the end."""
+        """Return how many tokens up to `place`, whose pair is the last one, are as those at the end."""
         tokens, length, most = self._tokens, 2, min(LONGEST, place + 1)
         while length < most and tokens[place - length] == tokens[-1 - length]:
             length += 1

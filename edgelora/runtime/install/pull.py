@@ -27,28 +27,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PullOptions:
-    """What may be said about an adapter that is pulled."""
+    """The options of a pull."""
 
     called: str | None = None
     """Its name here; None: the repository's own."""
     base: str | None = None
     """The base it is for; None: the chosen one."""
     subfolder: str | None = None
-    """Which adapter, where the repository has several."""
+    """The folder of the adapter, where the repository has several."""
     reading: ReadOptions | None = None
-    """What may be used beside it, see `Store.add`."""
+    """Files that may be used beside it, see `Store.add`."""
 
 
 @dataclass(frozen=True, slots=True)
 class HubAccess:
-    """How the hub is reached. `endpoint` and `token` default to huggingface_hub's settings."""
+    """The way to the hub. `endpoint` and `token` default to huggingface_hub's settings."""
 
     token: str | None = None
     endpoint: str | None = None
     progress: Progress | None = None
     pause: Callable[[float], None] = time.sleep
     limit_bytes: int | None = None
-    """Of an adapter's files together; None: what the disk has room for."""
+    """Bytes of an adapter's files together at most; None: what the disk has room for."""
     turn: AbstractContextManager[object] = field(default_factory=nullcontext)
     """Held while what came is installed, and not while it comes."""
 
@@ -59,7 +59,7 @@ class PulledAdapter:
     version: Version
     base: BaseRecord
     cached: float | None
-    """When it had come from the hub, Unix seconds, where the hub was not asked now."""
+    """When it came from the hub, Unix seconds, if the hub was not asked now."""
 
 
 def pull(
@@ -136,7 +136,7 @@ def _base(library: Library, options: PullOptions) -> BaseRecord:
 
 
 def _free_name(wanted: CacheRequest, library: Library) -> str:
-    """The repository's own name, or its subfolder's, unless something of another origin has it."""
+    """Return the repository's own name, or its subfolder's, unless something of another origin has it."""
     text = wanted.subfolder.rpartition("/")[2] if wanted.subfolder else wanted.repository.partition("/")[2]
     name = suggest_name(text, kind="adapter")
     if name not in library.store.names():

@@ -1,4 +1,4 @@
-"""Where an adapter that is to be installed comes from, while a base is resident. Values, and the one way in.
+"""The sources of an adapter to be installed while a base is resident, and the one way in.
 
 What an HTTP client may name is decided where its request is read; here a source is trusted to be an allowed one.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edgelora.store.uploads import UploadedFile, Uploads
 
 MAX_DOWNLOAD_BYTES = 4 << 30
-"""Of a repository's adapter; as much as one unpacked from an archive may have."""
+"""Bytes of a repository's adapter at most; as much as one unpacked from an archive may have."""
 UPLOADED = "upload"
 """Origin of what a client sent; with `:` and the file's id behind it where it was a file."""
 LOADED = "loaded"
@@ -156,7 +156,7 @@ def _copied(
 
 
 def _put_together(source: PartsSource, work: Path) -> Path:
-    """The archive, or the folder of the files, in the workspace `work`."""
+    """Return the archive, or the folder of the files, in the workspace `work`."""
     with storing(work):
         for name, pieces in source.files.items():
             with inside(work, name).open("xb") as out:

@@ -40,7 +40,7 @@ class MemoryNeed:
 
     @property
     def kept(self) -> int:
-        """What must be in memory all the time."""
+        """Return what must be in memory all the time."""
         return self.held + self.kv
 
     @property

@@ -45,5 +45,5 @@ def judge(candidate: Sequence[float], default: Sequence[float]) -> Verdict:
 
 
 def chance(wins: int, rounds: int) -> float:
-    """How likely at least so many wins are where neither is faster: the one-sided sign test."""
+    """Return how likely at least so many wins are where neither is faster: the one-sided sign test."""
     return float(sum(math.comb(rounds, count) for count in range(wins, rounds + 1)) / 2**rounds)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 FINAL = 3
 """Measurements of each kind of step with what was chosen, to tell the times."""
 BUSY = 0.1
-"""Where others use more of the machine than this, fewer threads than cores are not believed in."""
+"""The share of the machine in use by others above which fewer threads than cores are not trusted."""
 ROOM = 2.2
 """Memory that must be free for repacked weights beside the mapped ones, by the size of the base."""
 
@@ -123,7 +123,7 @@ def _not_fewer(found: SearchOutcome, default: int) -> SearchOutcome:
 
 
 def _measurements(candidates: Sequence[int], repacked_fits: bool) -> int:
-    """How many there will be at most."""
+    """Return how many there will be at most."""
     threads = thread_measurements(candidates, (Workload.ONE,)) + thread_measurements(candidates, BATCHED)
     return threads + len(Workload) * FINAL + (WEIGHTS_MEASUREMENTS if repacked_fits else 0)
 

@@ -1,4 +1,4 @@
-"""What was measured, kept for the next start: one small file a base, good for this machine and these builds alone."""
+"""The measurements, kept for the next start: one small file a base, good for this machine and these builds alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Threads = Annotated[int, msgspec.Meta(ge=1, le=4096)]
 
 
 class Conditions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the times depend on besides the base."""
+    """The conditions that the times depend on besides the base."""
 
     processor: str
     cores: int
@@ -44,7 +44,7 @@ class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chosen: str
     default: str
     rival: str | None
-    """What the default was compared with last."""
+    """The candidate that the default was compared with last."""
     ratio: float | None
     """The rival's time by the default's, the median of the rounds."""
     sure: bool
@@ -70,10 +70,10 @@ class Tuning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     threads: Threads
     batch_threads: Threads
     weights: Weights | None
-    """None: not measured, for want of memory."""
+    """The chosen way to hold weights; None if memory was too short to measure."""
     findings: tuple[Finding, ...]
     seconds: dict[Workload, float]
-    """What a step takes with what was chosen."""
+    """Seconds of a step with the chosen settings."""
     others: Annotated[float, msgspec.Meta(ge=0, le=1)]
     """The share of the machine other programs had meanwhile."""
     created: float
@@ -88,7 +88,7 @@ class Tunings:
     directories: Directories
 
     def get(self, record: BaseRecord) -> Tuning | None:
-        """What was measured for this very file's contents, under whatever conditions; None where nothing was."""
+        """Return what was measured for this very file's contents, under whatever conditions; None where nothing was."""
         path = self.path(record)
         try:
             return msgspec.json.decode(path.read_bytes(), type=Tuning)
@@ -99,7 +99,7 @@ class Tunings:
             return None
 
     def current(self, record: BaseRecord) -> Tuning | None:
-        """The same, where it still holds: this machine, these builds."""
+        """Return what `get` does, if it still holds for this machine and these builds."""
         tuning = self.get(record)
         return tuning if tuning is not None and tuning.conditions == conditions() else None
 
@@ -122,7 +122,7 @@ class Tunings:
 
 
 def conditions() -> Conditions:
-    """Those of this process. Loads no native library."""
+    """Return the conditions of this process. Loads no native library."""
     from edgelora.backends.kernels.native import PATH
     from edgelora.core.machine import processor_name, usable_cores, usable_processors
 

@@ -1,4 +1,5 @@
-"""Which settings are fastest: the order of measurements and the decisions. Knows no backend, no clock and no disk.
+"""The search for the fastest settings: the order of measurements and the decisions. Knows no backend, no clock
+and no disk.
 
 Threads are looked for in two rounds: a short one over every candidate, then the best of it against the default alone,
 on fresh measurements, because the best of several is partly the luckiest. The default stays unless it is surely beaten.
@@ -26,7 +27,7 @@ WEIGHTS_MARGIN = 0.10
 
 
 class Workload(StrEnum):
-    """What is timed."""
+    """A kind of step that is timed."""
 
     ONE = "one"
     """A token of one answer."""
@@ -47,7 +48,7 @@ class Bench(Protocol):
     """A base held in one way."""
 
     def seconds(self, work: Workload, threads: int) -> float:
-        """What one step takes, measured now."""
+        """Return what one step takes, measured now."""
         ...
 
 
@@ -81,7 +82,7 @@ def choose_threads(
     order: random.Random,
     tick: Tick,
 ) -> SearchOutcome:
-    """The number of threads for steps of these kinds."""
+    """Return the number of threads for steps of these kinds."""
     rivals = [count for count in candidates if count != default]
     if not rivals:
         return SearchOutcome(default, None, None)
@@ -96,7 +97,7 @@ def choose_threads(
 
 
 def thread_measurements(candidates: Sequence[int], works: Sequence[Workload]) -> int:
-    """How many measurements `choose_threads` takes at most."""
+    """Return how many measurements `choose_threads` takes at most."""
     return (SCREENING * len(candidates) + 2 * DUEL) * len(works) if len(candidates) > 1 else 0
 
 
@@ -125,7 +126,7 @@ class WeightsOutcome:
 def choose_weights(
     mapped: Bench, repacked: Bench, threads: dict[Workload, int], *, order: random.Random, tick: Tick
 ) -> WeightsOutcome:
-    """Whether repacking pays where the base stays in memory."""
+    """Return whether repacking pays where the base stays in memory."""
     turns: dict[Weights, list[float]] = {"mapped": [], "repacked": []}
     ways: list[tuple[Weights, Bench]] = [("mapped", mapped), ("repacked", repacked)]
     for _ in range(DUEL):

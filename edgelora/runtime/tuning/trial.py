@@ -65,7 +65,7 @@ class TimedBackend:
         return self._clock() - began
 
     def _run(self, work: Workload) -> None:
-        """One step, and its tokens forgotten again, which costs next to nothing."""
+        """Run one step, and forget its tokens again, which costs next to nothing."""
         if work is Workload.PROMPT:
             self._step([_chunk(BATCH_ROWS, 0, PROMPT_ROWS)])
             self._backend.clear(BATCH_ROWS)

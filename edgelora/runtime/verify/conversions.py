@@ -32,13 +32,13 @@ FORMATS: tuple[Literal["mapped", "gguf", "mlx", "peft"], ...] = ("mapped", "gguf
 
 @dataclass(frozen=True, slots=True)
 class ConversionCheck:
-    """What became of one conversion."""
+    """The result of checking one conversion."""
 
     format: str
     base: str
     """The installed base's name, or the beginning of a fingerprint."""
     path: Path | None = None
-    """None where the conversion was made for the proof alone."""
+    """The conversion's path; None where it was made for the check alone."""
     modules: int = 0
     worst: float = 0.0
     """Largest relative distance of a module's delta from the source's."""
@@ -69,7 +69,9 @@ def prove(
 def prove_source(
     source: Path, base: KnownBase, reading: ReadOptions, scratch: Path, progress: Progress | None
 ) -> Iterator[ConversionCheck]:
-    """One for every format, made in the folder `scratch` and thrown away. Raises AdapterError where none is there."""
+    """Check a conversion to every format, made in the folder `scratch` and thrown away. Raises AdapterError
+    where none is there.
+    """
     from edgelora_converters.convert.convert import write_verified
     from edgelora_converters.convert.source import read_source
     from edgelora_converters.lora.completion import complete
@@ -92,7 +94,7 @@ def prove_source(
 def prove_file(
     path: Path, source: Path, base: KnownBase, reading: ReadOptions, progress: Progress | None
 ) -> ConversionCheck:
-    """Of a converted file or folder, against the adapter it was made of."""
+    """Check a converted file or folder against the adapter it was made of."""
     from edgelora_converters.convert import convert
     from edgelora_converters.convert.source import adapter_kind
 
@@ -152,7 +154,7 @@ def _proven(
 
 
 def _is_of(conversion: Conversion, record: BaseRecord) -> bool:
-    """Whether it was made for this base, and where it depends on the weights, with this very file of it."""
+    """Return whether it was made for this base, and where it depends on the weights, with this very file of it."""
     same = record.identity.fingerprint.digest == conversion.base_fingerprint
     return same and conversion.weights in ("", record.weights_key)
 

@@ -1,4 +1,5 @@
-"""What an adapter does to a base, computed by the runtime and by the torch-free oracle: how far apart, and how much.
+"""The effect of an adapter on a base, computed by the runtime and by the torch-free oracle: how far apart, and
+how much.
 
 Owns the prompts, the figures and what they must be. The oracle computes with the base's dequantized weights in float32,
 so a quantized base is a little away from it without any adapter: that distance, measured on the same tokens, is what an
@@ -62,7 +63,7 @@ class Parity:
 
     @property
     def limit(self) -> float:
-        """What `adapter.kl` may be."""
+        """Return what `adapter.kl` may be."""
         return FACTOR * self.base.kl + ROUNDING
 
     @property
@@ -109,7 +110,7 @@ def measure(
 def figures(
     ours: Sequence[Logits], ours_base: Sequence[Logits], theirs: Sequence[Logits], theirs_base: Sequence[Logits]
 ) -> Parity:
-    """From the runtime's (`ours`) and the oracle's logits, with the adapter and of the base alone."""
+    """Compute it from the runtime's (`ours`) and the oracle's logits, with the adapter and of the base alone."""
     with_adapter, alone, oracle, oracle_base = (
         np.concatenate(logits).astype(np.float64) for logits in (ours, ours_base, theirs, theirs_base)
     )
@@ -182,7 +183,7 @@ def _runtime(
 
 
 def _sequence(prompt: str, tokenizer: Tokenizer, invocation: tuple[int, ...], tokens: int) -> ParityPrompt:
-    """The prompt as a user's message; of an aLoRA its invocation behind it, where it begins to act."""
+    """Return the prompt as a user's message; of an aLoRA its invocation behind it, where it begins to act."""
     from edgelora.text.prompt import Message, encode_chat
 
     ids = encode_chat([Message("user", prompt)], tokenizer)[:tokens]

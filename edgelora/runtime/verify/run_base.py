@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 class RunBase:
     name: str
     gguf: Path
-    """What llama.cpp loads."""
+    """The file that llama.cpp loads."""
     weights: Path
-    """Where its weights are to be had as they are: the same file, or the folder it was made of."""
+    """The source of its weights as they are: the same file, or the folder it was made of."""
     fingerprint: BaseFingerprint
     record: BaseRecord | None
-    """Where it is installed."""
+    """Its record, if it is installed."""
 
 
 @contextmanager

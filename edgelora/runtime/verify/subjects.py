@@ -1,4 +1,4 @@
-"""What a verification is of: an installed adapter, a converted file, or an adapter that is not converted yet.
+"""The subjects of a verification: an installed adapter, a converted file, or an adapter that is not converted yet.
 
 Owns the finding of the source that each is held against.
 """
@@ -24,14 +24,14 @@ class Subject:
     source: Path
     """The adapter as it was trained: a folder, or a GGUF file of somebody else's."""
     installed: tuple[AdapterManifest, Version] | None = None
-    """Where that is what was named."""
+    """The installed adapter, if that is what was named."""
     converted: Path | None = None
     """The converted file or folder, where that is what was named."""
 
 
 @contextmanager
 def open_subject(library: Library, named: str, source: Path | None) -> Iterator[Subject]:
-    """What `named` means: an installed adapter's name, or a path. `source` is what a converted file was made of;
+    """Return what `named` means: an installed adapter's name, or a path. `source` is what a converted file was made of;
     without it that is the installed adapter which the file names. Raises NotFound, UsageError, AdapterError.
     """
     path = Path(named)
@@ -52,7 +52,7 @@ def open_subject(library: Library, named: str, source: Path | None) -> Iterator[
 
 
 def _said_source(path: Path) -> str | None:
-    """The digest of what a converted file says it was made of; None where it is no file of ours."""
+    """Return the digest of what a converted file says it was made of; None where it is no file of ours."""
     from edgelora_converters.convert.provenance import read_provenance
 
     try:
