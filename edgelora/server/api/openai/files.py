@@ -1,4 +1,4 @@
-"""/v1/files: adapters' archives sent by clients, OpenAI's shapes. What becomes of them is other families'."""
+"""/v1/files: uploading archives of adapters, in OpenAI's shapes. Other endpoints install them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgelora.server.management.manager import Manager, in_thread, reply
 from edgelora.store.uploads import Incoming, UploadedFile
 
 PURPOSES = ("fine_tuning", "fine-tune")
-"""Groq's word and OpenAI's, for the same."""
+"""Groq's name of the purpose, and OpenAI's."""
 DAY = 24 * 3600
 DEFAULT_SECONDS = 30 * DAY
 MIN_SECONDS, MAX_SECONDS = 3600, 30 * DAY
@@ -60,7 +60,7 @@ class FilesRoutes:
         )  # fmt: skip
 
     async def create(self, request: Request) -> Response:
-        """Take an archive in. What it may not be is said now; what is wrong inside it, when it is installed."""
+        """Receive an archive. Its container is checked now, its content when it is installed."""
         limit = self._manager.options.upload_bytes + FORM_BYTES
         content_type = request.headers.get("content-type", "")
         reception = self._manager.reception
@@ -104,7 +104,7 @@ def file_fields(file: UploadedFile) -> dict[str, object]:
 def select(
     files: list[UploadedFile], *, purpose: str | None, order: str, after: str | None, limit: str | None
 ) -> tuple[list[UploadedFile], bool]:
-    """A page of a list that is oldest first, and whether there is more behind it. Raises UsageError."""
+    """Return a page of `files`, which are oldest first, and whether more follow it. Raises UsageError."""
     if order not in ("asc", "desc"):
         raise invalid("order", "must be 'asc' or 'desc'")
     count = int(limit) if limit is not None and limit.isascii() and limit.isdigit() and len(limit) < 9 else None
@@ -123,7 +123,7 @@ def select(
 
 
 def lifetime(fields: dict[str, str]) -> float:
-    """Seconds a file is kept, from OpenAI's `expires_after`. Raises UsageError."""
+    """Return the seconds that a file is kept, from OpenAI's `expires_after`. Raises UsageError."""
     anchor, text = (fields.get(f"expires_after[{name}]") for name in ("anchor", "seconds"))
     if anchor is None and text is None:
         return DEFAULT_SECONDS
@@ -140,14 +140,14 @@ def _keep(incoming: Incoming, form: FormReader) -> UploadedFile:
     if purpose is None:
         raise missing("purpose")
     if purpose not in PURPOSES:
-        raise invalid("purpose", f"must be one of {', '.join(map(repr, PURPOSES))}: adapters are what is taken")
+        raise invalid("purpose", f"must be one of {', '.join(map(repr, PURPOSES))}: this server takes only adapters")
     seconds, name = lifetime(form.fields), form.filename or ""
     _check_archive(incoming.sync(), name)
     return incoming.keep(filename=name, purpose=purpose, seconds=seconds)
 
 
 def _check_archive(path: Path, name: str) -> None:
-    """Raises AdapterUnsupported unless it is a zip or tar.gz, by what it is and not by its name."""
+    """Raises AdapterUnsupported unless the content, whatever its name, is a zip or tar.gz file."""
     from edgelora_converters.archive.unpack import source_kind
     from edgelora_converters.peft.folder import PICKLES, refuse_pickle
 

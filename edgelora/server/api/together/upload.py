@@ -1,4 +1,4 @@
-"""POST /v1/models: Together's upload of the 1.x and 2.x clients, from a repository or from a file that was uploaded."""
+"""POST /v1/models, for Together's 1.x and 2.x clients: install an adapter from a repository or an uploaded file."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class TogetherRoutes:
         )  # fmt: skip
 
     async def upload(self, request: Request) -> Response:
-        """The job is at /v1/jobs/{id}. `model_name` may have a project before it, which is let go."""
+        """Start installing an adapter; the job is at /v1/jobs/{id}. A project in `model_name` is ignored."""
         body = typed(await self._manager.read(request), Upload)
         if body.model_type != "adapter":
             raise invalid("model_type", "must be 'adapter': the server's base is chosen where it is started")

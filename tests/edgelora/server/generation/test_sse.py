@@ -99,14 +99,14 @@ def test_whole_answers() -> None:
     start = '{"id":"chatcmpl-1","object":"%s","created":1750000000,"model":"medical-faq","system_fingerprint":"fp_0",'
     end = '"usage":' + COUNTED + "}"
     said = [TextDelta("H"), TextDelta("é")]
-    chat = ChatWriter(ChatFormat()).whole(said, FinishReason.LENGTH)
+    chat = ChatWriter(ChatFormat()).whole_choice(said, FinishReason.LENGTH)
     assert whole_answer(HEAD, CHAT, choices=[chat], usage=USAGE).decode() == (
         start
         % "chat.completion"
         + '"choices":[{"index":0,"message":{"role":"assistant","content":"Hé","refusal":null},'
         '"logprobs":null,"finish_reason":"length"}],' + end
     )
-    text = CompletionWriter().whole(said, FinishReason.STOP)
+    text = CompletionWriter().whole_choice(said, FinishReason.STOP)
     assert whole_answer(HEAD, COMPLETION, choices=[text], usage=USAGE).decode() == (
         start % "text_completion" + '"choices":[{"index":0,"text":"Hé","logprobs":null,"finish_reason":"stop"}],' + end
     )

@@ -23,7 +23,7 @@ def delta(text: str, *tokens: ScoredToken) -> TextDelta:
 
 
 def caller() -> TogetherChatWriter:
-    return TogetherChatWriter(ChatWriter(ChatFormat(reader=lambda: ForcedCallParser(("a", "b")))))
+    return TogetherChatWriter(ChatWriter(ChatFormat(make_parser=lambda: ForcedCallParser(("a", "b")))))
 
 
 def calls_in(said: list[Delta]) -> list[tuple[Any, ...]]:
@@ -39,8 +39,8 @@ def test_a_call_comes_whole() -> None:
     told = [list(writer.more(TextDelta(text))) for text in CALLS]
     assert [len(one) for one in told] == [0, 0, 1, 0] and calls_in(told[2]) == [(0, "a", '{"x": 1}')]
     ending = writer.closing(FinishReason.STOP)
-    assert calls_in(list(ending.said)) == [(1, "b", "{}")]
-    assert ending.said[-1].fields == {"delta": {}} and ending.reason == "tool_calls"
+    assert calls_in(list(ending.deltas)) == [(1, "b", "{}")]
+    assert ending.deltas[-1].fields == {"delta": {}} and ending.reason == "tool_calls"
 
 
 def test_a_call_that_was_cut_is_told() -> None:
@@ -48,12 +48,14 @@ def test_a_call_that_was_cut_is_told() -> None:
     writer = caller()
     assert all(not writer.more(TextDelta(text)) for text in CALLS[:2])
     ending = writer.closing(FinishReason.LENGTH)
-    assert calls_in(list(ending.said)) == [(0, "a", '{"x": ')] and ending.reason == "length"
+    assert calls_in(list(ending.deltas)) == [(0, "a", '{"x": ')] and ending.reason == "length"
 
 
 def test_calls_of_a_whole_answer_are_numbered() -> None:
     """OpenAI's have no index there."""
-    message: Any = caller().whole([TextDelta(text) for text in CALLS], FinishReason.STOP).said[-1].fields["message"]
+    message: Any = (
+        caller().whole_choice([TextDelta(text) for text in CALLS], FinishReason.STOP).deltas[-1].fields["message"]
+    )
     assert [call["index"] for call in message["tool_calls"]] == [0, 1]
 
 
@@ -72,11 +74,11 @@ def test_lists_of_a_whole_chat() -> None:
     """OpenAI's stay beside them; the one mapping of likeliest tokens is there where there is one token."""
     top = Candidate(9, b"?", -0.1)
     writer = TogetherChatWriter(ChatWriter(ChatFormat(logprobs=True)))
-    said = writer.whole([delta("ab", scored(b"a", 0, top), scored(b"b", 1, top))], FinishReason.STOP).said[-1]
+    said = writer.whole_choice([delta("ab", scored(b"a", 0, top), scored(b"b", 1, top))], FinishReason.STOP).deltas[-1]
     scores: Any = said.logprobs
     assert (scores["tokens"], scores["token_ids"], scores["token_logprobs"]) == (["a", "b"], [1, 1], [-0.5, -0.5])
     assert len(scores["content"]) == 2 and scores["top_logprobs"] is None
-    single = writer.whole([delta("a", scored(b"a", 0, top))], FinishReason.STOP).said[-1].logprobs
+    single = writer.whole_choice([delta("a", scored(b"a", 0, top))], FinishReason.STOP).deltas[-1].logprobs
     assert isinstance(single, dict) and single["top_logprobs"] == {"?": -0.1, "a": -0.5}
 
 
@@ -88,7 +90,7 @@ def test_streamed_text_is_a_token_late() -> None:
     assert first.fields["text"] == "Say: a" and first.logprobs is None
     assert not writer.more(delta("b"))
     ending = writer.closing(FinishReason.STOP)
-    assert ending.reason == "stop" and ending.said[-1].fields == {
+    assert ending.reason == "stop" and ending.deltas[-1].fields == {
         "text": "b",
         "token": {"id": 0, "logprob": -0.5, "special": True, "text": ""},
     }
@@ -98,7 +100,7 @@ def test_an_answer_of_no_tokens_has_none() -> None:
     """Which token ended it is not known: none is made up."""
     writer = TogetherCompletionWriter(CompletionWriter("Say"))
     writer.opening()
-    assert writer.closing(FinishReason.STOP).said == (Delta({"text": "Say"}),)
+    assert writer.closing(FinishReason.STOP).deltas == (Delta({"text": "Say"}),)
 
 
 def test_text_is_shared_out_by_where_tokens_begin() -> None:
