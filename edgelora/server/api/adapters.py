@@ -53,23 +53,25 @@ class AdaptersRoutes:
         path, access = "/v1/adapters", Access.MANAGEMENT
         return (
             Endpoint(
-                "GET", path, self.index, Access.FULL_KEY, "listAdapters", "Every adapter, and what is in memory",
+                "GET", path, self.index, Access.FULL_KEY, "listAdapters", "List the adapters",
                 reply=AdapterList,
             ),
             Endpoint(
-                "POST", path, self.add, access, "addAdapter", "Install an upload or a repository's adapter",
+                "POST", path, self.add, access, "addAdapter", "Install an adapter from an upload or a repository",
                 body=AddAdapterBody, reply=InstallJob, status=202,
             ),
             Endpoint(
-                "GET", f"{path}/{{name}}", self.retrieve, Access.FULL_KEY, "retrieveAdapter", "One of them",
+                "GET", f"{path}/{{name}}", self.retrieve, Access.FULL_KEY, "retrieveAdapter", "Retrieve an adapter",
                 reply=Adapter,
             ),
             Endpoint(
-                "DELETE", f"{path}/{{name}}", self.delete, access, "deleteAdapter", "Uninstall it", reply=DeletedAdapter
+                "DELETE", f"{path}/{{name}}", self.delete, access, "deleteAdapter",
+                "Uninstall an adapter", reply=DeletedAdapter
             ),
             *self._changes(f"{path}/{{name}}"),
             Endpoint(
-                "DELETE", "/v1/models/{id:path}", self.delete_model, access, "deleteModel", "Uninstall an adapter",
+                "DELETE", "/v1/models/{id:path}", self.delete_model, access, "deleteModel",
+                "Uninstall an adapter by its model id",
                 reply=Deleted,
             ),
         )  # fmt: skip
@@ -78,26 +80,26 @@ class AdaptersRoutes:
         access, alias = Access.MANAGEMENT, f"{path}/aliases/{{alias}}"
         return (
             Endpoint(
-                "POST", f"{path}/pin", self.pin, access, "pinAdapter", "Keep it in memory",
+                "POST", f"{path}/pin", self.pin, access, "pinAdapter", "Pin an adapter in memory",
                 body_optional=True, reply=Adapter,
             ),
             Endpoint(
-                "POST", f"{path}/unpin", self.unpin, access, "unpinAdapter", "It may be evicted again",
+                "POST", f"{path}/unpin", self.unpin, access, "unpinAdapter", "Unpin an adapter",
                 body_optional=True, reply=Adapter,
             ),
             Endpoint(
-                "POST", f"{path}/warm", self.warm, access, "warmAdapter", "Bring it into memory",
+                "POST", f"{path}/warm", self.warm, access, "warmAdapter", "Load an adapter into memory",
                 body_optional=True, reply=Adapter,
             ),
             Endpoint(
                 "POST", f"{path}/rollback", self.roll_back, access, "rollBackAdapter",
-                "Have the name mean an older version", body=RollbackBody, body_optional=True, reply=Adapter,
+                "Roll an adapter back to an older version", body=RollbackBody, body_optional=True, reply=Adapter,
             ),
             Endpoint(
-                "PUT", alias, self.point, access, "pointAlias", "Have an alias mean a version",
+                "PUT", alias, self.point, access, "pointAlias", "Point an alias at a version",
                 body=AliasBody, reply=Adapter,
             ),
-            Endpoint("DELETE", alias, self.unpoint, access, "deleteAlias", "Take an alias away", reply=Adapter),
+            Endpoint("DELETE", alias, self.unpoint, access, "deleteAlias", "Delete an alias", reply=Adapter),
         )  # fmt: skip
 
     async def index(self, _request: Request) -> Response:

@@ -43,18 +43,19 @@ class GroqRoutes:
         path, access = "/v1/fine_tunings", Access.MANAGEMENT
         return (
             Endpoint(
-                "GET", path, self.index, access, "listFineTunings", "Adapters, Groq's way", reply=FineTuningList
+                "GET", path, self.index, access, "listFineTunings",
+                "List the adapter versions as Groq's fine-tunings", reply=FineTuningList
             ),
             Endpoint(
-                "POST", path, self.create, access, "createFineTuning", "Install an upload, Groq's way",
+                "POST", path, self.create, access, "createFineTuning", "Install an uploaded adapter through Groq's API",
                 body=FineTuningBody, reply=FineTuningObject,
             ),
             Endpoint(
-                "GET", f"{path}/{{id}}", self.retrieve, access, "retrieveFineTuning", "One version",
+                "GET", f"{path}/{{id}}", self.retrieve, access, "retrieveFineTuning", "Retrieve an adapter version",
                 reply=FineTuningObject,
             ),
             Endpoint(
-                "DELETE", f"{path}/{{id}}", self.delete, access, "deleteFineTuning", "Uninstall a version",
+                "DELETE", f"{path}/{{id}}", self.delete, access, "deleteFineTuning", "Uninstall an adapter version",
                 reply=Deleted,
             ),
         )  # fmt: skip

@@ -45,11 +45,11 @@ class VllmRoutes:
         return (
             Endpoint(
                 "POST", "/v1/load_lora_adapter", self.load, Access.MANAGEMENT, "loadLoraAdapter",
-                "Install and load, vLLM's way", body=LoadAdapterBody, reply_media=TEXT,
+                "Install and load an adapter through vLLM's API", body=LoadAdapterBody, reply_media=TEXT,
             ),
             Endpoint(
                 "POST", "/v1/unload_lora_adapter", self.unload, Access.MANAGEMENT, "unloadLoraAdapter",
-                "Unload, vLLM's way", body=UnloadAdapterBody, reply_media=TEXT,
+                "Unload an adapter through vLLM's API", body=UnloadAdapterBody, reply_media=TEXT,
             ),
         )  # fmt: skip
 
@@ -79,7 +79,7 @@ class VllmRoutes:
                 return None
             if manifest.name == name:
                 raise invalid(
-                    "lora_path", "names another version of the adapter: roll back, or call it by name@version"
+                    "lora_path", "names another version of the adapter: roll back, or use name@version as the model"
                 )
             source: Source = InstalledSource(body.lora_path)
         else:
@@ -113,7 +113,7 @@ def allowed_path(text: str, roots: Sequence[Path]) -> Path:
             continue
     raise UsageError(
         "path_not_allowed",
-        "The field 'lora_path' names neither an installed adapter nor one below an allowed folder.",
+        "The field 'lora_path' names neither an installed adapter nor a path below an allowed folder.",
         "Install it (edgelora add), or start the server with --adapter-root DIR.",
         param="lora_path",
     )

@@ -39,7 +39,9 @@ def _resolve(runtime: Runtime, body: AdapterRequest) -> tuple[AdapterUse, ...]:
         return () if named is None else (AdapterUse(named),)
     uses = tuple(_use(runtime, part, f"adapters[{number}].name") for number, part in enumerate(body.adapters))
     if named is not None and all(use.ref.key != named.key for use in uses):
-        raise invalid("adapters", f"leaves out {body.model!r}, the adapter that 'model' names: name the base there")
+        raise invalid(
+            "adapters", f"does not contain {body.model!r}, which 'model' names: add it, or name the base in 'model'"
+        )
     return uses
 
 
@@ -51,5 +53,5 @@ def _use(runtime: Runtime, part: AdapterPart, param: str) -> AdapterUse:
         error.param = param
         raise
     if ref is None:
-        raise invalid(param, "names the base, which is always there; name an adapter")
+        raise invalid(param, "names the base, which is always included: name an adapter")
     return AdapterUse(ref, part.weight)

@@ -155,7 +155,7 @@ def parse_body(raw: dict[str, object], kind: type[BodyT], inert: Inert) -> BodyT
 def _biases(given: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
     for token in given:
         if not re.fullmatch(r"0|[1-9][0-9]{0,8}", token):
-            raise invalid("logit_bias", f"has {token[:50]!r}, which is no token id")
+            raise invalid("logit_bias", f"has {token[:50]!r}, which is not a token id")
     return tuple((int(token), bias) for token, bias in given.items())
 
 

@@ -84,7 +84,7 @@ def toolbox(tools: Sequence[ToolSpec] | None, choice: Choice | dict[str, Any] | 
     """Return the functions of a request. Raises UsageError naming the field."""
     declared = tuple(_tool(spec, f"tools[{index}]") for index, spec in enumerate(tools or ()))
     if len({tool.name for tool in declared}) < len(declared):
-        raise invalid("tools", "has two functions of one name")
+        raise invalid("tools", "has two functions with the same name")
     if sum(len(tool.parameters) for tool in declared) > MAX_TOOL_CHARS:
         raise invalid("tools", f"has parameters of more than {MAX_TOOL_CHARS} characters together")
     mode, may = _chosen(choice, declared)

@@ -132,7 +132,7 @@ def _counted(text: str) -> int:
 def _check_text(value: object, at: str) -> None:
     if isinstance(value, str):
         if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
-            message = f"The field {at[:200]!r} has half of a surrogate pair, which is no character."
+            message = f"The field {at[:200]!r} has half of a surrogate pair, which is not a character."
             raise UsageError("invalid_value", message, param=at[:200])
     elif isinstance(value, list):
         for index, item in enumerate(value):

@@ -31,8 +31,8 @@ def parse_repository(text: str, *, token: str | None, param: str) -> HubSource:
     if match is None or ".." in text:
         raise UsageError(
             "source_not_allowed",
-            f"The field {param!r} names no repository of the Hugging Face hub.",
-            "Write hf:org/repo[@revision], or the repository's address on huggingface.co; or upload the adapter.",
+            f"The field {param!r} does not name a repository of the Hugging Face hub.",
+            "Write hf:org/repo[@revision] or the repository's URL on huggingface.co, or upload the adapter.",
             param=param,
         )
     parts = match.groupdict()
@@ -42,4 +42,4 @@ def parse_repository(text: str, *, token: str | None, param: str) -> HubSource:
 def check_token(token: str | None) -> None:
     """Raises UsageError for a token that could not be sent in a header. The error does not contain the token."""
     if token and not _TOKEN.fullmatch(token):
-        raise invalid("token", "is no token")
+        raise invalid("token", "is not a valid token")

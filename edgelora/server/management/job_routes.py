@@ -23,9 +23,12 @@ class JobRoutes:
         path, access = "/v1/jobs", Access.MANAGEMENT
         return (
             Endpoint(
-                "GET", path, self.index, access, "listJobs", "What is being installed, and was", reply=JobList
+                "GET", path, self.index, access, "listJobs", "List the installation jobs", reply=JobList
             ),
-            Endpoint("GET", f"{path}/{{id}}", self.retrieve, access, "retrieveJob", "One of them", reply=InstallJob),
+            Endpoint(
+                "GET", f"{path}/{{id}}", self.retrieve, access, "retrieveJob",
+                "Retrieve an installation job", reply=InstallJob,
+            ),
         )  # fmt: skip
 
     async def index(self, _request: Request) -> Response:

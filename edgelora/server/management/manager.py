@@ -54,10 +54,10 @@ class Manager:
         return await to_thread.run_sync(parse_object, raw)
 
     def check_base(self, name: str | None, *, param: str) -> None:
-        """Raises UsageError unless `name` is one of the resident base's, or not said."""
+        """Raises UsageError unless `name` is one of the resident base's, or None."""
         base = self.registry.base
         if name and not goes_by(base, name):
-            message = f"{name!r} is not the base that this server runs, which is {base.name}."
+            message = f"{name!r} is not the base of this server, which is {base.name}."
             raise UsageError("other_base", message, f"Write {base.name!r}, or serve that base.", param=param)
 
     def submit(self, task: Task, source: Source) -> tuple[Job, Future[Job]]:

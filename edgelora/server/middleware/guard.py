@@ -78,7 +78,7 @@ class Guard:
         if len(given) != 1 or not self._rules.hosts.admits(given[0]):
             raise Forbidden(
                 "host_not_allowed",
-                "The Host header names a host this server does not answer for.",
+                "The Host header names a host that this server does not serve.",
                 "Call it as 127.0.0.1 or localhost, or start it with --allow-host NAME.",
             )
         return given[0]
@@ -104,7 +104,7 @@ class Guard:
 
 def _check_sizes(scope: Scope) -> None:
     if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_URL_BYTES:
-        raise UrlTooLong("url_too_long", f"The address is longer than {MAX_URL_BYTES} bytes.", "Send a shorter one.")
+        raise UrlTooLong("url_too_long", f"The URL is longer than {MAX_URL_BYTES} bytes.", "Send a shorter one.")
     if len(scope["headers"]) > MAX_HEADERS:
         raise HeadersTooMany("too_many_headers", f"The request has more than {MAX_HEADERS} headers.", "Send fewer.")
 

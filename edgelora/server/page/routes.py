@@ -57,5 +57,6 @@ def page_endpoints() -> tuple[Endpoint, ...]:
 def _file_endpoint(path: str, name: str, media_type: str) -> Endpoint:
     return Endpoint(
         "GET", path, PageFile((FOLDER / name).read_bytes(), media_type).__call__, Access.OPEN,
-        f"page{path.title().translate(_PUNCTUATION)}", "A file of the page", reply_media=media_type.partition(";")[0],
+        f"page{path.title().translate(_PUNCTUATION)}",
+        "Retrieve a file of the web page", reply_media=media_type.partition(";")[0],
     )  # fmt: skip

@@ -23,9 +23,9 @@ class HealthRoutes:
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         return (
-            Endpoint("GET", "/health", self.health, Access.OPEN, "health", "Whether the process lives", reply=State),
+            Endpoint("GET", "/health", self.health, Access.OPEN, "health", "Check that the process runs", reply=State),
             Endpoint(
-                "GET", "/ready", self.ready, Access.OPEN, "ready", "Whether a request sent now would be worked on",
+                "GET", "/ready", self.ready, Access.OPEN, "ready", "Check that the server accepts requests",
                 reply=State,
             ),
         )  # fmt: skip

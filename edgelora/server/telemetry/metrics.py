@@ -34,7 +34,13 @@ class MetricsRoutes:
     def endpoints(self) -> tuple[Endpoint, ...]:
         return (
             Endpoint(
-                "GET", "/metrics", self.metrics, Access.FULL_KEY, "metrics", "The same for Prometheus", reply_media=TEXT
+                "GET",
+                "/metrics",
+                self.metrics,
+                Access.FULL_KEY,
+                "metrics",
+                "Retrieve the metrics for Prometheus",
+                reply_media=TEXT,
             ),
         )
 
@@ -70,7 +76,9 @@ def server_metrics(counters: Counters) -> Iterator[Metric]:
     from prometheus_client.core import CounterMetricFamily
 
     requests = CounterMetricFamily(
-        "edgelora_http_requests", "HTTP requests answered.", labels=("route", "status", "adapter")
+        "edgelora_http_requests",
+        "HTTP requests answered.",
+        labels=("route", "status", "adapter"),
     )
     for (route, status, label), count in counters.requests.items():
         requests.add_metric((route, str(status), label), count)

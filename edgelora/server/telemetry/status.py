@@ -126,7 +126,8 @@ class StatusRoutes:
     def endpoints(self) -> tuple[Endpoint, ...]:
         return (
             Endpoint(
-                "GET", "/v1/status", self.status, Access.FULL_KEY, "status", "What the server holds and does now",
+                "GET", "/v1/status", self.status, Access.FULL_KEY, "status",
+                "Retrieve the state and the load of the server",
                 reply=Status,
             ),
         )  # fmt: skip

@@ -125,7 +125,9 @@ def _check_combinations(body: ChatBody, box: Toolbox, constraint: Constraint | N
     if body.top_logprobs and not body.logprobs:
         raise invalid("top_logprobs", "is only allowed together with 'logprobs': true")
     if body.logprobs and box.may:
-        raise invalid("logprobs", "is not supported together with 'tools'")
+        raise invalid(
+            "logprobs", "is not supported for answers that may call functions: leave out 'logprobs' or 'tools'"
+        )
     if body.stop and constraint is not None:
         why = "would cut JSON short: leave it out beside 'response_format', or where a call is required"
         raise invalid("stop", why)
@@ -158,7 +160,7 @@ def _message(message: ChatMessage, given: Mapping[str, object], at: str) -> Mess
 
 def _calls(message: ChatMessage, at: str) -> tuple[ToolCall, ...]:
     if message.tool_calls and message.role != "assistant":
-        raise invalid(f"{at}tool_calls", "may only stand in an assistant's message")
+        raise invalid(f"{at}tool_calls", "is only allowed in an assistant's message")
     return tuple(_call(call, f"{at}tool_calls[{index}]") for index, call in enumerate(message.tool_calls or ()))
 
 

@@ -83,7 +83,7 @@ def _prompt(prompt: str | list[str | int | list[int]]) -> str | tuple[int, ...]:
         return _single(prompt)
     ids = [item for item in prompt if isinstance(item, int)]
     if len(ids) < len(prompt):
-        raise invalid("prompt", "holds several prompts, and one is answered per request")
+        raise invalid("prompt", "has several prompts; send one per request")
     return _single(ids)
 
 
@@ -92,7 +92,7 @@ def _single(prompt: str | list[int]) -> str | tuple[int, ...]:
         check_text(prompt, "prompt")
         return prompt
     if not prompt:
-        raise invalid("prompt", "holds no tokens")
+        raise invalid("prompt", "has no tokens")
     return tuple(prompt)
 
 

@@ -35,10 +35,10 @@ _FORM = {
     "required": ["file", "purpose"],
 }
 _PAGE = (
-    Parameter("purpose", {"type": "string"}, "Only files for this."),
-    Parameter("limit", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}, "How many at most."),
-    Parameter("order", {"enum": ["asc", "desc"], "default": "desc"}, "The latest first, or the first."),
-    Parameter("after", {"type": "string"}, "Those behind the file with this id."),
+    Parameter("purpose", {"type": "string"}, "Return only files with this purpose."),
+    Parameter("limit", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}, "Maximum number of items."),
+    Parameter("order", {"enum": ["asc", "desc"], "default": "desc"}, "Order by time."),
+    Parameter("after", {"type": "string"}, "Return the files after the one with this id."),
 )
 
 
@@ -50,13 +50,22 @@ class FilesRoutes:
     def endpoints(self) -> tuple[Endpoint, ...]:
         path, access = "/v1/files", Access.MANAGEMENT
         return (
-            Endpoint("GET", path, self.index, access, "listFiles", "What was uploaded", reply=FileList, query=_PAGE),
             Endpoint(
-                "POST", path, self.create, access, "createFile", "Upload an archive",
+                "GET", path, self.index, access, "listFiles",
+                "List the uploaded files", reply=FileList, query=_PAGE,
+            ),
+            Endpoint(
+                "POST", path, self.create, access, "createFile", "Upload an archive of an adapter",
                 media=Media.FORM, body=_FORM, reply=File,
             ),
-            Endpoint("GET", f"{path}/{{id}}", self.retrieve, access, "retrieveFile", "One upload", reply=File),
-            Endpoint("DELETE", f"{path}/{{id}}", self.delete, access, "deleteFile", "Delete an upload", reply=Deleted),
+            Endpoint(
+                "GET", f"{path}/{{id}}", self.retrieve, access, "retrieveFile",
+                "Retrieve an uploaded file", reply=File,
+            ),
+            Endpoint(
+                "DELETE", f"{path}/{{id}}", self.delete, access, "deleteFile",
+                "Delete an uploaded file", reply=Deleted,
+            ),
         )  # fmt: skip
 
     async def create(self, request: Request) -> Response:
@@ -116,7 +125,7 @@ def select(
     if after is not None:
         ids = [file.id for file in chosen]
         if after not in ids:
-            raise invalid("after", "is the id of no file in the list")
+            raise invalid("after", "is not the id of a file in the list")
         chosen = chosen[ids.index(after) + 1 :]
     size = count or MAX_LIMIT
     return chosen[:size], len(chosen) > size

@@ -90,7 +90,7 @@ def v1_token_endpoints(runtime: Runtime, options: ServerOptions) -> tuple[Endpoi
         *_token_endpoints("/v1", "v1", runtime, options),
         Endpoint(
             "POST", "/v1/chat/completions/input_tokens", chat, Access.KEY, "countChatTokens",
-            "How many tokens such a body's prompt has", body=ChatBody, inert=CHAT_INERT, reply=InputTokens,
+            "Count the prompt tokens of a chat completion", body=ChatBody, inert=CHAT_INERT, reply=InputTokens,
         ),
     )  # fmt: skip
 
@@ -99,12 +99,12 @@ def _token_endpoints(prefix: str, name: str, runtime: Runtime, options: ServerOp
     return (
         Endpoint(
             "POST", f"{prefix}/tokenize", JsonRoute(options, lambda raw: tokenize(runtime, raw)), Access.KEY,
-            f"{name}tokenize", "A text or a conversation as tokens",
+            f"{name}tokenize", "Tokenize a text or a conversation",
             body=TokenizeBody, inert=TOKENIZE_INERT, reply=Tokenized,
         ),
         Endpoint(
             "POST", f"{prefix}/detokenize", JsonRoute(options, lambda raw: detokenize(runtime, raw)), Access.KEY,
-            f"{name}detokenize", "Tokens as text", body=DetokenizeBody, reply=Detokenized,
+            f"{name}detokenize", "Detokenize tokens", body=DetokenizeBody, reply=Detokenized,
         ),
     )  # fmt: skip
 
@@ -156,7 +156,7 @@ def _ids(body: TokenizeBody, raw: dict[str, object], tokenizer: Tokenizer) -> tu
     if not given:
         raise missing("prompt")
     if len(given) > 1:
-        raise invalid(given[1], f"is given together with {given[0]!r}; one of them is tokenised")
+        raise invalid(given[1], f"is sent together with {given[0]!r}: send one of them")
     if body.messages is not None:
         return encode_chat(chat_messages(body.messages, raw), tokenizer)
     if body.prompt is not None:

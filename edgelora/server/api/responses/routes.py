@@ -35,9 +35,9 @@ from edgelora.server.http.reply import send_reply
 from edgelora.server.http.validation import invalid, unsupported
 
 _PAGE = (
-    Parameter("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}, "How many at most."),
-    Parameter("order", {"enum": ["asc", "desc"], "default": "desc"}, "The latest first, or the first."),
-    Parameter("after", {"type": "string"}, "Those behind the item with this id."),
+    Parameter("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}, "Maximum number of items."),
+    Parameter("order", {"enum": ["asc", "desc"], "default": "desc"}, "Order by time."),
+    Parameter("after", {"type": "string"}, "Return the items after the one with this id."),
 )
 
 
@@ -55,28 +55,29 @@ class ResponsesRoutes:
         path = "/v1/responses"
         return (
             Endpoint(
-                "POST", path, self._create, Access.KEY, "createResponse", "An answer, kept for going on from it",
+                "POST", path, self._create, Access.KEY, "createResponse", "Create a response",
                 body=ResponsesBody, inert=OUTER_INERT, reply=ResponseObject, streamed=True, metered=True,
             ),
             Endpoint(
                 "POST", f"{path}/input_tokens", JsonRoute(self._options, self._count), Access.KEY,
-                "countResponseTokens", "How many tokens such a body's prompt has",
+                "countResponseTokens", "Count the prompt tokens of a response",
                 body=CountBody, inert=OUTER_INERT, reply=InputTokens,
             ),
             Endpoint(
-                "GET", f"{path}/{{id}}", self._retrieve, Access.KEY, "retrieveResponse", "A response that is kept",
+                "GET", f"{path}/{{id}}", self._retrieve, Access.KEY, "retrieveResponse", "Retrieve a stored response",
                 reply=ResponseObject,
             ),
             Endpoint(
-                "DELETE", f"{path}/{{id}}", self._delete, Access.KEY, "deleteResponse", "Forget a response",
+                "DELETE", f"{path}/{{id}}", self._delete, Access.KEY, "deleteResponse", "Delete a stored response",
                 reply=DeletedResponse,
             ),
             Endpoint(
                 "POST", f"{path}/{{id}}/cancel", self._cancel, Access.KEY, "cancelResponse",
-                "End one in the background", body=CancelBody, reply=ResponseObject,
+                "Cancel a background response", body=CancelBody, reply=ResponseObject,
             ),
             Endpoint(
-                "GET", f"{path}/{{id}}/input_items", self._items, Access.KEY, "listInputItems", "Its input",
+                "GET", f"{path}/{{id}}/input_items", self._items, Access.KEY, "listInputItems",
+                "List the input items of a response",
                 reply=ItemList, query=_PAGE,
             ),
         )  # fmt: skip
@@ -106,7 +107,7 @@ class ResponsesRoutes:
         if not self._stored(request).response.background:
             raise UsageError(
                 "not_background",
-                "Only a response that was asked for with 'background': true can be cancelled.",
+                "Only a response that was created with 'background': true can be cancelled.",
                 "To end another one, close its connection.",
             )
         await self._background.cancel(request.path_params["id"])
@@ -191,7 +192,7 @@ def _page(items: tuple[Item, ...], request: Request) -> ItemList:
     ordered = list(items) if order == "asc" else list(reversed(items))
     ids = [item.id for item in ordered]
     if after is not None and after not in ids:
-        raise invalid("after", "names no item of this response")
+        raise invalid("after", "is not the id of an item of this response")
     rest = ordered[ids.index(after) + 1 :] if after is not None else ordered
     page = rest[: int(limit)]
     first, last = (page[0].id, page[-1].id) if page else (None, None)

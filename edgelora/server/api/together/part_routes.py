@@ -101,17 +101,18 @@ class PartRoutes:
         path, access = f"{MODELS_PATH}/upload", Access.MANAGEMENT
         return (
             Endpoint(
-                "POST", f"{path}/create", self.create, access, "beginUpload", "Send files in pieces",
+                "POST", f"{path}/create", self.create, access, "beginUpload", "Begin an upload of files in parts",
                 body=CreateUploadBody, reply=dict,
             ),
             Endpoint(
-                "POST", f"{path}/complete", self.complete, access, "completeUpload", "Install what was sent",
+                "POST", f"{path}/complete", self.complete, access, "completeUpload",
+                "Complete an upload and install the adapter",
                 body=CompleteUploadBody, reply=Revision,
             ),
             Endpoint(
                 "PUT", "/v2/uploads/{upload}/{file:int}/{piece:int}", self.put, Access.SIGNED, "putPiece",
-                "One piece, to the address that was given out", media=Media.BYTES, reply_media=TEXT,
-                query=(Parameter("signature", {"type": "string"}, "As it was given out."),),
+                "Upload a part to its signed URL", media=Media.BYTES, reply_media=TEXT,
+                query=(Parameter("signature", {"type": "string"}, "The signature of the URL."),),
             ),
         )  # fmt: skip
 
@@ -229,4 +230,6 @@ def _paths(upload: _Upload) -> Mapping[str, tuple[Path, ...]]:
 
 
 def _unknown(upload: str) -> NotFound:
-    return NotFound("upload", upload, (), "It was completed, is too old, or the server was restarted: create it again.")
+    return NotFound(
+        "upload", upload, (), "It was completed, has expired, or the server was restarted: create it again."
+    )

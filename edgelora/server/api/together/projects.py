@@ -114,35 +114,41 @@ class ProjectsRoutes:
         path, access = MODELS_PATH, Access.MANAGEMENT
         return (
             Endpoint(
-                "GET", path, self.index, access, "listProjectModels", "Adapters, Together's way",
+                "GET", path, self.index, access, "listProjectModels", "List the adapters through Together's API",
                 reply=ProjectModelList,
             ),
             Endpoint(
-                "POST", path, self.create, access, "createProjectModel", "Register one",
+                "POST", path, self.create, access, "createProjectModel", "Register a model",
                 body=RegisterBody, reply=ProjectModel,
             ),
             Endpoint(
-                "GET", f"{path}/{{id}}", self.retrieve, access, "retrieveProjectModel", "One of them",
+                "GET", f"{path}/{{id}}", self.retrieve, access, "retrieveProjectModel",
+                "Retrieve a registered or installed model",
                 reply=ProjectModel,
             ),
             Endpoint(
-                "DELETE", f"{path}/{{id}}", self.delete, access, "deleteProjectModel", "Uninstall one", reply=dict
+                "DELETE", f"{path}/{{id}}", self.delete, access, "deleteProjectModel", "Delete a model", reply=dict
             ),
         )  # fmt: skip
 
     def _upload_endpoints(self) -> tuple[Endpoint, ...]:
         path, access = f"{MODELS_PATH}/uploads", Access.MANAGEMENT
         return (
-            Endpoint("GET", path, self.jobs, access, "listRemoteUploads", "Imports", reply=RemoteUploadList),
             Endpoint(
-                "POST", path, self.fetch, access, "createRemoteUpload", "Import from a repository",
+                "GET", path, self.jobs, access, "listRemoteUploads",
+                "List the imports from repositories", reply=RemoteUploadList,
+            ),
+            Endpoint(
+                "POST", path, self.fetch, access, "createRemoteUpload", "Import a model's files from a repository",
                 body=ImportBody, reply=RemoteUpload,
             ),
             Endpoint(
-                "GET", f"{path}/{{id}}", self.job, access, "retrieveRemoteUpload", "An import", reply=RemoteUpload
+                "GET", f"{path}/{{id}}", self.job, access, "retrieveRemoteUpload",
+                "Retrieve an import", reply=RemoteUpload
             ),
             Endpoint(
-                "GET", f"{path}/{{id}}/events", self.events, access, "listRemoteUploadEvents", "How it went",
+                "GET", f"{path}/{{id}}/events", self.events, access, "listRemoteUploadEvents",
+                "List the events of an import",
                 reply=UploadEventList,
             ),
         )  # fmt: skip
