@@ -1,4 +1,4 @@
-"""What the server counts, and that nobody can make it count without bound."""
+"""The server's counters, whose number is bounded whatever clients send."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def test_mlx_lms_files_are_asked_for_too() -> None:
 
 
 def test_an_archive_is_one_file() -> None:
-    """Where the client offers an archive instead, that is asked for."""
+    """If the client offers an archive, the plan has that file."""
     plan = make_plan(offered("my/adapter.tar.gz", "README.md"))
     assert [(file.path, file.name) for file in plan.files] == [("my/adapter.tar.gz", "upload")]
 
