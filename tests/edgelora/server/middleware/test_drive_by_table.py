@@ -121,8 +121,8 @@ class Asker:
             code = json.loads(body)["error"]["code"]
         except (ValueError, KeyError, TypeError):
             code = ""
-        found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-        return Answer(sent[0]["status"], code, found)
+        received = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+        return Answer(sent[0]["status"], code, received)
 
 
 @pytest.fixture(scope="module")
