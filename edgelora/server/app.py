@@ -42,7 +42,7 @@ from edgelora.server.telemetry.status import StatusRoutes
 
 PREFIX = "/v1"
 GROQ_PREFIX = "/openai"
-"""What Groq's clients put before OpenAI's paths."""
+"""The prefix that Groq's clients put before OpenAI's paths."""
 
 
 def build_app(runtime: Runtime, options: ServerOptions, drain: Drain | None = None) -> Starlette:

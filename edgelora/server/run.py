@@ -1,7 +1,7 @@
-"""Running the application: sockets, uvicorn, signals, and an end that finishes what runs.
+"""Running the application: sockets, uvicorn, signals, and a graceful shutdown.
 
-The first SIGTERM or SIGINT stops taking connections and lets running answers go on for `drain_seconds`; then, or at the
-second signal, they are ended with an error their clients can read; the third leaves at once.
+After the first SIGTERM or SIGINT the server accepts no connections, and running generations continue for up to
+`drain_seconds`. Then, or at the second signal, they end with an error that clients can read. The third ends at once.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from edgelora.server.http.options import ServerOptions
 from edgelora.server.http.sockets import bind, close_all, urls
 
 MAX_HEAD_BYTES = 64 << 10
-"""Request line and headers together."""
+"""Maximum size of a request line with its headers."""
 KEEP_ALIVE_SECONDS = 65
-"""For the next request on a connection: longer than clients keep theirs, so that none is closed under them."""
-LAST_WORDS_SECONDS = 2.0
-"""For the error frames, once running answers were cut."""
+"""Seconds that an idle connection is kept: longer than clients keep theirs, so that they close it first."""
+ERROR_FRAME_SECONDS = 2.0
+"""Seconds for sending error frames once running generations were cut."""
 
 OnReady = Callable[[list[str]], None]
-"""Called once with the URLs being listened on, when requests are taken."""
+"""Called once with the URLs of the server, when it accepts requests."""
 
 
 class EdgeServer(uvicorn.Server):
-    """uvicorn with our draining and our signals. `stop` may be called from any thread."""
+    """A uvicorn server that drains, and that does not raise signals again when it has ended."""
 
     def __init__(self, config: uvicorn.Config, *, drain: Drain, drain_seconds: float, on_ready: OnReady) -> None:
         super().__init__(config)
@@ -47,7 +47,7 @@ class EdgeServer(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def stop(self) -> None:
-        """As a signal does: the first call drains, the second cuts, the third leaves."""
+        """Shut down as a signal does: the first call drains, the second cuts, the third ends at once. Thread-safe."""
         if not self.should_exit:
             self.should_exit = True
         elif not self._drain.cut.is_set() and self._loop is not None:
@@ -76,7 +76,7 @@ class EdgeServer(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        # uvicorn raises the signals again when it is done. Here a finished drain is a good end, and the caller decides.
+        # uvicorn raises the signals again after its shutdown. Here the caller decides what a finished drain means.
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -102,7 +102,7 @@ def make_server(runtime: Runtime, options: ServerOptions, *, on_ready: OnReady) 
         proxy_headers=False,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=max(1, round(options.drain_seconds + LAST_WORDS_SECONDS)),
+        timeout_graceful_shutdown=max(1, round(options.drain_seconds + ERROR_FRAME_SECONDS)),
     )
     return EdgeServer(config, drain=drain, drain_seconds=options.drain_seconds, on_ready=on_ready)
 
@@ -110,10 +110,10 @@ def make_server(runtime: Runtime, options: ServerOptions, *, on_ready: OnReady) 
 def run(
     runtime: Runtime, options: ServerOptions, *, on_ready: OnReady, meanwhile: Callable[[], None] | None = None
 ) -> int | None:
-    """Serve until a signal; returns its number (None where `stop` was called). The runtime stays the caller's to close.
+    """Serve until a signal, and return its number, or None if `stop` was called. The caller closes the runtime.
 
-    `meanwhile` runs in a thread once requests are taken; what it raises ends the server, and is raised here. Raises
-    UsageError (a key is missing, a bad host or origin) and Busy (`port_in_use`) before anything is served.
+    `meanwhile` runs in a thread once the server accepts requests; its exception ends the server and is raised here.
+    Raises UsageError for a missing key or a bad host or origin, and Busy (`port_in_use`), before anything is served.
     """
     failures: list[Exception] = []
 
@@ -122,7 +122,7 @@ def run(
             if meanwhile is not None:
                 meanwhile()
         except Exception as error:
-            if not server.should_exit:  # What is ending anyway may fail what was begun.
+            if not server.should_exit:  # A shutdown may make it fail, which is no error.
                 failures.append(error)
                 server.stop()
 

@@ -55,14 +55,14 @@ class RunningServer:
         return socket.create_connection(("127.0.0.1", self.port), timeout=WAIT_SECONDS)
 
     def send(self, data: bytes) -> bytes:
-        """Send raw bytes, and read until the server closes. The bytes must make it close."""
+        """Send raw bytes, which must make the server close the connection, and read until it does."""
         with self.connect() as connection:
             with suppress(ConnectionError):  # The server may answer and close before it has read everything.
                 connection.sendall(data)
             return read_all(connection)
 
     def request(self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> Reply:
-        """One request on a connection of its own. `Host`, a length and `Connection: close` are added."""
+        """Send a request on a connection of its own, with `Host`, a length and `Connection: close`."""
         fields = {"Host": f"127.0.0.1:{self.port}", **(headers or {})}
         with self.connect() as connection:
             connection.sendall(head_bytes(method, path, fields, len(body)) + body)
@@ -102,24 +102,24 @@ def parse_reply(raw: bytes) -> Reply:
 
 
 def _unchunk(body: bytes) -> bytes:
-    whole = bytearray()
+    joined = bytearray()
     while body:
         size, _, body = body.partition(b"\r\n")
         length = int(size, 16)
-        whole += body[:length]
+        joined += body[:length]
         body = body[length + 2 :]
-    return bytes(whole)
+    return bytes(joined)
 
 
 @contextmanager
 def serving(runtime: Runtime, options: ServerOptions = TEST_OPTIONS) -> Iterator[RunningServer]:
-    """The server over `runtime`, until the block is left; then it drains and its thread ends."""
+    """Run a server over `runtime` while the block runs; then it drains and its thread ends."""
     ready = threading.Event()
-    found: list[str] = []
+    listening: list[str] = []
     failures: list[BaseException] = []
 
     def on_ready(urls: list[str]) -> None:
-        found.extend(urls)
+        listening.extend(urls)
         ready.set()
 
     server = make_server(runtime, options, on_ready=on_ready)
@@ -136,7 +136,7 @@ def serving(runtime: Runtime, options: ServerOptions = TEST_OPTIONS) -> Iterator
     thread.start()
     try:
         assert ready.wait(WAIT_SECONDS) and not failures, failures
-        yield RunningServer(found[0], server)
+        yield RunningServer(listening[0], server)
     finally:
         server.stop()
         thread.join(WAIT_SECONDS)
@@ -145,5 +145,5 @@ def serving(runtime: Runtime, options: ServerOptions = TEST_OPTIONS) -> Iterator
 
 
 def with_token(folder: Path, options: ServerOptions = TEST_OPTIONS) -> tuple[ServerOptions, dict[str, str]]:
-    """Options of a server whose token and keys are in `folder`, and the header that carries its token."""
+    """Return options of a server whose token and keys are in `folder`, and the header with its token."""
     return replace(options, secrets=folder), {"Authorization": f"Bearer {ensure_token(folder)}"}

@@ -40,7 +40,7 @@ CREATED = 1_750_000_000
 
 
 class Turnstile(threading.Event):
-    """A gate for `FakeBackend.step_gate` that lets as many steps through as it was told to."""
+    """A gate for `FakeBackend.step_gate` that lets a given number of steps through."""
 
     def __init__(self, permits: int = 0) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Turnstile(threading.Event):
 
 
 class WatchedEngine(Engine):
-    """Tells when somebody asked for a cancel, so that a test need not guess."""
+    """An engine that signals when a request is cancelled."""
 
     def __init__(self, backend: FakeBackend, *, max_queue: int) -> None:
         self.cancelled = threading.Event()
@@ -78,7 +78,7 @@ class FakeBase:
 
 
 class FakeService:
-    """`adapters` maps names to what each answers; `answer` is the base's. Without an answer letters are made up."""
+    """`adapters`: the answer of each by name; `answer`: the base's. None: letters are made up."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class FakeService:
             name: write_fake_adapter(folder, name.replace("/", "_"), answer=text) for name, text in adapters.items()
         }
         self.prompts: list[tuple[int, ...]] = []
-        """The token ids of every request that was begun."""
+        """The token ids of every request."""
         self.samplings: list[SamplingParams] = []
         self.clients: list[str] = []
         self.engine = WatchedEngine(self.backend, max_queue=max_queue)
@@ -135,8 +135,8 @@ class FakeService:
     def default_sampling(self) -> SamplingParams:
         return SamplingParams(temperature=self.base.temperature, top_p=self.base.top_p)
 
-    def compose(self, *wanted: str | tuple[str, float]) -> tuple[AdapterUse, ...]:
-        return compose(self.resolve, ((one, 1.0) if isinstance(one, str) else one for one in wanted))
+    def compose(self, *parts: str | tuple[str, float]) -> tuple[AdapterUse, ...]:
+        return compose(self.resolve, ((part, 1.0) if isinstance(part, str) else part for part in parts))
 
     def chat(
         self,
@@ -191,7 +191,7 @@ class FakeService:
         self.close()
 
     def _empty_registry(self, home: Path) -> AdapterRegistry:
-        """A real one over a store of its own: what this service answers with is not installed in any."""
+        """A real registry over an empty store: the service's adapters are not installed in it."""
         settings = read_settings({"EDGELORA_HOME": str(home), "EDGELORA_OFFLINE": "1"})
         library = Library(settings, Bases(settings.directories), Store(settings.directories.data))
         record = base_record(TINY, name=self.base.name)

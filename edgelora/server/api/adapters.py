@@ -1,4 +1,4 @@
-"""/v1/adapters: edgelora's own way to look at, add and change the adapters of the resident base."""
+"""/v1/adapters: edgelora's own endpoints for listing, adding and changing the adapters of the resident base."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VersionText = Annotated[str, Meta(min_length=1, max_length=128)] | Annotated[int
 
 
 class AddAdapterBody(Struct, frozen=True):
-    """An upload (`file_id`), or a repository (`source`) with a token where it is private."""
+    """Has an upload (`file_id`), or a repository (`source`), with a token if that is private."""
 
     name: Text
     file_id: Text | None = None
@@ -41,7 +41,7 @@ class AliasBody(Struct, frozen=True):
 
 class RollbackBody(Struct, frozen=True):
     version: VersionText | None = None
-    """None: the one before the present."""
+    """The version to roll back to; None: the one before the current one."""
 
 
 class AdaptersRoutes:
@@ -53,23 +53,25 @@ class AdaptersRoutes:
         path, access = "/v1/adapters", Access.MANAGEMENT
         return (
             Endpoint(
-                "GET", path, self.index, Access.FULL_KEY, "listAdapters", "Every adapter, and what is in memory",
+                "GET", path, self.index, Access.FULL_KEY, "listAdapters", "List the adapters",
                 reply=AdapterList,
             ),
             Endpoint(
-                "POST", path, self.add, access, "addAdapter", "Install an upload or a repository's adapter",
+                "POST", path, self.add, access, "addAdapter", "Install an adapter from an upload or a repository",
                 body=AddAdapterBody, reply=InstallJob, status=202,
             ),
             Endpoint(
-                "GET", f"{path}/{{name}}", self.retrieve, Access.FULL_KEY, "retrieveAdapter", "One of them",
+                "GET", f"{path}/{{name}}", self.retrieve, Access.FULL_KEY, "retrieveAdapter", "Retrieve an adapter",
                 reply=Adapter,
             ),
             Endpoint(
-                "DELETE", f"{path}/{{name}}", self.delete, access, "deleteAdapter", "Uninstall it", reply=DeletedAdapter
+                "DELETE", f"{path}/{{name}}", self.delete, access, "deleteAdapter",
+                "Uninstall an adapter", reply=DeletedAdapter
             ),
             *self._changes(f"{path}/{{name}}"),
             Endpoint(
-                "DELETE", "/v1/models/{id:path}", self.delete_model, access, "deleteModel", "Uninstall an adapter",
+                "DELETE", "/v1/models/{id:path}", self.delete_model, access, "deleteModel",
+                "Uninstall an adapter by its model id",
                 reply=Deleted,
             ),
         )  # fmt: skip
@@ -78,37 +80,37 @@ class AdaptersRoutes:
         access, alias = Access.MANAGEMENT, f"{path}/aliases/{{alias}}"
         return (
             Endpoint(
-                "POST", f"{path}/pin", self.pin, access, "pinAdapter", "Keep it in memory",
+                "POST", f"{path}/pin", self.pin, access, "pinAdapter", "Pin an adapter in memory",
                 body_optional=True, reply=Adapter,
             ),
             Endpoint(
-                "POST", f"{path}/unpin", self.unpin, access, "unpinAdapter", "It may be evicted again",
+                "POST", f"{path}/unpin", self.unpin, access, "unpinAdapter", "Unpin an adapter",
                 body_optional=True, reply=Adapter,
             ),
             Endpoint(
-                "POST", f"{path}/warm", self.warm, access, "warmAdapter", "Bring it into memory",
+                "POST", f"{path}/warm", self.warm, access, "warmAdapter", "Load an adapter into memory",
                 body_optional=True, reply=Adapter,
             ),
             Endpoint(
                 "POST", f"{path}/rollback", self.roll_back, access, "rollBackAdapter",
-                "Have the name mean an older version", body=RollbackBody, body_optional=True, reply=Adapter,
+                "Roll an adapter back to an older version", body=RollbackBody, body_optional=True, reply=Adapter,
             ),
             Endpoint(
-                "PUT", alias, self.point, access, "pointAlias", "Have an alias mean a version",
+                "PUT", alias, self.point, access, "pointAlias", "Point an alias at a version",
                 body=AliasBody, reply=Adapter,
             ),
-            Endpoint("DELETE", alias, self.unpoint, access, "deleteAlias", "Take an alias away", reply=Adapter),
+            Endpoint("DELETE", alias, self.unpoint, access, "deleteAlias", "Delete an alias", reply=Adapter),
         )  # fmt: skip
 
     async def index(self, _request: Request) -> Response:
-        found = await in_thread(self._registry.latest)
-        return reply({"object": "list", "data": [adapter_fields(held) for held in found]})
+        adapters = await in_thread(self._registry.latest)
+        return reply({"object": "list", "data": [adapter_fields(adapter) for adapter in adapters]})
 
     async def retrieve(self, request: Request) -> Response:
-        return await self._one(request)
+        return await self._changed(request)
 
     async def add(self, request: Request) -> Response:
-        """202 with a job: its status says what became of it."""
+        """Start installing an adapter. Replies 202 with the job."""
         body = typed(await self._manager.read(request), AddAdapterBody)
         source = await in_thread(lambda: self._source(body))
         job, _ = self._manager.submit(Task("adapter", body.name, str(source)), source)
@@ -123,65 +125,69 @@ class AdaptersRoutes:
         return reply({"id": name, "object": "adapter", "deleted": True, "versions": versions})
 
     async def delete_model(self, request: Request) -> Response:
-        """The same in OpenAI's shape, by any form of a model id."""
+        """Uninstall an adapter by any form of its model id, in OpenAI's shape."""
         model_id = request.path_params["id"]
         await in_thread(lambda: self._registry.remove(model_id))
         return reply({"id": model_id, "object": "model", "deleted": True})
 
     async def pin(self, request: Request) -> Response:
-        return await self._one(request, self._registry.pin)
+        return await self._changed(request, self._registry.pin)
 
     async def unpin(self, request: Request) -> Response:
-        return await self._one(request, self._registry.unpin)
+        return await self._changed(request, self._registry.unpin)
 
     async def warm(self, request: Request) -> Response:
-        """Where memory is full of what others hold, it is converted and not resident; that is no error."""
-        return await self._one(request, self._registry.warm)
+        """Load the adapter. If memory is full of adapters in use, it is only converted, which is no error."""
+        return await self._changed(request, self._registry.warm)
 
     async def roll_back(self, request: Request) -> Response:
-        body = typed(await self._optional(request), RollbackBody)
+        body = typed(await self._read_optional(request), RollbackBody)
         selector = None if body.version is None else str(body.version)
-        return await self._one(request, lambda name: self._registry.roll_back(name, selector))
+        return await self._changed(request, lambda name: self._registry.roll_back(name, selector))
 
     async def point(self, request: Request) -> Response:
         body = typed(await self._manager.read(request), AliasBody)
         alias = request.path_params["alias"]
-        return await self._one(request, lambda name: self._registry.point(name, alias, str(body.version)))
+        return await self._changed(request, lambda name: self._registry.point(name, alias, str(body.version)))
 
     async def unpoint(self, request: Request) -> Response:
         alias = request.path_params["alias"]
-        return await self._one(request, lambda name: self._registry.unpoint(name, alias))
+        return await self._changed(request, lambda name: self._registry.unpoint(name, alias))
 
-    async def _one(self, request: Request, change: Callable[[str], object] | None = None) -> Response:
-        """The adapter as it is, after `change` where there is one."""
+    async def _changed(self, request: Request, change: Callable[[str], object] | None = None) -> Response:
+        """Reply with the adapter, after `change` if there is one."""
         name = request.path_params["name"]
 
         def work() -> InstalledAdapter:
             if change is not None:
-                self._registry.get(name)  # an unknown name is a 404 of this route's kind
+                self._registry.get(name)  # raises this API's 404 for an unknown name
                 change(name)
             return self._registry.get(name)
 
         return reply(adapter_fields(await in_thread(work)))
 
-    async def _optional(self, request: Request) -> dict[str, object]:
+    async def _read_optional(self, request: Request) -> dict[str, object]:
         empty = "transfer-encoding" not in request.headers and request.headers.get("content-length", "0") == "0"
         return {} if empty else await self._manager.read(request)
 
     def _source(self, body: AddAdapterBody) -> Source:
         if (body.file_id is None) == (body.source is None):
-            raise missing("source") if body.source is None else invalid("source", "stands beside 'file_id': send one")
+            raise (
+                missing("source")
+                if body.source is None
+                else invalid("source", "is sent together with 'file_id': send one of them")
+            )
         if body.file_id is not None:
             return self._manager.uploaded(body.file_id, param="file_id")
         return parse_repository(body.source or "", token=body.token, param="source")
 
 
-def adapter_fields(held: InstalledAdapter) -> dict[str, object]:
-    """One adapter version; `requests`, `hits` (those that found it in memory) and `last_use` are of all its versions.
+def adapter_fields(adapter: InstalledAdapter) -> dict[str, object]:
+    """Return an adapter version as JSON fields; `requests`, `hits` and `last_use` are of all its versions.
 
-    Sizes in bytes, times in Unix seconds. Never a path.
+    `hits` counts the requests whose adapter was in memory. Sizes are in bytes, times in Unix seconds.
     """
-    manifest, version, entry, counts = held.manifest, held.version, held.entry, held.counts
+    manifest, version, entry, counts = adapter.manifest, adapter.version, adapter.entry, adapter.counts
     return {
         "id": manifest.name,
         "object": "adapter",
@@ -199,7 +205,7 @@ def adapter_fields(held: InstalledAdapter) -> dict[str, object]:
         "memory_bytes": None if entry is None else entry.ref.nbytes,
         "leases": 0 if entry is None else entry.leases,
         "pinned": entry is not None and entry.pinned,
-        "quarantined": held.quarantined,
+        "quarantined": adapter.quarantined,
         "requests": 0 if counts is None else counts.requests,
         "hits": 0 if counts is None else counts.hits,
         "last_use": None if counts is None else counts.last_used,

@@ -1,7 +1,7 @@
-"""/v1/fine_tunings: Groq's way to register an uploaded adapter. A version is a fine-tuning; nothing else is kept.
+"""/v1/fine_tunings: Groq's way to register an uploaded adapter. Each installed version is a fine-tuning.
 
-`create` answers when the adapter is installed, because the id it gives out ends in the adapter's own digest; what is
-wrong with an upload is its answer then.
+`create` replies when the adapter is installed, because the model id ends with the adapter's digest. An upload that
+cannot be installed is refused in that reply.
 """
 
 from __future__ import annotations
@@ -43,18 +43,19 @@ class GroqRoutes:
         path, access = "/v1/fine_tunings", Access.MANAGEMENT
         return (
             Endpoint(
-                "GET", path, self.index, access, "listFineTunings", "Adapters, Groq's way", reply=FineTuningList
+                "GET", path, self.index, access, "listFineTunings",
+                "List the adapter versions as Groq's fine-tunings", reply=FineTuningList
             ),
             Endpoint(
-                "POST", path, self.create, access, "createFineTuning", "Install an upload, Groq's way",
+                "POST", path, self.create, access, "createFineTuning", "Install an uploaded adapter through Groq's API",
                 body=FineTuningBody, reply=FineTuningObject,
             ),
             Endpoint(
-                "GET", f"{path}/{{id}}", self.retrieve, access, "retrieveFineTuning", "One version",
+                "GET", f"{path}/{{id}}", self.retrieve, access, "retrieveFineTuning", "Retrieve an adapter version",
                 reply=FineTuningObject,
             ),
             Endpoint(
-                "DELETE", f"{path}/{{id}}", self.delete, access, "deleteFineTuning", "Uninstall a version",
+                "DELETE", f"{path}/{{id}}", self.delete, access, "deleteFineTuning", "Uninstall an adapter version",
                 reply=Deleted,
             ),
         )  # fmt: skip
@@ -65,43 +66,43 @@ class GroqRoutes:
         source: Source = await in_thread(lambda: self._manager.uploaded(body.input_file_id, param="input_file_id"))
         installed = await self._manager.install(Task("fine_tuning", body.name, str(source)), source)
         base = self._manager.registry.base.name
-        held = InstalledAdapter(installed.manifest, installed.version)
-        return reply(_object(fields(held, base) | {"input_file_id": body.input_file_id}))
+        adapter = InstalledAdapter(installed.manifest, installed.version)
+        return reply(_object(fields(adapter, base) | {"input_file_id": body.input_file_id}))
 
     async def index(self, _request: Request) -> Response:
-        found = await in_thread(self._manager.registry.versions)
+        versions = await in_thread(self._manager.registry.versions)
         base = self._manager.registry.base.name
-        return reply({"object": "list", "data": [fields(held, base) for held in found]})
+        return reply({"object": "list", "data": [fields(adapter, base) for adapter in versions]})
 
     async def retrieve(self, request: Request) -> Response:
-        held = await in_thread(lambda: self._find(request.path_params["id"]))
-        return reply(_object(fields(held, self._manager.registry.base.name)))
+        adapter = await in_thread(lambda: self._find(request.path_params["id"]))
+        return reply(_object(fields(adapter, self._manager.registry.base.name)))
 
     async def delete(self, request: Request) -> Response:
-        """The version it stands for is uninstalled."""
+        """Uninstall the version."""
         tuning_id = request.path_params["id"]
 
         def remove() -> None:
-            held = self._find(tuning_id)
-            self._manager.registry.remove(f"{held.manifest.name}@{held.version.number}")
+            adapter = self._find(tuning_id)
+            self._manager.registry.remove(f"{adapter.manifest.name}@{adapter.version.number}")
 
         await in_thread(remove)
         return reply({"id": tuning_id, "object": "fine_tuning", "deleted": True})
 
     def _find(self, tuning_id: str) -> InstalledAdapter:
-        for held in self._manager.registry.versions():
-            if identify(held.manifest.name, held.version.digest) == tuning_id:
-                return held
-        raise NotFound("fine_tuning", tuning_id, (), "GET /v1/fine_tunings lists what there is.")
+        for adapter in self._manager.registry.versions():
+            if identify(adapter.manifest.name, adapter.version.digest) == tuning_id:
+                return adapter
+        raise NotFound("fine_tuning", tuning_id, (), "GET /v1/fine_tunings lists all.")
 
 
 def identify(name: str, digest: str) -> str:
-    """The id of a version as a fine-tuning: the same whoever installed it, and after a restart."""
+    """Return the id of a version as a fine-tuning. It depends only on the name and the digest."""
     return f"ft_{hashlib.sha256(f'{name}@{digest}'.encode()).hexdigest()[:24]}"
 
 
-def fields(held: InstalledAdapter, base: str) -> dict[str, object]:
-    name, version = held.manifest.name, held.version
+def fields(adapter: InstalledAdapter, base: str) -> dict[str, object]:
+    name, version = adapter.manifest.name, adapter.version
     kind, _, origin = version.origin.partition(":")
     return {
         "id": identify(name, version.digest),

@@ -1,4 +1,4 @@
-"""The routes that change what is installed, or see files: every family over one manager."""
+"""The management endpoints of every API, over one manager."""
 
 from __future__ import annotations
 

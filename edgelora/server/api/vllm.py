@@ -1,7 +1,7 @@
-"""vLLM's /v1/load_lora_adapter and /v1/unload_lora_adapter, over what is installed and folders the owner allowed.
+"""vLLM's /v1/load_lora_adapter and /v1/unload_lora_adapter, for installed adapters and allowed folders.
 
-vLLM's own opens any path; here a path must lie below a `--adapter-root`, links resolved, and nothing says whether one
-outside exists.
+vLLM opens any path. Here a path must be below an `--adapter-root` after links are resolved, and the reply does not show
+whether a path outside exists.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ class VllmRoutes:
         return (
             Endpoint(
                 "POST", "/v1/load_lora_adapter", self.load, Access.MANAGEMENT, "loadLoraAdapter",
-                "Install and load, vLLM's way", body=LoadAdapterBody, reply_media=TEXT,
+                "Install and load an adapter through vLLM's API", body=LoadAdapterBody, reply_media=TEXT,
             ),
             Endpoint(
                 "POST", "/v1/unload_lora_adapter", self.unload, Access.MANAGEMENT, "unloadLoraAdapter",
-                "Unload, vLLM's way", body=UnloadAdapterBody, reply_media=TEXT,
+                "Unload an adapter through vLLM's API", body=UnloadAdapterBody, reply_media=TEXT,
             ),
         )  # fmt: skip
 
     async def load(self, request: Request) -> Response:
-        """Install it as `lora_name` where it is not that already, and bring it into memory."""
+        """Install the adapter as `lora_name`, unless it is installed so already, and load it."""
         body = typed(await self._manager.read(request), LoadAdapterBody)
         name = check_name(body.lora_name, kind="adapter")
         source = await in_thread(lambda: self._source(body))
@@ -64,13 +64,13 @@ class VllmRoutes:
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
     async def unload(self, request: Request) -> Response:
-        """What `load` installed is uninstalled; what was installed otherwise only need not stay in memory."""
+        """Uninstall an adapter that `load` installed; unpin one that was installed otherwise."""
         body = typed(await self._manager.read(request), UnloadAdapterBody)
         await in_thread(lambda: self._unload(body.lora_name))
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
 
     def _source(self, body: LoadAdapterBody) -> Source | None:
-        """What is to be installed; None where the name is that adapter."""
+        """Return the source to install; None if the name is that adapter already."""
         store, name = self._registry.library.store, body.lora_name
         installed = name in store.names()
         if body.lora_path.partition("@")[0] in store.names():
@@ -79,7 +79,7 @@ class VllmRoutes:
                 return None
             if manifest.name == name:
                 raise invalid(
-                    "lora_path", "names another version of the adapter: roll back, or call it by name@version"
+                    "lora_path", "names another version of the adapter: roll back, or use name@version as the model"
                 )
             source: Source = InstalledSource(body.lora_path)
         else:
@@ -90,37 +90,38 @@ class VllmRoutes:
         return source
 
     def _unload(self, name: str) -> None:
-        held = self._registry.get(name)
-        if all(version.origin == LOADED for version in held.manifest.versions):
-            self._registry.remove(held.manifest.name)
+        manifest = self._registry.get(name).manifest
+        if all(version.origin == LOADED for version in manifest.versions):
+            self._registry.remove(manifest.name)
         else:
             self._registry.unpin(name)
 
 
 def allowed_path(text: str, roots: Sequence[Path]) -> Path:
-    """The folder or archive that `text` names below one of `roots`, links resolved. Raises UsageError.
+    """Return the folder or archive that `text` names below one of `roots`, with links resolved.
 
-    A relative path is looked for below each root. One answer for whatever is not below a root, there or not.
+    A relative path is looked for below each root. Raises the same UsageError for every path that is not below a root,
+    whether it exists or not.
     """
     for root in roots:
         try:
             base = root.resolve(strict=True)
             path = (base / text).resolve(strict=True)
-            if path.is_relative_to(base) and all(one.is_relative_to(base) for one in _opened(path)):
+            if path.is_relative_to(base) and all(file.is_relative_to(base) for file in _opened(path)):
                 return path
-        except (OSError, ValueError, RuntimeError):  # not there, no path at all, links in a circle
+        except (OSError, ValueError, RuntimeError):  # it does not exist, is no valid path, or its links form a circle
             continue
     raise UsageError(
         "path_not_allowed",
-        "The field 'lora_path' names neither an installed adapter nor one below an allowed folder.",
+        "The field 'lora_path' names neither an installed adapter nor a path below an allowed folder.",
         "Install it (edgelora add), or start the server with --adapter-root DIR.",
         param="lora_path",
     )
 
 
 def _opened(path: Path) -> list[Path]:
-    """Where the files that would be read from it really are."""
+    """Return the real paths of the files that installing `path` would read."""
     if path.is_file():
         return [path]
-    # An adapter lies in the folder or in one right below it, and all its files' names begin like this.
-    return [one.resolve(strict=True) for pattern in ("adapter*", "*/adapter*") for one in path.glob(pattern)]
+    # An adapter is in the folder or in one directly below it, and the names of all its files begin like this.
+    return [file.resolve(strict=True) for pattern in ("adapter*", "*/adapter*") for file in path.glob(pattern)]

@@ -1,7 +1,6 @@
-"""Who a request is from, as far as it matters: what they may use and how much. Pure, but for the context it is kept in.
+"""The caller of a request: its name, its permissions and its limits. Pure, except for the context variable.
 
-Set once by the gate, and then there for everything that is done for the request: in its task, and in the worker threads
-that its blocking parts run in.
+The gate sets it once; then the request's task and the worker threads of its blocking parts can read it.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from edgelora.store.keys.api_key import ApiKey, matches
 
 @dataclass(frozen=True, slots=True)
 class RateLimits:
-    """A minute's worth at most; None is without limit."""
+    """Limits per minute; None: no limit."""
 
     requests: int | None = None
     tokens: int | None = None
@@ -25,10 +24,13 @@ class RateLimits:
 @dataclass(frozen=True, slots=True)
 class Caller:
     name: str = ""
-    """A key's name. Empty: nobody in particular."""
+    """The name of the caller's key; empty if the caller has none."""
     adapters: tuple[str, ...] = ("*",)
+    """Patterns of the adapters that the caller may use."""
     base: bool = True
+    """True if the caller may use the base without an adapter."""
     management: bool = False
+    """True if the caller may change what is installed."""
     limits: RateLimits = RateLimits()
 
     @classmethod
@@ -38,44 +40,44 @@ class Caller:
 
     @property
     def sees_all(self) -> bool:
-        """Whether nothing that is installed is kept from them."""
+        """True if the caller may use the base and every adapter."""
         return self.base and "*" in self.adapters
 
     def may_use(self, adapter: str | None) -> bool:
-        """Whether an adapter of that name may answer them; None is the base alone."""
+        """Return True if the caller may use the adapter of that name; None stands for the base without an adapter."""
         return self.base if adapter is None else matches(adapter, self.adapters)
 
 
 ANYONE = Caller()
-"""Who brought no key where none is asked for."""
+"""A caller without a key, where none is required."""
 
 OWNER = Caller(management=True)
-"""Who brought the token of the installation."""
+"""A caller with the management token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One request, as what is done for it sees it."""
+    """The caller of a request, and the counter of its tokens."""
 
-    who: Caller = ANYONE
+    caller: Caller = ANYONE
     charge: Callable[[int], None] = lambda _tokens: None
-    """Told how many tokens an answer took."""
+    """Takes the number of tokens of an answer, prompt included."""
 
 
-_NOBODY = Call()
-_current: ContextVar[Call] = ContextVar("edgelora_call", default=_NOBODY)
+_NO_CALL = Call()
+_current: ContextVar[Call] = ContextVar("edgelora_call", default=_NO_CALL)
 
 
 def caller() -> Caller:
-    """Who the request is from that is being worked on."""
-    return _current.get().who
+    """Return the caller of the current request."""
+    return _current.get().caller
 
 
 def charge(tokens: int) -> None:
-    """An answer took so many tokens, prompt included. On the server's loop only."""
+    """Count the tokens of an answer, prompt included, against the caller's limits. On the event loop only."""
     _current.get().charge(tokens)
 
 
 def set_call(call: Call) -> None:
-    """For the rest of this request's task."""
+    """Set the call of the current request's task."""
     _current.set(call)

@@ -40,7 +40,7 @@ class Credentials:
         if caller is None and self._requires_key():
             raise Unauthorized(
                 "invalid_api_key",
-                "The request carries no API key, or one that this server does not know any more.",
+                "The request has no API key, or one that is not valid.",
                 "Send it as 'Authorization: Bearer KEY'.",
             )
         return _unrestricted(caller or ANYONE) if access is Access.FULL_KEY else caller or ANYONE
@@ -71,7 +71,7 @@ def _manager(caller: Caller | None) -> Caller:
     if caller is None or caller is ANYONE:
         raise Unauthorized(
             "management_token_required",
-            "This changes what is installed, or sees files: it needs the management token.",
+            "This call changes what is installed, or reads files: it needs the management token.",
             "Send it as the API key; `edgelora keys token` shows it.",
         )
     if not caller.management:

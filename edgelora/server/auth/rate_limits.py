@@ -1,7 +1,7 @@
-"""How much may be asked in a minute: by each key, and by all together of the one base. Pure: the clock is given.
+"""Limits of requests and tokens per minute, of each key and of all callers together. Pure: the caller has the clock.
 
-Requests are paid when they come. Tokens are paid when they are known, at the end of an answer: until then it is enough
-that nothing is owed, and what was used beyond the limit is waited for by whoever comes next.
+A request is counted when it arrives. Its tokens are counted when they are known, at the end of the answer: a request is
+accepted unless the account is overdrawn, and if it uses more than was left, later requests wait until that is refilled.
 """
 
 from __future__ import annotations
@@ -13,38 +13,40 @@ from edgelora.server.auth.caller import Caller, RateLimits
 
 
 class Bucket:
+    """A token bucket: it refills evenly, holds a minute's worth, and may be overdrawn."""
+
     def __init__(self, per_minute: int, *, now: float) -> None:
-        """Full at `now`. Times are seconds of a clock that never goes back."""
+        """`now`: when the bucket is full. Times are seconds of a monotonic clock."""
         self.per_minute = per_minute
         self._rate = per_minute / 60
         self._level = float(per_minute)
         self._at = now
 
     def wait(self, amount: float, now: float) -> float:
-        """Seconds until `amount` (of a minute's worth at most) can be taken; 0.0 where it can be now."""
+        """Return the seconds until `amount`, or a full bucket if that is less, is available; 0.0 if it is now."""
         return max(0.0, (min(amount, self.per_minute) - self.level(now)) / self._rate)
 
     def take(self, amount: float, now: float) -> None:
-        """Below zero where more was used than there was: what is only known afterwards is paid off by waiting."""
+        """Remove `amount`. The level goes below zero if more was used than there was."""
         self._level = self.level(now) - amount
         self._at = max(self._at, now)
 
     def level(self, now: float) -> float:
-        """What could be taken now; negative while something is owed."""
+        """Return the amount that is available now; negative while the bucket is overdrawn."""
         return min(float(self.per_minute), self._level + max(0.0, now - self._at) * self._rate)
 
     def full_in(self, now: float) -> float:
-        """Seconds until it is full again, if nothing more is taken."""
+        """Return the seconds until the bucket is full, if nothing more is taken."""
         return (self.per_minute - self.level(now)) / self._rate
 
 
 BASE = "the base"
-"""Whose the limit is that all share, whatever their key and adapter."""
+"""The owner, in error messages, of the limits that all callers share."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """One payer's buckets; None where there is no limit."""
+    """The buckets of one key, or of all callers together; None: no limit."""
 
     owner: str
     limits: RateLimits
@@ -52,7 +54,7 @@ class Account:
     tokens: Bucket | None
 
     def check(self, now: float) -> None:
-        """Raises Busy(code rate_limit_exceeded) where a request has to wait, saying how long."""
+        """Raises Busy (code rate_limit_exceeded) with the seconds to wait, if a bucket is empty."""
         for kind, bucket in (("requests", self.requests), ("tokens", self.tokens)):
             if bucket is not None and (wait := bucket.wait(1, now)) > 0:
                 raise Busy(
@@ -64,53 +66,53 @@ class Account:
 
 
 class RateLimiter:
-    """Every account there is. Not thread-safe: the server asks on its loop only."""
+    """The accounts of all callers. Not thread-safe: for the event loop only."""
 
     def __init__(self, shared: RateLimits, *, now: float) -> None:
-        """`shared`: what all may ask of the base together, as hosted services limit a base with its adapters."""
+        """`shared`: the limits of all callers together, as hosted services limit a base with its adapters."""
         self._shared = _account(BASE, shared, now)
         self._own: dict[str, Account] = {}
 
-    def enter(self, who: Caller, now: float) -> None:
-        """Pay for one request. Raises Busy, and then nothing was paid."""
-        accounts = self._accounts(who, now)
+    def enter(self, caller: Caller, now: float) -> None:
+        """Count one request. Raises Busy if a limit is reached, without counting it."""
+        accounts = self._accounts(caller, now)
         for account in accounts:
             account.check(now)
         for account in accounts:
             if account.requests is not None:
                 account.requests.take(1, now)
 
-    def charge(self, who: Caller, tokens: int, now: float) -> None:
-        """Pay for the tokens of an answer."""
-        for account in self._accounts(who, now):
+    def charge(self, caller: Caller, tokens: int, now: float) -> None:
+        """Count the tokens of an answer."""
+        for account in self._accounts(caller, now):
             if account.tokens is not None:
                 account.tokens.take(tokens, now)
 
-    def headers(self, who: Caller, now: float) -> dict[str, str]:
-        """x-ratelimit-* as OpenAI names and writes them, of the account that has least left; none without limits."""
-        accounts = self._accounts(who, now)
+    def headers(self, caller: Caller, now: float) -> dict[str, str]:
+        """Return OpenAI's x-ratelimit-* headers, of the account that has the least left; empty without limits."""
+        accounts = self._accounts(caller, now)
         fields: dict[str, str] = {}
         for kind, buckets in (("requests", [a.requests for a in accounts]), ("tokens", [a.tokens for a in accounts])):
-            known = [bucket for bucket in buckets if bucket is not None]
-            if known:
-                tightest = min(known, key=lambda bucket: bucket.level(now))
+            limited = [bucket for bucket in buckets if bucket is not None]
+            if limited:
+                tightest = min(limited, key=lambda bucket: bucket.level(now))
                 fields[f"x-ratelimit-limit-{kind}"] = str(tightest.per_minute)
                 fields[f"x-ratelimit-remaining-{kind}"] = str(max(0, int(tightest.level(now))))
                 fields[f"x-ratelimit-reset-{kind}"] = duration(tightest.full_in(now))
         return fields
 
-    def _accounts(self, who: Caller, now: float) -> tuple[Account, ...]:
-        """Who pays for a caller's request."""
-        if not who.name:
+    def _accounts(self, caller: Caller, now: float) -> tuple[Account, ...]:
+        """Return the accounts that a caller's requests count against."""
+        if not caller.name:
             return (self._shared,)
-        own = self._own.get(who.name)
-        if own is None or own.limits != who.limits:  # the key is new here, or was replaced by one of other limits
-            own = self._own[who.name] = _account(f"the key {who.name!r}", who.limits, now)
+        own = self._own.get(caller.name)
+        if own is None or own.limits != caller.limits:  # a new key, or one that was replaced with other limits
+            own = self._own[caller.name] = _account(f"the key {caller.name!r}", caller.limits, now)
         return (self._shared, own)
 
 
 def duration(seconds: float) -> str:
-    """As OpenAI's headers write it: 250ms, 1.5s, 6m0s."""
+    """Format seconds as OpenAI's headers do: 250ms, 1.5s, 6m0s."""
     milliseconds = max(0, round(seconds * 1000))
     if milliseconds < 1000:
         return f"{milliseconds}ms"

@@ -1,4 +1,4 @@
-"""The runtime as the caller at hand may see it: what their key does not permit is refused, and not told of either."""
+"""The runtime as the current caller may use it: models that the key does not permit are refused and not listed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from edgelora.server.http.errors import Forbidden
 
 
 def scoped(runtime: Runtime) -> Runtime:
-    """The same runtime, with every name a request gives checked against the caller's key.
+    """Return the runtime with every model name checked against the caller's key.
 
-    Adapters reach the engine only through `resolve`: nothing else gives out a reference to one.
+    Adapters reach the engine only through `resolve`: nothing else returns a reference to one.
     """
     return cast(Runtime, ScopedRuntime(runtime))
 
@@ -26,7 +26,7 @@ class ScopedRuntime:
         self._runtime = runtime
 
     def __getattr__(self, name: str) -> Any:
-        # What names no adapter is the runtime's own.
+        # Methods that take no model name need no check.
         return getattr(self._runtime, name)
 
     def models(self) -> list[ModelCard]:
@@ -37,7 +37,7 @@ class ScopedRuntime:
         return self._runtime.model(model_id)
 
     def resolve(self, model_id: str) -> AdapterRef | None:
-        """As the runtime's. Raises Forbidden(code model_not_allowed), the same for names that there are not."""
+        """Resolve a model id. Raises Forbidden (code model_not_allowed), the same whether the model exists or not."""
         try:
             ref = self._runtime.resolve(model_id)
         except EdgeloraError as error:
@@ -49,7 +49,7 @@ class ScopedRuntime:
         return ref
 
     def _without_others(self, error: EdgeloraError) -> EdgeloraError:
-        """The same error, with only those near names that the caller may use."""
+        """Return the error with only those near names that the caller may use."""
         if not isinstance(error, NotFound) or error.code != "model_not_found":
             return error
         base = self._runtime.base.name

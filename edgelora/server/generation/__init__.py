@@ -1,4 +1,4 @@
-"""A generation whatever API asked for it: the fields, the adapters, following a stream, writing chunks.
+"""Generations, whichever API requests them: body fields, adapters, following the engine's streams, writing chunks.
 
-Knows no API by name; each of them brings a dialect.
+Knows no API by name; each API brings a dialect.
 """

@@ -1,6 +1,6 @@
-"""How a choice of an answer is worded, by either API: from its events to what stands in a chunk or in the whole.
+"""Writers of one choice of an answer: from the engine's events to the fields of a chunk or of a whole reply.
 
-Pure. A `ChoiceWriter` follows one choice; the names around it are `sse.py`'s.
+Pure. The fields around the choice are written by sse.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Fields = dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """One chunk's choice, or a whole answer's."""
+    """The fields of one choice, in a chunk or in a whole reply."""
 
     fields: Fields
     logprobs: Fields | float | None = None
@@ -24,22 +24,28 @@ class Delta:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceEnd:
-    said: tuple[Delta, ...]
-    """The last of them stands beside the reason."""
+    """The last deltas of a choice, and its finish reason."""
+
+    deltas: tuple[Delta, ...]
+    """Never empty. The last one is sent with the finish reason."""
     reason: str
 
 
 class ChoiceWriter(Protocol):
     def opening(self) -> Sequence[Delta]:
-        """What stands before the first text of a stream."""
+        """Return the deltas before the first text of a stream."""
         ...
 
-    def more(self, delta: TextDelta) -> Sequence[Delta]: ...
+    def more(self, delta: TextDelta) -> Sequence[Delta]:
+        """Return the deltas for more text of a stream."""
+        ...
 
-    def closing(self, reason: FinishReason) -> ChoiceEnd: ...
+    def closing(self, reason: FinishReason) -> ChoiceEnd:
+        """Return the end of a stream."""
+        ...
 
-    def whole(self, deltas: Sequence[TextDelta], reason: FinishReason) -> ChoiceEnd:
-        """The whole answer at once, instead of all the others."""
+    def whole_choice(self, deltas: Sequence[TextDelta], reason: FinishReason) -> ChoiceEnd:
+        """Return a whole answer, which is not streamed. None of the other methods is called then."""
         ...
 
 
@@ -52,7 +58,7 @@ def text_of(deltas: Sequence[TextDelta]) -> str:
 
 
 def spelled(piece: bytes) -> str:
-    """A token's text; bytes that are no text by themselves as OpenAI spells them."""
+    """Return a token's text; bytes that are no text by themselves are escaped as OpenAI escapes them."""
     try:
         return piece.decode()
     except UnicodeDecodeError:
@@ -67,7 +73,7 @@ def chat_logprobs(tokens: Sequence[ScoredToken]) -> Fields:
 
 
 def completion_logprobs(tokens: Sequence[ScoredToken], *, tops: bool) -> Fields:
-    """`tops`: whether likeliest tokens were asked for. Offsets are in characters of the answer."""
+    """`tops`: whether the request asks for the likeliest tokens. Offsets are in characters of the answer."""
     return {
         "tokens": [spelled(token.chosen.piece) for token in tokens],
         "token_logprobs": [token.chosen.logprob for token in tokens],
@@ -76,13 +82,14 @@ def completion_logprobs(tokens: Sequence[ScoredToken], *, tops: bool) -> Fields:
     }
 
 
-def _candidate(one: Candidate) -> Fields:
-    return {"token": spelled(one.piece), "logprob": one.logprob, "bytes": list(one.piece) or None}
+def _candidate(candidate: Candidate) -> Fields:
+    piece = candidate.piece
+    return {"token": spelled(piece), "logprob": candidate.logprob, "bytes": list(piece) or None}
 
 
 def by_text(token: ScoredToken) -> dict[str, float]:
-    """The likeliest tokens by their texts, and the chosen one, often among them. Of one text, the likeliest."""
-    found: dict[str, float] = {}
-    for one in (*token.top, token.chosen):
-        found.setdefault(spelled(one.piece), one.logprob)
-    return found
+    """Return the logprobs of the likeliest tokens and of the chosen one by text; of equal texts, the likeliest."""
+    logprobs: dict[str, float] = {}
+    for candidate in (*token.top, token.chosen):
+        logprobs.setdefault(spelled(candidate.piece), candidate.logprob)
+    return logprobs

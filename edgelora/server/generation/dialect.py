@@ -17,7 +17,7 @@ from edgelora.server.generation.started import Start
 
 @dataclass(frozen=True, slots=True)
 class GenerationFormat:
-    """One kind of generation in a dialect: how it starts, with writers for its choices, and the shape around them."""
+    """A kind of generation in a dialect: its start, which brings the writers of its choices, and its reply's shape."""
 
     start: Start
     shape: ReplyShape

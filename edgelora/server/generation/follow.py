@@ -1,7 +1,4 @@
-"""Following an answer's generations while its client listens.
-
-Owns the race between answer, disconnect and end of draining.
-"""
+"""Following the generations of an answer until they end, their client disconnects, or they are cut short."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ _SHUTTING_DOWN = Unavailable("shutting_down", "The server is shutting down.", "S
 
 @dataclass(frozen=True, slots=True)
 class ChoiceResult:
-    """What came of one choice of an answer."""
+    """An event of one choice of an answer."""
 
     choice: int
     event: Event
@@ -38,28 +35,27 @@ Events = AsyncGenerator[Event | None]
 async def follow(
     stream: Stream, *, receive: Receive, drain: Drain, tick: float, timeouts: RequestTimeouts = ENDLESS
 ) -> Events:
-    """`follow_all` of one generation."""
-    everything = follow_all((stream,), receive=receive, drain=drain, tick=tick, timeouts=timeouts)
-    async with aclosing(everything) as heard:
-        async for one in heard:
-            yield None if one is None else one.event
+    """Follow one generation, as `follow_all` does."""
+    results = follow_all((stream,), receive=receive, drain=drain, tick=tick, timeouts=timeouts)
+    async with aclosing(results):
+        async for result in results:
+            yield None if result is None else result.event
 
 
 async def follow_all(
     streams: Sequence[Stream], *, receive: Receive, drain: Drain, tick: float, timeouts: RequestTimeouts = ENDLESS
 ) -> AsyncGenerator[ChoiceResult | None]:
-    """The events of an answer's choices as they come, to the end of each, or to the first Failed; None after each
-    `tick` seconds of silence. Close it to cancel the generations.
+    """Yield the events of all choices until each has ended or one has failed; None after `tick` seconds of silence.
 
-    Raises ClientGone as soon as the client hangs up. When draining is cut the last event is Failed(Unavailable), when
-    `timeouts` is at its end what that says.
-    The request's body must have been read: only then does `receive` wait for the disconnect. The caller is charged for
-    the tokens of prompt and answer, or, of an answer that was cut short, for what was sent of it.
+    Close the generator to cancel the generations. Raises ClientGone as soon as the client disconnects. The last event
+    is Failed if draining is cut or a limit of `timeouts` is reached. The request's body must have been read, because
+    only then does `receive` wait for the disconnect. The tokens of prompt and answer, or of the part of the answer that
+    was sent, count against the caller's limits.
     """
     events = [aiter(stream) for stream in streams]
     gone = asyncio.create_task(_gone(receive))
     cut = asyncio.create_task(drain.cut.wait())
-    upcoming = {choice: asyncio.create_task(_next(one)) for choice, one in enumerate(events)}
+    upcoming = {choice: asyncio.create_task(_next(stream_events)) for choice, stream_events in enumerate(events)}
     tokens = dict.fromkeys(upcoming, 0)
     clock = asyncio.get_running_loop().time
     began = clock()
@@ -70,16 +66,16 @@ async def follow_all(
             await asyncio.wait({*upcoming.values(), gone, cut}, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
             if gone.done():
                 raise ClientGone
-            why = _SHUTTING_DOWN if cut.done() else timeouts.spent(clock() - began, placed=placed)
-            if why is not None:
-                yield ChoiceResult(0, Failed(why))
+            error = _SHUTTING_DOWN if cut.done() else timeouts.spent(clock() - began, placed=placed)
+            if error is not None:
+                yield ChoiceResult(0, Failed(error))
                 return
-            come = [choice for choice, task in upcoming.items() if task.done()]
-            if not come:
+            ready = [choice for choice, task in upcoming.items() if task.done()]
+            if not ready:
                 yield None
-            for choice in come:
+            for choice in ready:
                 event = upcoming.pop(choice).result()
-                note_event(event, answer=choice)
+                note_event(event, choice=choice)
                 tokens[choice] = _tokens(event, choice, tokens[choice])
                 if isinstance(event, TextDelta):
                     upcoming[choice] = asyncio.create_task(_next(events[choice]))
@@ -94,7 +90,7 @@ async def follow_all(
 
 
 def _tokens(event: Event, choice: int, before: int) -> int:
-    """What a choice is charged for so far; the prompt they share counts with the first."""
+    """Return the tokens of a choice so far. The prompt, which all choices share, counts with the first."""
     if isinstance(event, Finished):
         return event.usage.completion_tokens if choice else event.usage.total_tokens
     return before + isinstance(event, TextDelta)
@@ -110,7 +106,7 @@ async def _gone(receive: Receive) -> None:
 
 
 async def _settle(tasks: Iterable[asyncio.Task[object]]) -> None:
-    """Cancel what still waits, and take every result, so that none is reported as lost."""
+    """Cancel pending tasks and retrieve every result, so that asyncio reports none as never retrieved."""
     waiting = list(tasks)
     for task in waiting:
         task.cancel()

@@ -84,7 +84,9 @@ class GenerationApp:
                 deltas[result.choice].append(result.event)
             else:
                 ends[result.choice] = result.event
-        choices = [started.make_writer().whole(texts, ends[choice].reason) for choice, texts in enumerate(deltas)]
+        choices = [
+            started.make_writer().whole_choice(texts, ends[choice].reason) for choice, texts in enumerate(deltas)
+        ]
         usage = total([end.usage for end in ends.values()])
         reply = whole_answer(self._head(started, shape), shape, choices=choices, usage=usage)
         await send_reply(send, 200, JSON_HEADERS, reply)

@@ -1,4 +1,4 @@
-"""What acts in a request over HTTP: the adapter that `model` names, or the composition in `adapters`."""
+"""The adapters of a request: the one that `model` names, or the composition in `adapters`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgelora.server.telemetry.request_record import note_adapters
 
 
 class AdapterRequest(Protocol):
-    """What every body that asks for a generation says of who is to answer."""
+    """The fields of every generating body that select adapters."""
 
     @property
     def model(self) -> str: ...
@@ -23,23 +23,25 @@ class AdapterRequest(Protocol):
     def adapters(self) -> Sequence[AdapterPart] | None: ...
 
 
-def acting(runtime: Runtime, body: AdapterRequest) -> tuple[AdapterUse, ...]:
-    """`adapters`, where it is there, says everything: `model` then names the base, or one of those adapters.
+def request_adapters(runtime: Runtime, body: AdapterRequest) -> tuple[AdapterUse, ...]:
+    """Return the adapters of a request. With `adapters`, `model` must name the base or one of those adapters.
 
     Raises UsageError naming the field, NotFound with near names, AdapterIncompatible.
     """
-    uses = _acting(runtime, body)
+    uses = _resolve(runtime, body)
     note_adapters(use.ref.name for use in uses)
     return uses
 
 
-def _acting(runtime: Runtime, body: AdapterRequest) -> tuple[AdapterUse, ...]:
+def _resolve(runtime: Runtime, body: AdapterRequest) -> tuple[AdapterUse, ...]:
     named = runtime.resolve(body.model)
     if body.adapters is None:
         return () if named is None else (AdapterUse(named),)
     uses = tuple(_use(runtime, part, f"adapters[{number}].name") for number, part in enumerate(body.adapters))
     if named is not None and all(use.ref.key != named.key for use in uses):
-        raise invalid("adapters", f"leaves out {body.model!r}, the adapter that 'model' names: name the base there")
+        raise invalid(
+            "adapters", f"does not contain {body.model!r}, which 'model' names: add it, or name the base in 'model'"
+        )
     return uses
 
 
@@ -51,5 +53,5 @@ def _use(runtime: Runtime, part: AdapterPart, param: str) -> AdapterUse:
         error.param = param
         raise
     if ref is None:
-        raise invalid(param, "names the base, which is always there; name an adapter")
+        raise invalid(param, "names the base, which is always included: name an adapter")
     return AdapterUse(ref, part.weight)

@@ -1,8 +1,8 @@
-"""The request bodies as closed types: from a JSON object to values the runtime takes, or a UsageError naming the field.
+"""The bodies of generating requests as types: from a JSON object to sampling parameters.
 
-Three kinds of field. Those here are honoured. Those in INERT are known but not supported: a value that would change
-nothing is accepted, any other is refused. The rest (`metadata`, other servers' extras) is ignored, as the hosted APIs
-do; of `user` only that it says who asks.
+There are three kinds of field. The fields of the types are honoured. Those in INERT are known and not supported: a
+value that would change nothing is accepted, any other is refused. All others, such as `metadata` and other servers'
+extensions, are ignored, as the hosted APIs do; `user` only identifies the client for fair scheduling.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from edgelora.server.http.validation import check_text, invalid, refuse_unsuppor
 
 MAX_STOPS = 16
 MAX_CHOICES = 16
-"""Answers to one prompt."""
+"""Maximum number of answers to one prompt."""
 _SEED_MASK = (1 << 64) - 1
 
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -45,8 +45,8 @@ INERT: Inert = {
     "json_schema": ({},),
     "structured_outputs": (),
 }
-"""Known fields of both bodies that are not supported, each with the values that ask for nothing. These are other
-servers' ways to say what an answer must be: ignored, they would give answers that are not."""
+"""Unsupported fields of both bodies, each with the values that change nothing. With these, other servers constrain an
+answer; if they were ignored, the answers would violate the constraint."""
 
 CHAT_INERT: Inert = {
     **INERT,
@@ -67,7 +67,7 @@ COMPLETION_INERT: Inert = {**INERT, "best_of": (1,), "suffix": ("",)}
 
 
 class AdapterPart(Struct, frozen=True, forbid_unknown_fields=True):
-    """One adapter of a composition."""
+    """An adapter of a composition, with its weight."""
 
     name: ModelName
     weight: Annotated[float, Meta(ge=-MAX_WEIGHT, le=MAX_WEIGHT)] = 1.0
@@ -78,9 +78,9 @@ class StreamOptions(Struct, frozen=True):
 
 
 class SamplingFields(Struct, frozen=True, kw_only=True):
-    """What every generating body says of who answers and how tokens are chosen.
+    """The fields of every generating body that select the model and set the sampling.
 
-    `adapters`, `top_k`, `min_p`, `repeat_penalty` are edgelora's own.
+    `adapters`, `top_k`, `min_p`, `repeat_penalty` are edgelora's extensions.
     """
 
     model: ModelName
@@ -98,7 +98,7 @@ class SamplingFields(Struct, frozen=True, kw_only=True):
 
 
 class GenerationFields(SamplingFields, frozen=True, kw_only=True):
-    """What both OpenAI's completions and chats say about a generation."""
+    """The fields that OpenAI's completions and chat completions have in common."""
 
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -117,15 +117,15 @@ class GenerationFields(SamplingFields, frozen=True, kw_only=True):
         logprobs: int | None = None,
         constraint: Constraint | None = None,
     ) -> tuple[SamplingParams, ...]:
-        """For each of the answers wanted: the defaults with what the request says in their place.
+        """Return the sampling parameters of each choice: the defaults, replaced by the request's fields.
 
-        A negative seed stands for its two's complement, and the answers behind the first have the seeds that follow.
+        A negative seed stands for its two's complement. The choices after the first have the seeds that follow it.
         """
         names = ("temperature", "top_p", "top_k", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty")
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
         bias = _biases(self.logit_bias or {})
-        asked = replace(
+        sampling = replace(
             defaults,
             **given,
             stop=stop,
@@ -135,14 +135,14 @@ class GenerationFields(SamplingFields, frozen=True, kw_only=True):
             constraint=constraint,
         )
         seeds = [None if self.seed is None else (self.seed + number) & _SEED_MASK for number in range(self.n or 1)]
-        return tuple(replace(asked, seed=seed) for seed in seeds)
+        return tuple(replace(sampling, seed=seed) for seed in seeds)
 
 
 BodyT = TypeVar("BodyT", bound=GenerationFields)
 
 
 def parse_body(raw: dict[str, object], kind: type[BodyT], inert: Inert) -> BodyT:
-    """A typed body. Raises UsageError with `param` for a missing, mistyped, out-of-range or unsupported field."""
+    """Return a typed body. Raises UsageError with `param` for a missing, wrong or unsupported field."""
     refuse_unsupported(raw, inert)
     body = typed(raw, kind)
     _check_stream_options(raw, streamed=bool(body.stream))
@@ -155,14 +155,14 @@ def parse_body(raw: dict[str, object], kind: type[BodyT], inert: Inert) -> BodyT
 def _biases(given: Mapping[str, float]) -> tuple[tuple[int, float], ...]:
     for token in given:
         if not re.fullmatch(r"0|[1-9][0-9]{0,8}", token):
-            raise invalid("logit_bias", f"has {token[:50]!r}, which is no token id")
+            raise invalid("logit_bias", f"has {token[:50]!r}, which is not a token id")
     return tuple((int(token), bias) for token, bias in given.items())
 
 
 def client_of(raw: Mapping[str, object]) -> str:
-    """Who asks, for taking turns: the key it comes with, or else the field `user`, where it is a text.
+    """Return the client's name for fair scheduling: its key's name, or else the field `user` if it is a string.
 
-    All that say nothing are one client. A key is one client too: it cannot get more turns by making up users.
+    Requests with neither are one client. A key is one client too, so it cannot gain a larger share by inventing users.
     """
     user = raw.get("user")
     return caller().name or (user if isinstance(user, str) else "")

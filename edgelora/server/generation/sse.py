@@ -1,4 +1,4 @@
-"""A generation's events as the bytes of an SSE stream, in the shape of either API. Pure: no clock, no socket."""
+"""Writing the events of a generation as server-sent events, or as one JSON reply. Pure: no clock, no socket."""
 
 from __future__ import annotations
 
@@ -18,71 +18,71 @@ DONE = b"data: [DONE]\n\n"
 
 @dataclass(frozen=True, slots=True)
 class ReplyShape:
-    """What one API calls its answers."""
+    """The shape of one API's replies around their choices."""
 
     id_prefix: str
     object: str
     chunk_object: str
     finish: Callable[[Fields], Fields] = lambda fields: fields
-    """What is changed in every piece before it is written."""
+    """Changes the fields of every chunk and whole reply before they are encoded."""
     usage_apart: bool = True
-    """Whether a stream's usage has a chunk of its own, or stands in the last one."""
+    """True if a stream's usage has a chunk of its own; False if it is in the last one."""
     filler: bytes = b""
-    """What is sent for an event that there is nothing to tell of yet."""
+    """Bytes sent for an event that has no chunk yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkHead:
-    """What every piece of one answer repeats."""
+    """The fields that all chunks of one answer have in common."""
 
     id: str
     created: int
-    """Unix seconds."""
+    """Time in Unix seconds."""
     model: str
-    """The id the client asked for."""
+    """The model id as the client wrote it."""
     fingerprint: str
 
 
 def whole_answer(head: ChunkHead, shape: ReplyShape, *, choices: Sequence[ChoiceEnd], usage: Usage) -> bytes:
-    """The JSON of an answer that is not streamed."""
-    worded = [_choice(index, one.said[-1], one.reason) for index, one in enumerate(choices)]
-    return msgspec.json.encode(shape.finish({**_fields(head, shape.object, worded), "usage": usage_fields(usage)}))
+    """Return the JSON of an answer that is not streamed."""
+    written = [_choice(index, choice.deltas[-1], choice.reason) for index, choice in enumerate(choices)]
+    return msgspec.json.encode(shape.finish({**_fields(head, shape.object, written), "usage": usage_fields(usage)}))
 
 
 class SseWriter:
-    """From the choices' events to frames. With `include_usage` every chunk has a null usage, and one more at the end
-    has it."""
+    """Turns the events of an answer's choices into the frames of its stream."""
 
     def __init__(
-        self, head: ChunkHead, shape: ReplyShape, wordings: Sequence[ChoiceWriter], *, include_usage: bool
+        self, head: ChunkHead, shape: ReplyShape, writers: Sequence[ChoiceWriter], *, include_usage: bool
     ) -> None:
+        """`include_usage`: send the usage at the end of the stream, and a null usage in all other chunks."""
         self._head = head
         self._shape = shape
-        self._wordings = wordings
+        self._writers = writers
         self._include_usage = include_usage
         self._usages: list[Usage] = []
-        """Of the choices that ended."""
+        """The usage of each choice that has ended."""
 
     def opening(self) -> bytes:
-        """What stands before the first text."""
-        return b"".join(self._chunks(index, one.opening()) for index, one in enumerate(self._wordings))
+        """Return the frames before the first text."""
+        return b"".join(self._chunks(index, writer.opening()) for index, writer in enumerate(self._writers))
 
-    def event(self, heard: ChoiceResult | None) -> bytes:
-        """One event's frames; None is silence that needs a sign of life."""
-        if heard is None:
+    def event(self, result: ChoiceResult | None) -> bytes:
+        """Return the frames of an event. None stands for silence, for which a comment keeps the connection alive."""
+        if result is None:
             return KEEPALIVE
-        writer, event = self._wordings[heard.choice], heard.event
+        writer, event = self._writers[result.choice], result.event
         if isinstance(event, TextDelta):
-            return self._chunks(heard.choice, writer.more(event)) or self._shape.filler
+            return self._chunks(result.choice, writer.more(event)) or self._shape.filler
         if isinstance(event, Failed):
-            # Without this frame the clients take the text so far for the whole answer.
+            # Without this frame clients would take the text so far for the whole answer.
             return _frame(error_frame(event.error)) + DONE
-        return self._end(heard.choice, writer.closing(event.reason), event.usage)
+        return self._end(result.choice, writer.closing(event.reason), event.usage)
 
     def _end(self, choice: int, ending: ChoiceEnd, usage: Usage) -> bytes:
-        *before, last = ending.said
+        *before, last = ending.deltas
         self._usages.append(usage)
-        over = len(self._usages) == len(self._wordings)
+        over = len(self._usages) == len(self._writers)
         apart = self._shape.usage_apart
         own = total(self._usages) if over and not apart else None
         frames = self._chunks(choice, before) + self._chunk(_choice(choice, last, ending.reason), own)
@@ -90,8 +90,8 @@ class SseWriter:
             return frames
         return frames + (self._usage_chunk(total(self._usages)) if self._include_usage and apart else b"") + DONE
 
-    def _chunks(self, choice: int, said: Sequence[Delta]) -> bytes:
-        return b"".join(self._chunk(_choice(choice, one, None)) for one in said)
+    def _chunks(self, choice: int, deltas: Sequence[Delta]) -> bytes:
+        return b"".join(self._chunk(_choice(choice, delta, None)) for delta in deltas)
 
     def _chunk(self, choice: Fields, usage: Usage | None = None) -> bytes:
         fields = _fields(self._head, self._shape.chunk_object, [choice])
@@ -105,7 +105,7 @@ class SseWriter:
 
 
 def total(usages: Sequence[Usage]) -> Usage:
-    """Of several answers to one prompt, which counts once, and as cached as the answer was that found least of it."""
+    """Return the usage of all choices together. The prompt counts once, with the fewest cached tokens of any choice."""
     return Usage(
         prompt_tokens=usages[0].prompt_tokens,
         completion_tokens=sum(usage.completion_tokens for usage in usages),
@@ -135,8 +135,8 @@ def _fields(head: ChunkHead, name: str, choices: list[Fields]) -> Fields:
     }
 
 
-def _choice(index: int, said: Delta, reason: str | None) -> Fields:
-    return {"index": index, **said.fields, "logprobs": said.logprobs, "finish_reason": reason}
+def _choice(index: int, delta: Delta, reason: str | None) -> Fields:
+    return {"index": index, **delta.fields, "logprobs": delta.logprobs, "finish_reason": reason}
 
 
 def _frame(payload: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""`tools`, `tool_choice`, `parallel_tool_calls` and `response_format`: from a body to what the answer is held to."""
+"""`tools`, `tool_choice`, `parallel_tool_calls` and `response_format`: from a body to the constraint on its answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgelora.text.tools import Tool
 
 MAX_TOOLS = 128
 MAX_TOOL_CHARS = 512 << 10
-"""Of all functions' parameters, as JSON."""
+"""Maximum length of all functions' parameters together, as JSON."""
 
 Choice = Literal["none", "auto", "required"]
 
@@ -31,7 +31,7 @@ class FunctionSpec(Struct, frozen=True):
     name: FunctionName
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    """Left out, it has none."""
+    """The JSON schema of the parameters; None: the function has none."""
 
 
 class ToolSpec(Struct, frozen=True):
@@ -50,22 +50,23 @@ class ResponseFormat(Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Toolbox:
-    """The functions of a request."""
+    """The functions of a request, and which of them its answer may or must call."""
 
     tools: tuple[Tool, ...] = ()
-    """Told of in the prompt."""
+    """The functions that the prompt describes."""
     may: tuple[Tool, ...] = ()
-    """Those that may be called."""
+    """The functions that the answer may call."""
     must: bool = False
-    """Whether one of them must be."""
+    """True if the answer must call one of `may`."""
     several: bool = True
+    """True if the answer may make several calls."""
 
     @property
     def names(self) -> frozenset[str]:
         return frozenset(tool.name for tool in self.may)
 
-    def held_to(self, schema: schema_grammar.Schema | None) -> Constraint | None:
-        """What the answer's text must be. `schema`: of an answer that does not call."""
+    def constraint(self, schema: schema_grammar.Schema | None) -> Constraint | None:
+        """Return the constraint on the answer's text; None: any text. `schema`: for an answer that makes no call."""
         if self.must:
             return schema_grammar.of_calls(self.may, several=self.several)
         if schema is None:
@@ -74,40 +75,41 @@ class Toolbox:
             return schema_grammar.of_call_or_answer(self.may, schema, param="response_format")
         return schema_grammar.of_schema(schema, param="response_format")
 
-    def reader(self) -> ToolParser:
+    def parser(self) -> ToolParser:
+        """Return a parser of the calls in one answer."""
         return ForcedCallParser(self.names) if self.must else CallParser(self.names)
 
 
 def toolbox(tools: Sequence[ToolSpec] | None, choice: Choice | dict[str, Any] | None, parallel: bool | None) -> Toolbox:
-    """Raises UsageError naming the field."""
-    known = tuple(_tool(spec, f"tools[{index}]") for index, spec in enumerate(tools or ()))
-    if len({tool.name for tool in known}) < len(known):
-        raise invalid("tools", "has two functions of one name")
-    if sum(len(tool.parameters) for tool in known) > MAX_TOOL_CHARS:
+    """Return the functions of a request. Raises UsageError naming the field."""
+    declared = tuple(_tool(spec, f"tools[{index}]") for index, spec in enumerate(tools or ()))
+    if len({tool.name for tool in declared}) < len(declared):
+        raise invalid("tools", "has two functions with the same name")
+    if sum(len(tool.parameters) for tool in declared) > MAX_TOOL_CHARS:
         raise invalid("tools", f"has parameters of more than {MAX_TOOL_CHARS} characters together")
-    mode, may = _chosen(choice, known)
+    mode, may = _chosen(choice, declared)
     if mode == "none":
         return Toolbox()
     if mode == "required" and not may:
         raise invalid("tool_choice", "asks for a call, but there are no 'tools'")
     named = isinstance(choice, dict) and choice.get("type") == "function"
-    return Toolbox(known, may, must=mode == "required", several=parallel is not False and not named)
+    return Toolbox(declared, may, must=mode == "required", several=parallel is not False and not named)
 
 
-def answer_schema(wanted: ResponseFormat | None) -> schema_grammar.Schema | None:
-    """The JSON schema an answer must have; None for any text. Raises UsageError naming the field."""
-    if wanted is None or wanted.type == "text":
+def answer_schema(response_format: ResponseFormat | None) -> schema_grammar.Schema | None:
+    """Return the JSON schema that the answer must match; None: any text. Raises UsageError naming the field."""
+    if response_format is None or response_format.type == "text":
         return None
-    if wanted.type == "json_object":
+    if response_format.type == "json_object":
         return schema_grammar.ANY_OBJECT
-    if wanted.json_schema is None:
+    if response_format.json_schema is None:
         raise missing("response_format.json_schema")
-    return wanted.json_schema.schema
+    return response_format.json_schema.schema
 
 
 @contextmanager
 def naming(param: str) -> Iterator[None]:
-    """A schema that is refused within names this field, unless it names one."""
+    """Set `param` in the errors of refused schemas that name no field."""
     try:
         yield
     except UsageError as error:
@@ -133,26 +135,26 @@ def _tool(spec: ToolSpec, at: str) -> Tool:
     return Tool(about.name, json.dumps(schema, ensure_ascii=False), about.description or "")
 
 
-def _chosen(choice: Choice | dict[str, Any] | None, known: tuple[Tool, ...]) -> tuple[Choice, tuple[Tool, ...]]:
-    """How it is to be; and which functions may be called."""
+def _chosen(choice: Choice | dict[str, Any] | None, declared: tuple[Tool, ...]) -> tuple[Choice, tuple[Tool, ...]]:
+    """Return the mode, and the functions that may be called."""
     if not isinstance(choice, dict):
-        return choice or "auto", known
+        return choice or "auto", declared
     if choice.get("type") == "function":
-        return "required", (_named(choice, known),)
+        return "required", (_named(choice, declared),)
     if choice.get("type") != "allowed_tools":
         raise invalid("tool_choice.type", "must be 'function' or 'allowed_tools'")
     allowed = choice.get("allowed_tools")
     mode, names = (allowed.get("mode"), allowed.get("tools")) if isinstance(allowed, dict) else (None, None)
     if mode not in ("auto", "required") or not isinstance(names, list) or not names:
         raise invalid("tool_choice.allowed_tools", "must have a 'mode', auto or required, and 'tools'")
-    may = {tool.name: tool for tool in (_named(name, known) for name in names)}
+    may = {tool.name: tool for tool in (_named(name, declared) for name in names)}
     return "required" if mode == "required" else "auto", tuple(may.values())
 
 
-def _named(choice: object, known: tuple[Tool, ...]) -> Tool:
+def _named(choice: object, declared: tuple[Tool, ...]) -> Tool:
     function = choice.get("function") if isinstance(choice, Mapping) else None
     name = function.get("name") if isinstance(function, Mapping) else None
-    found = next((tool for tool in known if tool.name == name), None)
-    if found is None:
+    named = next((tool for tool in declared if tool.name == name), None)
+    if named is None:
         raise invalid("tool_choice", "must name one of the functions in 'tools'")
-    return found
+    return named

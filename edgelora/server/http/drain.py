@@ -1,4 +1,4 @@
-"""Drain."""
+"""The draining of a server that is ending."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import asyncio
 
 
 class Drain:
-    """The server's end: `begun` once no new connection is taken, `cut` once running answers must end too."""
+    """The state of a server that is ending.
+
+    `begun` is True once no new connection is accepted, and `cut` is set once running generations must end too.
+    """
 
     def __init__(self) -> None:
         self.begun = False

@@ -1,4 +1,4 @@
-"""One HTTP endpoint as a value: where it is, who may call it, what it takes, and what it returns.
+"""HTTP endpoints as values: the route, who may call it, what it takes, and what it returns.
 
 The router, the gate and the OpenAPI document all read the same values, so they cannot disagree. Knows no API.
 """
@@ -29,7 +29,7 @@ Inert = Mapping[str, tuple[object, ...]]
 
 
 class Access(StrEnum):
-    """Who may call an endpoint."""
+    """The callers that an endpoint accepts."""
 
     OPEN = "open"
     """Anyone. The reply holds nothing private."""
@@ -56,7 +56,7 @@ class Media(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter of the query string, for the OpenAPI document."""
+    """A parameter of the query string, for the OpenAPI document."""
 
     name: str
     schema: Mapping[str, Any]

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 class ErrorBody(Struct, frozen=True):
     message: str
-    """What happened, and what to do."""
+    """The problem and its remedy, for people."""
     type: str
     param: str | None
     """The field at fault, where one is."""
@@ -16,6 +16,6 @@ class ErrorBody(Struct, frozen=True):
 
 
 class ErrorReply(Struct, frozen=True):
-    """Every refusal and failure has this shape."""
+    """The shape of every error reply."""
 
     error: ErrorBody

@@ -1,10 +1,10 @@
-"""From an exception to an OpenAI error object: the one place where that is decided. Pure.
+"""Turning an exception into an OpenAI error object. Pure.
 
-Also the few errors only HTTP has. They extend the project's tree, so `status` still comes from the class.
+Also the errors that only HTTP has. They extend the project's tree, so `status` still comes from the class.
 
     UsageError
     |-- Unauthorized       401   no key, or the wrong one
-    |-- Forbidden          403   a Host, Origin or Sec-Fetch-Site that is not let in; what a key may not do
+    |-- Forbidden          403   a Host, Origin or Sec-Fetch-Site that is not allowed, or a key that does not suffice
     |-- UnknownRoute       404
     |-- MethodNotAllowed   405
     |-- BodyTimeout        408
@@ -25,13 +25,13 @@ from dataclasses import dataclass
 from edgelora.core.errors import Busy, Cancelled, EdgeloraError, Unavailable, UsageError
 
 _FINAL = frozenset({"unsupported_schema"})
-"""Codes below 500 that say themselves that repeating is of no use."""
+"""Codes of errors below 500 that clients are told not to retry."""
 TRY_AGAIN_SECONDS = 1
-"""Told to a refused client when the runtime does not know how long the wait will be."""
+"""Seconds in `Retry-After` when the runtime does not know how long the wait will be."""
 
 
 class ClientGone(Exception):
-    """The client hung up: there is nobody to answer. Outside the tree, because nobody is ever told."""
+    """The client disconnected. Outside the project's tree of errors, because no client ever reads it."""
 
 
 class Unauthorized(UsageError):
@@ -87,26 +87,26 @@ class ErrorReply:
 
 
 def error_reply(error: Exception) -> ErrorReply:
-    """How an exception is told to the client. What is not of the project's tree is told as an internal error."""
-    known = _known(error)
-    return ErrorReply(known.status, _headers(known), _encoded(known))
+    """Return the reply to a request that raised `error`. An error outside the project's tree is an internal error."""
+    public = _public(error)
+    return ErrorReply(public.status, _headers(public), _encoded(public))
 
 
 def error_frame(error: Exception) -> bytes:
-    """The same JSON for the middle of a stream, where the status has long been sent."""
-    return _encoded(_known(error))
+    """Return the same JSON for the middle of a stream, whose status has been sent already."""
+    return _encoded(_public(error))
 
 
-def told(error: Exception) -> str:
-    """What the client is told of an exception, without code and status."""
-    return str(_known(error))
+def error_message(error: Exception) -> str:
+    """Return the message that a client gets for an exception, without code and status."""
+    return str(_public(error))
 
 
 def internal_error() -> EdgeloraError:
     return EdgeloraError("internal_error", "The server failed to handle the request.", "Its log says why.")
 
 
-def _known(error: Exception) -> EdgeloraError:
+def _public(error: Exception) -> EdgeloraError:
     if isinstance(error, Cancelled):
         # The client is still there, so it was not the one who cancelled: the runtime is ending.
         return Unavailable("cancelled", "The server ended the request.", "Send it again once the server is back.")

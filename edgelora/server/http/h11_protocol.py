@@ -1,7 +1,7 @@
-"""uvicorn's HTTP/1.1 protocol as it is wanted here: errors for what is no HTTP, and no connection without an end.
+"""uvicorn's HTTP/1.1 protocol with JSON errors for malformed HTTP, and a time limit for every wait on the client.
 
-uvicorn bounds how long a connection may rest between two requests. Here the rest is bounded too: how long the head of
-any request may take, and how long a client may leave an answer unread. Bodies are limits.py's.
+uvicorn limits how long a connection may be idle between two requests. This protocol also limits how long the head of
+a request may take, and how long a client may leave a response unread. Bodies have their own limits.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from edgelora.core.errors import UsageError
 from edgelora.server.http.errors import error_reply
 
 HEAD_SECONDS = 30.0
-"""How long request line and headers may take, and what a client goes on sending after it was answered."""
+"""Maximum seconds for a request line with its headers, and for the rest of a request that was answered early."""
 STALL_SECONDS = 300.0
-"""How long a client may take in nothing of an answer that waits for it."""
+"""Maximum seconds that a client may read nothing of a response that is waiting for it."""
 
 
 class JsonH11Protocol(H11Protocol):
-    """No access log: uvicorn's lines have the query in them. The boundary writes better ones."""
+    """Writes no access log, because uvicorn's lines contain the query. The boundary middleware has its own."""
 
     _head_timer: asyncio.TimerHandle | None = None
     _stall_timer: asyncio.TimerHandle | None = None
@@ -32,7 +32,7 @@ class JsonH11Protocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        # A timer would keep the protocol and all it holds until it is due.
+        # A running timer would keep the protocol and everything it refers to in memory.
         self._forget_head()
         self._forget_stall()
         self._unset_keepalive_if_required()
@@ -66,7 +66,7 @@ class JsonH11Protocol(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _await_head(self) -> None:
-        """From the first byte on: more of them do not buy more time."""
+        """Start the timer of a request's head; further bytes do not extend it."""
         if self._head_timer is None and not self.transport.is_closing():
             self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
 

@@ -1,4 +1,4 @@
-"""Reading a JSON body within bounds: bytes, time, nesting, values, numbers, keys, text. Owns no schema."""
+"""Reading a JSON body within limits of bytes, time, nesting, values and digits. Knows no schema."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from edgelora.server.http.errors import BodyTimeout, BodyTooLarge, ClientGone
 
 MAX_DEPTH = 64
 MAX_VALUES = 1 << 18
-"""Of all arrays and objects together: each takes many times its bytes of the body once it is read."""
+"""Maximum number of values in all arrays and objects: parsed, each takes many times its bytes in the body."""
 MAX_DIGITS = 64
-"""Of a whole number. Nothing here counts so far, and reading long ones takes time."""
+"""Maximum number of digits of an integer: parsing long ones takes time, and no field needs them."""
 DISCARD_BYTES = 64 << 20
-"""How much of a body that is too large is read and thrown away, so that the client gets to read the answer."""
+"""Maximum bytes of a refused body that are read and thrown away, so that the client can read the reply."""
 DISCARD_SECONDS = 2.0
 
 # A string that never ends takes all that is left, so the scan is linear in every case.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _NOT_BRACKETS = bytes(sorted(set(range(256)) - set(b"[]{}")))
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
-"""How half of a surrogate pair begins in JSON; so do the halves of whole ones."""
+"""The beginning of an escaped surrogate, which may be half of a pair or stand alone."""
 
 
 async def read_body(receive: Receive, *, declared: int | None, limit: int, seconds: float) -> bytes:
-    """The request's body. `declared` is its Content-Length where known.
+    """Return the request's body. `declared`: its Content-Length, if the request has one.
 
     Raises BodyTooLarge over `limit` bytes, BodyTimeout after `seconds`, ClientGone.
     """
@@ -46,10 +46,10 @@ async def read_body(receive: Receive, *, declared: int | None, limit: int, secon
 
 
 def parse_object(body: bytes) -> dict[str, object]:
-    """A JSON object of whole characters.
+    """Parse a JSON object.
 
-    Raises UsageError for anything else: bad JSON or UTF-8, a key twice, NaN, too deep, too many values or digits, and
-    (code invalid_value, with where it stands) half of a surrogate pair, which JSON can write though it is no text.
+    Raises UsageError for invalid JSON or UTF-8, a repeated key, NaN, and too many levels, values or digits; also, with
+    the field at fault, for half of a surrogate pair, which JSON can write and which is no text.
     """
     _check_shape(body)
     try:
@@ -72,7 +72,7 @@ def parse_object(body: bytes) -> dict[str, object]:
 
 
 async def _collect(receive: Receive, limit: int) -> bytes | None:
-    """The whole body, or None as soon as it grows over the limit."""
+    """Return the body, or None as soon as it is larger than the limit."""
     body = bytearray()
     while True:
         message = await receive()
@@ -86,7 +86,7 @@ async def _collect(receive: Receive, limit: int) -> bytes | None:
 
 
 async def discard_body(receive: Receive) -> None:
-    """Read what is left of a refused body, within bounds, so that its sender gets to read why."""
+    """Read the rest of a refused body, within limits, so that its client can read the reply."""
     read = 0
     try:
         async with asyncio.timeout(DISCARD_SECONDS):
@@ -132,7 +132,7 @@ def _counted(text: str) -> int:
 def _check_text(value: object, at: str) -> None:
     if isinstance(value, str):
         if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
-            message = f"The field {at[:200]!r} has half of a surrogate pair, which is no character."
+            message = f"The field {at[:200]!r} has half of a surrogate pair, which is not a character."
             raise UsageError("invalid_value", message, param=at[:200])
     elif isinstance(value, list):
         for index, item in enumerate(value):
@@ -151,4 +151,4 @@ def _finite(text: str) -> float:
 
 
 def _bad(why: str) -> UsageError:
-    return UsageError("invalid_json", f"The body is not a JSON object the server can read: {why}.")
+    return UsageError("invalid_json", f"The server cannot read the body as a JSON object: {why}.")

@@ -1,6 +1,6 @@
-"""A route that takes a JSON object and answers a JSON value: read within bounds, worked on off the loop, replied.
+"""An endpoint that takes a JSON object and returns a JSON value, computed in a thread.
 
-Owns no field names: those are the families', which bring a function.
+Knows no field names: each API brings a function.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from edgelora.server.http.reply import send_reply
 JSON_HEADERS = ((b"content-type", b"application/json"),)
 
 Work = Callable[[dict[str, object]], object]
-"""Blocking: from a parsed body to what msgspec can write. Raises EdgeloraError."""
+"""Computes the reply, a value that msgspec can encode, from a parsed body. Blocking. Raises EdgeloraError."""
 
 
 async def read_json(scope: Scope, receive: Receive, options: ServerOptions) -> bytes:
-    """A body, not parsed yet. Raises as `read_body` does."""
+    """Return a JSON body, not parsed yet. Raises as `read_body` does."""
     length = Headers(scope=scope).get("content-length")
     declared = None if length is None else int(length)
     return await read_body(receive, declared=declared, limit=options.body_bytes, seconds=options.body_seconds)
@@ -32,7 +32,7 @@ async def read_json(scope: Scope, receive: Receive, options: ServerOptions) -> b
 
 @dataclass(frozen=True, slots=True)
 class JsonRoute:
-    """The ASGI app of one such route."""
+    """The ASGI application of one such endpoint."""
 
     options: ServerOptions
     work: Work

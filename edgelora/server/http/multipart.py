@@ -1,7 +1,7 @@
-"""A multipart/form-data body with one file, taken apart as it arrives. Pure: bytes in, bytes of the file out.
+"""Parsing a multipart/form-data body with one file while it arrives. Pure: bytes in, bytes of the file out.
 
-Format: RFC 7578. The boundary scan is python-multipart's; the limits on parts, headers and fields are ours, and each is
-checked before anything of that size is held.
+Format: RFC 7578. python-multipart scans for the boundary; the limits on parts, headers and fields are our own, and each
+is checked before data of that size is kept.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from edgelora.core.errors import UsageError
 
 MAX_PARTS = 16
 MAX_FIELD_BYTES = 4 << 10
-"""Of any field that is not the file."""
+"""Maximum size of a field other than the file."""
 MAX_PART_HEADERS = 8
 MAX_HEADER_BYTES = 2 << 10
-"""Of one header of a part."""
+"""Maximum size of one header of a part."""
 MAX_NAME = 255
 
 FILE = "file"
-"""The field that holds the file."""
+"""The name of the field that holds the file."""
 
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class FormReader:
-    """`feed` it the body in pieces; at the end `finish`. Raises UsageError for what is no such form."""
+    """A parser of one form. Call `feed` with each chunk of the body, then `finish`; both raise UsageError."""
 
     def __init__(self, content_type: str) -> None:
         from python_multipart import MultipartParser
         from python_multipart.multipart import parse_options_header
 
-        # It logs each refusal, as often as somebody likes; the answer says the same.
+        # It logs every malformed form, which would let clients fill the log; the reply says the same.
         logging.getLogger("python_multipart.multipart").setLevel(logging.ERROR)
         kind, options = parse_options_header(content_type)
         boundary = options.get(b"boundary")
@@ -43,13 +43,13 @@ class FormReader:
             raise _bad("its Content-Type names no boundary")
         self.fields: dict[str, str] = {}
         self.filename: str | None = None
-        """As the client called the file, its path cut off; None until its part has begun."""
+        """The client's name of the file, without its path; None until its part has begun."""
         self._parts = 0
         self._complete = False
         self._headers: dict[bytes, bytes] = {}
         self._key, self._value = bytearray(), bytearray()
         self._name: str | None = None
-        """The field of the present part; None for the file's."""
+        """The field of the current part; None for the file's."""
         self._field = bytearray()
         self._out: list[bytes] = []
         callbacks: Any = {
@@ -62,22 +62,22 @@ class FormReader:
             "on_part_end": self._end,
             "on_end": self._ended,
         }
-        with _told():
+        with _parser_errors():
             self._parser = MultipartParser(
                 boundary, callbacks, max_header_count=MAX_PART_HEADERS, max_header_size=MAX_HEADER_BYTES
             )
 
     def feed(self, data: bytes) -> bytes:
-        """More of the body; what of it is the file's."""
+        """Parse the next chunk of the body, and return the bytes of it that belong to the file."""
         if self._complete:
             return b""  # after the last boundary there is nothing to read
-        with _told():
+        with _parser_errors():
             self._parser.write(data)
         out, self._out = b"".join(self._out), []
         return out
 
     def finish(self) -> None:
-        """Raises UsageError where the body ended early or held no file."""
+        """Raises UsageError if the body ended early or had no file."""
         if not self._complete:
             raise _bad("it ends before its last boundary")
         if self.filename is None:
@@ -106,7 +106,7 @@ class FormReader:
             self._name = name
             return
         if name != FILE or self.filename is not None:
-            raise UsageError("invalid_value", f"One file is taken, as the field {FILE!r}.", param=name)
+            raise UsageError("invalid_value", f"The form may have one file, as the field {FILE!r}.", param=name)
         self._name, self.filename = None, safe_filename(_text(options[b"filename"]))
 
     def _data(self, data: bytes, start: int, end: int) -> None:
@@ -121,7 +121,7 @@ class FormReader:
         if self._name is None:
             return
         if self._name in self.fields:
-            raise UsageError("invalid_value", f"The field {self._name!r} is there twice.", param=self._name)
+            raise UsageError("invalid_value", f"The form has the field {self._name!r} twice.", param=self._name)
         self.fields[self._name] = _text(bytes(self._field))
 
     def _ended(self) -> None:
@@ -129,14 +129,14 @@ class FormReader:
 
 
 def safe_filename(text: str) -> str:
-    """A client's name for a file, to be shown and never opened: without path and control characters."""
+    """Return a client's name for a file without path and control characters. It is for display, never opened."""
     name = _UNSAFE.sub("", re.split(r"[/\\]", text)[-1])[:MAX_NAME]
     return name if name.strip(". ") else "upload"
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """What the parser raises, in the tree's words."""
+def _parser_errors() -> Iterator[None]:
+    """Raise the parser's errors as UsageError."""
     from python_multipart.exceptions import FormParserError
 
     try:
@@ -153,4 +153,4 @@ def _text(raw: bytes) -> str:
 
 
 def _bad(why: str) -> UsageError:
-    return UsageError("bad_form", f"The body is no form the server can read: {why}.", "Send multipart/form-data.")
+    return UsageError("bad_form", f"The server cannot read the body as a form: {why}.", "Send multipart/form-data.")

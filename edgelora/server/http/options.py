@@ -1,4 +1,4 @@
-"""How the server is to be run: one value, made by whoever starts it. Owns the defaults and reads no environment."""
+"""The options of a server, with their defaults. Reads no environment."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ MIB = 1 << 20
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
     host: str = DEFAULT_HOST
-    """An address or name to listen on. `localhost` is both 127.0.0.1 and ::1; elsewhere needs a key."""
+    """The address or name to listen on. `localhost` is both 127.0.0.1 and ::1; any other host needs a key."""
     port: int = DEFAULT_PORT
-    """0 takes any free port."""
+    """The TCP port; 0 takes any free one."""
     api_key: str | None = None
-    """Asked of every request but those that anyone may send (`doors.py`) where set. It opens nothing that manages."""
+    """The API key that requests need, if set. It does not allow management."""
     secrets: Path | None = None
-    """The folder of the management token and the named keys. None: there are none, and nobody manages."""
+    """The folder of the management token and the named keys; None: there are none, and nobody can manage."""
     keyless: bool = False
-    """On loopback, whether programs without a key are let in though there are named keys."""
+    """True to let programs on this machine in without a key, although there are named keys."""
     requests_per_minute: int | None = None
-    """Of all callers together, whichever adapter they use; None is without limit."""
+    """Limit of requests per minute of all callers together; None: no limit."""
     tokens_per_minute: int | None = None
-    """The same for the tokens of prompts and answers."""
+    """Limit of prompt and completion tokens per minute of all callers together; None: no limit."""
     allow_hosts: tuple[str, ...] = ()
-    """Names a Host header may carry besides the loopback ones and `host`."""
+    """Names that a Host header may have besides the loopback ones and `host`."""
     allow_origins: tuple[str, ...] = ()
-    """Web origins that may call: exact, `scheme://*`, or `desktop` for the usual application shells."""
+    """Web origins that may call: exact ones, `scheme://*`, or `desktop` for the usual application shells."""
     body_bytes: int = 4 * MIB
-    """Size of a JSON body at most."""
+    """Maximum size of a JSON body."""
     upload_bytes: int = 2048 * MIB
-    """Size of an uploaded adapter at most."""
+    """Maximum size of an uploaded adapter."""
     adapter_roots: tuple[Path, ...] = ()
-    """Folders below which a client may name an adapter by its path; none as a rule."""
+    """Folders below which clients may name an adapter by its path."""
     body_seconds: float = 30.0
-    """How long a client may take to send a body."""
+    """Maximum seconds for receiving a JSON body."""
     keepalive_seconds: float = 10.0
-    """Silence in a stream after which a comment is sent, so that clients and proxies keep waiting."""
+    """Seconds of silence in a stream after which a comment is sent, so that clients and proxies keep waiting."""
     access_log: bool = False
-    """Whether each request is logged in one line: names, numbers and times, nothing of its content."""
+    """True to log each request in one line: names, numbers and times, nothing of its content."""
     drain_seconds: float = 30.0
-    """How long running answers may go on after the server was told to end."""
+    """Maximum seconds that running generations continue after the server was asked to end."""
     timeouts: RequestTimeouts = DEFAULT
-    """How long a request may wait for its place, and take altogether."""
+    """Limits of a request's time in the queue and in total."""

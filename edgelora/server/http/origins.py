@@ -1,7 +1,7 @@
-"""Who may call: pure questions about the Host, Origin, Sec-Fetch-Site and keys a request carries. No I/O.
+"""Checks of the Host, Origin and Sec-Fetch-Site headers, and the keys that a request carries. Pure.
 
-A web page anywhere can make its visitor's browser send requests to localhost. Three things give it away: after DNS
-rebinding its own name stands in Host; across origins its origin stands in Origin; and Sec-Fetch-Site says `cross-site`.
+A web page anywhere can make its visitor's browser send requests to localhost. Three headers show it: Host
+contains the page's own name after DNS rebinding, Origin its origin, and Sec-Fetch-Site is `cross-site`.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s*]*")
 
 
 def host_name(header: str) -> str | None:
-    """The name or address in a Host header, without port and brackets, in lower case; None where it is malformed."""
+    """Return the name or address in a Host header, in lower case, without port and brackets; None if malformed."""
     match = _HOST.fullmatch(header.lower())
     return match["name"].strip("[]") if match else None
 
 
 class HostList:
-    """Which names the Host header may carry. Addresses too where `any_address`: rebinding needs a name."""
+    """The hosts that a Host header may name."""
 
     def __init__(self, names: Iterable[str], *, any_address: bool) -> None:
+        """`any_address`: also allow every IP address; DNS rebinding needs a name."""
         self._names = frozenset(name.lower().strip("[]") for name in names)
         self._any_address = any_address
 
@@ -48,9 +49,10 @@ class HostList:
 
 
 class OriginList:
-    """Which origins pages may call from. `desktop` stands for DESKTOP_ORIGINS; `scheme://*` for a whole scheme."""
+    """The origins of pages that may call. `desktop` stands for DESKTOP_ORIGINS, `scheme://*` for a whole scheme."""
 
     def __init__(self, entries: Iterable[str]) -> None:
+        """Raises UsageError for an entry that is no origin, or that would allow every web page."""
         origins = [origin for entry in entries for origin in _expand(entry)]
         self._exact = frozenset(origin for origin in origins if not origin.endswith("://*"))
         self._schemes = tuple(origin.removesuffix("*") for origin in origins if origin.endswith("://*"))
@@ -61,17 +63,17 @@ class OriginList:
 
 
 def own_origin(origin: str, host: str) -> bool:
-    """Whether a page was served by this server itself, under the very name and port that it now calls."""
+    """Return True if this server itself served the page, under the same name and port that the page calls."""
     return origin.lower() == f"http://{host.lower()}"
 
 
 def site_admitted(sec_fetch_site: str | None) -> bool:
-    """Whether Sec-Fetch-Site allows a request without an admitted Origin. Only browsers send the header."""
+    """Return True if Sec-Fetch-Site allows a request without an allowed Origin. Only browsers send the header."""
     return sec_fetch_site in (None, "none", "same-origin")
 
 
 def presented(authorization: str | None, x_api_key: str | None) -> list[bytes]:
-    """The secrets a request carries, in either of the two headers that clients put a key in."""
+    """Return the secrets in the two headers in which clients send a key."""
     scheme, _, token = (authorization or "").partition(" ")
     given = (token.strip() if scheme.lower() == "bearer" else "", (x_api_key or "").strip())
     # Header values come decoded as Latin-1, whatever bytes the client wrote.

@@ -1,4 +1,4 @@
-"""Reply."""
+"""Sending whole responses, and adding headers to any response of a request."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ RawHeaders = Iterable[tuple[bytes, bytes]]
 
 
 def add_headers(scope: Scope, headers: RawHeaders) -> None:
-    """Have these headers in the response, whichever it will be."""
+    """Add headers to the response of this request, whoever sends it."""
     scope[_EXTRA].extend(headers)
 
 
 async def send_reply(send: Send, status: int, headers: RawHeaders, body: bytes) -> None:
-    """A whole response at once."""
+    """Send a whole response."""
     length = (b"content-length", str(len(body)).encode())
     await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
     await send({"type": "http.response.body", "body": body})

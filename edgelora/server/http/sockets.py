@@ -1,4 +1,4 @@
-"""The listening sockets: which addresses, whether they need a key, and what to say when they cannot be had."""
+"""The listening sockets: their addresses, whether they need a key, and errors for those that cannot be opened."""
 
 from __future__ import annotations
 
@@ -17,19 +17,21 @@ _BACKLOG = 128
 _LOOPBACK = ("127.0.0.1", "::1")
 _NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 _SPARE_ANY_PORT = (*_NO_SUCH_FAMILY, errno.EADDRINUSE)
-"""Where any port would do, the one found for 127.0.0.1 may be taken on ::1."""
+"""Errors that are ignored on ::1 if any port will do: the free port of 127.0.0.1 may be in use there."""
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host can be reached from this machine alone. A name other than localhost never counts as loopback."""
+    """Return True if only this machine can reach the host. The one name that counts as loopback is localhost."""
     if is_address(host.strip("[]")):
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     return host.lower() == "localhost"
 
 
 def bind(options: ServerOptions) -> list[socket.socket]:
-    """Listening sockets, all on one port. Raises UsageError (no key off loopback, no such address), Busy,
-    and StorageError where the keys cannot be read.
+    """Return listening sockets, all on one port.
+
+    Raises UsageError for an unknown address, or for one off loopback while there is no key; Busy if the port is in
+    use; StorageError if the keys cannot be read.
     """
     if not is_loopback(options.host):
         _check_keys(options)
@@ -38,7 +40,7 @@ def bind(options: ServerOptions) -> list[socket.socket]:
         for address in _addresses(options.host):
             port = bound[0].getsockname()[1] if bound else options.port
             spare = _SPARE_ANY_PORT if options.port == 0 else _NO_SUCH_FAMILY
-            listening = _listen(address, port, forgiven=spare if bound else ())
+            listening = _listen(address, port, ignored=spare if bound else ())
             if listening is not None:
                 bound.append(listening)
     except BaseException:
@@ -48,7 +50,7 @@ def bind(options: ServerOptions) -> list[socket.socket]:
 
 
 def urls(bound: Sequence[socket.socket]) -> list[str]:
-    """`http://ADDRESS:PORT` of each socket."""
+    """Return the URL of each socket, such as `http://127.0.0.1:8321`."""
     return [_url(*listening.getsockname()[:2]) for listening in bound]
 
 
@@ -76,18 +78,18 @@ def _addresses(host: str) -> list[str]:
     if host.lower() == "localhost":
         return list(_LOOPBACK)
     try:
-        found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        results = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError:
         raise UsageError("bad_host", f"There is no address for the host {host!r}.", "Check --host.") from None
-    return [str(found[0][4][0])]
+    return [str(results[0][4][0])]
 
 
-def _listen(address: str, port: int, *, forgiven: Sequence[int]) -> socket.socket | None:
-    """A listening socket; None where it cannot be had for one of the `forgiven` error numbers (no IPv6)."""
+def _listen(address: str, port: int, *, ignored: Sequence[int]) -> socket.socket | None:
+    """Return a listening socket, or None if opening it fails with one of the `ignored` error numbers."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listening: socket.socket | None = None
     try:
-        # By its name: only then asyncio turns Nagle's algorithm off, and a reply does not wait 40 ms for an ACK.
+        # With IPPROTO_TCP asyncio turns Nagle's algorithm off, and a reply does not wait 40 ms for an ACK.
         listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         _set_options(listening, family)
         listening.bind((address, port))
@@ -96,7 +98,7 @@ def _listen(address: str, port: int, *, forgiven: Sequence[int]) -> socket.socke
     except OSError as error:
         if listening is not None:
             listening.close()
-        if error.errno in forgiven:
+        if error.errno in ignored:
             return None
         raise _refusal(error, address, port) from None
     return listening

@@ -1,4 +1,4 @@
-"""How long a request may wait for its place, and take altogether. Pure: the caller has the clock."""
+"""Limits of a request's time in the queue and in total. Pure: the caller has the clock."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ from edgelora.core.errors import EdgeloraError, Unavailable
 @dataclass(frozen=True, slots=True)
 class RequestTimeouts:
     queue_seconds: float | None = None
-    """Until it has a place in the batch; None is without limit. A place that was lost again does not count."""
+    """Maximum seconds until the request first runs; None: no limit."""
     deadline_seconds: float | None = None
-    """Until its answer is complete."""
+    """Maximum seconds until the answer is complete; None: no limit."""
 
     def left(self, waited: float, *, placed: bool) -> float:
-        """Seconds until one of the limits; infinite where there is none."""
+        """Return the seconds until the nearest limit; infinite if there is none.
+
+        `waited`: seconds since the request came. `placed`: True once it has run.
+        """
         limits = (None if placed else self.queue_seconds, self.deadline_seconds)
         return max(0.0, min((limit for limit in limits if limit is not None), default=math.inf) - waited)
 
     def spent(self, waited: float, *, placed: bool) -> EdgeloraError | None:
-        """What a request that has `waited` so long ends with, or None while it may go on."""
-        from edgelora.server.http.errors import DeadlineExceeded  # not at the top: the options are read for `--help`
+        """Return the error of a request that reached a limit, or None while it may continue."""
 
         if self.deadline_seconds is not None and waited >= self.deadline_seconds:
-            from edgelora.server.http.errors import DeadlineExceeded  # with msgspec, which --help does without
+            # Not at the top of the module, because `edgelora serve --help` reads the options.
+            from edgelora.server.http.errors import DeadlineExceeded
 
             return DeadlineExceeded(
                 "deadline_exceeded",
@@ -35,8 +38,8 @@ class RequestTimeouts:
         if not placed and self.queue_seconds is not None and waited >= self.queue_seconds:
             return Unavailable(
                 "queue_timeout",
-                f"The request found no place in {self.queue_seconds:g} seconds.",
-                "Send it again when fewer are waiting.",
+                f"The request waited {self.queue_seconds:g} seconds without being started.",
+                "Send it again when fewer requests are waiting.",
                 retry_after=self.queue_seconds,
             )
         return None

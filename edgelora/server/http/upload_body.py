@@ -1,4 +1,4 @@
-"""Bodies too large for memory, on their way to the disk: within bounds of size and time, written off the loop."""
+"""Receiving bodies too large for memory: written to disk in a thread, within limits of size and time."""
 
 from __future__ import annotations
 
@@ -18,39 +18,39 @@ from edgelora.server.http.multipart import FormReader
 from edgelora.store.uploads import Incoming, Uploads
 
 IDLE_SECONDS = 30.0
-"""How long the next piece of a body may take."""
+"""Maximum seconds between two chunks of a body."""
 TOTAL_SECONDS = 3600.0
-"""How long a body may take."""
+"""Maximum seconds for a whole body."""
 FORM_BYTES = 64 << 10
-"""What a form may have beside its file."""
+"""Maximum size of a form besides its file."""
 BATCH_BYTES = 1 << 20
-"""Written at a time: a hop to a thread for each piece from the socket would cost more than the writing."""
+"""Bytes written at a time: a switch to a thread for each chunk from the socket would cost more than the writing."""
 MAX_AT_ONCE = 8
-"""Uploads being received; more wait, with their bodies unread."""
+"""Maximum number of uploads received at once; more wait, with their bodies unread."""
 MAX_WAITING = 512
 
 
 class UploadReceiver:
-    """Who sends now, and who waits; one for the server."""
+    """The uploads being received and those waiting to be. A server has one."""
 
     def __init__(self, uploads: Uploads) -> None:
         self._uploads = uploads
-        self._places = asyncio.Semaphore(MAX_AT_ONCE)
+        self._slots = asyncio.Semaphore(MAX_AT_ONCE)
         self._waiting = 0
 
     @asynccontextmanager
     async def receiving(self, scope: Scope, receive: Receive, *, limit: int) -> AsyncIterator[IncomingUpload]:
-        """An upload of at most `limit` bytes, gone again after the block but for what was kept or held.
+        """Receive an upload of at most `limit` bytes. After the block it is deleted unless it was kept or held.
 
-        A refused body is read on for a moment, so that its sender gets to read why. Raises Busy, BodyTooLarge,
-        StorageError.
+        The rest of a refused body is read for a moment, so that its client can read the reply. Raises Busy,
+        BodyTooLarge, StorageError.
         """
         body = _Body(receive, limit)
         try:
             declared = Headers(scope=scope).get("content-length")
             if declared is not None and int(declared) > limit:
                 raise _too_large(limit)
-            async with self._place():
+            async with self._slot():
                 arrival = IncomingUpload(body, await to_thread.run_sync(self._uploads.begin))
                 try:
                     yield arrival
@@ -62,22 +62,22 @@ class UploadReceiver:
             raise
 
     @asynccontextmanager
-    async def _place(self) -> AsyncIterator[None]:
+    async def _slot(self) -> AsyncIterator[None]:
         if self._waiting >= MAX_WAITING:
-            raise Busy("too_many_uploads", f"{MAX_WAITING} uploads wait already.", "Send fewer at a time.")
+            raise Busy("too_many_uploads", f"{MAX_WAITING} uploads are waiting already.", "Send fewer at a time.")
         self._waiting += 1
         try:
-            await self._places.acquire()
+            await self._slots.acquire()
         finally:
             self._waiting -= 1
         try:
             yield
         finally:
-            self._places.release()
+            self._slots.release()
 
 
 class IncomingUpload:
-    """One upload."""
+    """An upload on its way to disk."""
 
     def __init__(self, body: _Body, incoming: Incoming) -> None:
         self._body = body
@@ -85,7 +85,7 @@ class IncomingUpload:
         self.incoming = incoming
 
     def hold(self) -> Incoming:
-        """Its bytes stay where they are after the block, until the caller closes it."""
+        """Keep the upload's bytes after the block. The caller must close what this returns."""
         self._held = True
         return self.incoming
 
@@ -94,27 +94,27 @@ class IncomingUpload:
             self.incoming.close()
 
     async def form(self, content_type: str) -> FormReader:
-        """Take in a form with a file. Raises UsageError, BodyTooLarge, BodyTimeout, ClientGone, StorageError."""
+        """Receive a form with a file. Raises UsageError, BodyTooLarge, BodyTimeout, ClientGone, StorageError."""
         reader = FormReader(content_type)
-        await self._write(reader.feed(piece) async for piece in self._body.pieces())
+        await self._write(reader.feed(chunk) async for chunk in self._body.chunks())
         reader.finish()
         return reader
 
     async def raw(self) -> str:
-        """Take in a body that is the file. Returns the md5 hex of its bytes. Raises as `form`."""
+        """Receive a body that is the file itself. Returns the md5 of its bytes in hex. Raises as `form`."""
         digest = hashlib.md5(usedforsecurity=False)
-        await self._write(self._body.pieces(), digest)
+        await self._write(self._body.chunks(), digest)
         return digest.hexdigest()
 
-    async def _write(self, pieces: AsyncIterator[bytes], digest: hashlib._Hash | None = None) -> None:
+    async def _write(self, chunks: AsyncIterator[bytes], digest: hashlib._Hash | None = None) -> None:
         def write(data: bytes) -> None:
             self.incoming.write(data)
             if digest is not None:
                 digest.update(data)
 
         batch = bytearray()
-        async for piece in pieces:
-            batch += piece
+        async for chunk in chunks:
+            batch += chunk
             if len(batch) >= BATCH_BYTES:
                 await to_thread.run_sync(write, bytes(batch))
                 batch.clear()
@@ -127,7 +127,7 @@ class _Body:
         self._limit = limit
         self.ended = False
 
-    async def pieces(self) -> AsyncGenerator[bytes]:
+    async def chunks(self) -> AsyncGenerator[bytes]:
         total = 0
         deadline = asyncio.get_running_loop().time() + TOTAL_SECONDS
         while not self.ended:
@@ -135,17 +135,17 @@ class _Body:
                 async with asyncio.timeout_at(min(deadline, asyncio.get_running_loop().time() + IDLE_SECONDS)):
                     message = await self._receive()
             except TimeoutError:
-                problem = f"The body stopped coming for {IDLE_SECONDS:g} s, or took over {TOTAL_SECONDS:g} s."
+                problem = f"The body paused for {IDLE_SECONDS:g} s, or took longer than {TOTAL_SECONDS:g} s."
                 raise BodyTimeout("body_timeout", problem, "Send it again.") from None
             if message["type"] == "http.disconnect":
                 self.ended = True
                 raise ClientGone
             self.ended = not message.get("more_body", False)
-            piece = message.get("body", b"")
-            total += len(piece)
+            chunk = message.get("body", b"")
+            total += len(chunk)
             if total > self._limit:
                 raise _too_large(self._limit)
-            yield piece
+            yield chunk
 
 
 def _too_large(limit: int) -> BodyTooLarge:

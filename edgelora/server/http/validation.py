@@ -28,7 +28,7 @@ def check_text(text: str, param: str) -> None:
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise invalid(param, "has half of a surrogate pair, which is no character") from None
+        raise invalid(param, "has half of a surrogate pair, which is not a character") from None
 
 
 def refuse_unsupported(raw: Mapping[str, object], inert: Inert, *, at: str = "") -> None:

@@ -1,1 +1,1 @@
-"""Changing what is installed over HTTP: the manager, the jobs it runs, and the routes that show them."""
+"""Changing what is installed over HTTP: the manager, its installation jobs, and the endpoints that show them."""

@@ -1,9 +1,9 @@
-"""What a client may write to name a repository of the Hugging Face hub. Pure: nothing is fetched here, or looked up.
+"""Parsing the names and URLs by which clients refer to repositories of the Hugging Face hub. Pure: no network.
 
     hf:org/repo[@revision]    org/repo[@revision]    https://huggingface.co/org/repo[/tree/revision[/folder]]
 
-An address is only ever taken apart for the repository's name. Which hub is asked is the server's own setting
-(HF_ENDPOINT), so no request can make the server open a connection to a host of its choice.
+A URL is parsed only for the repository's name. The hub itself is the server's own setting (HF_ENDPOINT), so no request
+can make the server connect to a host of its choice.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ _TOKEN = re.compile(r"[\x21-\x7e]{1,512}")
 
 
 def parse_repository(text: str, *, token: str | None, param: str) -> HubSource:
-    """The repository that `text` names. Raises UsageError, with `param`, for anything else: any other URL, any path."""
+    """Return the repository that `text` names. Raises UsageError with `param` for any other URL and for paths."""
     check_token(token)
     match = _NAME.fullmatch(text) or _ADDRESS.fullmatch(text)
     if match is None or ".." in text:
         raise UsageError(
             "source_not_allowed",
-            f"The field {param!r} names no repository of the Hugging Face hub.",
-            "Write hf:org/repo[@revision], or the repository's address on huggingface.co; or upload the adapter.",
+            f"The field {param!r} does not name a repository of the Hugging Face hub.",
+            "Write hf:org/repo[@revision] or the repository's URL on huggingface.co, or upload the adapter.",
             param=param,
         )
-    found = match.groupdict()
-    return HubSource(found["repository"], found["revision"] or "main", found.get("folder"), token or None)
+    parts = match.groupdict()
+    return HubSource(parts["repository"], parts["revision"] or "main", parts.get("folder"), token or None)
 
 
 def check_token(token: str | None) -> None:
-    """Raises UsageError for what could not stand in a header. Never says what it is."""
+    """Raises UsageError for a token that could not be sent in a header. The error does not contain the token."""
     if token and not _TOKEN.fullmatch(token):
-        raise invalid("token", "is no token")
+        raise invalid("token", "is not a valid token")

@@ -23,9 +23,12 @@ class JobRoutes:
         path, access = "/v1/jobs", Access.MANAGEMENT
         return (
             Endpoint(
-                "GET", path, self.index, access, "listJobs", "What is being installed, and was", reply=JobList
+                "GET", path, self.index, access, "listJobs", "List the installation jobs", reply=JobList
             ),
-            Endpoint("GET", f"{path}/{{id}}", self.retrieve, access, "retrieveJob", "One of them", reply=InstallJob),
+            Endpoint(
+                "GET", f"{path}/{{id}}", self.retrieve, access, "retrieveJob",
+                "Retrieve an installation job", reply=InstallJob,
+            ),
         )  # fmt: skip
 
     async def index(self, _request: Request) -> Response:
@@ -36,7 +39,7 @@ class JobRoutes:
 
 
 def job_fields(job: Job) -> dict[str, object]:
-    """A job for programs. Times in ISO 8601, as Together's clients parse them."""
+    """Return a job as JSON fields. Times are in ISO 8601."""
     updates = [
         {"status": _status_name(job, update.status), "message": update.message, "timestamp": iso(update.at)}
         for update in job.updates
@@ -66,7 +69,7 @@ def _status_name(job: Job, status: Status) -> str:
 
 
 def error_fields(job: Job) -> object:
-    """The failure as an error object, None where there is none."""
+    """Return the error of a failed job as an OpenAI error object; None if it did not fail."""
     return None if job.error is None else msgspec.json.decode(error_reply(job.error).body)["error"]
 
 

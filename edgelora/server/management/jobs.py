@@ -1,7 +1,7 @@
-"""Installing adapters for clients that do not wait, in threads off the event loop: one after another in each lane.
+"""Installing adapters in background threads, one after another in each lane.
 
-`JobTable` is the pure part: which jobs there are, what became of each, and which are forgotten. `Jobs` runs them. All
-is in memory: after a restart there are no jobs, and what they installed is installed.
+`JobTable` is the pure part: the jobs, their statuses, and the removal of old ones. `Jobs` runs them. Jobs are in memory
+only: after a restart there are none, while the adapters they installed remain.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from edgelora.server.http.errors import internal_error
 logger = logging.getLogger(__name__)
 
 MAX_WAITING = 32
-"""Jobs that may wait for their turn."""
+"""Maximum number of queued jobs."""
 MAX_KEPT = 512
-"""Ended jobs that can still be asked for."""
+"""Maximum number of ended jobs that are kept."""
 RETRY_SECONDS = 5.0
 
 
@@ -42,7 +42,7 @@ class Update:
     status: Status
     message: str
     at: float
-    """Unix seconds."""
+    """Time in Unix seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +64,14 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as it is now."""
+    """The state of a job at one moment."""
 
     id: str
     task: Task
     updates: tuple[Update, ...]
-    """How it came to be where it is; never empty."""
+    """All statuses of the job so far, the latest last; never empty."""
     progress: str = ""
-    """How far it is, while it runs."""
+    """Progress of a running job, as text."""
     installed: InstallResult | None = None
     error: EdgeloraError | None = None
 
@@ -93,29 +93,29 @@ class Job:
 
 
 class JobTable:
-    """The jobs there are. No clock, no threads."""
+    """The jobs by id. No clock, no threads."""
 
     def __init__(self) -> None:
         self._jobs: dict[str, Job] = {}
-        """By id, oldest first."""
+        """The jobs by id, oldest first."""
 
     def every(self) -> list[Job]:
         return list(self._jobs.values())
 
     def get(self, job_id: str) -> Job:
-        """Raises NotFound."""
+        """Return a job. Raises NotFound."""
         if job_id not in self._jobs:
             remedy = "The server forgets jobs when it restarts; GET /v1/adapters shows what is installed."
             raise NotFound("job", job_id, (), remedy)
         return self._jobs[job_id]
 
     def add(self, job_id: str, task: Task, *, now: float) -> Job:
-        """Raises Busy where too many wait."""
+        """Add a queued job. Raises Busy if too many are queued."""
         waiting = sum(job.status is Status.QUEUED for job in self._jobs.values())
         if waiting >= MAX_WAITING:
-            message = f"{waiting} adapters wait to be converted."
+            message = f"{waiting} adapters are waiting to be installed."
             raise Busy("jobs_full", message, "Wait until some are done.", retry_after=RETRY_SECONDS)
-        self._jobs[job_id] = Job(job_id, task, (Update(Status.QUEUED, "Waits for its turn.", now),))
+        self._jobs[job_id] = Job(job_id, task, (Update(Status.QUEUED, "Waiting.", now),))
         ended = [job.id for job in self._jobs.values() if job.ended]
         for old in ended[: max(0, len(ended) - MAX_KEPT)]:
             del self._jobs[old]
@@ -124,7 +124,7 @@ class JobTable:
     def start(self, job_id: str, *, now: float) -> None:
         self._move(job_id, Update(Status.RUNNING, "Being installed.", now))
 
-    def tell(self, job_id: str, progress: str) -> None:
+    def set_progress(self, job_id: str, progress: str) -> None:
         self._jobs[job_id] = replace(self._jobs[job_id], progress=progress)
 
     def succeed(self, job_id: str, installed: InstallResult, *, now: float) -> None:
@@ -142,13 +142,13 @@ class JobTable:
 
 
 Work = Callable[[Progress], InstallResult]
-"""Blocking. Raises EdgeloraError."""
+"""Installs an adapter. Blocking. Raises EdgeloraError."""
 
 
 class Lane(StrEnum):
-    """What is here already does not wait for what has to come over a network first."""
+    """A queue of jobs: local installations do not wait for downloads."""
 
-    HERE = "here"
+    LOCAL = "local"
     HUB = "hub"
 
 
@@ -160,7 +160,7 @@ class _Waiting:
 
 
 class Jobs:
-    """Thread-safe. A lane's thread lives while it has work, and does not keep the process alive."""
+    """Runs the jobs. Thread-safe. A lane has a daemon thread while it has work."""
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -170,17 +170,17 @@ class Jobs:
         self._running: set[Lane] = set()
 
     def every(self) -> list[Job]:
-        """Oldest first."""
+        """Return all jobs, oldest first."""
         with self._lock:
             return self._table.every()
 
     def get(self, job_id: str) -> Job:
-        """Raises NotFound."""
+        """Return a job. Raises NotFound."""
         with self._lock:
             return self._table.get(job_id)
 
-    def submit(self, task: Task, work: Work, *, lane: Lane = Lane.HERE) -> tuple[Job, Future[Job]]:
-        """The job as it was taken, and what will be it once it has ended. Raises Busy where too many wait."""
+    def submit(self, task: Task, work: Work, *, lane: Lane = Lane.LOCAL) -> tuple[Job, Future[Job]]:
+        """Queue a job. Returns it, and a future of it once it has ended. Raises Busy if too many are queued."""
         done: Future[Job] = Future()
         with self._lock:
             job = self._table.add(f"job-{secrets.token_hex(12)}", task, now=self._clock())
@@ -214,12 +214,12 @@ class Jobs:
         def progress(label: str, done: int, total: int) -> None:
             share = f": {100 * done // total}%" if total else ""
             with self._lock:
-                self._table.tell(waiting.job_id, f"{label}{share}")
+                self._table.set_progress(waiting.job_id, f"{label}{share}")
 
         try:
             return waiting.work(progress)
         except EdgeloraError as error:
             return error
-        except Exception:  # Whatever an upload causes must end its own job, not this thread.
+        except Exception:  # An unexpected failure must end its own job, not this thread.
             logger.exception("%s failed", waiting.job_id)
             return internal_error()

@@ -1,4 +1,4 @@
-"""What the management routes share: the shelf, the uploads, the jobs, and how adapters get from one to the other."""
+"""The state and the steps that the management endpoints share: adapter registry, uploads, and jobs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Manager:
-    """One for a server."""
+    """Installs and removes adapters for the management endpoints. A server has one."""
 
     registry: AdapterRegistry
     options: ServerOptions
@@ -49,28 +49,28 @@ class Manager:
         return cls(runtime.registry, options, uploads, UploadReceiver(uploads), Jobs())
 
     async def read(self, request: Request) -> dict[str, object]:
-        """The request's JSON object. Raises UsageError, BodyTooLarge, BodyTimeout, ClientGone."""
+        """Return the request's JSON object. Raises UsageError, BodyTooLarge, BodyTimeout, ClientGone."""
         raw = await read_json(request.scope, request.receive, self.options)
         return await to_thread.run_sync(parse_object, raw)
 
     def check_base(self, name: str | None, *, param: str) -> None:
-        """Raises UsageError unless `name` is one of the resident base's, or not said."""
+        """Raises UsageError unless `name` is one of the resident base's, or None."""
         base = self.registry.base
         if name and not goes_by(base, name):
-            message = f"{name!r} is not the base that this server runs, which is {base.name}."
+            message = f"{name!r} is not the base of this server, which is {base.name}."
             raise UsageError("other_base", message, f"Write {base.name!r}, or serve that base.", param=param)
 
     def submit(self, task: Task, source: Source) -> tuple[Job, Future[Job]]:
-        """Have `source` installed as `task.name`. Raises UsageError for a bad name, Busy where too many wait."""
+        """Start a job that installs `source` as `task.name`. Raises UsageError for a bad name, or Busy."""
         check_name(task.name, kind="adapter")
 
         def work(progress: Progress) -> InstallResult:
             return self.registry.install(source, name=task.name, uploads=self.uploads, progress=progress)
 
-        return self.jobs.submit(task, work, lane=Lane.HUB if isinstance(source, HubSource) else Lane.HERE)
+        return self.jobs.submit(task, work, lane=Lane.HUB if isinstance(source, HubSource) else Lane.LOCAL)
 
     async def install(self, task: Task, source: Source) -> InstallResult:
-        """The same, waited for. Raises what became of it."""
+        """Install `source` as `task.name` and wait for it. Raises the job's error."""
         _, done = self.submit(task, source)
         job = await asyncio.wrap_future(done)
         if job.installed is None:
@@ -78,7 +78,7 @@ class Manager:
         return job.installed
 
     def uploaded(self, file_id: str, *, param: str) -> UploadSource:
-        """Raises NotFound with `param` where it is not there."""
+        """Return an uploaded file. Raises NotFound with `param`."""
         try:
             return UploadSource(self.uploads.get(file_id))
         except EdgeloraError as error:

@@ -1,1 +1,1 @@
-"""What stands before every route: the error boundary, and the guard of Host, Origin and request sizes."""
+"""The middleware before every route: the error boundary, and the guard of Host, Origin and request sizes."""

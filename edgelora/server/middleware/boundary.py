@@ -1,8 +1,7 @@
-"""The outermost middleware: gives each request an id, turns what is raised within into an error object, counts it.
+"""The outermost middleware: gives each request an id, turns exceptions into error replies, and counts the request.
 
-Owns the access log: one line for each request, where the options ask for it.
-
-Pure ASGI, like everything here: starlette's function middleware hides the client's disconnect.
+It also writes the access log, one line a request, if the options ask for it. It is pure ASGI, because starlette's
+function middleware hides the client's disconnect.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ access = logging.getLogger("edgelora.access")
 
 NO_ROUTE = "(none)"
 LOGGED_PATH = 200
-"""Bytes of a path that are logged."""
+"""Maximum bytes of a path in the access log."""
 
 
 class Boundary:
@@ -65,12 +64,12 @@ class Boundary:
 
 
 def _route(scope: Scope) -> str:
-    """The template of the route that answered: of those there is a bounded number."""
+    """Return the template of the route that answered, of which there is a bounded number."""
     return str(getattr(scope.get("route"), "path", NO_ROUTE))
 
 
 def _log(request_id: str, scope: Scope, status: int, record: RequestRecord) -> None:
-    # Never the query, the headers or the body: they are the user's.
+    # Never the query, the headers or the body: they are private.
     path = scope["raw_path"][:LOGGED_PATH].decode("ascii", "backslashreplace")
     tokens = record.tokens
     fields = {
@@ -82,7 +81,7 @@ def _log(request_id: str, scope: Scope, status: int, record: RequestRecord) -> N
         "adapter": record.adapter,
         "prompt_tokens": tokens.prompt if tokens else 0,
         "cached_tokens": tokens.cached if tokens else 0,
-        "completion_tokens": tokens.completion if tokens else record.pieces,
+        "completion_tokens": tokens.completion if tokens else record.deltas,
     }
     access.info(
         "%(request_id)s %(method)s %(path)s %(status)d %(ms).1f ms, adapter %(adapter)s, tokens %(prompt_tokens)d in"

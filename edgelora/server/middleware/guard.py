@@ -1,7 +1,7 @@
-"""The guard before the router: a pure-ASGI middleware. Owns the order of its checks and the CORS headers.
+"""The guard before the router: checks sizes, Host and Origin, and answers CORS preflights. Pure ASGI.
 
-Sizes of address and headers, then Host, then Origin and Sec-Fetch-Site, then the preflight answer. The questions
-themselves are in access.py; keys, content types and limits of a minute hang on the route: gate.py.
+It checks the sizes of URL and headers first, then Host, then Origin and Sec-Fetch-Site. The checks themselves are in
+http/origins.py. Keys, content types and rate limits depend on the endpoint and are checked by its gate.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from edgelora.server.http.reply import add_headers, send_reply
 from edgelora.server.http.sockets import is_loopback
 
 MAX_URL_BYTES = 8 << 10
-"""Path and query as they were sent."""
+"""Maximum size of path and query as they were sent."""
 MAX_HEADERS = 100
 
 _PREFLIGHT_SECONDS = b"600"
 _REQUEST_HEADERS = re.compile(r"authorization|content-type|x-api-key|x-stainless-[a-z0-9-]{1,64}")
 _READABLE = b"x-request-id, retry-after, " + b", ".join(
-    b"x-ratelimit-%s-%s" % (what, kind)
+    b"x-ratelimit-%s-%s" % (field, kind)
     for kind in (b"requests", b"tokens")
-    for what in (b"limit", b"remaining", b"reset")
+    for field in (b"limit", b"remaining", b"reset")
 )
-"""Headers of an answer that a page may look at."""
+"""Response headers that a page may read."""
 
 
 @dataclass(frozen=True, slots=True)
 class OriginRules:
-    """Where requests may come from: read from the options once, before anything is served."""
+    """The allowed hosts and origins, read once from the options."""
 
     hosts: HostList
     origins: OriginList
@@ -53,7 +53,7 @@ class OriginRules:
 
 class Guard:
     def __init__(self, app: ASGIApp, rules: OriginRules, routes: Sequence[Route]) -> None:
-        """`routes`: for telling a preflight what there is."""
+        """`routes`: for the methods that a preflight is answered with."""
         self._app = app
         self._rules = rules
         self._routes = routes
@@ -78,13 +78,13 @@ class Guard:
         if len(given) != 1 or not self._rules.hosts.admits(given[0]):
             raise Forbidden(
                 "host_not_allowed",
-                "The Host header names a host this server does not answer for.",
+                "The Host header names a host that this server does not serve.",
                 "Call it as 127.0.0.1 or localhost, or start it with --allow-host NAME.",
             )
         return given[0]
 
     def _check_origin(self, headers: Headers, host: str) -> str | None:
-        """The admitted Origin of another place; None where the request has none, or comes from a page served here."""
+        """Return the allowed foreign Origin, or None if the request has none or comes from a page of this server."""
         origins = headers.getlist("origin")
         if len(origins) == 1 and origins[0] in self._rules.origins:
             return origins[0]
@@ -98,13 +98,13 @@ class Guard:
         return None
 
     def _methods(self, path: str) -> set[str]:
-        found = {method for route in self._routes if route.path_regex.match(path) for method in route.methods or ()}
-        return found - {"HEAD"} or {"GET", "POST"}
+        methods = {method for route in self._routes if route.path_regex.match(path) for method in route.methods or ()}
+        return methods - {"HEAD"} or {"GET", "POST"}
 
 
 def _check_sizes(scope: Scope) -> None:
     if len(scope["raw_path"]) + len(scope["query_string"]) > MAX_URL_BYTES:
-        raise UrlTooLong("url_too_long", f"The address is longer than {MAX_URL_BYTES} bytes.", "Send a shorter one.")
+        raise UrlTooLong("url_too_long", f"The URL is longer than {MAX_URL_BYTES} bytes.", "Send a shorter one.")
     if len(scope["headers"]) > MAX_HEADERS:
         raise HeadersTooMany("too_many_headers", f"The request has more than {MAX_HEADERS} headers.", "Send fewer.")
 
@@ -118,10 +118,10 @@ def _cors(origin: str) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def _preflight(headers: Headers, methods: Iterable[str]) -> tuple[tuple[bytes, bytes], ...]:
-    wanted = [name.strip().lower() for name in headers.get("access-control-request-headers", "").split(",")]
+    requested = [name.strip().lower() for name in headers.get("access-control-request-headers", "").split(",")]
     return (
         (b"access-control-allow-methods", _join(sorted(methods))),
-        (b"access-control-allow-headers", _join(name for name in wanted if _REQUEST_HEADERS.fullmatch(name))),
+        (b"access-control-allow-headers", _join(name for name in requested if _REQUEST_HEADERS.fullmatch(name))),
         (b"access-control-max-age", _PREFLIGHT_SECONDS),
     )
 

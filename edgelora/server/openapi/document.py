@@ -14,7 +14,7 @@ from edgelora.server.http.error_types import ErrorReply
 Schema = dict[str, Any]
 
 _REF = "#/components/schemas/{name}"
-_EVENTS_ABOUT = "Server-sent events, where the body says `stream`; the last line is `data: [DONE]`."
+_EVENTS_ABOUT = "Server-sent events, if `stream` is true in the body; the last line is `data: [DONE]`."
 _EVENT: Schema = {
     "description": _EVENTS_ABOUT,
     "type": "object",
@@ -23,9 +23,9 @@ _EVENT: Schema = {
 }
 """The schema of one event; OpenAPI 3.1 cannot describe a stream of them."""
 _ABOUT = (
-    "An on-device LoRA runtime's HTTP API, in OpenAI's shapes: `model` is the base or an adapter by name. All that "
-    "stands under /v1 stands under /openai/v1 too. Fields that are not named here are ignored; those that are named "
-    "and not supported are refused unless their value asks for nothing."
+    "An on-device LoRA runtime's HTTP API, in OpenAI's shapes: `model` is the base or an adapter by name. The paths of "
+    "OpenAI's API and of its relatives exist under /openai/v1 too. Fields that are not listed here are ignored. Fields "
+    "that are listed as not supported are refused, unless their value would change nothing."
 )
 _SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
@@ -99,7 +99,13 @@ def _with_inert(endpoint: Endpoint, schemas: Mapping[str, Schema], components: d
 
 def _inert(inert: Inert) -> Iterator[tuple[str, Schema]]:
     for name, accepted in inert.items():
-        yield name, {"enum": [*accepted, None], "description": "Not supported: these values ask for nothing."}
+        yield (
+            name,
+            {
+                "enum": [*accepted, None],
+                "description": "Not supported: these values are accepted because they change nothing.",
+            },
+        )
 
 
 def _operation(endpoint: Endpoint, body: Schema | None, replies: Mapping[str, Schema]) -> Schema:
@@ -114,7 +120,7 @@ def _operation(endpoint: Endpoint, body: Schema | None, replies: Mapping[str, Sc
         "responses": {
             str(endpoint.status): {"description": endpoint.summary, "content": content},
             "4XX": refused,
-            "5XX": {**refused, "description": "Failed, or not now"},
+            "5XX": {**refused, "description": "Failed, or temporarily unavailable"},
         },
         "security": _SECURITY[endpoint.access],
     }

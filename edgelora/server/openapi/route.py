@@ -18,7 +18,7 @@ class OpenApiRoutes:
     def __init__(self, others: Iterable[Endpoint]) -> None:
         """`others`: all documented endpoints but this one."""
         self._endpoint = Endpoint(
-            "GET", "/openapi.json", self._answer, Access.OPEN, "openapi", "This document", reply=dict
+            "GET", "/openapi.json", self._answer, Access.OPEN, "openapi", "Retrieve this document", reply=dict
         )
         self._documented = (self._endpoint, *others)
 

@@ -1,6 +1,6 @@
-"""The page at /: files of this package under fixed names, and what a browser may do with them.
+"""The page at /: static files under fixed names, with headers that restrict what a browser does with them.
 
-The files hold no secret and ask the same API as any other client; what a key is needed for, they ask a key for.
+The files hold no secret and call the same API as any other client; where that needs a key, the page asks for it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ FILES = {
     "/chat.js": ("chat.js", "text/javascript; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-"""By path: the file, and what it is."""
+"""The file name and the media type by path."""
 PAGE_PATHS = frozenset(FILES)
 _PUNCTUATION = str.maketrans("", "", "/.")
 
 HEADERS = {
-    # Nothing but these files and this server's own API; no inline script or style, no frame around it.
+    # Allows these files and this server's own API; no inline script or style, and no frame around the page.
     "content-security-policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -57,5 +57,6 @@ def page_endpoints() -> tuple[Endpoint, ...]:
 def _file_endpoint(path: str, name: str, media_type: str) -> Endpoint:
     return Endpoint(
         "GET", path, PageFile((FOLDER / name).read_bytes(), media_type).__call__, Access.OPEN,
-        f"page{path.title().translate(_PUNCTUATION)}", "A file of the page", reply_media=media_type.partition(";")[0],
+        f"page{path.title().translate(_PUNCTUATION)}",
+        "Retrieve a file of the web page", reply_media=media_type.partition(";")[0],
     )  # fmt: skip

@@ -1,1 +1,1 @@
-"""What the server tells of itself: counters, Prometheus metrics, status, health, request records, instances."""
+"""Observing the server: counters, Prometheus metrics, status, health, request records, running instances."""

@@ -1,6 +1,6 @@
-"""What the server has seen since its start: requests, tokens, times, live speed. Plain numbers; words none of them.
+"""Counters since the start of the server: requests, tokens, latencies, speed. Not thread-safe: event loop only.
 
-Everything is bounded: routes are those of the application, adapters have at most LABELS labels. The server's loop only.
+Their number is bounded: routes are those of the application, and adapters have at most LABELS labels.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from dataclasses import dataclass, field
 from edgelora.engine.adapters.counts import OTHERS
 
 LABELS = 64
-"""Adapters with a label of their own; all later ones share OTHERS. A name never begins with a bracket."""
+"""Maximum number of adapters with a label of their own; later ones share OTHERS, whose bracket no name begins with."""
 NO_MODEL = "(none)"
-"""Of requests that asked for no answer."""
+"""The label of requests that generate nothing."""
 BASE = "(base)"
 SEVERAL = "(several)"
 
 FIRST_TOKEN_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 GAP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 WINDOW_SECONDS = 10.0
-"""What the live speed is an average of."""
+"""Seconds over which the current speed is averaged."""
 _RECENT = 100
-"""First tokens of which the live median is taken."""
+"""Number of requests whose median time to first token is reported."""
 
 
 @dataclass(slots=True)
 class Histogram:
     bounds: tuple[float, ...]
-    """Upper ends of all buckets but the last, which has none."""
+    """Upper bounds of all buckets except the last, which has none."""
     counts: list[int] = field(init=False)
     total: float = 0.0
 
@@ -42,18 +42,18 @@ class Histogram:
         self.total += value
 
     def buckets(self) -> Iterator[tuple[float, int]]:
-        """Upper ends, infinity last, and how many values are at most that."""
-        seen = 0
+        """Yield each bucket's upper bound, infinity last, with the number of values that are not above it."""
+        cumulated = 0
         for bound, count in zip((*self.bounds, float("inf")), self.counts, strict=True):
-            seen += count
-            yield bound, seen
+            cumulated += count
+            yield bound, cumulated
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
     prompt: int = 0
     cached: int = 0
-    """Of the prompts', those that were not computed."""
+    """Prompt tokens that were in the KV cache already."""
     completion: int = 0
 
     def plus(self, other: Tokens) -> Tokens:
@@ -61,7 +61,7 @@ class Tokens:
 
 
 class Speed:
-    """Events a second over the last WINDOW_SECONDS, or since the first one in them."""
+    """Tokens per second over the last WINDOW_SECONDS."""
 
     def __init__(self) -> None:
         self._events: deque[tuple[float, str]] = deque()
@@ -71,7 +71,7 @@ class Speed:
         self._forget(now)
 
     def rates(self, now: float) -> dict[str, float]:
-        """By label; those without an event are left out."""
+        """Return the tokens per second by label, for labels that have any."""
         self._forget(now)
         if not self._events:
             return {}
@@ -85,20 +85,22 @@ class Speed:
 
 class Counters:
     def __init__(self, *, started: float = 0.0) -> None:
-        """`started`: when the server began, by the clock that all times here are of."""
+        """`started`: when the server started, in seconds of time.monotonic, like all times here."""
         self.started = started
         self.requests: Counter[tuple[str, int, str]] = Counter()
-        """By route, status and adapter."""
+        """Number of requests by route, status and adapter label."""
         self.tokens: dict[str, Tokens] = {}
+        """Tokens by adapter label."""
         self.first_token: dict[str, Histogram] = {}
+        """Times to first token in seconds, by adapter label."""
         self.gaps: dict[str, Histogram] = {}
-        """These by adapter."""
+        """Inter-token latencies in seconds, by adapter label."""
         self.speed = Speed()
         self._labels: set[str] = set()
         self._recent: deque[float] = deque(maxlen=_RECENT)
 
     def label(self, names: Iterable[str]) -> str:
-        """Of a request on these adapters."""
+        """Return the label of a request that uses these adapters."""
         given = tuple(names)
         if len(given) != 1:
             return SEVERAL if given else BASE
@@ -106,19 +108,20 @@ class Counters:
             self._labels.add(given[0])
         return given[0] if given[0] in self._labels else OTHERS
 
-    def began(self, label: str, seconds: float) -> None:
-        """The first piece of an answer came, so long after its request."""
+    def observe_first_token(self, label: str, seconds: float) -> None:
+        """Count the first token of an answer, `seconds` after the request."""
         self.first_token.setdefault(label, Histogram(FIRST_TOKEN_SECONDS)).observe(seconds)
         self._recent.append(seconds)
 
-    def went_on(self, label: str, seconds: float) -> None:
-        """The next piece came, so long after the one before."""
+    def observe_gap(self, label: str, seconds: float) -> None:
+        """Count another token, `seconds` after the one before."""
         self.gaps.setdefault(label, Histogram(GAP_SECONDS)).observe(seconds)
 
-    def answered(self, label: str, tokens: Tokens) -> None:
+    def count_tokens(self, label: str, tokens: Tokens) -> None:
+        """Count the tokens of an answer that ended."""
         self.tokens[label] = self.tokens.get(label, Tokens()).plus(tokens)
 
     @property
     def recent_first_token(self) -> float | None:
-        """Seconds, the median of the last hundred; None where there was none."""
+        """Median time to first token of the last hundred requests, in seconds; None if there were none."""
         return sorted(self._recent)[len(self._recent) // 2] if self._recent else None

@@ -1,4 +1,4 @@
-"""GET /health (the process answers) and /ready (a request sent now would be worked on)."""
+"""GET /health, which says that the process runs, and /ready, which says that the server accepts requests."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class HealthRoutes:
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         return (
-            Endpoint("GET", "/health", self.health, Access.OPEN, "health", "Whether the process lives", reply=State),
+            Endpoint("GET", "/health", self.health, Access.OPEN, "health", "Check that the process runs", reply=State),
             Endpoint(
-                "GET", "/ready", self.ready, Access.OPEN, "ready", "Whether a request sent now would be worked on",
+                "GET", "/ready", self.ready, Access.OPEN, "ready", "Check that the server accepts requests",
                 reply=State,
             ),
         )  # fmt: skip
 
     async def health(self, _request: Request) -> Response:
-        return _status(b"ok")
+        return _state(b"ok")
 
     async def ready(self, _request: Request) -> Response:
         health = self._runtime.health()
@@ -39,8 +39,8 @@ class HealthRoutes:
             raise Unavailable("not_ready", "The server is shutting down.", "Ask again in a moment.")
         if health.state != "ready":
             raise Unavailable("not_ready", health.why, "Ask again in a moment.", retry_after=health.retry_after)
-        return _status(b"ready")
+        return _state(b"ready")
 
 
-def _status(word: bytes) -> Response:
-    return Response(b'{"status":"' + word + b'"}', media_type="application/json")
+def _state(name: bytes) -> Response:
+    return Response(b'{"status":"' + name + b'"}', media_type="application/json")

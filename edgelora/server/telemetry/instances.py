@@ -1,6 +1,6 @@
-"""Which servers run on this machine: each writes a small file that says where it listens, and removes it at its end.
+"""The servers that run on this machine. Each writes a small file with its address, and removes it when it ends.
 
-A file whose process is gone, or is another one by now, is what a killed server left: it is taken away when it is met.
+A file is stale if its process is gone or its pid belongs to another one. Readers delete stale files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edgelora_models.storage import discard, write_atomic
 
 _log = logging.getLogger(__name__)
 _SAME_START = 1.0
-"""Seconds by which two readings of when a process began may differ."""
+"""Maximum seconds between two readings of a process's start time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +26,15 @@ class ServerInstance:
     """A running server."""
 
     url: str
-    """Where it answers: `http://127.0.0.1:8321`."""
+    """The address that it listens on, such as `http://127.0.0.1:8321`."""
     pid: int
     process_began: float
-    """Unix seconds, as the system tells it: with the pid it names one process."""
+    """Start time of the process in Unix seconds. With the pid it identifies one process."""
 
 
 @contextmanager
 def present(state: Path, url: str) -> Iterator[None]:
-    """Be found in the state folder for as long as the body runs. One that cannot be written is only logged."""
+    """Announce this server in the state folder while the body runs. A failure to write is only logged."""
     import psutil
 
     own = ServerInstance(url, os.getpid(), psutil.Process().create_time())
@@ -50,15 +50,15 @@ def present(state: Path, url: str) -> Iterator[None]:
 
 
 def running(state: Path) -> list[ServerInstance]:
-    """The servers that run, longest first."""
-    found = []
+    """Return the running servers, the longest running first."""
+    instances = []
     for path in sorted(_folder(state).glob("*.json")):
-        one = _read(path)
-        if one is None or not _alive(one):
+        instance = _read(path)
+        if instance is None or not _alive(instance):
             discard(path)
         else:
-            found.append(one)
-    return sorted(found, key=lambda one: one.process_began)
+            instances.append(instance)
+    return sorted(instances, key=lambda instance: instance.process_began)
 
 
 def _folder(state: Path) -> Path:
@@ -73,12 +73,12 @@ def _read(path: Path) -> ServerInstance | None:
         return None
 
 
-def _alive(one: ServerInstance) -> bool:
+def _alive(instance: ServerInstance) -> bool:
     import psutil
 
     try:
-        process = psutil.Process(one.pid)
-        same = abs(process.create_time() - one.process_began) < _SAME_START
+        process = psutil.Process(instance.pid)
+        same = abs(process.create_time() - instance.process_began) < _SAME_START
         return bool(same and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.Error:
         return False

@@ -1,6 +1,6 @@
-"""One HTTP request, as the counters and the access log see it: names, numbers and times, never content.
+"""The record of one HTTP request for the counters and the access log: names, numbers and times, never content.
 
-The boundary makes it; whatever follows an answer finds it in the context of the request's task.
+The boundary middleware opens it; the code that follows an answer finds it in the context of the request's task.
 """
 
 from __future__ import annotations
@@ -18,47 +18,47 @@ from edgelora.server.telemetry.counters import NO_MODEL, Counters, Tokens
 class RequestRecord:
     counters: Counters
     began: float
-    """When its head was there; seconds of time.monotonic, like all times here."""
+    """Time at which the request's head had arrived, in seconds of time.monotonic, like all times here."""
     adapters: tuple[str, ...] | None = None
-    """The names of those that are to answer; none of them is the base alone, None that no answer was asked for."""
-    pieces: int = 0
-    """Of text, so far: tokens, but for those that wait for the rest of a character."""
+    """Names of the adapters that answer; empty for the base without any, None if the request generates nothing."""
+    deltas: int = 0
+    """Number of text deltas so far: tokens, except those that wait for the rest of a character."""
     tokens: Tokens | None = None
-    """Once an answer is complete; the sum of them all, where it is several."""
+    """Token usage of the choices that are complete; None before the first."""
     _last: dict[int, float] = field(default_factory=dict)
-    """When the last piece of each answer came."""
+    """Time of the latest text delta of each choice."""
 
     @property
     def adapter(self) -> str:
-        """Its label in the counters. On the server's loop only."""
+        """The request's label in the counters. On the event loop only."""
         return NO_MODEL if self.adapters is None else self.counters.label(self.adapters)
 
-    def event(self, event: Event | None, now: float, *, answer: int = 0) -> None:
-        """`answer`: which one, where a request has several."""
+    def event(self, event: Event | None, now: float, *, choice: int = 0) -> None:
+        """Count an event of the answer. `choice`: its index, where the request has several."""
         if isinstance(event, TextDelta):
-            self._piece(now, answer)
+            self._delta(now, choice)
         elif isinstance(event, Finished):
             usage = event.usage
-            found = Tokens(completion=usage.completion_tokens)
-            if not answer:  # the prompt they share counts with the first
-                found = Tokens(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
-            self.counters.answered(self.adapter, found)
-            self.tokens = found if self.tokens is None else self.tokens.plus(found)
+            tokens = Tokens(completion=usage.completion_tokens)
+            if not choice:  # the shared prompt counts with the first choice
+                tokens = Tokens(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
+            self.counters.count_tokens(self.adapter, tokens)
+            self.tokens = tokens if self.tokens is None else self.tokens.plus(tokens)
 
     def end(self, route: str, status: int) -> None:
-        """It was answered, or left."""
+        """Count the request, once it was answered or its client disconnected."""
         self.counters.requests[route, status, self.adapter] += 1
-        if self.tokens is None and self.pieces:
-            # An answer that was broken off has no usage; what came of it was computed all the same.
-            self.counters.answered(self.adapter, Tokens(completion=self.pieces))
+        if self.tokens is None and self.deltas:
+            # An answer that was cut off has no usage, and its tokens were computed all the same.
+            self.counters.count_tokens(self.adapter, Tokens(completion=self.deltas))
 
-    def _piece(self, now: float, answer: int) -> None:
-        if not self.pieces:
-            self.counters.began(self.adapter, now - self.began)
-        elif answer in self._last:
-            self.counters.went_on(self.adapter, now - self._last[answer])
-        self.pieces += 1
-        self._last[answer] = now
+    def _delta(self, now: float, choice: int) -> None:
+        if not self.deltas:
+            self.counters.observe_first_token(self.adapter, now - self.began)
+        elif choice in self._last:
+            self.counters.observe_gap(self.adapter, now - self._last[choice])
+        self.deltas += 1
+        self._last[choice] = now
         self.counters.speed.note(self.adapter, now)
 
 
@@ -66,19 +66,19 @@ _current: ContextVar[RequestRecord | None] = ContextVar("edgelora_record", defau
 
 
 def open_record(counters: Counters) -> RequestRecord:
-    """For the rest of this request's task."""
+    """Open the record of the current request's task."""
     record = RequestRecord(counters, time.monotonic())
     _current.set(record)
     return record
 
 
 def note_adapters(adapters: Iterable[str]) -> None:
-    """The request that is being worked on is to be answered by these. In its task, or a thread that works for it."""
+    """Record which adapters answer the current request. In its task, or in a thread that works for it."""
     if (record := _current.get()) is not None:
         record.adapters = tuple(adapters)
 
 
-def note_event(event: Event | None, *, answer: int = 0) -> None:
-    """The request that is being worked on got this. On the server's loop only."""
+def note_event(event: Event | None, *, choice: int = 0) -> None:
+    """Record an event of the current request's answer. On the event loop only."""
     if (record := _current.get()) is not None:
-        record.event(event, time.monotonic(), answer=answer)
+        record.event(event, time.monotonic(), choice=choice)

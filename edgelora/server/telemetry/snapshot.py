@@ -1,4 +1,4 @@
-"""What a server holds at one moment: the runtime's statistics and the system's. Blocking, but short."""
+"""A snapshot of the runtime's statistics and of the memory of its processes."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ class Snapshot:
     stats: EngineStats
     health: EngineHealth
     uptime: float
-    """Seconds."""
+    """Seconds since the server started."""
     memory: dict[str, ProcessMemory]
-    """Of the process `server`, and of `engine` where that is another one."""
+    """Memory of the process `server`, and of `engine` if that is another one."""
 
 
 def take_snapshot(runtime: Runtime, started: float) -> Snapshot:
-    """`started`: when the server began, by time.monotonic."""
+    """Take a snapshot; blocks for a moment. `started`: when the server started, by time.monotonic."""
     health, own = runtime.health(), os.getpid()
     memory = {"server": process_memory(own)}
     if health.pid not in (None, own):
         memory["engine"] = process_memory(health.pid)
-    known = {name: one for name, one in memory.items() if one is not None}
-    return Snapshot(runtime.stats(), health, time.monotonic() - started, known)
+    readable = {name: usage for name, usage in memory.items() if usage is not None}
+    return Snapshot(runtime.stats(), health, time.monotonic() - started, readable)

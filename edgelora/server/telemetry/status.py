@@ -1,4 +1,4 @@
-"""GET /v1/status: what the server holds and does now, for `edgelora ps`, the page at / and other programs."""
+"""GET /v1/status: the state and the load of the server, for `edgelora ps`, the page at / and other programs."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class BaseStatus(Struct, frozen=True):
     name: str
     backend: str
     setup: str | None
-    """How it is held, for people."""
+    """The backend's configuration, as text for people."""
 
 
 class EngineStatus(Struct, frozen=True):
     state: EngineState
     why: str | None
-    """In one sentence, where it is not ready."""
+    """The reason in one sentence, if the engine is not ready."""
     restarts: int
     pid: int | None
 
@@ -45,36 +45,36 @@ class RequestsStatus(Struct, frozen=True):
 
 class SpeedStatus(Struct, frozen=True):
     tokens_per_second: float
-    """Over the last ten seconds."""
+    """Tokens generated per second, over the last ten seconds."""
     first_token_seconds: float | None
-    """Median of the last hundred."""
+    """Median time to first token of the last hundred requests."""
 
 
 class MemoryStatus(Struct, frozen=True):
     resident_bytes: int
-    """Mapped files included."""
+    """Resident memory, mapped files included."""
     peak_bytes: int | None
 
 
 class ResidentAdapter(Struct, frozen=True):
-    """What is told by name holds for all versions of that name that are there."""
+    """An adapter version in memory. The load figures are of all versions of its name."""
 
     name: str
     version: str
     bytes: int
     resident: bool
-    """False while it is being loaded."""
+    """True once the adapter is loaded."""
     pinned: bool
     leases: int
-    """Live requests that hold it."""
+    """Number of live requests that use the adapter."""
     requests: int
-    """That held it since it came."""
+    """Number of requests that used the adapter since it was loaded."""
     last_used: float | None
-    """Unix seconds."""
+    """Time of the latest request in Unix seconds."""
     queued: int
     running: int
     kv_warm: int
-    """Tokens of KV that ended requests left."""
+    """Number of KV cells that finished requests left in the cache."""
     tokens_per_second: float
 
 
@@ -82,11 +82,11 @@ class AdaptersStatus(Struct, frozen=True):
     bytes: int
     budget_bytes: int
     data: list[ResidentAdapter]
-    """Most recently used first."""
+    """The adapters in memory, the most recently used first."""
 
 
 class KvStatus(Struct, frozen=True):
-    """In tokens."""
+    """The KV cache; sizes in cells, one a token."""
 
     cells: int
     used: int
@@ -111,7 +111,7 @@ class Status(Struct, frozen=True, kw_only=True):
     requests: RequestsStatus
     speed: SpeedStatus
     memory: dict[str, MemoryStatus]
-    """Of the process `server`, of `engine` where that is another one; `mlx` is what MLX's allocator counts of it."""
+    """Memory of the process `server`, and of `engine` if that is another one; `mlx`: the memory of MLX's allocator."""
     adapters: AdaptersStatus
     kv: KvStatus
     drafts: DraftsStatus
@@ -126,7 +126,8 @@ class StatusRoutes:
     def endpoints(self) -> tuple[Endpoint, ...]:
         return (
             Endpoint(
-                "GET", "/v1/status", self.status, Access.FULL_KEY, "status", "What the server holds and does now",
+                "GET", "/v1/status", self.status, Access.FULL_KEY, "status",
+                "Retrieve the state and the load of the server",
                 reply=Status,
             ),
         )  # fmt: skip
@@ -162,20 +163,20 @@ class StatusRoutes:
 
 
 def _memory(snapshot: Snapshot) -> dict[str, MemoryStatus]:
-    found = {name: MemoryStatus(one.resident, one.peak) for name, one in snapshot.memory.items()}
+    memory = {name: MemoryStatus(process.resident, process.peak) for name, process in snapshot.memory.items()}
     if (peak := snapshot.stats.allocated_peak_bytes) > 0:
-        found["mlx"] = MemoryStatus(snapshot.stats.allocated_bytes, peak)
-    return found
+        memory["mlx"] = MemoryStatus(snapshot.stats.allocated_bytes, peak)
+    return memory
 
 
 def _adapters(stats: EngineStats, rates: dict[str, float]) -> AdaptersStatus:
     data = [_adapter(entry, stats.occupancy, rates) for entry in reversed(stats.adapters)]
-    return AdaptersStatus(sum(one.bytes for one in data), stats.adapter_budget_bytes, data)
+    return AdaptersStatus(sum(adapter.bytes for adapter in data), stats.adapter_budget_bytes, data)
 
 
 def _adapter(entry: PoolEntry, occupancy: tuple[Occupancy, ...], rates: dict[str, float]) -> ResidentAdapter:
     name = entry.ref.name
-    mine = [one for one in occupancy if name in one.adapters]
+    own = [part for part in occupancy if name in part.adapters]
     return ResidentAdapter(
         name=name,
         version=entry.ref.version[:12],
@@ -185,13 +186,13 @@ def _adapter(entry: PoolEntry, occupancy: tuple[Occupancy, ...], rates: dict[str
         leases=entry.leases,
         requests=entry.requests,
         last_used=entry.last_used or None,
-        queued=sum(one.waiting for one in mine),
-        running=sum(one.running for one in mine),
-        kv_warm=sum(one.warm for one in mine),
+        queued=sum(part.waiting for part in own),
+        running=sum(part.running for part in own),
+        kv_warm=sum(part.warm for part in own),
         tokens_per_second=round(rates.get(name, 0.0), 2),
     )
 
 
 def _kv(stats: EngineStats) -> KvStatus:
-    used, warm = (sum(getattr(one, part) for one in stats.occupancy) for part in ("cells", "warm"))
+    used, warm = (sum(getattr(part, kind) for part in stats.occupancy) for kind in ("cells", "warm"))
     return KvStatus(stats.kv_cells, used, warm, stats.reuse.starts, stats.reuse.hits)

@@ -33,7 +33,7 @@ def test_every_route_is_documented_and_every_documented_route_is_there(tmp_path:
 
 
 def test_every_field_a_body_takes_is_named() -> None:
-    """What is honoured is documented; so are the best known of the fields that are refused."""
+    """Every honoured field is documented, and so are the best known of the unsupported ones."""
     honoured = {*ChatBody.__struct_fields__, *CompletionBody.__struct_fields__}
     text = DOCS.read_text(encoding="utf-8")
     assert all(f"`{name}" in text for name in honoured)

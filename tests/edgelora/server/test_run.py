@@ -120,7 +120,7 @@ def test_sigterm_finishes_what_runs() -> None:
 
 
 def test_the_deadline_cuts_with_an_error_frame() -> None:
-    """What is not done by the deadline is told so: a stream never just stops."""
+    """A stream that is cut at the deadline ends with an error frame."""
     with _child(permits=6, drain=0.2) as (process, port):
         connection, received = _begin_stream(port)
         process.send_signal(signal.SIGTERM)

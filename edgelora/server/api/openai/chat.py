@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: the body, its messages, and how the answer is worded."""
+"""The chat completion: its body, its messages, and the start of its generation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgelora.core.sampling_params import MAX_LOGPROBS, Constraint, SamplingPara
 from edgelora.engine.stream import Stream
 from edgelora.runtime.interface import Runtime
 from edgelora.server.api.openai.chat_writer import ChatFormat, ChatWriter
-from edgelora.server.generation.request_adapters import acting
+from edgelora.server.generation.request_adapters import request_adapters
 from edgelora.server.generation.request_body import CHAT_INERT, GenerationFields, Positive, client_of, parse_body
 from edgelora.server.generation.sse import ReplyShape
 from edgelora.server.generation.started import StartedGeneration, begin_all
@@ -34,14 +34,14 @@ from edgelora.text.prompt import Message
 from edgelora.text.tools import ToolCall
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
-"""The roles a message may have, and the template's word for each. `developer` is the newer name of `system`."""
+"""The roles that a message may have, and the template's name of each. `developer` is the newer name of `system`."""
 
 _PART_TYPES = frozenset({"image_url", "input_audio", "file", "refusal"})
 _MESSAGE_INERT: Inert = {"name": (), "function_call": (), "audio": (), "refusal": ()}
 
 
 class Part(Struct, frozen=True):
-    """One piece of a message's content."""
+    """A part of a message's content."""
 
     type: str
     text: str | None = None
@@ -50,7 +50,7 @@ class Part(Struct, frozen=True):
 class FormerFunction(Struct, frozen=True):
     name: FunctionName
     arguments: str
-    """A JSON object, as text."""
+    """A JSON object as text."""
 
 
 class FormerCall(Struct, frozen=True):
@@ -78,7 +78,7 @@ class ChatBody(GenerationFields, frozen=True, kw_only=True):
 
     @property
     def limit(self) -> int | None:
-        """How many tokens the answer may have. Raises UsageError where the two names of the field disagree."""
+        """Maximum number of tokens of the answer. Raises UsageError if the field's two names disagree."""
         old, new = self.max_tokens, self.max_completion_tokens
         if old is not None and new is not None and old != new:
             raise invalid("max_tokens", "disagrees with 'max_completion_tokens'")
@@ -86,21 +86,24 @@ class ChatBody(GenerationFields, frozen=True, kw_only=True):
 
 
 def start_chat(runtime: Runtime, raw: dict[str, object]) -> StartedGeneration:
-    """Parse a body and begin its answer. Raises UsageError, NotFound and what the runtime raises."""
+    """Parse a body and start its generation. Raises UsageError, NotFound and what the runtime raises."""
     return begin_chat(runtime, raw)[0]
 
 
 def begin_chat(runtime: Runtime, raw: dict[str, object]) -> tuple[StartedGeneration, ChatFormat]:
-    """The same, with how the answer is read, for other APIs' words. Raises as `start_chat`."""
+    """Start a chat, and return also the format of its choices, for APIs that write them otherwise.
+
+    Raises as `start_chat`.
+    """
     body = parse_body(raw, ChatBody, CHAT_INERT)
     messages = chat_messages(body.messages, raw)
     box = chat_tools(body)
     schema = answer_schema(body.response_format)
-    constraint = box.held_to(schema)
-    _check_together(body, box, constraint)
+    constraint = box.constraint(schema)
+    _check_combinations(body, box, constraint)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     limit = body.limit
-    adapters = acting(runtime, body)
+    adapters = request_adapters(runtime, body)
     samplings = body.samplings(runtime.default_sampling(), max_tokens=limit, logprobs=logprobs, constraint=constraint)
 
     def submit(sampling: SamplingParams) -> Stream:
@@ -108,28 +111,30 @@ def begin_chat(runtime: Runtime, raw: dict[str, object]) -> tuple[StartedGenerat
 
     with naming("response_format" if schema is not None and not box.must else "tools"):
         streams = begin_all(samplings, submit)
-    chat_format = ChatFormat(bool(body.logprobs), box.reader if box.may else None, box.several)
+    chat_format = ChatFormat(bool(body.logprobs), box.parser if box.may else None, box.several)
     return StartedGeneration(body, adapters, streams, lambda: ChatWriter(chat_format)), chat_format
 
 
 def chat_tools(body: ChatBody) -> Toolbox:
-    """The functions of a body. Raises UsageError naming the field."""
+    """Return the functions of a body. Raises UsageError naming the field."""
     return toolbox(body.tools, body.tool_choice, body.parallel_tool_calls)
 
 
-def _check_together(body: ChatBody, box: Toolbox, constraint: Constraint | None) -> None:
-    """What cannot be honoured beside each other is refused."""
+def _check_combinations(body: ChatBody, box: Toolbox, constraint: Constraint | None) -> None:
+    """Raises UsageError for fields that cannot be combined."""
     if body.top_logprobs and not body.logprobs:
         raise invalid("top_logprobs", "is only allowed together with 'logprobs': true")
     if body.logprobs and box.may:
-        raise invalid("logprobs", "is not told of answers that may call functions: leave out one of the two")
+        raise invalid(
+            "logprobs", "is not supported for answers that may call functions: leave out 'logprobs' or 'tools'"
+        )
     if body.stop and constraint is not None:
         why = "would cut JSON short: leave it out beside 'response_format', or where a call is required"
         raise invalid("stop", why)
 
 
 def chat_messages(messages: Sequence[ChatMessage], raw: dict[str, Any]) -> list[Message]:
-    """The conversation for the template. `raw`: the body they were parsed from. Raises UsageError naming the field."""
+    """Return the messages for the template. `raw`: the body that has them. Raises UsageError naming the field."""
     return [
         _message(message, given, f"messages[{index}].")
         for index, (message, given) in enumerate(zip(messages, raw["messages"], strict=True))
@@ -155,7 +160,7 @@ def _message(message: ChatMessage, given: Mapping[str, object], at: str) -> Mess
 
 def _calls(message: ChatMessage, at: str) -> tuple[ToolCall, ...]:
     if message.tool_calls and message.role != "assistant":
-        raise invalid(f"{at}tool_calls", "may only stand in an assistant's message")
+        raise invalid(f"{at}tool_calls", "is only allowed in an assistant's message")
     return tuple(_call(call, f"{at}tool_calls[{index}]") for index, call in enumerate(message.tool_calls or ()))
 
 
@@ -167,7 +172,7 @@ def _call(call: FormerCall, at: str) -> ToolCall:
 
 
 def _joined(parts: list[Part], at: str) -> str:
-    """The texts of the parts, each on lines of its own."""
+    """Return the texts of the parts, joined with newlines."""
     if not parts:
         raise invalid(at, "must hold at least one part")
     return "\n".join(_part_text(part, f"{at}[{index}]") for index, part in enumerate(parts))

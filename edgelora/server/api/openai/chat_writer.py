@@ -1,4 +1,4 @@
-"""How /v1/chat/completions words a choice: words, calls of functions, logprobs."""
+"""Writing the choices of chat completions: text, tool calls and logprobs."""
 
 from __future__ import annotations
 
@@ -11,39 +11,40 @@ from edgelora.server.generation.choice_writer import ChoiceEnd, Delta, Fields, c
 from edgelora.text.tool_parser import CallArguments, CallBegun, Part, TextPart, ToolParser
 
 CALLED = "tool_calls"
-"""The reason of an answer that called."""
+"""The finish reason of an answer that made a call."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChatFormat:
-    """What of a request decides how its choices are worded."""
+    """The fields of a request that decide how its choices are written."""
 
     logprobs: bool = False
-    reader: Callable[[], ToolParser] | None = None
-    """Makes what finds calls in the text; None where there are none to find."""
+    make_parser: Callable[[], ToolParser] | None = None
+    """Makes the parser of the calls in an answer; None if the answer may make none."""
     several: bool = True
-    """Whether calls beyond the first are told."""
+    """True to write every call; False to write only the first."""
 
 
 @dataclass(slots=True)
 class AnswerParts:
-    """One answer's text taken apart into words and calls, each with the index of the latest call."""
+    """Splits an answer into text and tool calls, each part with the index of the latest call."""
 
     chat_format: ChatFormat
-    reader: ToolParser | None = field(init=False)
+    parser: ToolParser | None = field(init=False)
     calls: int = field(default=0, init=False)
+    """Number of calls so far."""
 
     def __post_init__(self) -> None:
-        self.reader = None if self.chat_format.reader is None else self.chat_format.reader()
+        self.parser = None if self.chat_format.make_parser is None else self.chat_format.make_parser()
 
     def feed(self, text: str) -> list[tuple[int, Part]]:
-        return self._kept([TextPart(text)] if self.reader is None else self.reader.feed(text))
+        return self._kept([TextPart(text)] if self.parser is None else self.parser.feed(text))
 
     def finish(self, reason: FinishReason) -> list[tuple[int, Part]]:
-        return [] if self.reader is None else self._kept(self.reader.finish(cut=reason is FinishReason.LENGTH))
+        return [] if self.parser is None else self._kept(self.parser.finish(cut=reason is FinishReason.LENGTH))
 
     def _kept(self, parts: Iterable[Part]) -> list[tuple[int, Part]]:
-        """Nothing behind the first call where no more are wanted."""
+        """Return the parts without those after the first call, if only one is to be written."""
         kept: list[tuple[int, Part]] = []
         for part in parts:
             self.calls += isinstance(part, CallBegun)
@@ -64,24 +65,24 @@ class ChatWriter:
         return (_delta(role="assistant", content=""),)
 
     def more(self, delta: TextDelta) -> Sequence[Delta]:
-        if self._parts.reader is not None:
+        if self._parts.parser is not None:
             return [_part(index, part) for index, part in self._parts.feed(delta.text)]
         tokens = chat_logprobs(delta.tokens) if self.chat_format.logprobs else None
         return (Delta({"delta": {"content": delta.text}}, tokens),)
 
     def closing(self, reason: FinishReason) -> ChoiceEnd:
-        told = [_part(index, part) for index, part in self._parts.finish(reason)]
-        return ChoiceEnd((*told, _delta()), self._reason(reason))
+        rest = [_part(index, part) for index, part in self._parts.finish(reason)]
+        return ChoiceEnd((*rest, _delta()), self._reason(reason))
 
-    def whole(self, deltas: Sequence[TextDelta], reason: FinishReason) -> ChoiceEnd:
-        if self._parts.reader is None:
+    def whole_choice(self, deltas: Sequence[TextDelta], reason: FinishReason) -> ChoiceEnd:
+        if self._parts.parser is None:
             tokens = chat_logprobs(scored(deltas)) if self.chat_format.logprobs else None
             return ChoiceEnd((Delta(_message(text_of(deltas)), tokens),), str(reason))
-        told = [one for delta in deltas for one in self._parts.feed(delta.text)]
-        parts = [part for _, part in (*told, *self._parts.finish(reason))]
-        words = "".join(part.text for part in parts if isinstance(part, TextPart))
+        indexed = [part for delta in deltas for part in self._parts.feed(delta.text)]
+        parts = [part for _, part in (*indexed, *self._parts.finish(reason))]
+        text = "".join(part.text for part in parts if isinstance(part, TextPart))
         calls = _whole_calls(parts)
-        return ChoiceEnd((Delta(_message(words or (None if calls else ""), calls)),), self._reason(reason))
+        return ChoiceEnd((Delta(_message(text or (None if calls else ""), calls)),), self._reason(reason))
 
     def _reason(self, reason: FinishReason) -> str:
         return CALLED if self._parts.calls and reason is FinishReason.STOP else str(reason)
@@ -96,13 +97,13 @@ def _part(index: int, part: Part) -> Delta:
 
 
 def _whole_calls(parts: Iterable[Part]) -> list[Fields]:
-    found: list[tuple[str, list[str]]] = []
+    calls: list[tuple[str, list[str]]] = []
     for part in parts:
         if isinstance(part, CallBegun):
-            found.append((part.name, []))
+            calls.append((part.name, []))
         elif isinstance(part, CallArguments):
-            found[-1][1].append(part.text)
-    return [_call(name, "".join(arguments)) for name, arguments in found]
+            calls[-1][1].append(part.text)
+    return [_call(name, "".join(arguments)) for name, arguments in calls]
 
 
 def _call(name: str, arguments: str) -> Fields:

@@ -1,4 +1,4 @@
-"""POST /v1/completions: the body, its prompt, and how the answer is worded."""
+"""The text completion: its body, its prompt, the start of its generation, and the writer of its choices."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from edgelora.core.sampling_params import MAX_LOGPROBS, SamplingParams
 from edgelora.engine.stream import Stream
 from edgelora.runtime.interface import Runtime
 from edgelora.server.generation.choice_writer import ChoiceEnd, Delta, Fields, completion_logprobs, scored, text_of
-from edgelora.server.generation.request_adapters import acting
+from edgelora.server.generation.request_adapters import request_adapters
 from edgelora.server.generation.request_body import COMPLETION_INERT, GenerationFields, TokenId, client_of, parse_body
 from edgelora.server.generation.sse import ReplyShape
 from edgelora.server.generation.started import StartedGeneration, begin_all
 from edgelora.server.http.validation import check_text, invalid
 
 DEFAULT_MAX_TOKENS = 16
-"""What this API has always meant by leaving `max_tokens` out; chat has no such bound."""
+"""OpenAI's default of `max_tokens` in this API; chat completions have none."""
 
 
 class CompletionBody(GenerationFields, frozen=True, kw_only=True):
@@ -31,18 +31,21 @@ class CompletionBody(GenerationFields, frozen=True, kw_only=True):
 
 
 def start_completion(runtime: Runtime, raw: dict[str, object]) -> StartedGeneration:
-    """Parse a body and begin its answer. Raises UsageError, NotFound and what the runtime raises."""
+    """Parse a body and start its generation. Raises UsageError, NotFound and what the runtime raises."""
     return begin_completion(runtime, raw)[0]
 
 
 def begin_completion(
     runtime: Runtime, raw: dict[str, object], *, scored: bool = False
 ) -> tuple[StartedGeneration, CompletionWriter]:
-    """The same, with how the answer is worded, for other APIs' words. `scored`: its tokens are, asked for or not.
-    Raises as `start_completion`."""
+    """Start a completion, and return also its writer, for APIs that write choices otherwise.
+
+    `scored`: compute the logprobs of the answer's tokens even if the body does not ask for them. Raises as
+    `start_completion`.
+    """
     body = parse_body(raw, CompletionBody, COMPLETION_INERT)
     prompt = _prompt(body.prompt)
-    adapters = acting(runtime, body)
+    adapters = request_adapters(runtime, body)
     limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     logprobs = 0 if scored and body.logprobs is None else body.logprobs
     samplings = body.samplings(runtime.default_sampling(), max_tokens=limit, logprobs=logprobs)
@@ -60,7 +63,7 @@ def begin_completion(
 
 
 def _echo(body: CompletionBody, prompt: str | tuple[int, ...], runtime: Runtime) -> str:
-    """What of the prompt stands before the answer."""
+    """Return the text of the prompt if the body asks to echo it before the answer."""
     if not body.echo:
         return ""
     if body.logprobs is not None:
@@ -68,19 +71,19 @@ def _echo(body: CompletionBody, prompt: str | tuple[int, ...], runtime: Runtime)
     if isinstance(prompt, str):
         return prompt
     tokenizer = runtime.tokenizer
-    known = [token for token in prompt if token < tokenizer.size]  # The engine refuses the others.
-    return b"".join(map(tokenizer.piece, known)).decode(errors="replace")
+    valid = [token for token in prompt if token < tokenizer.size]  # The engine refuses the others.
+    return b"".join(map(tokenizer.piece, valid)).decode(errors="replace")
 
 
 def _prompt(prompt: str | list[str | int | list[int]]) -> str | tuple[int, ...]:
-    """A text or token ids; a list of one of either counts as that one."""
+    """Return the prompt as text or token ids; a list with one prompt counts as that prompt."""
     if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int):
         return _single(prompt[0])
     if isinstance(prompt, str):
         return _single(prompt)
     ids = [item for item in prompt if isinstance(item, int)]
     if len(ids) < len(prompt):
-        raise invalid("prompt", "holds several prompts, and one is answered per request")
+        raise invalid("prompt", "has several prompts; send one per request")
     return _single(ids)
 
 
@@ -89,16 +92,18 @@ def _single(prompt: str | list[int]) -> str | tuple[int, ...]:
         check_text(prompt, "prompt")
         return prompt
     if not prompt:
-        raise invalid("prompt", "holds no tokens")
+        raise invalid("prompt", "has no tokens")
     return tuple(prompt)
 
 
 @dataclass(frozen=True, slots=True)
 class CompletionWriter:
-    """How a choice is worded: `echo`, what stands before it; `logprobs`, how many likeliest tokens beside each."""
+    """Writes the choices of text completions."""
 
     echo: str = ""
+    """The text before the answer."""
     logprobs: int | None = None
+    """Number of likeliest tokens to write beside each token; None: write no logprobs."""
 
     def opening(self) -> Sequence[Delta]:
         return (Delta({"text": self.echo}),) if self.echo else ()
@@ -109,7 +114,7 @@ class CompletionWriter:
     def closing(self, reason: FinishReason) -> ChoiceEnd:
         return ChoiceEnd((Delta({"text": ""}),), str(reason))
 
-    def whole(self, deltas: Sequence[TextDelta], reason: FinishReason) -> ChoiceEnd:
+    def whole_choice(self, deltas: Sequence[TextDelta], reason: FinishReason) -> ChoiceEnd:
         return ChoiceEnd((Delta({"text": self.echo + text_of(deltas)}, self._logprobs(deltas)),), str(reason))
 
     def _logprobs(self, deltas: Sequence[TextDelta]) -> Fields | None:

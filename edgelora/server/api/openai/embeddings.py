@@ -1,4 +1,4 @@
-"""POST /v1/embeddings: a clear no. A base for generation has no embeddings worth having, and none are made up."""
+"""POST /v1/embeddings, which is refused: a base model for generation has no useful embeddings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgelora.server.http.options import ServerOptions
 
 
 class EmbeddingsBody(Struct, frozen=True):
-    """Whatever is asked for: the answer is the same."""
+    """Any JSON object: the reply is always the same."""
 
 
 def embeddings_endpoints(options: ServerOptions) -> tuple[Endpoint, ...]:

@@ -1,4 +1,4 @@
-"""/v1/files: adapters' archives sent by clients, OpenAI's shapes. What becomes of them is other families'."""
+"""/v1/files: uploading archives of adapters, in OpenAI's shapes. Other endpoints install them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgelora.server.management.manager import Manager, in_thread, reply
 from edgelora.store.uploads import Incoming, UploadedFile
 
 PURPOSES = ("fine_tuning", "fine-tune")
-"""Groq's word and OpenAI's, for the same."""
+"""Groq's name of the purpose, and OpenAI's."""
 DAY = 24 * 3600
 DEFAULT_SECONDS = 30 * DAY
 MIN_SECONDS, MAX_SECONDS = 3600, 30 * DAY
@@ -35,10 +35,10 @@ _FORM = {
     "required": ["file", "purpose"],
 }
 _PAGE = (
-    Parameter("purpose", {"type": "string"}, "Only files for this."),
-    Parameter("limit", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}, "How many at most."),
-    Parameter("order", {"enum": ["asc", "desc"], "default": "desc"}, "The latest first, or the first."),
-    Parameter("after", {"type": "string"}, "Those behind the file with this id."),
+    Parameter("purpose", {"type": "string"}, "Return only files with this purpose."),
+    Parameter("limit", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}, "Maximum number of items."),
+    Parameter("order", {"enum": ["asc", "desc"], "default": "desc"}, "Order by time."),
+    Parameter("after", {"type": "string"}, "Return the files after the one with this id."),
 )
 
 
@@ -50,17 +50,26 @@ class FilesRoutes:
     def endpoints(self) -> tuple[Endpoint, ...]:
         path, access = "/v1/files", Access.MANAGEMENT
         return (
-            Endpoint("GET", path, self.index, access, "listFiles", "What was uploaded", reply=FileList, query=_PAGE),
             Endpoint(
-                "POST", path, self.create, access, "createFile", "Upload an archive",
+                "GET", path, self.index, access, "listFiles",
+                "List the uploaded files", reply=FileList, query=_PAGE,
+            ),
+            Endpoint(
+                "POST", path, self.create, access, "createFile", "Upload an archive of an adapter",
                 media=Media.FORM, body=_FORM, reply=File,
             ),
-            Endpoint("GET", f"{path}/{{id}}", self.retrieve, access, "retrieveFile", "One upload", reply=File),
-            Endpoint("DELETE", f"{path}/{{id}}", self.delete, access, "deleteFile", "Delete an upload", reply=Deleted),
+            Endpoint(
+                "GET", f"{path}/{{id}}", self.retrieve, access, "retrieveFile",
+                "Retrieve an uploaded file", reply=File,
+            ),
+            Endpoint(
+                "DELETE", f"{path}/{{id}}", self.delete, access, "deleteFile",
+                "Delete an uploaded file", reply=Deleted,
+            ),
         )  # fmt: skip
 
     async def create(self, request: Request) -> Response:
-        """Take an archive in. What it may not be is said now; what is wrong inside it, when it is installed."""
+        """Receive an archive. Its container is checked now, its content when it is installed."""
         limit = self._manager.options.upload_bytes + FORM_BYTES
         content_type = request.headers.get("content-type", "")
         reception = self._manager.reception
@@ -104,7 +113,7 @@ def file_fields(file: UploadedFile) -> dict[str, object]:
 def select(
     files: list[UploadedFile], *, purpose: str | None, order: str, after: str | None, limit: str | None
 ) -> tuple[list[UploadedFile], bool]:
-    """A page of a list that is oldest first, and whether there is more behind it. Raises UsageError."""
+    """Return a page of `files`, which are oldest first, and whether more follow it. Raises UsageError."""
     if order not in ("asc", "desc"):
         raise invalid("order", "must be 'asc' or 'desc'")
     count = int(limit) if limit is not None and limit.isascii() and limit.isdigit() and len(limit) < 9 else None
@@ -116,14 +125,14 @@ def select(
     if after is not None:
         ids = [file.id for file in chosen]
         if after not in ids:
-            raise invalid("after", "is the id of no file in the list")
+            raise invalid("after", "is not the id of a file in the list")
         chosen = chosen[ids.index(after) + 1 :]
     size = count or MAX_LIMIT
     return chosen[:size], len(chosen) > size
 
 
 def lifetime(fields: dict[str, str]) -> float:
-    """Seconds a file is kept, from OpenAI's `expires_after`. Raises UsageError."""
+    """Return the seconds that a file is kept, from OpenAI's `expires_after`. Raises UsageError."""
     anchor, text = (fields.get(f"expires_after[{name}]") for name in ("anchor", "seconds"))
     if anchor is None and text is None:
         return DEFAULT_SECONDS
@@ -140,14 +149,14 @@ def _keep(incoming: Incoming, form: FormReader) -> UploadedFile:
     if purpose is None:
         raise missing("purpose")
     if purpose not in PURPOSES:
-        raise invalid("purpose", f"must be one of {', '.join(map(repr, PURPOSES))}: adapters are what is taken")
+        raise invalid("purpose", f"must be one of {', '.join(map(repr, PURPOSES))}: this server takes only adapters")
     seconds, name = lifetime(form.fields), form.filename or ""
     _check_archive(incoming.sync(), name)
     return incoming.keep(filename=name, purpose=purpose, seconds=seconds)
 
 
 def _check_archive(path: Path, name: str) -> None:
-    """Raises AdapterUnsupported unless it is a zip or tar.gz, by what it is and not by its name."""
+    """Raises AdapterUnsupported unless the content, whatever its name, is a zip or tar.gz file."""
     from edgelora_converters.archive.unpack import source_kind
     from edgelora_converters.peft.folder import PICKLES, refuse_pickle
 

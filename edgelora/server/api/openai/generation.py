@@ -21,11 +21,11 @@ def generation_endpoints(
     completion = GenerationApp(runtime, options, drain, dialects, lambda dialect: dialect.completion)
     return (
         Endpoint(
-            "POST", "/v1/chat/completions", chat, Access.KEY, "createChatCompletion", "An answer to a conversation",
+            "POST", "/v1/chat/completions", chat, Access.KEY, "createChatCompletion", "Create a chat completion",
             body=ChatBody, inert=CHAT_INERT, reply=ChatCompletion, streamed=True, metered=True,
         ),
         Endpoint(
-            "POST", "/v1/completions", completion, Access.KEY, "createCompletion", "The continuation of a text",
+            "POST", "/v1/completions", completion, Access.KEY, "createCompletion", "Create a completion",
             body=CompletionBody, inert=COMPLETION_INERT, reply=Completion, streamed=True, metered=True,
         ),
     )  # fmt: skip

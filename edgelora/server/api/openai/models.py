@@ -24,10 +24,13 @@ class ModelsRoutes:
     def endpoints(self) -> tuple[Endpoint, ...]:
         path = "/v1/models"
         return (
-            Endpoint("GET", path, self.index, Access.KEY, "listModels", "The base and its adapters", reply=ModelList),
+            Endpoint(
+                "GET", path, self.index, Access.KEY, "listModels",
+                "List the base and its adapters", reply=ModelList,
+            ),
             Endpoint(
                 "GET", f"{path}/{{id:path}}", self.retrieve, Access.KEY, "retrieveModel",
-                "One of them, by any form of its name", reply=Model,
+                "Retrieve a model by any form of its id", reply=Model,
             ),
         )  # fmt: skip
 

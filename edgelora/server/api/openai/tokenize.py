@@ -1,7 +1,7 @@
-"""POST /tokenize, /detokenize and .../input_tokens: texts as tokens, tokens as text, and how many a request would have.
+"""POST /tokenize, /detokenize and .../input_tokens: text to tokens, tokens to text, and the length of a prompt.
 
-Three servers' clients are understood. vLLM's send `prompt` or `messages`, llama-server's `content`; each finds its own
-fields in the reply. Nothing here touches the engine.
+The clients of three servers work. vLLM's send `prompt` or `messages`, llama-server's `content`, and each finds its own
+fields in the reply. The engine is not used.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ TOKENIZE_INERT: Inert = {
 
 
 class TokenizeBody(Struct, frozen=True, kw_only=True):
-    """One of `prompt`, `messages`, `content`. A conversation goes through the base's template; BOS stands once."""
+    """Has one of `prompt`, `messages` and `content`. The base's template is applied to messages; BOS is added once."""
 
     model: ModelName | None = None
     prompt: str | None = None
     messages: Annotated[list[ChatMessage], Meta(min_length=1)] | None = None
     content: str | None = None
     add_special_tokens: bool | None = None
-    """Of a `prompt`: whether BOS goes in front. It does where this is left out."""
+    """Put BOS before `prompt`; true by default."""
     return_token_strs: bool | None = None
     add_special: bool | None = None
-    """Of `content`: the same, and it does not where this is left out."""
+    """Put BOS before `content`; false by default."""
     parse_special: bool | None = None
-    """Of `content`: whether written-out control tokens become those tokens. They do where this is left out."""
+    """Read control tokens written out in `content` as those tokens; true by default."""
     with_pieces: bool | None = None
 
 
@@ -55,19 +55,19 @@ class DetokenizeBody(Struct, frozen=True, kw_only=True):
 class Piece(Struct, frozen=True):
     id: int
     piece: str | list[int]
-    """The token's text; its bytes where they are no text by themselves."""
+    """The token's text, or its bytes if they are no text by themselves."""
 
 
 class Tokenized(Struct, frozen=True):
     tokens: list[int | Piece]
     count: int
     max_model_len: int
-    """Tokens that prompt and answer may have together."""
+    """Maximum number of tokens of prompt and answer together."""
     token_strs: list[str] | None = None
 
 
 class Detokenized(Struct, frozen=True):
-    """The same text under both servers' names. Control tokens have none."""
+    """The same text under both servers' names. Control tokens have no text."""
 
     prompt: str
     content: str
@@ -90,7 +90,7 @@ def v1_token_endpoints(runtime: Runtime, options: ServerOptions) -> tuple[Endpoi
         *_token_endpoints("/v1", "v1", runtime, options),
         Endpoint(
             "POST", "/v1/chat/completions/input_tokens", chat, Access.KEY, "countChatTokens",
-            "How many tokens such a body's prompt has", body=ChatBody, inert=CHAT_INERT, reply=InputTokens,
+            "Count the prompt tokens of a chat completion", body=ChatBody, inert=CHAT_INERT, reply=InputTokens,
         ),
     )  # fmt: skip
 
@@ -99,18 +99,18 @@ def _token_endpoints(prefix: str, name: str, runtime: Runtime, options: ServerOp
     return (
         Endpoint(
             "POST", f"{prefix}/tokenize", JsonRoute(options, lambda raw: tokenize(runtime, raw)), Access.KEY,
-            f"{name}tokenize", "A text or a conversation as tokens",
+            f"{name}tokenize", "Tokenize a text or a conversation",
             body=TokenizeBody, inert=TOKENIZE_INERT, reply=Tokenized,
         ),
         Endpoint(
             "POST", f"{prefix}/detokenize", JsonRoute(options, lambda raw: detokenize(runtime, raw)), Access.KEY,
-            f"{name}detokenize", "Tokens as text", body=DetokenizeBody, reply=Detokenized,
+            f"{name}detokenize", "Detokenize tokens", body=DetokenizeBody, reply=Detokenized,
         ),
     )  # fmt: skip
 
 
 def tokenize(runtime: Runtime, raw: dict[str, object]) -> Tokenized:
-    """Raises UsageError naming the field, and NotFound for an unknown model."""
+    """Return the tokens of a text or of messages. Raises UsageError naming the field, and NotFound for the model."""
     refuse_unsupported(raw, TOKENIZE_INERT)
     body = typed(raw, TokenizeBody)
     _check_model(runtime, body.model)
@@ -125,7 +125,7 @@ def tokenize(runtime: Runtime, raw: dict[str, object]) -> Tokenized:
 
 
 def detokenize(runtime: Runtime, raw: dict[str, object]) -> Detokenized:
-    """Raises UsageError for an id the vocabulary does not have, and NotFound for an unknown model."""
+    """Return the text of tokens. Raises UsageError for an id outside the vocabulary, and NotFound for the model."""
     body = typed(raw, DetokenizeBody)
     _check_model(runtime, body.model)
     tokenizer = runtime.tokenizer
@@ -137,7 +137,7 @@ def detokenize(runtime: Runtime, raw: dict[str, object]) -> Detokenized:
 
 
 def count_chat(runtime: Runtime, raw: dict[str, object]) -> InputTokens:
-    """How long a chat body's prompt is, also where it would not fit. Raises as the chat route does."""
+    """Count the prompt tokens of a chat body, even if they do not fit the context. Raises as the chat endpoint does."""
     body = parse_body(raw, ChatBody, CHAT_INERT)
     messages = chat_messages(body.messages, raw)
     _check_model(runtime, body.model)
@@ -156,7 +156,7 @@ def _ids(body: TokenizeBody, raw: dict[str, object], tokenizer: Tokenizer) -> tu
     if not given:
         raise missing("prompt")
     if len(given) > 1:
-        raise invalid(given[1], f"is given together with {given[0]!r}; one of them is tokenised")
+        raise invalid(given[1], f"is sent together with {given[0]!r}: send one of them")
     if body.messages is not None:
         return encode_chat(chat_messages(body.messages, raw), tokenizer)
     if body.prompt is not None:

@@ -1,1 +1,1 @@
-"""OpenAI's Responses API: bodies, items and events, and a bounded memory of answers. A response is a chat."""
+"""OpenAI's Responses API: bodies, items and events, and a bounded store of responses. Each is generated as a chat."""

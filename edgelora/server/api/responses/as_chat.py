@@ -1,6 +1,6 @@
-"""A response as the chat that it is: its conversation, limits and formats in a chat body's words.
+"""Translating a response's body into a chat body, and the chat's errors back.
 
-So that one place decides what a generation can be asked for. What the chat route refuses is told in this API's words.
+Thus one place checks what a generation may ask for.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ _PASSED = (
     *("model", "adapters", "temperature", "top_p", "parallel_tool_calls", "user"),
     *("top_k", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "seed", "stop"),
 )
-"""Fields that both APIs have; the second line's are a chat's, and work here too."""
+"""Fields that are passed on as they are; those of the second line are extensions of this API."""
 
 Fields = dict[str, Any]
 
-_WORDS = (
+_FIELD_NAMES = (
     ("max_completion_tokens", "max_output_tokens"),
     ("response_format.json_schema.schema", "text.format.schema"),
     ("response_format.json_schema", "text.format.schema"),
     ("response_format", "text.format"),
     ("logprobs", "include"),
 )
-"""A field of the chat body, and this API's word for it."""
+"""Fields of the chat body, each with the field of this API that it was made from."""
 
 
 def chat_body(raw: dict[str, object], body: ResponsesBody, conversation: Iterable[Item]) -> dict[str, object]:
-    """`conversation`: all that was said before, and the input."""
-    said = [{"role": "system", "content": body.instructions}] if body.instructions else []
+    """Return the chat body of a response. `conversation`: the items before, and the input."""
+    instructions = [{"role": "system", "content": body.instructions}] if body.instructions else []
     chat: dict[str, Any] = {name: raw[name] for name in _PASSED if name in raw}
-    chat["messages"] = [*said, *messages(conversation)]
+    chat["messages"] = [*instructions, *messages(conversation)]
     chat["max_completion_tokens"] = body.max_output_tokens
     if LOGPROBS in (body.include or ()):
         chat |= {"logprobs": True, "top_logprobs": body.top_logprobs or 0}
@@ -50,32 +50,32 @@ def chat_body(raw: dict[str, object], body: ResponsesBody, conversation: Iterabl
 
 
 def messages(conversation: Iterable[Item]) -> list[Fields]:
-    """As a chat has them: calls stand in the assistant's message. A call that was cut short was never made."""
-    found: list[Fields] = []
+    """Return the items as chat messages, with calls in the assistant's message. Cut-off calls are left out."""
+    chat: list[Fields] = []
     for item in conversation:
         if isinstance(item, MessageItem):
-            found.append({"role": item.role, "content": item.text})
+            chat.append({"role": item.role, "content": item.text})
         elif isinstance(item, FunctionOutputItem):
-            found.append({"role": "tool", "tool_call_id": item.call_id, "content": item.output})
+            chat.append({"role": "tool", "tool_call_id": item.call_id, "content": item.output})
         elif item.status != "incomplete":
-            if not found or found[-1]["role"] != "assistant":
-                found.append({"role": "assistant", "content": ""})
+            if not chat or chat[-1]["role"] != "assistant":
+                chat.append({"role": "assistant", "content": ""})
             function = {"name": item.name, "arguments": item.arguments}
             call = {"id": item.call_id, "type": "function", "function": function}
-            found[-1].setdefault("tool_calls", []).append(call)
-    return found
+            chat[-1].setdefault("tool_calls", []).append(call)
+    return chat
 
 
-def in_our_words(error: EdgeloraError) -> EdgeloraError:
-    """The same error, its `param` a field of this API."""
+def with_own_field(error: EdgeloraError) -> EdgeloraError:
+    """Return the chat's error with the field of this API as its `param`."""
     param = error.param or ""
     if param.startswith("messages"):
-        # An index into the messages would be of the whole conversation, and not of this request's input.
+        # The index of a message counts the whole conversation, not this request's input.
         error.param = "input"
     elif param.startswith("tools"):
         error.param = param.replace(".function.", ".")
     else:
-        error.param = dict(_WORDS).get(param, error.param)
+        error.param = dict(_FIELD_NAMES).get(param, error.param)
     return error
 
 
@@ -85,7 +85,7 @@ def _tool(tool: FunctionTool) -> Fields:
 
 
 def _choice(choice: Choice | dict[str, Any]) -> object:
-    """This API names functions where a chat has them within `function`."""
+    """Return a chat's tool choice, which has the name within `function`."""
     if not isinstance(choice, dict):
         return choice
     if choice.get("type") == "allowed_tools":
@@ -95,9 +95,9 @@ def _choice(choice: Choice | dict[str, Any]) -> object:
     return {"type": choice.get("type"), "function": {"name": choice.get("name")}}
 
 
-def _format(wanted: TextFormat) -> Fields:
-    if wanted.type != "json_schema":
-        return {"type": wanted.type}
-    if wanted.schema is None:
+def _format(text_format: TextFormat) -> Fields:
+    if text_format.type != "json_schema":
+        return {"type": text_format.type}
+    if text_format.schema is None:
         raise missing("text.format.schema")
-    return {"type": "json_schema", "json_schema": {"schema": wanted.schema}}
+    return {"type": "json_schema", "json_schema": {"schema": text_format.schema}}

@@ -1,4 +1,4 @@
-"""Responses that nobody waits for: each a task that follows its generation, until it ends or is cancelled."""
+"""Background responses: each has a task that follows its generation until it ends or is cancelled."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from msgspec.structs import replace as changed
 from starlette.types import Message
 
 from edgelora.core.events import Failed
-from edgelora.server.api.responses.begun import StartedResponse
 from edgelora.server.api.responses.events import ResponseWriter
+from edgelora.server.api.responses.started import StartedResponse
 from edgelora.server.api.responses.store import ResponseStore
 from edgelora.server.generation.follow import follow
 from edgelora.server.generation.generate import log_unknown
 from edgelora.server.http.drain import Drain
 
 _TICK_SECONDS = 60.0
-"""Silence means nothing here: nobody listens."""
+"""Seconds between keep-alive ticks, which are ignored here."""
 
 
 class Background:
-    """The running ones. As many as the engine takes; they end with the server. On the server's loop only."""
+    """The running background responses. They end with the server. Not thread-safe: event loop only."""
 
     def __init__(self, store: ResponseStore, drain: Drain) -> None:
         self._store = store
@@ -30,39 +30,41 @@ class Background:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cancelled: set[str] = set()
 
-    def start(self, begun: StartedResponse) -> None:
-        """Follow it from now on. It is in the store, in progress, before this returns."""
-        response_id = begun.response.id
-        self._store.put(begun.kept(begun.response))
-        task = asyncio.create_task(self._work(begun))
+    def start(self, started: StartedResponse) -> None:
+        """Follow a response. It is in the store, in progress, when this returns."""
+        response_id = started.response.id
+        self._store.put(started.stored(started.response))
+        task = asyncio.create_task(self._work(started))
         self._tasks[response_id] = task
         task.add_done_callback(lambda _task: self._tasks.pop(response_id, None))
 
     async def cancel(self, response_id: str) -> None:
-        """End it, where it still runs; returns once the store has what there is of it."""
+        """End a response if it is running. Returns once its partial output is in the store."""
         task = self._tasks.get(response_id)
         if task is not None:
             self._cancelled.add(response_id)
             task.cancel()
             await asyncio.wait({task})
 
-    async def _work(self, begun: StartedResponse) -> None:
-        writer = ResponseWriter(begun.response, begun.chat_format)
+    async def _work(self, started: StartedResponse) -> None:
+        writer = ResponseWriter(started.response, started.chat_format)
         try:
-            async with aclosing(follow(begun.stream, receive=_nobody, drain=self._drain, tick=_TICK_SECONDS)) as events:
+            async with aclosing(
+                follow(started.stream, receive=_never_disconnects, drain=self._drain, tick=_TICK_SECONDS)
+            ) as events:
                 async for event in events:
                     if isinstance(event, Failed):
                         log_unknown(event.error)
                     writer.event(event, now=int(time.time()))
         finally:
             response = writer.response
-            if begun.response.id in self._cancelled:
-                self._cancelled.discard(begun.response.id)
+            if started.response.id in self._cancelled:
+                self._cancelled.discard(started.response.id)
                 if response.status == "in_progress":
                     response = changed(response, status="cancelled")
-            self._store.replace(begun.kept(response))
+            self._store.replace(started.stored(response))
 
 
-async def _nobody() -> Message:
+async def _never_disconnects() -> Message:
     await asyncio.Event().wait()
-    raise RuntimeError("nobody listens")
+    raise RuntimeError("unreachable")

@@ -1,4 +1,4 @@
-"""The body of POST /v1/responses: from JSON to items, or a UsageError naming the field. Owns no generation."""
+"""The body of POST /v1/responses: from JSON to items, or a UsageError naming the field."""
 
 from __future__ import annotations
 
@@ -42,21 +42,20 @@ OUTER_INERT: Inert = {
     "service_tier": ("auto", "default"),
     "truncation": ("disabled",),
 }
-"""Known fields that are not supported, each with the values that ask for nothing. Some are a chat's, which has them by
-other names."""
+"""Unsupported fields, each with the values that change nothing. Some are a chat's names of fields of this API."""
 
 _INNER_INERT: Inert = {
     "stream_options.include_obfuscation": (False,),
     "text.verbosity": ("medium",),
 }
-"""The same, of fields within others."""
+"""The same for fields within others."""
 
 _ROLES = ("user", "assistant", "system", "developer")
 _REFUSED_PARTS = frozenset({"input_image", "input_file", "input_audio", "refusal"})
 
 
 class InputPart(Struct, frozen=True):
-    """One piece of a message's content: `input_text`, or `output_text` for what was answered."""
+    """A part of a message's content: `input_text`, or `output_text` in an earlier answer."""
 
     type: str
     text: str | None = None
@@ -66,7 +65,7 @@ Content = str | list[InputPart]
 
 
 class InputItem(Struct, frozen=True):
-    """One item of `input`: a message, in OpenAI's long form or its short one, without a type; a call; its result."""
+    """An item of `input`: a message, whose type may be left out, a function call, or the output of one."""
 
     type: str = "message"
     id: str | None = None
@@ -99,12 +98,12 @@ class FunctionTool(Struct, frozen=True):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
-    """Accepted either way: arguments always are what `parameters` says where a call is required."""
+    """Accepted and ignored: the arguments of a required call always match `parameters`."""
 
 
 LOGPROBS = "message.output_text.logprobs"
 Included = Literal["message.output_text.logprobs", "reasoning.encrypted_content"]
-"""The second asks for what this server's answers never have."""
+"""The second is accepted and ignored: answers have no reasoning."""
 
 
 MetadataText = Annotated[str, Meta(max_length=512)]
@@ -129,17 +128,17 @@ class ResponsesBody(SamplingFields, frozen=True, kw_only=True):
 
 
 class CountBody(ResponsesBody, frozen=True, kw_only=True):
-    """The same, for counting its tokens: they are the same with every model."""
+    """The same for counting tokens, where `model` is optional: the count is the same for every model."""
 
     model: ModelName | None = None  # type: ignore[assignment]
 
 
 class CancelBody(Struct, frozen=True):
-    """Nothing: `{}`, which is sent as JSON like every body."""
+    """An empty JSON object."""
 
 
 def parse_responses(raw: dict[str, object]) -> ResponsesBody:
-    """Raises UsageError with `param` for a missing, mistyped, out-of-range or unsupported field."""
+    """Return a typed body. Raises UsageError with `param` for a missing, wrong or unsupported field."""
     _refuse(raw)
     body = typed(raw, ResponsesBody)
     check_text(body.model, "model")
@@ -152,7 +151,7 @@ def parse_responses(raw: dict[str, object]) -> ResponsesBody:
     if body.background and body.stream:
         raise invalid("background", "cannot be streamed: send one of 'background' and 'stream'")
     if body.background and body.store is False:
-        raise invalid("background", "needs 'store': true, for the answer must be kept until it is asked for")
+        raise invalid("background", "needs 'store': true, so that the response can be retrieved")
     return body
 
 
@@ -166,7 +165,7 @@ def _refuse(raw: Mapping[str, Any]) -> None:
 
 
 def input_items(body: ResponsesBody) -> tuple[Item, ...]:
-    """What was said, each item with an id. Raises UsageError naming the item's field."""
+    """Return the items of the input, each with an id. Raises UsageError naming the item's field."""
     if isinstance(body.input, str):
         check_text(body.input, "input")
         return (MessageItem(id=new_id("msg"), role="user", content=[InputText(body.input)]),)

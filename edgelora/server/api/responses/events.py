@@ -1,7 +1,7 @@
-"""A generation's events as those of the Responses API, and as the response they add up to. Pure: no clock, no socket.
+"""Writing a generation's events as those of the Responses API, and as a response object. Pure: no clock, no socket.
 
-Order: created, in_progress; for each item output_item.added, its content, output_item.done; at last completed,
-incomplete or failed. Every event has the next sequence number.
+The order is: created, in_progress; for each item output_item.added, its content, output_item.done; finally completed,
+incomplete or failed. Sequence numbers increase by one.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from edgelora.server.api.responses.types import (
 )
 from edgelora.server.generation.choice_writer import spelled
 from edgelora.server.generation.sse import DONE, KEEPALIVE
-from edgelora.server.http.errors import told
+from edgelora.server.http.errors import error_message
 from edgelora.text.tool_parser import CallArguments, CallBegun, Part, TextPart
 
 
 class ResponseWriter:
-    """From a generation's events to frames, and to `response`, which is at any moment what there is of it."""
+    """Writes the frames of a response's stream, and keeps `response` up to date with them."""
 
     def __init__(self, response: ResponseObject, chat_format: ChatFormat) -> None:
-        """`response`: in progress, without output."""
+        """`response`: the response object, in progress and without output."""
         self.response = response
         self._parts = AnswerParts(chat_format)
         self._number = 0
@@ -44,19 +44,22 @@ class ResponseWriter:
         self._open: OpenItem | None = None
 
     def opening(self) -> bytes:
-        """What stands before the first item."""
-        return self._whole("response.created") + self._whole("response.in_progress")
+        """Return the frames before the first item."""
+        return self._snapshot("response.created") + self._snapshot("response.in_progress")
 
     def event(self, event: Event | None, *, now: int) -> bytes:
-        """One event's frames; None is silence that needs a sign of life. `now`: Unix seconds."""
+        """Return the frames of an event; None stands for silence, for which a comment keeps the connection alive.
+
+        `now`: the time in Unix seconds.
+        """
         if event is None:
             return KEEPALIVE
         if isinstance(event, TextDelta):
             pieces = [_piece(token) for token in event.tokens]
-            return b"".join(self._told(part, pieces) for _, part in self._parts.feed(event.text))
+            return b"".join(self._part(part, pieces) for _, part in self._parts.feed(event.text))
         return (self._fail(event.error) if isinstance(event, Failed) else self._end(event, now)) + DONE
 
-    def _told(self, part: Part, pieces: Sequence[ChosenPiece] = ()) -> bytes:
+    def _part(self, part: Part, pieces: Sequence[ChosenPiece] = ()) -> bytes:
         if isinstance(part, CallBegun):
             return self._begin(OpenCall(len(self._output) + (self._open is not None), part.name))
         frames = b""
@@ -72,7 +75,7 @@ class ResponseWriter:
         return frames + self._frames(item.begin())
 
     def _close(self, status: ItemStatus) -> bytes:
-        """End the item that is being told, where there is one."""
+        """Return the frames that end the open item, if there is one."""
         if self._open is None:
             return b""
         item, events = self._open.end(status)
@@ -81,7 +84,7 @@ class ResponseWriter:
         return self._frames(events)
 
     def _end(self, event: Finished, now: int) -> bytes:
-        frames = b"".join(self._told(part) for _, part in self._parts.finish(event.reason))
+        frames = b"".join(self._part(part) for _, part in self._parts.finish(event.reason))
         if self._open is None and not self._output:
             frames += self._begin(OpenMessage(0))
         cut = event.reason is FinishReason.LENGTH
@@ -94,15 +97,15 @@ class ResponseWriter:
             output=self._output,
             usage=_usage(event.usage),
         )
-        return frames + self._whole("response.incomplete" if cut else "response.completed")
+        return frames + self._snapshot("response.incomplete" if cut else "response.completed")
 
     def _fail(self, error: Exception) -> bytes:
         self._close("incomplete")
-        fault = ResponseFault("server_error", told(error))
+        fault = ResponseFault("server_error", error_message(error))
         self.response = replace(self.response, status="failed", error=fault, output=self._output)
-        return self._whole("response.failed")
+        return self._snapshot("response.failed")
 
-    def _whole(self, kind: str) -> bytes:
+    def _snapshot(self, kind: str) -> bytes:
         return self._frames([(kind, {"response": self.response})])
 
     def _frames(self, events: Sequence[tuple[str, dict[str, Any]]]) -> bytes:
@@ -125,8 +128,8 @@ def _usage(usage: Usage) -> ResponseUsage:
 
 def _piece(token: ScoredToken) -> ChosenPiece:
     chosen = _likely(token.chosen)
-    return ChosenPiece(chosen.token, chosen.bytes, chosen.logprob, [_likely(one) for one in token.top])
+    return ChosenPiece(chosen.token, chosen.bytes, chosen.logprob, [_likely(candidate) for candidate in token.top])
 
 
-def _likely(one: Candidate) -> LikelyPiece:
-    return LikelyPiece(spelled(one.piece), list(one.piece), one.logprob)
+def _likely(candidate: Candidate) -> LikelyPiece:
+    return LikelyPiece(spelled(candidate.piece), list(candidate.piece), candidate.logprob)

@@ -1,4 +1,4 @@
-"""Items of an answer while they are being told: their events from the first to the last, and what they become. Pure."""
+"""The output items of a response while they are generated, with their events. Pure."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from edgelora.server.api.responses.body import new_id
 from edgelora.server.api.responses.types import ChosenPiece, FunctionCallItem, ItemStatus, MessageItem, OutputText
 
 Events = list[tuple[str, dict[str, Any]]]
-"""Each with its type and its fields, but for the number."""
+"""Events, each with its type and its fields except the sequence number."""
 
 
 @dataclass(slots=True)
 class OpenMessage:
     index: int
-    """Of the output's items."""
+    """The index among the items of the output."""
     id: str = field(default_factory=lambda: new_id("msg"))
     _texts: list[str] = field(default_factory=list)
     _pieces: list[ChosenPiece] = field(default_factory=list)
@@ -51,7 +51,7 @@ class OpenMessage:
 @dataclass(slots=True)
 class OpenCall:
     index: int
-    """Of the output's items."""
+    """The index among the items of the output."""
     name: str
     id: str = field(default_factory=lambda: new_id("fc"))
     call_id: str = field(default_factory=new_call_id)

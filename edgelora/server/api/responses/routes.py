@@ -1,4 +1,4 @@
-"""/v1/responses and what hangs on it: create, whole, streamed or in the background; retrieve, delete, cancel; items."""
+"""/v1/responses: create (whole, streamed or in the background), retrieve, delete, cancel, and list input items."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from edgelora.core.errors import EdgeloraError, UsageError
 from edgelora.core.events import Event, Failed, Finished
 from edgelora.runtime.interface import Runtime
 from edgelora.server.api.openai.tokenize import InputTokens, count_chat
-from edgelora.server.api.responses.as_chat import chat_body, in_our_words
+from edgelora.server.api.responses.as_chat import chat_body, with_own_field
 from edgelora.server.api.responses.background import Background
-from edgelora.server.api.responses.begun import StartedResponse, begin, said
 from edgelora.server.api.responses.body import OUTER_INERT, CancelBody, CountBody, ResponsesBody, parse_responses
 from edgelora.server.api.responses.events import ResponseWriter
+from edgelora.server.api.responses.started import StartedResponse, conversation, start
 from edgelora.server.api.responses.store import ResponseStore, ResponseStoreLimits, StoredResponse
 from edgelora.server.api.responses.types import DeletedResponse, Item, ItemList, ResponseObject
 from edgelora.server.auth.caller import caller
@@ -35,9 +35,9 @@ from edgelora.server.http.reply import send_reply
 from edgelora.server.http.validation import invalid, unsupported
 
 _PAGE = (
-    Parameter("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}, "How many at most."),
-    Parameter("order", {"enum": ["asc", "desc"], "default": "desc"}, "The latest first, or the first."),
-    Parameter("after", {"type": "string"}, "Those behind the item with this id."),
+    Parameter("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}, "Maximum number of items."),
+    Parameter("order", {"enum": ["asc", "desc"], "default": "desc"}, "Order by time."),
+    Parameter("after", {"type": "string"}, "Return the items after the one with this id."),
 )
 
 
@@ -55,46 +55,47 @@ class ResponsesRoutes:
         path = "/v1/responses"
         return (
             Endpoint(
-                "POST", path, self._create, Access.KEY, "createResponse", "An answer, kept for going on from it",
+                "POST", path, self._create, Access.KEY, "createResponse", "Create a response",
                 body=ResponsesBody, inert=OUTER_INERT, reply=ResponseObject, streamed=True, metered=True,
             ),
             Endpoint(
                 "POST", f"{path}/input_tokens", JsonRoute(self._options, self._count), Access.KEY,
-                "countResponseTokens", "How many tokens such a body's prompt has",
+                "countResponseTokens", "Count the prompt tokens of a response",
                 body=CountBody, inert=OUTER_INERT, reply=InputTokens,
             ),
             Endpoint(
-                "GET", f"{path}/{{id}}", self._retrieve, Access.KEY, "retrieveResponse", "A response that is kept",
+                "GET", f"{path}/{{id}}", self._retrieve, Access.KEY, "retrieveResponse", "Retrieve a stored response",
                 reply=ResponseObject,
             ),
             Endpoint(
-                "DELETE", f"{path}/{{id}}", self._delete, Access.KEY, "deleteResponse", "Forget a response",
+                "DELETE", f"{path}/{{id}}", self._delete, Access.KEY, "deleteResponse", "Delete a stored response",
                 reply=DeletedResponse,
             ),
             Endpoint(
                 "POST", f"{path}/{{id}}/cancel", self._cancel, Access.KEY, "cancelResponse",
-                "End one in the background", body=CancelBody, reply=ResponseObject,
+                "Cancel a background response", body=CancelBody, reply=ResponseObject,
             ),
             Endpoint(
-                "GET", f"{path}/{{id}}/input_items", self._items, Access.KEY, "listInputItems", "Its input",
+                "GET", f"{path}/{{id}}/input_items", self._items, Access.KEY, "listInputItems",
+                "List the input items of a response",
                 reply=ItemList, query=_PAGE,
             ),
         )  # fmt: skip
 
     def _count(self, raw: dict[str, object]) -> InputTokens:
-        """How many tokens the prompt of such a body has. `model` may be left out."""
+        """Count the prompt tokens of a body. `model` may be left out."""
         raw = {"model": self._runtime.base.name, **raw}
         body = parse_responses(raw)
-        before, inputs, _ = said(self._store, body)
+        before, inputs, _ = conversation(self._store, body)
         try:
             return count_chat(self._runtime, chat_body(raw, body, (*before, *inputs)))
         except EdgeloraError as error:
-            raise in_our_words(error) from None
+            raise with_own_field(error) from None
 
     async def _retrieve(self, request: Request) -> Response:
         if request.query_params.get("stream") == "true":
             raise unsupported("stream", (False,))
-        return _json(self._kept(request).response)
+        return _json(self._stored(request).response)
 
     async def _delete(self, request: Request) -> Response:
         response_id = request.path_params["id"]
@@ -103,25 +104,25 @@ class ResponsesRoutes:
         return _json(DeletedResponse(response_id))
 
     async def _cancel(self, request: Request) -> Response:
-        if not self._kept(request).response.background:
+        if not self._stored(request).response.background:
             raise UsageError(
                 "not_background",
-                "Only a response that was asked for with 'background': true can be cancelled.",
+                "Only a response that was created with 'background': true can be cancelled.",
                 "To end another one, close its connection.",
             )
         await self._background.cancel(request.path_params["id"])
-        return _json(self._kept(request).response)
+        return _json(self._stored(request).response)
 
     async def _items(self, request: Request) -> Response:
-        return _json(_page(self._kept(request).inputs, request))
+        return _json(_page(self._stored(request).inputs, request))
 
-    def _kept(self, request: Request) -> StoredResponse:
+    def _stored(self, request: Request) -> StoredResponse:
         return self._store.get(request.path_params["id"], owner=caller().name)
 
 
 @dataclass(frozen=True, slots=True)
 class _Create:
-    """The ASGI app of POST /v1/responses."""
+    """The ASGI application of POST /v1/responses."""
 
     runtime: Runtime
     options: ServerOptions
@@ -131,57 +132,57 @@ class _Create:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw = await read_json(scope, receive, self.options)
-        begun = await to_thread.run_sync(lambda: begin(self.runtime, self.store, parse_object(raw)))
-        if begun.body.background:
-            self.background.start(begun)
-            await send_reply(send, 200, JSON_HEADERS, msgspec.json.encode(begun.response))
+        started = await to_thread.run_sync(lambda: start(self.runtime, self.store, parse_object(raw)))
+        if started.body.background:
+            self.background.start(started)
+            await send_reply(send, 200, JSON_HEADERS, msgspec.json.encode(started.response))
             return
         tick = self.options.keepalive_seconds
         async with aclosing(
-            follow(begun.stream, receive=receive, drain=self.drain, tick=tick, timeouts=self.options.timeouts)
+            follow(started.stream, receive=receive, drain=self.drain, tick=tick, timeouts=self.options.timeouts)
         ) as events:
-            if begun.body.stream:
-                await self._send_stream(begun, events, send)
+            if started.body.stream:
+                await self._send_stream(started, events, send)
             else:
-                await self._send_whole(begun, events, send)
+                await self._send_whole(started, events, send)
 
-    async def _send_whole(self, begun: StartedResponse, events: Events, send: Send) -> None:
-        writer = ResponseWriter(begun.response, begun.chat_format)
+    async def _send_whole(self, started: StartedResponse, events: Events, send: Send) -> None:
+        writer = ResponseWriter(started.response, started.chat_format)
         async for event in events:
             if isinstance(event, Failed):
                 raise event.error
             writer.event(event, now=int(time.time()))
-        self._keep(begun, writer)
+        self._store_response(started, writer)
         await send_reply(send, 200, JSON_HEADERS, msgspec.json.encode(writer.response))
 
-    async def _send_stream(self, begun: StartedResponse, events: Events, send: Send) -> None:
+    async def _send_stream(self, started: StartedResponse, events: Events, send: Send) -> None:
         first = await anext(events)
         if isinstance(first, Failed):
-            # Nothing has been sent yet, so the client can have a status and not only an event.
+            # Nothing has been sent yet, so the client can get a status and not only an event.
             raise first.error
-        writer = ResponseWriter(begun.response, begun.chat_format)
+        writer = ResponseWriter(started.response, started.chat_format)
         await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
-        await send_frames(send, writer.opening() + self._frames(begun, writer, first))
+        await send_frames(send, writer.opening() + self._frames(started, writer, first))
         async for event in events:
-            await send_frames(send, self._frames(begun, writer, event))
+            await send_frames(send, self._frames(started, writer, event))
         await send({"type": "http.response.body", "body": b""})
 
-    def _frames(self, begun: StartedResponse, writer: ResponseWriter, event: Event | None) -> bytes:
+    def _frames(self, started: StartedResponse, writer: ResponseWriter, event: Event | None) -> bytes:
         frames = writer.event(event, now=int(time.time()))
         if isinstance(event, Failed):
             log_unknown(event.error)
         if isinstance(event, Finished):
-            # Before its end is told: who reads that may go on from it at once.
-            self._keep(begun, writer)
+            # Before the last event is sent: its reader may continue the response at once.
+            self._store_response(started, writer)
         return frames
 
-    def _keep(self, begun: StartedResponse, writer: ResponseWriter) -> None:
-        if begun.response.store:
-            self.store.put(begun.kept(writer.response))
+    def _store_response(self, started: StartedResponse, writer: ResponseWriter) -> None:
+        if started.response.store:
+            self.store.put(started.stored(writer.response))
 
 
 def _page(items: tuple[Item, ...], request: Request) -> ItemList:
-    """The latest first, 20 of them, unless the query says otherwise. Raises UsageError for what it cannot say."""
+    """Return a page of items, by default the latest 20 with the latest first. Raises UsageError for a bad query."""
     query = request.query_params
     order, limit, after = query.get("order", "desc"), query.get("limit", "20"), query.get("after")
     if order not in ("asc", "desc"):
@@ -191,7 +192,7 @@ def _page(items: tuple[Item, ...], request: Request) -> ItemList:
     ordered = list(items) if order == "asc" else list(reversed(items))
     ids = [item.id for item in ordered]
     if after is not None and after not in ids:
-        raise invalid("after", "names no item of this response")
+        raise invalid("after", "is not the id of an item of this response")
     rest = ordered[ids.index(after) + 1 :] if after is not None else ordered
     page = rest[: int(limit)]
     first, last = (page[0].id, page[-1].id) if page else (None, None)

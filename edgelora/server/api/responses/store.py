@@ -1,7 +1,6 @@
-"""The memory of the Responses API: what was answered, for going on from it. In memory only, and bounded.
+"""The store of responses, from which later ones continue. In memory only.
 
-Bounded by count, by the bytes of whole conversations, and by time since an entry was last used. Owns no HTTP and no
-generation. Thread-safe.
+Bounded by count, by the size of whole conversations, and by time since the last use of an entry.
 """
 
 from __future__ import annotations
@@ -19,43 +18,44 @@ from edgelora.server.api.responses.types import Item, ResponseObject
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """One response with what it answered."""
+    """A response with its conversation."""
 
     response: ResponseObject
     before: tuple[Item, ...]
-    """The conversation it went on from, earlier answers included; instructions are never carried over."""
+    """The conversation that it continues, earlier answers included, without any instructions."""
     inputs: tuple[Item, ...]
     owner: str
-    """The name of the key it was made with: nobody else is told that it exists."""
+    """The name of the key that it was made with. For other callers it does not exist."""
 
     @property
     def conversation(self) -> tuple[Item, ...]:
-        """What a response that names this one goes on from."""
+        """The items that a response continues which names this one."""
         return (*self.before, *self.inputs, *self.response.output)
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseStoreLimits:
     count: int = 512
+    """Maximum number of responses."""
     nbytes: int = 32 << 20
-    """Of all conversations kept, as JSON: each counts whole, though they share what they have in common."""
+    """Maximum size of all conversations as JSON. Each counts in full, although they may share items."""
     seconds: float = 3600.0
-    """Since an entry was last used."""
+    """Maximum seconds since the last use of a response."""
 
 
 @dataclass(slots=True)
 class _Entry:
-    kept: StoredResponse
+    stored: StoredResponse
     nbytes: int
     used: float
 
 
 class ResponseStore:
-    """Responses by id, the least recently used given up first."""
+    """Responses by id; the least recently used is dropped first. Thread-safe."""
 
-    def __init__(self, bounds: ResponseStoreLimits, *, clock: Callable[[], float]) -> None:
-        """`clock`: seconds, never going back."""
-        self._bounds = bounds
+    def __init__(self, limits: ResponseStoreLimits, *, clock: Callable[[], float]) -> None:
+        """`clock`: returns monotonic seconds."""
+        self._limits = limits
         self._clock = clock
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._nbytes = 0
@@ -68,39 +68,39 @@ class ResponseStore:
     def nbytes(self) -> int:
         return self._nbytes
 
-    def put(self, kept: StoredResponse) -> None:
-        """Keep a response, or what became of it. One larger than the whole memory is not kept."""
-        nbytes = len(msgspec.json.encode(kept.conversation)) + len(msgspec.json.encode(kept.response))
+    def put(self, stored: StoredResponse) -> None:
+        """Store a response, or replace it. One that is larger than the limit of all is dropped."""
+        nbytes = len(msgspec.json.encode(stored.conversation)) + len(msgspec.json.encode(stored.response))
         with self._lock:
-            self._drop(kept.response.id)
-            if nbytes <= self._bounds.nbytes:
-                self._entries[kept.response.id] = _Entry(kept, nbytes, self._clock())
+            self._drop(stored.response.id)
+            if nbytes <= self._limits.nbytes:
+                self._entries[stored.response.id] = _Entry(stored, nbytes, self._clock())
                 self._nbytes += nbytes
             self._trim()
 
     def get(self, response_id: str, *, owner: str) -> StoredResponse:
-        """Raises NotFound: never kept, of another owner, deleted, or given up."""
+        """Return a response. Raises NotFound if it was not stored, has another owner, or was deleted or dropped."""
         with self._lock:
             self._trim()
             entry = self._entries.get(response_id)
-            if entry is None or entry.kept.owner != owner:
+            if entry is None or entry.stored.owner != owner:
                 raise _unknown(response_id)
             entry.used = self._clock()
             self._entries.move_to_end(response_id)
-            return entry.kept
+            return entry.stored
 
-    def replace(self, kept: StoredResponse) -> None:
-        """As `put`, but nothing where the response was deleted or given up meanwhile."""
+    def replace(self, stored: StoredResponse) -> None:
+        """Replace a response, unless it was deleted or dropped meanwhile."""
         with self._lock:
-            if kept.response.id in self._entries:
-                self.put(kept)
+            if stored.response.id in self._entries:
+                self.put(stored)
 
     def remove(self, response_id: str, *, owner: str) -> StoredResponse:
-        """Raises NotFound. Responses that went on from this one keep what was said."""
+        """Delete a response and return it. Raises NotFound. Responses that continued it keep their conversations."""
         with self._lock:
-            kept = self.get(response_id, owner=owner)
+            stored = self.get(response_id, owner=owner)
             self._drop(response_id)
-            return kept
+            return stored
 
     def _drop(self, response_id: str) -> None:
         entry = self._entries.pop(response_id, None)
@@ -108,17 +108,17 @@ class ResponseStore:
             self._nbytes -= entry.nbytes
 
     def _trim(self) -> None:
-        oldest_allowed = self._clock() - self._bounds.seconds
+        oldest_allowed = self._clock() - self._limits.seconds
         while self._entries:
             first, entry = next(iter(self._entries.items()))
-            full = len(self._entries) > self._bounds.count or self._nbytes > self._bounds.nbytes
+            full = len(self._entries) > self._limits.count or self._nbytes > self._limits.nbytes
             if not full and entry.used >= oldest_allowed:
                 return
             self._drop(first)
 
 
 def _unknown(response_id: str) -> NotFound:
-    remedy = "Responses are kept in memory for an hour at most, and none over a restart: send the whole conversation."
+    remedy = "Responses are stored in memory for an hour at most, and none over a restart: send the whole conversation."
     error = NotFound("response", response_id, remedy=remedy)
     error.param = None
     return error

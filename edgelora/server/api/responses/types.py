@@ -1,4 +1,4 @@
-"""What the Responses API answers with: items, the response object, lists. Values only, written as JSON by msgspec."""
+"""Types of the replies of the Responses API: items, the response object, lists. msgspec writes them as JSON."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class OutputText(Struct, frozen=True, tag_field="type", tag="output_text"):
 
 
 class MessageItem(Struct, frozen=True, kw_only=True, tag_field="type", tag="message"):
-    """What somebody said: input, or the answer."""
+    """A message of the input or of the answer."""
 
     id: str
     role: Literal["user", "system", "developer", "assistant"]
@@ -40,7 +40,7 @@ class MessageItem(Struct, frozen=True, kw_only=True, tag_field="type", tag="mess
 
     @property
     def text(self) -> str:
-        """The texts of the parts, each on lines of its own."""
+        """The texts of the parts, joined with newlines."""
         return "\n".join(part.text for part in self.content)
 
 
@@ -49,7 +49,7 @@ class FunctionCallItem(Struct, frozen=True, kw_only=True, tag_field="type", tag=
     call_id: str
     name: str
     arguments: str
-    """A JSON object, as text; cut short where the status says so."""
+    """A JSON object as text; cut short if the status is `incomplete`."""
     status: ItemStatus = "completed"
 
 
@@ -61,12 +61,12 @@ class FunctionOutputItem(Struct, frozen=True, kw_only=True, tag_field="type", ta
 
 
 Item = MessageItem | FunctionCallItem | FunctionOutputItem
-"""Everything a conversation is made of."""
+"""An item of a conversation."""
 
 
 class InputTokensDetails(Struct, frozen=True):
     cached_tokens: int
-    """Of the prompt, not computed for this answer."""
+    """Number of prompt tokens that were in the KV cache."""
     cache_write_tokens: int = 0
 
 
@@ -92,12 +92,12 @@ class IncompleteDetails(Struct, frozen=True):
 
 
 class ResponseObject(Struct, frozen=True, kw_only=True):
-    """One response, at any moment of its life."""
+    """A response in any state."""
 
     id: str
     object: Literal["response"] = "response"
     created_at: int
-    """Unix seconds."""
+    """Time in Unix seconds."""
     completed_at: int | None = None
     status: Status
     background: bool = False

@@ -1,1 +1,1 @@
-"""Together's routes and dialect: uploads, projects, uploads in parts, and its shapes of chunks."""
+"""Together's API: its dialect, its model uploads, its projects, and uploads of local files in parts."""

@@ -28,7 +28,7 @@ def from_together(headers: Headers) -> bool:
 
 
 def start_together_chat(runtime: Runtime, raw: dict[str, object]) -> StartedGeneration:
-    """`logprobs` may be how many likeliest tokens are wanted. Raises as `start_chat`."""
+    """Start a chat in which `logprobs` may be the number of likeliest tokens. Raises as `start_chat`."""
     count = raw.get("logprobs")
     if isinstance(count, int) and not isinstance(count, bool):
         raw = {**raw, "logprobs": True, "top_logprobs": count}
@@ -37,7 +37,7 @@ def start_together_chat(runtime: Runtime, raw: dict[str, object]) -> StartedGene
 
 
 def start_together_completion(runtime: Runtime, raw: dict[str, object]) -> StartedGeneration:
-    """The tokens of a stream are always scored: no chunk is without one. Raises as `start_completion`."""
+    """Start a completion. A stream always has logprobs, as each chunk needs a token. Raises as `start_completion`."""
     started, writer = begin_completion(runtime, raw, scored=bool(raw.get("stream")))
     return replace(started, make_writer=lambda: TogetherCompletionWriter(writer))
 

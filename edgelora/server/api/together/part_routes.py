@@ -1,7 +1,7 @@
-"""Together's upload of local files: create, a PUT for each piece to an address that was given out, complete.
+"""Together's upload of local files: create, a PUT of each part to a signed URL, complete.
 
-The addresses need no key, as with any object store: each upload's has a secret, in the query, which is never logged.
-An upload is in memory with its pieces on disk; a restart forgets it, and the sweep of the uploads' folder its pieces.
+The URLs need no key, as with any object store: each upload has a secret in their query, which is never logged. Uploads
+are in memory and their parts on disk. After a restart the uploads are gone, and their parts are swept from the folder.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ from edgelora.server.management.jobs import Task
 from edgelora.server.management.manager import Manager, in_thread, reply
 from edgelora.store.uploads import Incoming
 
-PIECE_BYTES = 64 << 20
+PART_BYTES = 64 << 20
+"""Maximum size of a part."""
 MAX_UPLOADS = 16
-"""That are begun and not complete."""
+"""Maximum number of incomplete uploads."""
 LIFETIME = 3600.0
-"""Seconds after its last piece that an upload is kept."""
+"""Seconds that an upload is kept after its latest part."""
 KIND = "local_upload"
 
 Text = Annotated[str, Meta(min_length=1, max_length=512)]
@@ -69,25 +70,27 @@ class CompleteUploadBody(Struct, frozen=True, rename="camel"):
 class _Upload:
     id: str
     model: str
-    """Its name."""
+    """The name of the model."""
     secret: str
-    ledger: ReceivedParts
+    received: ReceivedParts
     deadline: float
-    """time.monotonic."""
-    pieces: dict[tuple[int, int], Incoming] = field(default_factory=dict)
+    """Time at which the upload expires, in seconds of time.monotonic."""
+    parts: dict[tuple[int, int], Incoming] = field(default_factory=dict)
+    """The parts on disk by the numbers of file and part."""
     ending: bool = False
+    """True once it is being completed."""
 
     @property
     def nbytes(self) -> int:
-        return sum(piece.nbytes for piece in self.pieces.values())
+        return sum(part.nbytes for part in self.parts.values())
 
     def close(self) -> None:
-        for piece in self.pieces.values():
-            piece.close()
+        for part in self.parts.values():
+            part.close()
 
 
 class PartRoutes:
-    """On the event loop only, but for the disk."""
+    """The endpoints and the incomplete uploads. Not thread-safe: event loop only."""
 
     def __init__(self, manager: Manager, projects: ProjectsRoutes) -> None:
         self._manager = manager
@@ -98,22 +101,23 @@ class PartRoutes:
         path, access = f"{MODELS_PATH}/upload", Access.MANAGEMENT
         return (
             Endpoint(
-                "POST", f"{path}/create", self.create, access, "beginUpload", "Send files in pieces",
+                "POST", f"{path}/create", self.create, access, "beginUpload", "Begin an upload of files in parts",
                 body=CreateUploadBody, reply=dict,
             ),
             Endpoint(
-                "POST", f"{path}/complete", self.complete, access, "completeUpload", "Install what was sent",
+                "POST", f"{path}/complete", self.complete, access, "completeUpload",
+                "Complete an upload and install the adapter",
                 body=CompleteUploadBody, reply=Revision,
             ),
             Endpoint(
                 "PUT", "/v2/uploads/{upload}/{file:int}/{piece:int}", self.put, Access.SIGNED, "putPiece",
-                "One piece, to the address that was given out", media=Media.BYTES, reply_media=TEXT,
-                query=(Parameter("signature", {"type": "string"}, "As it was given out."),),
+                "Upload a part to its signed URL", media=Media.BYTES, reply_media=TEXT,
+                query=(Parameter("signature", {"type": "string"}, "The signature of the URL."),),
             ),
         )  # fmt: skip
 
     async def create(self, request: Request) -> Response:
-        """Files that are no part of an adapter are not asked for."""
+        """Begin an upload. Replies with the URLs of the parts; files that the adapter does not need are skipped."""
         check_project(request)
         body = typed(await self._manager.read(request), CreateUploadBody)
         model = await in_thread(lambda: self._projects.find(body.object_id, param="objectId"))
@@ -128,41 +132,41 @@ class PartRoutes:
             id=secrets.token_hex(12),
             model=model.name,
             secret=secrets.token_urlsafe(24),
-            ledger=ReceivedParts(plan),
+            received=ReceivedParts(plan),
             deadline=time.monotonic() + LIFETIME,
         )
         self._uploads[upload.id] = upload
         return reply(
-            {"files": [*_addresses(request, upload), *({"path": p, "skipUpload": True} for p in plan.skipped)]}
+            {"files": [*_signed_files(request, upload), *({"path": p, "skipUpload": True} for p in plan.skipped)]}
         )
 
     async def put(self, request: Request) -> Response:
-        """One piece. The answer's ETag is its md5."""
+        """Receive a part. The reply's ETag is its MD5."""
         upload = self._signed(request)
         key = (request.path_params["file"], request.path_params["piece"])
-        upload.ledger.check(*key)
+        upload.received.check(*key)
         options = self._manager.options
-        limit = min(PIECE_BYTES, max(0, options.upload_bytes - upload.nbytes))
+        limit = min(PART_BYTES, max(0, options.upload_bytes - upload.nbytes))
         async with self._manager.reception.receiving(request.scope, request.receive, limit=limit) as arrival:
             md5 = await arrival.raw()
             await to_thread.run_sync(arrival.incoming.sync)
             if upload.ending or self._uploads.get(upload.id) is not upload:
                 raise _unknown(upload.id)
-            before = upload.pieces.get(key)
-            upload.pieces[key] = arrival.hold()
-        upload.ledger.came[key] = md5
+            before = upload.parts.get(key)
+            upload.parts[key] = arrival.hold()
+        upload.received.hashes[key] = md5
         upload.deadline = time.monotonic() + LIFETIME
         if before is not None:
             await to_thread.run_sync(before.close)
         return Response(status_code=200, headers={"etag": f'"{md5}"'})
 
     async def complete(self, request: Request) -> Response:
-        """Answers when the adapter is installed; what is wrong with it is the answer then, and nothing is kept."""
+        """Install the adapter, and reply when it is installed. If that fails, the upload is deleted."""
         check_project(request)
         body = typed(await self._manager.read(request), CompleteUploadBody)
         model = await in_thread(lambda: self._projects.find(body.object_id, param="objectId"))
         upload = self._named(body, model.name)
-        upload.ledger.check_complete()
+        upload.received.check_complete()
         upload.ending = True
         del self._uploads[upload.id]
         try:
@@ -173,7 +177,7 @@ class PartRoutes:
         return reply({"revisionId": f"{installed.version.number}-{installed.version.digest[:12]}"})
 
     def _named(self, body: CompleteUploadBody, model: str) -> _Upload:
-        """The upload that the files name, or else the model's latest. Raises NotFound."""
+        """Return the upload that the files name, or else the model's latest. Raises NotFound."""
         details = [file.upload_details for file in body.files if file.upload_details is not None]
         ids = [detail.upload_id for detail in details if detail.upload_id]
         for upload in reversed(self._uploads.values()):
@@ -182,13 +186,13 @@ class PartRoutes:
         raise _unknown(model)
 
     def _signed(self, request: Request) -> _Upload:
-        """Raises NotFound, Forbidden."""
+        """Return the upload of a signed URL. Raises NotFound, Forbidden."""
         upload = self._uploads.get(request.path_params["upload"])
         if upload is None:
             raise _unknown(str(request.path_params["upload"]))
         given = request.query_params.get("signature", "")
         if not hmac.compare_digest(given.encode("utf-8", "replace"), upload.secret.encode()):
-            raise Forbidden("bad_signature", "The address is not one that was given out.", "Use it as it was given.")
+            raise Forbidden("bad_signature", "The URL's signature is wrong.", "Use the URL as it was given out.")
         return upload
 
     async def _expire(self) -> None:
@@ -198,8 +202,8 @@ class PartRoutes:
             await to_thread.run_sync(old.close)
 
 
-def _addresses(request: Request, upload: _Upload) -> list[dict[str, object]]:
-    # The Host header has been held against the allowed names before any route is reached.
+def _signed_files(request: Request, upload: _Upload) -> list[dict[str, object]]:
+    # The guard has checked that the Host header has an allowed name.
     origin = f"{request.url.scheme}://{request.headers['host']}"
     return [
         {
@@ -207,23 +211,25 @@ def _addresses(request: Request, upload: _Upload) -> list[dict[str, object]]:
             "uploadId": upload.id,
             "parts": [
                 {
-                    "partNumber": piece,
-                    "url": f"{origin}/v2/uploads/{upload.id}/{number}/{piece}?signature={upload.secret}",
+                    "partNumber": part,
+                    "url": f"{origin}/v2/uploads/{upload.id}/{number}/{part}?signature={upload.secret}",
                     "headers": {},
                 }
-                for piece in range(1, file.pieces + 1)
+                for part in range(1, file.parts + 1)
             ],
         }
-        for number, file in enumerate(upload.ledger.plan.wanted)
+        for number, file in enumerate(upload.received.plan.files)
     ]
 
 
 def _paths(upload: _Upload) -> Mapping[str, tuple[Path, ...]]:
     return {
-        file.name: tuple(upload.pieces[number, piece].sync() for piece in range(1, file.pieces + 1))
-        for number, file in enumerate(upload.ledger.plan.wanted)
+        file.name: tuple(upload.parts[number, part].sync() for part in range(1, file.parts + 1))
+        for number, file in enumerate(upload.received.plan.files)
     }
 
 
 def _unknown(upload: str) -> NotFound:
-    return NotFound("upload", upload, (), "It was completed, is too old, or the server was restarted: create it again.")
+    return NotFound(
+        "upload", upload, (), "It was completed, has expired, or the server was restarted: create it again."
+    )

@@ -1,4 +1,4 @@
-"""The plan of an upload in pieces: which files are wanted, how many pieces each has, and whether all came. Pure."""
+"""The plan of an upload in parts: the files to send, the number of their parts, and whether all have come. Pure."""
 
 from __future__ import annotations
 
@@ -10,82 +10,85 @@ from edgelora.core.errors import UsageError
 from edgelora.server.http.validation import invalid
 
 MAX_FILES = 256
-MAX_PIECES = 512
-"""Of one file: Together's clients send pieces of 20 MiB."""
+MAX_PARTS = 512
+"""Maximum number of parts of one file; Together's clients send parts of 20 MiB."""
 ARCHIVES = (".zip", ".tar.gz", ".tgz")
 
 
 @dataclass(frozen=True, slots=True)
-class WantedFile:
+class PlannedFile:
     path: str
-    """As the client called it."""
+    """The client's path of the file."""
     name: str
-    """What it is called here."""
+    """The name under which it is stored."""
     hash: str
-    """md5 hex of the file; of several pieces, md5 hex of their md5s, a dash and their number."""
-    pieces: int
+    """MD5 of the file in hex; of several parts, the MD5 of their MD5s, a dash and their number."""
+    parts: int
+    """Number of parts."""
 
 
 @dataclass(frozen=True, slots=True)
 class UploadPlan:
-    """What a client offered, and what of it is to be sent."""
+    """The files that a client must send, and the paths of those it offered that are not needed."""
 
-    wanted: tuple[WantedFile, ...]
+    files: tuple[PlannedFile, ...]
     skipped: tuple[str, ...]
 
 
 @dataclass(slots=True)
 class ReceivedParts:
-    """Which pieces have come, by the number of the file and of the piece, with the md5 hex of each."""
+    """The parts of an upload that have come."""
 
     plan: UploadPlan
-    came: dict[tuple[int, int], str] = field(default_factory=dict)
+    hashes: dict[tuple[int, int], str] = field(default_factory=dict)
+    """MD5 of each part in hex, by the number of the file from 0 and of the part from 1."""
 
-    def check(self, file: int, piece: int) -> None:
-        """Raises UsageError for a piece that was not asked for."""
-        if not (0 <= file < len(self.plan.wanted) and 1 <= piece <= self.plan.wanted[file].pieces):
-            raise UsageError("unknown_part", f"Part {piece} of file {file} is not one that was asked for.")
+    def check(self, file: int, part: int) -> None:
+        """Raises UsageError for a part that is not in the plan."""
+        if not (0 <= file < len(self.plan.files) and 1 <= part <= self.plan.files[file].parts):
+            raise UsageError("unknown_part", f"Part {part} of file {file} is not part of the upload.")
 
     def check_complete(self) -> None:
-        """Raises UsageError naming the first file that is not as it was announced."""
-        for number, file in enumerate(self.plan.wanted):
-            hashes = [self.came.get((number, piece)) for piece in range(1, file.pieces + 1)]
-            missing = [str(piece) for piece, found in enumerate(hashes, 1) if found is None]
+        """Raises UsageError for the first file with a missing part or another hash than announced."""
+        for number, file in enumerate(self.plan.files):
+            hashes = [self.hashes.get((number, part)) for part in range(1, file.parts + 1)]
+            missing = [str(part) for part, md5 in enumerate(hashes, 1) if md5 is None]
             if missing:
-                message = f"Of {file.path} the parts {', '.join(missing[:20])} did not come."
+                message = f"The parts {', '.join(missing[:20])} of {file.path} are missing."
                 raise UsageError("upload_incomplete", message, "Send them, then complete the upload again.")
-            if combined([found for found in hashes if found]) != file.hash.strip('"').lower():
-                message = f"{file.path} is not what was announced: its hash is another."
+            if combined([md5 for md5 in hashes if md5]) != file.hash.strip('"').lower():
+                message = f"{file.path} does not have the hash that was announced."
                 raise UsageError("upload_mismatch", message, "Upload it again.")
 
 
 def combined(hashes: Sequence[str]) -> str:
-    """The etag of a file sent in pieces, as S3 makes it of their md5 hex."""
+    """Return the ETag of a file sent in parts, as S3 makes it of their MD5s."""
     if len(hashes) == 1:
         return hashes[0]
-    joined = hashlib.md5(b"".join(bytes.fromhex(one) for one in hashes), usedforsecurity=False)
+    joined = hashlib.md5(b"".join(bytes.fromhex(md5) for md5 in hashes), usedforsecurity=False)
     return f"{joined.hexdigest()}-{len(hashes)}"
 
 
 def make_plan(offered: Mapping[str, tuple[str, int]]) -> UploadPlan:
-    """From paths with hash and number of pieces: the adapter's two files, or one archive; the rest is not sent.
+    """Return the plan for the offered files: an adapter's two files, or one archive; all others are skipped.
 
-    Raises UsageError for too much, AdapterError where that is no one adapter.
+    `offered`: hash and number of parts by path. Raises UsageError for too many files or parts, and AdapterError if the
+    files are not one adapter.
     """
     if not 1 <= len(offered) <= MAX_FILES:
         raise invalid("files", f"must name 1 to {MAX_FILES} files")
-    wanted = tuple(
-        WantedFile(path, name, offered[path][0], offered[path][1]) for name, path in _chosen(offered).items()
+    files = tuple(
+        PlannedFile(path, name, offered[path][0], offered[path][1]) for name, path in _chosen(offered).items()
     )
-    for file in wanted:
-        if not 1 <= file.pieces <= MAX_PIECES:
-            raise invalid("files[].numParts", f"must be from 1 to {MAX_PIECES}")
-    paths = {file.path for file in wanted}
-    return UploadPlan(wanted, tuple(path for path in offered if path not in paths))
+    for file in files:
+        if not 1 <= file.parts <= MAX_PARTS:
+            raise invalid("files[].numParts", f"must be from 1 to {MAX_PARTS}")
+    paths = {file.path for file in files}
+    return UploadPlan(files, tuple(path for path in offered if path not in paths))
 
 
 def _chosen(offered: Mapping[str, tuple[str, int]]) -> dict[str, str]:
-    """By the name each gets here, the path of each file that is wanted."""
+    """Return the path of each file to send, by the name under which it is stored."""
     from edgelora_converters.peft.folder import FILES, MLX_FILES, adapter_files, adapter_folder
 
     archives = [path for path in offered if path.lower().endswith(ARCHIVES)]

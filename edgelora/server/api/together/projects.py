@@ -1,7 +1,7 @@
-"""/v2/projects/{project}/models: Together's 3.x client. A model is registered, then given its files, then served.
+"""/v2/projects/{project}/models, for Together's 3.x client: a model is registered, gets its files, and is served.
 
-Any project name is taken, and all are one: adapters belong to this machine. A registered model without files is in
-memory only; once it has files it is an installed adapter, and its id is its name's.
+Any project name is accepted and means the same, because adapters belong to this machine. A registered model without
+files is in memory only; with its files it is an installed adapter. Its id depends only on its name.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from edgelora.server.management.manager import Manager, in_thread, reply
 KIND = "remote_upload"
 MODELS_PATH = "/v2/projects/{project}/models"
 MAX_REGISTERED = 256
-"""Models without files yet."""
+"""Maximum number of registered models without files."""
 
 Text = Annotated[str, Meta(min_length=1, max_length=512)]
 
 _PROJECT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_WORDS = {
+_STATUS_NAMES = {
     Status.QUEUED: "REMOTE_UPLOAD_STATUS_PENDING",
     Status.RUNNING: "REMOTE_UPLOAD_STATUS_RUNNING",
     Status.SUCCEEDED: "REMOTE_UPLOAD_STATUS_SUCCEEDED",
@@ -75,15 +75,15 @@ class RegisteredModel:
 
 
 class RegisteredModels:
-    """The models that have a name and no files yet. Thread-safe."""
+    """The registered models that have no files yet. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._names: dict[str, str] = {}
-        """Name to description, oldest first."""
+        """Descriptions by name, oldest first."""
 
     def add(self, name: str, description: str) -> None:
-        """Raises Busy where too many are without files."""
+        """Register a model. Raises Busy if too many have no files."""
         with self._lock:
             if name not in self._names and len(self._names) >= MAX_REGISTERED:
                 raise Busy("too_many_models", f"{MAX_REGISTERED} models have no files yet.", "Upload or delete some.")
@@ -94,7 +94,7 @@ class RegisteredModels:
             return self._names.pop(name, None) is not None
 
     def waiting(self, installed: Iterable[str]) -> dict[str, str]:
-        """Name to description. Those that were installed meanwhile are forgotten."""
+        """Return the descriptions by name, after removing the models that are installed now."""
         with self._lock:
             for name in installed:
                 self._names.pop(name, None)
@@ -114,41 +114,47 @@ class ProjectsRoutes:
         path, access = MODELS_PATH, Access.MANAGEMENT
         return (
             Endpoint(
-                "GET", path, self.index, access, "listProjectModels", "Adapters, Together's way",
+                "GET", path, self.index, access, "listProjectModels", "List the adapters through Together's API",
                 reply=ProjectModelList,
             ),
             Endpoint(
-                "POST", path, self.create, access, "createProjectModel", "Register one",
+                "POST", path, self.create, access, "createProjectModel", "Register a model",
                 body=RegisterBody, reply=ProjectModel,
             ),
             Endpoint(
-                "GET", f"{path}/{{id}}", self.retrieve, access, "retrieveProjectModel", "One of them",
+                "GET", f"{path}/{{id}}", self.retrieve, access, "retrieveProjectModel",
+                "Retrieve a registered or installed model",
                 reply=ProjectModel,
             ),
             Endpoint(
-                "DELETE", f"{path}/{{id}}", self.delete, access, "deleteProjectModel", "Uninstall one", reply=dict
+                "DELETE", f"{path}/{{id}}", self.delete, access, "deleteProjectModel", "Delete a model", reply=dict
             ),
         )  # fmt: skip
 
     def _upload_endpoints(self) -> tuple[Endpoint, ...]:
         path, access = f"{MODELS_PATH}/uploads", Access.MANAGEMENT
         return (
-            Endpoint("GET", path, self.jobs, access, "listRemoteUploads", "Imports", reply=RemoteUploadList),
             Endpoint(
-                "POST", path, self.fetch, access, "createRemoteUpload", "Import from a repository",
+                "GET", path, self.jobs, access, "listRemoteUploads",
+                "List the imports from repositories", reply=RemoteUploadList,
+            ),
+            Endpoint(
+                "POST", path, self.fetch, access, "createRemoteUpload", "Import a model's files from a repository",
                 body=ImportBody, reply=RemoteUpload,
             ),
             Endpoint(
-                "GET", f"{path}/{{id}}", self.job, access, "retrieveRemoteUpload", "An import", reply=RemoteUpload
+                "GET", f"{path}/{{id}}", self.job, access, "retrieveRemoteUpload",
+                "Retrieve an import", reply=RemoteUpload
             ),
             Endpoint(
-                "GET", f"{path}/{{id}}/events", self.events, access, "listRemoteUploadEvents", "How it went",
+                "GET", f"{path}/{{id}}/events", self.events, access, "listRemoteUploadEvents",
+                "List the events of an import",
                 reply=UploadEventList,
             ),
         )  # fmt: skip
 
     async def create(self, request: Request) -> Response:
-        """A name for what is uploaded next. One that is installed is given its next version then."""
+        """Register a name for the next upload. If it is installed already, the upload becomes its next version."""
         project = check_project(request)
         body = typed(await self._manager.read(request), RegisterBody)
         self._manager.check_base(body.base_model_id, param="baseModelId")
@@ -158,8 +164,8 @@ class ProjectsRoutes:
 
     async def index(self, request: Request) -> Response:
         project = check_project(request)
-        found = await in_thread(self._models)
-        return reply({"object": "list", "data": [self._fields(model, project) for model in found]})
+        models = await in_thread(self._models)
+        return reply({"object": "list", "data": [self._fields(model, project) for model in models]})
 
     async def retrieve(self, request: Request) -> Response:
         project = check_project(request)
@@ -179,7 +185,7 @@ class ProjectsRoutes:
         return reply({})
 
     async def fetch(self, request: Request) -> Response:
-        """Install a repository's adapter as a registered model."""
+        """Start installing a repository's adapter as a registered model."""
         project = check_project(request)
         body = typed(await self._manager.read(request), ImportBody)
         model = await in_thread(lambda: self.find(body.model_id, param="modelId"))
@@ -189,8 +195,8 @@ class ProjectsRoutes:
 
     async def jobs(self, request: Request) -> Response:
         project = check_project(request)
-        found = [job for job in self._manager.jobs.every() if job.task.kind == KIND]
-        return reply({"object": "list", "data": [_job_fields(job, project) for job in found]})
+        jobs = [job for job in self._manager.jobs.every() if job.task.kind == KIND]
+        return reply({"object": "list", "data": [_job_fields(job, project) for job in jobs]})
 
     async def job(self, request: Request) -> Response:
         return reply(_job_fields(self._job(request), check_project(request)))
@@ -200,24 +206,24 @@ class ProjectsRoutes:
         job = self._job(request)
         return reply({"object": "list", "data": _events(job)})
 
-    def find(self, wanted: str, *, param: str = "id") -> RegisteredModel:
-        """A model by its id, or its name. Raises NotFound."""
+    def find(self, id_or_name: str, *, param: str = "id") -> RegisteredModel:
+        """Return a model by its id or its name. Raises NotFound."""
         for model in self._models():
-            if wanted in (model.id, model.name):
+            if id_or_name in (model.id, model.name):
                 return model
-        error = NotFound("model", wanted, [model.name for model in self._models()], "Register it first.")
+        error = NotFound("model", id_or_name, [model.name for model in self._models()], "Register it first.")
         error.param = param
         raise error
 
     def _job(self, request: Request) -> Job:
-        """Raises NotFound."""
+        """Return an import by its id. Raises NotFound."""
         job = self._manager.jobs.get(request.path_params["id"])
         if job.task.kind != KIND:
             raise NotFound("job", job.id)
         return job
 
     def _models(self) -> list[RegisteredModel]:
-        installed = [held.manifest.name for held in self._manager.registry.latest()]
+        installed = [adapter.manifest.name for adapter in self._manager.registry.latest()]
         waiting = self._register.waiting(installed)
         names = sorted({*installed, *waiting})
         return [RegisteredModel(name, waiting.get(name, ""), name in installed) for name in names]
@@ -238,7 +244,7 @@ class ProjectsRoutes:
 
 
 def check_project(request: Request) -> str:
-    """The project in the path. Raises UsageError for what is no name."""
+    """Return the project in the path. Raises UsageError if it is not a valid name."""
     project = str(request.path_params["project"])
     if not _PROJECT.fullmatch(project):
         raise invalid("project", "must be a name of letters, digits, '.', '_' and '-'")
@@ -246,6 +252,7 @@ def check_project(request: Request) -> str:
 
 
 def model_id(name: str) -> str:
+    """Return the id of the registered or installed model of that name."""
     return f"ml_{hashlib.sha256(name.encode()).hexdigest()[:24]}"
 
 
@@ -257,7 +264,7 @@ def _job_fields(job: Job, project: str) -> dict[str, object]:
         "modelId": job.task.group,
         "projectId": project,
         "remoteUrl": job.task.source,
-        "status": _WORDS[job.status],
+        "status": _STATUS_NAMES[job.status],
         "statusMessage": job.progress or job.updates[-1].message,
     }
 

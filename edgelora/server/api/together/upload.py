@@ -1,4 +1,4 @@
-"""POST /v1/models: Together's upload of the 1.x and 2.x clients, from a repository or from a file that was uploaded."""
+"""POST /v1/models, for Together's 1.x and 2.x clients: install an adapter from a repository or an uploaded file."""
 
 from __future__ import annotations
 
@@ -49,17 +49,17 @@ class TogetherRoutes:
         return (
             Endpoint(
                 "POST", "/v1/models", self.upload, Access.MANAGEMENT, "uploadModel",
-                "Install an adapter, Together's way", body=Upload, reply=UploadJob,
+                "Install an adapter through Together's API", body=Upload, reply=UploadJob,
             ),
         )  # fmt: skip
 
     async def upload(self, request: Request) -> Response:
-        """The job is at /v1/jobs/{id}. `model_name` may have a project before it, which is let go."""
+        """Start installing an adapter; the job is at /v1/jobs/{id}. A project in `model_name` is ignored."""
         body = typed(await self._manager.read(request), Upload)
         if body.model_type != "adapter":
-            raise invalid("model_type", "must be 'adapter': the server's base is chosen where it is started")
+            raise invalid("model_type", "must be 'adapter': the base is chosen when the server is started")
         if body.lora_model is not None:
-            raise invalid("lora_model", "names an adapter that is hosted elsewhere; name it in 'model_source'")
+            raise invalid("lora_model", "is not supported: name the adapter in 'model_source'")
         self._manager.check_base(body.base_model, param="base_model")
         source = await in_thread(lambda: self._source(body))
         name, about = without_project(body.model_name), body.description or ""

@@ -41,16 +41,16 @@ def test_adding_a_file_is_a_job(manager: Manager, tmp_path: Path) -> None:
     job = manager.ended(taken.json["id"])
     assert (job["status"], job["error"], job["adapter"]["version"]) == ("succeeded", None, 1)
     assert [update["status"] for update in job["status_updates"]] == ["queued", "running", "succeeded"]
-    found = manager.call("GET", "/v1/adapters").json["data"]
-    assert [(one["id"], one["digest"]) for one in found] == [("sql", job["adapter"]["digest"])]
-    assert found[0] == manager.call("GET", "/v1/adapters/sql").json
-    assert (found[0]["resident"], found[0]["leases"], found[0]["requests"]) == (False, 0, 0)
-    assert found[0]["last_use"] is None and found[0]["quarantined"] is None
-    assert found[0]["origin"] == f"upload:{file_id}"
+    adapters = manager.call("GET", "/v1/adapters").json["data"]
+    assert [(adapter["id"], adapter["digest"]) for adapter in adapters] == [("sql", job["adapter"]["digest"])]
+    assert adapters[0] == manager.call("GET", "/v1/adapters/sql").json
+    assert (adapters[0]["resident"], adapters[0]["leases"], adapters[0]["requests"]) == (False, 0, 0)
+    assert adapters[0]["last_use"] is None and adapters[0]["quarantined"] is None
+    assert adapters[0]["origin"] == f"upload:{file_id}"
 
 
 def test_a_job_that_fails_says_why(manager: Manager, tmp_path: Path) -> None:
-    """As an error object with the converter's code, and as text in the last update."""
+    """The failed job has an error object with the converter's code, and text in its last update."""
     write_peft(tmp_path / "a", TINY)
     file_id = manager.uploaded(zipped(tmp_path / "a", ("adapter_config.json",)))
     taken = manager.call("POST", "/v1/adapters", {"name": "sql", "file_id": file_id}).json
@@ -108,13 +108,13 @@ def test_rolling_back_and_pointing(manager: Manager, service: FakeService, tmp_p
 
 
 def test_deleting_a_version_and_all(manager: Manager, service: FakeService, tmp_path: Path) -> None:
-    """One by its number, all by the bare name; what is gone is a 404."""
+    """name@version deletes a version, the bare name all of them; then they are a 404."""
     install(service, tmp_path, versions=3)
     assert manager.call("DELETE", "/v1/adapters/sql@2").json["versions"] == [2]
     assert manager.call("DELETE", "/v1/models/tiny:sql@3").json == {
         "id": "tiny:sql@3", "object": "model", "deleted": True
     }  # fmt: skip
-    assert [one["version"] for one in manager.call("GET", "/v1/adapters/sql").json["versions"]] == [1]
+    assert [version["version"] for version in manager.call("GET", "/v1/adapters/sql").json["versions"]] == [1]
     assert manager.call("DELETE", "/v1/adapters/sql").json["versions"] == [1]
     for method, path in (("GET", "/v1/adapters/sql"), ("DELETE", "/v1/adapters/sql"), ("DELETE", "/v1/models/sql"),
                          ("POST", "/v1/adapters/sql/unpin"), ("DELETE", "/v1/models/tiny")):  # fmt: skip
@@ -129,7 +129,7 @@ def test_a_repository_is_pulled_with_its_token(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """From the hub of the server's own settings, whatever address names it; the token goes there and nowhere else."""
+    """The server's own hub is asked, whatever URL names the repository; the token is sent there only."""
     caplog.set_level(logging.DEBUG)
     folder = write_peft(tmp_path / "peft", SHAPE)
     with running_hub() as hub:

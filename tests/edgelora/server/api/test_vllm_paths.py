@@ -33,7 +33,7 @@ def test_what_lies_below_a_root_is_taken(root: Path) -> None:
     "text", ["../secret", "/etc/passwd", "/", "sql/../../secret", "missing", "\0", "a" * 5000, "~"]
 )
 def test_nothing_else_is(root: Path, text: str) -> None:
-    """One and the same answer, whether it is there or not; no root at all allows nothing."""
+    """The reply is the same whether the path exists or not; without roots no path is allowed."""
     for roots in ((root,), ()):
         with pytest.raises(UsageError) as caught:
             allowed_path(text, roots)

@@ -20,14 +20,14 @@ def test_full_empty_and_refilled() -> None:
 
 
 def test_debt_is_waited_for() -> None:
-    """What was used beyond the level is paid off before anything is given again."""
+    """An overdrawn bucket refills to zero before anything is available."""
     bucket = Bucket(60, now=0.0)
     bucket.take(90, 0.0)
     assert bucket.level(0.0) == -30.0 and bucket.wait(1, 0.0) == 31.0 and bucket.wait(1, 31.0) == 0.0
 
 
 def test_more_than_a_minutes_worth_can_be_waited_for() -> None:
-    """What never fits is given when the bucket is full, or it would be waited for without end."""
+    """An amount above the limit is available once the bucket is full."""
     assert Bucket(10, now=0.0).wait(11, 0.0) == 0.0
 
 

@@ -1,4 +1,4 @@
-"""Who comes to a door is decided by what they bring: the shared key, the token, a named key, or nothing."""
+"""The caller is identified by the shared key, the management token, a named key, or nothing."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_without_a_folder_nobody_manages() -> None:
 
 
 def test_the_shared_key_does_not_manage(tmp_path: Path) -> None:
-    """What is handed to every application opens what applications use, and asks all of them for it."""
+    """Every application needs the shared key, which does not allow management."""
     token = ensure_token(tmp_path)
     credentials = Credentials(ServerOptions(secrets=tmp_path, api_key="s3cret"))
     assert admit(credentials, Access.KEY, "s3cret") is ANYONE and admit(credentials, Access.KEY, token) is OWNER
@@ -71,7 +71,7 @@ def test_named_keys(tmp_path: Path) -> None:
 
 
 def test_keyless_on_loopback(tmp_path: Path) -> None:
-    """Where the options say so, programs without a key go on; one that brings its key has its own limits."""
+    """With `keyless`, programs without a key are let in; one with a key has its own limits."""
     _, secret = KeyStore(tmp_path).add("a")
     credentials = Credentials(ServerOptions(secrets=tmp_path, keyless=True))
     assert admit(credentials, Access.KEY) is ANYONE and admit(credentials, Access.KEY, secret).name == "a"
@@ -89,7 +89,7 @@ def test_off_loopback_a_key_is_always_asked_for(tmp_path: Path) -> None:
 
 
 def test_expired_keys(tmp_path: Path) -> None:
-    """From its expiry on a key is as unknown as any other."""
+    """An expired key is treated like an unknown one."""
     _, secret = KeyStore(tmp_path, clock=lambda: 0.0).add("a", management=True, expires=100.0)
     now = [99.0]
     credentials = Credentials(ServerOptions(secrets=tmp_path), clock=lambda: now[0])

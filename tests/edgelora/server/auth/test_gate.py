@@ -125,10 +125,10 @@ ENDPOINTS = (
 
 @pytest.fixture
 def ask(tmp_path: Path) -> Callable[..., str]:
-    """One request straight to gated routes: method, path, headers to the status, or the error's code."""
+    """Send a request to gated routes; returns the status, or the code of the error."""
     routes = make_routes(ENDPOINTS, Authenticators.of(ServerOptions(secrets=tmp_path)))
 
-    def one(method: str, path: str, **headers: str) -> str:
+    def send_request(method: str, path: str, **headers: str) -> str:
         sent: list[dict[str, object]] = []
 
         async def receive() -> dict[str, object]:
@@ -146,7 +146,7 @@ def ask(tmp_path: Path) -> Callable[..., str]:
             return error.code
         return str(sent[0]["status"])
 
-    return one
+    return send_request
 
 
 def test_management(ask: Callable[..., str], tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_tokens_are_paid_when_they_are_known() -> None:
 
 
 def test_the_base_is_shared() -> None:
-    """One limit over all callers and adapters, keys and no keys alike; a refused request costs its key nothing."""
+    """The shared limit holds over all callers and adapters; a refused request does not count against its key."""
     quota = RateLimiter(RateLimits(requests=2), now=0.0)
     own = Caller("a", limits=RateLimits(requests=10))
     quota.enter(ANYONE, 0.0)

@@ -36,7 +36,7 @@ def refused(runtime: Runtime, name: str) -> str:
 
 
 def test_without_a_key_everything_is_there(runtime: Runtime) -> None:
-    """Nobody in particular sees what there is."""
+    """A caller without a key sees every model."""
     set_call(Call(ANYONE))
     assert [card.id for card in runtime.models()] == ["tiny", "medical-faq", "medical-notes", "mediocre"]
     assert runtime.resolve("tiny") is None and runtime.model("mediocre").id == "mediocre"
@@ -84,7 +84,7 @@ def test_a_key_for_the_base_alone(runtime: Runtime) -> None:
 
 
 def test_the_rest_is_the_runtimes_own(runtime: Runtime, service: FakeService) -> None:
-    """What names no adapter passes through."""
+    """Methods without a model name are the runtime's own."""
     assert (
         runtime.base.name == "tiny"
         and runtime.health().state == "ready"

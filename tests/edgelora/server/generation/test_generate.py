@@ -1,4 +1,4 @@
-"""What a client is told when a generation waits, fails, or cannot begin."""
+"""Replies to a client whose generation waits, fails, or cannot start."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_failure_in_the_middle_of_a_whole_answer(
 
 
 def test_a_full_queue_is_429_with_retry_after(held_server: RunningServer, held: FakeService, gate: Turnstile) -> None:
-    """When places and queue are taken the next client is told to come back, at once; later it is served."""
+    """When batch and queue are full, the next client gets a 429 at once; later it is served."""
     body = json.dumps(CHAT).encode()
     headers = {"Host": "localhost", "Content-Type": "application/json"}
     places = held.engine.capabilities.max_sequences + 1

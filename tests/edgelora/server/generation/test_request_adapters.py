@@ -39,7 +39,7 @@ def ask(server: RunningServer, **fields: Any) -> Reply:
     return server.post("/v1/chat/completions", body)
 
 
-def said(reply: Reply) -> str:
+def answer_of(reply: Reply) -> str:
     assert reply.status == 200, reply.body
     return str(reply.json["choices"][0]["message"]["content"])
 
@@ -49,7 +49,7 @@ def test_several_act_at_once(server: RunningServer, model: str) -> None:
     """In any order, with `model` naming the base or one of them."""
     expected = "Arr.*0.25 + Yes.*0.75"
     for adapters in ([YES, ARR], [ARR, YES]):
-        assert said(ask(server, model=model, adapters=adapters)) == expected
+        assert answer_of(ask(server, model=model, adapters=adapters)) == expected
 
 
 def test_completions_take_them_too(server: RunningServer) -> None:
@@ -60,12 +60,12 @@ def test_completions_take_them_too(server: RunningServer) -> None:
 
 def test_what_is_not_there(server: RunningServer) -> None:
     """No weight is 1; weight 0, an empty list and null change nothing."""
-    assert said(ask(server, adapters=[{"name": "pirate"}])) == "Arr."
-    assert said(ask(server, adapters=[{"name": "pirate"}, {**YES, "weight": 0}])) == "Arr."
+    assert answer_of(ask(server, adapters=[{"name": "pirate"}])) == "Arr."
+    assert answer_of(ask(server, adapters=[{"name": "pirate"}, {**YES, "weight": 0}])) == "Arr."
     for nothing in ([], None):
-        assert said(ask(server, adapters=nothing)) == "Hello from the base."
-    assert said(ask(server, model="pirate", adapters=None)) == "Arr."
-    assert said(ask(server, model="pirate", adapters=[{"name": "pirate", "weight": 0}])) == "Hello from the base."
+        assert answer_of(ask(server, adapters=nothing)) == "Hello from the base."
+    assert answer_of(ask(server, model="pirate", adapters=None)) == "Arr."
+    assert answer_of(ask(server, model="pirate", adapters=[{"name": "pirate", "weight": 0}])) == "Hello from the base."
 
 
 def test_the_fingerprint_names_the_composition(server: RunningServer) -> None:

@@ -187,7 +187,7 @@ def test_a_bad_completion_names_its_field(server: RunningServer, change: dict[st
 
 @pytest.mark.parametrize("name", ["model", "messages"])
 def test_a_missing_field_is_named(server: RunningServer, name: str) -> None:
-    """What must be there is asked for by name."""
+    """Errors of missing fields name the field."""
     reply = server.post("/v1/chat/completions", {key: value for key, value in CHAT.items() if key != name})
     assert (reply.status, reply.error["param"], reply.error["code"]) == (400, name, MISSING)
 
@@ -214,7 +214,7 @@ def test_unknown_fields_are_ignored(server: RunningServer) -> None:
     assert server.post("/v1/chat/completions", {**CHAT, **extra}).status == 200
 
 
-def test_sampling_replaces_only_what_was_said() -> None:
+def test_sampling_replaces_only_the_given_fields() -> None:
     """The base's defaults stand wherever the request is silent, also where it says zero."""
     defaults = SamplingParams(temperature=0.7, top_p=0.9)
     quiet = parse_body(dict(CHAT), ChatBody, CHAT_INERT)

@@ -1,4 +1,4 @@
-"""What a generation can be asked for, by the real openai client, strict about every shape."""
+"""The fields of generating requests, sent by the real openai client, strict about every shape."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def adapters() -> Mapping[str, str | None]:
     return ANSWERS
 
 
-def chat(client: openai.OpenAI, model: str, **asked: Any) -> ChatCompletion:
-    made: ChatCompletion = client.chat.completions.create(model=model, messages=ASKED, **asked)
+def chat(client: openai.OpenAI, model: str, **fields: Any) -> ChatCompletion:
+    made: ChatCompletion = client.chat.completions.create(model=model, messages=ASKED, **fields)
     return made
 
 
-def streamed(client: openai.OpenAI, model: str, **asked: Any) -> list[ChatCompletionChunk]:
-    with client.chat.completions.create(model=model, messages=ASKED, stream=True, **asked) as stream:
+def streamed(client: openai.OpenAI, model: str, **fields: Any) -> list[ChatCompletionChunk]:
+    with client.chat.completions.create(model=model, messages=ASKED, stream=True, **fields) as stream:
         return list(stream)
 
 
@@ -62,7 +62,7 @@ def gathered(chunks: list[ChatCompletionChunk], index: int = 0) -> tuple[str, li
     """Words, calls and reason of one choice of a stream."""
     words, calls, reason = "", dict[int, list[str]](), None
     for chunk in chunks:
-        for choice in (one for one in chunk.choices if one.index == index):
+        for choice in (choice for choice in chunk.choices if choice.index == index):
             words += choice.delta.content or ""
             reason = choice.finish_reason or reason
             for call in choice.delta.tool_calls or ():
@@ -113,13 +113,13 @@ def test_any_json_object(client: openai.OpenAI) -> None:
 )
 def test_a_schema_that_cannot_be_held_to(client: openai.OpenAI, schema: Any) -> None:
     """400 with the reason, and the client is told not to try again."""
-    for asked in (
+    for fields in (
         {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}},
         {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": schema}}}}],
          "tool_choice": "required"},
     ):  # fmt: skip
         with pytest.raises(openai.BadRequestError) as caught:
-            chat(client, "words", **asked)
+            chat(client, "words", **fields)
         assert caught.value.code == "unsupported_schema" and caught.value.param
         assert caught.value.response.headers["x-should-retry"] == "false"
 
@@ -161,10 +161,12 @@ def test_no_calls(client: openai.OpenAI) -> None:
     """Words stay words; with none a call is words, and the functions are not told of."""
     made = chat(client, "words", tools=TOOLS).choices[0]
     assert (made.message.content, made.message.tool_calls, made.finish_reason) == (ANSWERS["words"], None, "stop")
-    told, untold = (chat(client, "caller", tools=TOOLS, tool_choice=choice) for choice in ("auto", "none"))
-    assert untold.choices[0].message.content == ANSWERS["caller"] and untold.choices[0].finish_reason == "stop"
-    assert told.usage is not None and untold.usage is not None
-    assert told.usage.prompt_tokens > untold.usage.prompt_tokens
+    described, undescribed = (chat(client, "caller", tools=TOOLS, tool_choice=choice) for choice in ("auto", "none"))
+    assert (
+        undescribed.choices[0].message.content == ANSWERS["caller"] and undescribed.choices[0].finish_reason == "stop"
+    )
+    assert described.usage is not None and undescribed.usage is not None
+    assert described.usage.prompt_tokens > undescribed.usage.prompt_tokens
 
 
 @pytest.mark.parametrize(
@@ -177,12 +179,12 @@ def test_no_calls(client: openai.OpenAI) -> None:
 )
 def test_calls_that_it_must_make(client: openai.OpenAI, choice: Any, called: str) -> None:
     """Though it would rather talk: a call, its arguments of the function's schema, streamed as they come."""
-    asked = {"tools": TOOLS, "tool_choice": choice, "logit_bias": {"34": 5, "125": 3}, "parallel_tool_calls": False}
-    made = chat(client, "words", **asked).choices[0]
+    fields = {"tools": TOOLS, "tool_choice": choice, "logit_bias": {"34": 5, "125": 3}, "parallel_tool_calls": False}
+    made = chat(client, "words", **fields).choices[0]
     ((name, arguments),) = calls_of(made)
     assert name == called and set(json.loads(arguments)) == ({"city"} if called == "weather" else set())
     assert made.message.content is None and made.finish_reason == "tool_calls"
-    chunks = streamed(client, "words", **asked)
+    chunks = streamed(client, "words", **fields)
     assert gathered(chunks) == ("", [(name, arguments)], "tool_calls") and len(chunks) >= len(arguments)
 
 
@@ -195,14 +197,14 @@ def test_a_call_that_is_cut_says_so(client: openai.OpenAI) -> None:
 
 def test_a_call_or_an_answer_of_a_schema(client: openai.OpenAI) -> None:
     """Functions beside a response format: one of the two, told apart."""
-    asked = {"tools": TOOLS, "response_format": FORMAT}
-    assert calls_of(chat(client, "caller", **asked).choices[0]) == [("weather", '{"city": "Bern"}')]
-    made = chat(client, "person", **asked).choices[0]
+    fields = {"tools": TOOLS, "response_format": FORMAT}
+    assert calls_of(chat(client, "caller", **fields).choices[0]) == [("weather", '{"city": "Bern"}')]
+    made = chat(client, "person", **fields).choices[0]
     assert made.message.content == ANSWERS["person"] and made.finish_reason == "stop"
 
 
 def test_results_go_back(client: openai.OpenAI, service: FakeService) -> None:
-    """What the client got is what it sends back: calls and results are in the next prompt."""
+    """Calls and their results, sent back by the client, are in the next prompt."""
     message = chat(client, "caller", tools=TOOLS).choices[0].message
     results: Any = [
         {"role": "tool", "tool_call_id": call.id, "content": f"result {n}"}
@@ -215,16 +217,18 @@ def test_results_go_back(client: openai.OpenAI, service: FakeService) -> None:
 
 
 def test_logprobs(client: openai.OpenAI) -> None:
-    """Of every token of the text, bytes included; streamed, the same ones beside their text."""
+    """Every token of the text has logprobs, bytes included; streamed ones are the same."""
     made = chat(client, "words", logprobs=True, top_logprobs=2).choices[0]
     assert made.logprobs is not None and made.logprobs.content is not None
     content = made.logprobs.content
-    assert b"".join(bytes(one.bytes or ()) for one in content).decode() == made.message.content == ANSWERS["words"]
-    assert all(one.logprob <= 0 and one.top_logprobs[0].token == one.token for one in content)
-    assert {len(one.top_logprobs) for one in content} == {2}
+    assert b"".join(bytes(token.bytes or ()) for token in content).decode() == made.message.content == ANSWERS["words"]
+    assert all(token.logprob <= 0 and token.top_logprobs[0].token == token.token for token in content)
+    assert {len(token.top_logprobs) for token in content} == {2}
     chunks = streamed(client, "words", logprobs=True, top_logprobs=2)
-    told = [one for chunk in chunks if chunk.choices[0].logprobs for one in chunk.choices[0].logprobs.content or ()]
-    assert [one.model_dump() for one in told] == [one.model_dump() for one in content]
+    streamed_tokens = [
+        token for chunk in chunks if chunk.choices[0].logprobs for token in chunk.choices[0].logprobs.content or ()
+    ]
+    assert [token.model_dump() for token in streamed_tokens] == [token.model_dump() for token in content]
     bare = chat(client, "words", logprobs=True, stop="warm").choices[0]
     assert bare.logprobs is not None and bare.message.content == "Sunny and é "
     assert b"".join(bytes(t.bytes or ()) for t in bare.logprobs.content or ()).decode() == "Sunny and é "
@@ -244,17 +248,17 @@ def test_logprobs_of_a_completion(client: openai.OpenAI) -> None:
 def test_several_choices(client: openai.OpenAI, service: FakeService) -> None:
     """n answers to one prompt, which is computed and counted once; seeds make them differ, and come again."""
     as_likely = {str(ord(letter)): 20 for letter in "bcfgjkmpqv"}
-    asked = {"n": 3, "seed": 5, "temperature": 1.0, "max_tokens": 12, "logit_bias": as_likely}
+    fields = {"n": 3, "seed": 5, "temperature": 1.0, "max_tokens": 12, "logit_bias": as_likely}
     before = len(service.backend.history)
-    made = chat(client, "letters", **asked)
+    made = chat(client, "letters", **fields)
     texts = [choice.message.content for choice in made.choices]
     assert [choice.index for choice in made.choices] == [0, 1, 2] and len(set(texts)) == 3
     assert made.usage is not None and made.usage.prompt_tokens == len(service.prompts[-1])
     assert made.usage.completion_tokens == sum(
-        chat(client, "letters", **{**asked, "n": 1, "seed": 5 + n}).usage.completion_tokens  # type: ignore[union-attr]
+        chat(client, "letters", **{**fields, "n": 1, "seed": 5 + n}).usage.completion_tokens  # type: ignore[union-attr]
         for n in range(3)
     )
-    chunks = streamed(client, "letters", **asked, stream_options={"include_usage": True})
+    chunks = streamed(client, "letters", **fields, stream_options={"include_usage": True})
     assert [gathered(chunks, index)[0] for index in range(3)] == texts
     assert chunks[-1].usage is not None and chunks[-1].usage.completion_tokens == made.usage.completion_tokens
     assert chunks[-1].choices == [] and all(chunk.usage is None for chunk in chunks[:-1])

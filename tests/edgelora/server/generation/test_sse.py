@@ -39,8 +39,8 @@ TEXT_START = CHAT_START.replace("chat.completion.chunk", "text_completion")
 def _written(shape: ReplyShape, events: tuple[Event | None, ...], *, include_usage: bool) -> str:
     writer: ChoiceWriter = ChatWriter(ChatFormat()) if shape is CHAT else CompletionWriter()
     writer = SseWriter(HEAD, shape, [writer], include_usage=include_usage)
-    heard = [None if event is None else ChoiceResult(0, event) for event in events]
-    return (writer.opening() + b"".join(map(writer.event, heard))).decode()
+    results = [None if event is None else ChoiceResult(0, event) for event in events]
+    return (writer.opening() + b"".join(map(writer.event, results))).decode()
 
 
 def test_chat_stream() -> None:
@@ -98,15 +98,15 @@ def test_whole_answers() -> None:
     """The JSON of an answer that is not streamed."""
     start = '{"id":"chatcmpl-1","object":"%s","created":1750000000,"model":"medical-faq","system_fingerprint":"fp_0",'
     end = '"usage":' + COUNTED + "}"
-    said = [TextDelta("H"), TextDelta("é")]
-    chat = ChatWriter(ChatFormat()).whole(said, FinishReason.LENGTH)
+    deltas = [TextDelta("H"), TextDelta("é")]
+    chat = ChatWriter(ChatFormat()).whole_choice(deltas, FinishReason.LENGTH)
     assert whole_answer(HEAD, CHAT, choices=[chat], usage=USAGE).decode() == (
         start
         % "chat.completion"
         + '"choices":[{"index":0,"message":{"role":"assistant","content":"Hé","refusal":null},'
         '"logprobs":null,"finish_reason":"length"}],' + end
     )
-    text = CompletionWriter().whole(said, FinishReason.STOP)
+    text = CompletionWriter().whole_choice(deltas, FinishReason.STOP)
     assert whole_answer(HEAD, COMPLETION, choices=[text], usage=USAGE).decode() == (
         start % "text_completion" + '"choices":[{"index":0,"text":"Hé","logprobs":null,"finish_reason":"stop"}],' + end
     )
@@ -143,13 +143,13 @@ def test_logprobs_of_a_completion() -> None:
 def test_several_choices_in_one_stream() -> None:
     """Each chunk has its choice's index; usage and [DONE] come behind the last of them, the prompt counted once."""
     writer = SseWriter(HEAD, COMPLETION, [CompletionWriter(), CompletionWriter()], include_usage=True)
-    heard = [
+    results = [
         ChoiceResult(1, TextDelta("B")),
         ChoiceResult(0, TextDelta("A")),
         ChoiceResult(1, FINISHED),
         ChoiceResult(0, FINISHED),
     ]
-    frames = [writer.event(one).decode() for one in heard]
+    frames = [writer.event(result).decode() for result in results]
     assert ['"index":1' in frame for frame in frames] == [True, False, True, False]
     assert "[DONE]" not in "".join(frames[:3]) and frames[3].endswith("data: [DONE]\n\n")
     assert '"usage":{"prompt_tokens":7,"completion_tokens":4,"total_tokens":11,' in frames[3]

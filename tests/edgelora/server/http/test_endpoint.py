@@ -135,20 +135,22 @@ def test_an_endpoint_without_access_cannot_be_written() -> None:
 
 
 def test_two_endpoints_cannot_answer_the_same_requests() -> None:
-    """One of them would never be reached."""
-    one, other = (Endpoint("GET", "/a", _answer, access, str(access), "A") for access in (Access.OPEN, Access.KEY))
+    """The second would never be reached."""
+    open_endpoint, key_endpoint = (
+        Endpoint("GET", "/a", _answer, access, str(access), "A") for access in (Access.OPEN, Access.KEY)
+    )
     with pytest.raises(ValueError, match="two endpoints answer GET /a"):
-        make_routes([one, other], Authenticators.of(ServerOptions()))
+        make_routes([open_endpoint, key_endpoint], Authenticators.of(ServerOptions()))
 
 
 def test_an_unknown_method_is_answered_with_all_that_there_are(gates: dict[tuple[str, str], Gate]) -> None:
-    """One route holds every method of a path, so that the Allow header of a 405 is complete."""
+    """A path has a single route for all methods, so that the Allow header of a 405 is complete."""
     endpoints = [gates["GET", "/v1/files"].endpoint, gates["POST", "/v1/files"].endpoint]
     (route,) = make_routes(endpoints, Authenticators.of(ServerOptions()))
     assert route.methods == {"GET", "HEAD", "POST"}
 
 
 def test_generations_are_metered(gates: dict[tuple[str, str], Gate]) -> None:
-    """What computes answers counts against the limits of a minute, looking does not."""
+    """Generations count against the limits per minute, other calls do not."""
     metered = {path.removeprefix("/openai") for (_, path), gate in gates.items() if gate.endpoint.metered}
     assert metered == {"/v1/chat/completions", "/v1/completions", "/v1/responses"}

@@ -46,7 +46,7 @@ def test_near_names_reach_the_client() -> None:
 
 
 def test_the_inside_stays_inside() -> None:
-    """What is not of the tree is told as an internal error, without its words, and is not worth repeating."""
+    """An exception outside the tree becomes an internal error without its message, and is not retried."""
     reply = error_reply(KeyError("/home/someone/secret"))
     assert reply.status == 500 and b"secret" not in reply.body
     assert (b"x-should-retry", b"false") in reply.headers

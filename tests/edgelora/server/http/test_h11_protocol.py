@@ -29,7 +29,7 @@ def answered(connection: socket.socket) -> None:
 
 
 def gone(server: RunningServer) -> bool:
-    """Whether the server holds no connection, at once or soon."""
+    """Return True if the server closes all connections within a moment."""
     until = time.monotonic() + WAIT_SECONDS
     while server.server.server_state.connections and time.monotonic() < until:
         time.sleep(0.01)
@@ -91,7 +91,7 @@ def test_a_client_that_reads_nothing(tmp_path: Path) -> None:
 
 
 def test_a_closed_connection_leaves_no_timer(server: RunningServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a connection held is free as soon as it ends, not when its timers would have been due."""
+    """A closed connection is freed at once, not when its timers would fire."""
     monkeypatch.setattr("edgelora.server.http.h11_protocol.HEAD_SECONDS", 3600.0)
     loop = server.server._loop
     assert loop is not None

@@ -46,7 +46,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("body", REFUSED)
 def test_what_is_refused_says_why(body: bytes) -> None:
-    """Everything that is not one clean JSON object is invalid_json with the reason."""
+    """A body that is no valid JSON object is invalid_json, with the reason."""
     with pytest.raises(EdgeloraError) as caught:
         parse_object(body)
     assert caught.value.code == "invalid_json"
@@ -108,7 +108,7 @@ _values = st.recursive(
 @given(st.dictionaries(st.text(), _values, max_size=4), st.booleans())
 @settings(deadline=None, max_examples=150)
 def test_clean_objects_come_through_unchanged(value: dict[str, Any], ascii_only: bool) -> None:
-    """What json writes for an object is read back as that object."""
+    """Every object that json writes is read back unchanged."""
     try:
         body = json.dumps(value, ensure_ascii=ascii_only).encode()
     except UnicodeEncodeError:

@@ -77,7 +77,7 @@ def test_what_is_no_form_is_refused(body: bytes, caplog: pytest.LogCaptureFixtur
     (form(part("purpose", b"x" * (MAX_FIELD_BYTES + 1))), "purpose"),
 ])  # fmt: skip
 def test_a_form_with_the_wrong_fields_is_refused_by_name(body: bytes, param: str) -> None:
-    """One file, as `file`; every other field once and small."""
+    """The form has one file, as `file`; every other field is small and is there once."""
     with pytest.raises(UsageError) as caught:
         read(body)
     assert caught.value.param == param

@@ -1,4 +1,4 @@
-"""Who may call is decided by exact names, and everything else is refused."""
+"""Hosts and origins are allowed by exact names; all others are refused."""
 
 from __future__ import annotations
 

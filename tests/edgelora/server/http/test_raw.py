@@ -51,7 +51,7 @@ def _checked(raw: bytes) -> Reply | None:
 
 @pytest.mark.parametrize("data", MALFORMED)
 def test_malformed_requests_get_an_error_object(server: RunningServer, data: bytes) -> None:
-    """What is not a request is told so in the shape clients read, and the next request is served."""
+    """Malformed HTTP gets an error in the usual shape, and the next request is served."""
     reply = _checked(server.send(data + END))
     assert reply is None or (400 <= reply.status < 500 and reply.error["code"])
     assert server.request("GET", "/health").status == 200

@@ -82,7 +82,7 @@ def test_what_is_loopback() -> None:
 
 
 def test_off_loopback_named_keys_are_enough(tmp_path: Path) -> None:
-    """Where every program has a key of its own there need be no shared one; letting anybody in is refused there."""
+    """Named keys suffice off loopback, without a shared key; `keyless` is refused there."""
     options = ServerOptions(host="0.0.0.0", port=0, secrets=tmp_path)
     with pytest.raises(UsageError, match="edgelora keys add"):
         bind(options)
@@ -98,21 +98,21 @@ def test_replies_are_sent_at_once() -> None:
     """A connection that is taken has Nagle's algorithm off: the rest of a reply waits for no ACK of its beginning."""
 
     async def taken(listening: socket.socket) -> int:
-        found: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        option: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
         def look(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             connection = writer.get_extra_info("socket")
-            found.set_result(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            option.set_result(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
             writer.close()
 
         async with await asyncio.start_server(look, sock=listening):
             _, writer = await asyncio.open_connection(*listening.getsockname()[:2])
-            result = await found
+            result = await option
             writer.close()
             return result
 
     bound = bind(ServerOptions(port=0))
     try:
-        assert all(asyncio.run(taken(one)) for one in bound)
+        assert all(asyncio.run(taken(listening)) for listening in bound)
     finally:
         close_all(bound)

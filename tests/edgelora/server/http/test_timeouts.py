@@ -1,4 +1,4 @@
-"""What waits too long for its place, or takes too long, ends with a word; and nothing of it goes on."""
+"""A request that waits or runs too long ends with an error, and its generation is cancelled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.service import FakeService, Turnstile
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]}
 
 
-def test_limits_are_told_apart() -> None:
+def test_each_limit_has_its_own_error() -> None:
     """A place ends the wait for one; the deadline counts from the beginning; none is none."""
     timeouts = RequestTimeouts(queue_seconds=10.0, deadline_seconds=60.0)
     assert (timeouts.left(4.0, placed=False), timeouts.left(4.0, placed=True)) == (6.0, 56.0)
@@ -36,7 +36,7 @@ def held_settings() -> dict[str, Any]:
 
 
 def ended(server: RunningServer, held: FakeService, gate: Turnstile) -> None:
-    """What was given up is cancelled in the engine."""
+    """Wait until the engine has cancelled the request."""
     assert held.engine.cancelled.wait(20)
     gate.open()
     while held.stats().running + held.stats().queued:
@@ -66,7 +66,7 @@ def test_a_deadline_in_the_middle(held: FakeService, gate: Turnstile) -> None:
 
 
 def test_no_place_in_time(tmp_path: Path, gate: Turnstile) -> None:
-    """Who waits behind a full batch is told to come back; the one that runs goes on."""
+    """A request that waits behind a full batch gets a 503; the running one continues."""
     backend = FakeBackend(answers={None: "Hello."}, capabilities=replace(FAKE_CAPABILITIES, max_sequences=1))
     backend.step_gate = gate
     with FakeService(tmp_path, adapters={}, backend=backend) as service:

@@ -1,4 +1,4 @@
-"""What may name a repository: its name, or its address on the hub, and nothing else."""
+"""A repository is named by its name or its URL on the hub, and by nothing else."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def test_everything_else_is_refused(text: str) -> None:
     assert (caught.value.code, caught.value.param) == ("source_not_allowed", "source")
 
 
-def test_a_token_is_never_told() -> None:
+def test_a_token_is_never_shown() -> None:
     """Not in a repr, not in the source's words, and one that cannot stand in a header is refused without it."""
-    found = parse_repository("org/repo", token="hf_secret", param="source")
-    assert found.token == "hf_secret" and "secret" not in repr(found) + str(found)
+    source = parse_repository("org/repo", token="hf_secret", param="source")
+    assert source.token == "hf_secret" and "secret" not in repr(source) + str(source)
     for token in ("hf_secret\r\nX: y", "hf secret", "hf_sécret", "x" * 513):
         with pytest.raises(UsageError) as caught:
             parse_repository("org/repo", token=token, param="source")

@@ -27,7 +27,7 @@ def test_a_job_goes_from_queued_to_its_end() -> None:
     table = JobTable()
     table.add("j", TASK, now=1.0)
     table.start("j", now=2.0)
-    table.tell("j", "Converting a: 50%")
+    table.set_progress("j", "Converting a: 50%")
     assert (table.get("j").status, table.get("j").progress) == (Status.RUNNING, "Converting a: 50%")
     table.succeed("j", installed(), now=3.0)
     job = table.get("j")

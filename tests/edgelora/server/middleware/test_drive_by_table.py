@@ -65,7 +65,7 @@ OTHER_TYPES = (
     *("application/jsonx", "text/json", "application/json; charset=utf-16", "text/plain, application/json"),
 )
 SIMPLE_TYPES = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data")
-"""What a page may send across origins without a preflight (Fetch standard, CORS-safelisted request-header)."""
+"""The content types that a page can send across origins without a preflight (Fetch standard)."""
 ROUTES = (
     ("GET", "/v1/models"),
     ("GET", "/"),
@@ -121,21 +121,21 @@ class Asker:
             code = json.loads(body)["error"]["code"]
         except (ValueError, KeyError, TypeError):
             code = ""
-        found = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
-        return Answer(sent[0]["status"], code, found)
+        received = {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+        return Answer(sent[0]["status"], code, received)
 
 
 @pytest.fixture(scope="module")
 def asker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asker]:
-    with application(tmp_path_factory.mktemp("closed")) as found:
-        yield found
+    with application(tmp_path_factory.mktemp("closed")) as asker:
+        yield asker
 
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asker]:
     """The same application, with one page and the desktop shells let in."""
-    with application(tmp_path_factory.mktemp("opened"), "https://app.example.com", "desktop") as found:
-        yield found
+    with application(tmp_path_factory.mktemp("opened"), "https://app.example.com", "desktop") as asker:
+        yield asker
 
 
 class application:
@@ -157,18 +157,18 @@ def cors(answer: Answer) -> list[str]:
 
 
 def wrong(host: str | None, origins: tuple[str | None, ...], site: str | None) -> bool:
-    """Whether the three headers are those of a page that has no business here."""
+    """Return True if the three headers are those of a foreign page."""
     given = [origin for origin in origins if origin is not None]
     own = given == [f"http://{host}".lower()]
     return host in BAD_HOSTS or bool(given and not own) or site in BAD_SITES
 
 
 def test_every_combination_of_host_origin_and_site(asker: Asker) -> None:
-    """One bad header of the three is enough, on every route, by every method; with none the request is let through."""
+    """A single bad header is enough, on every route and method; without one the request passes."""
 
     async def ask() -> tuple[int, list[object]]:
         odd: list[object] = []
-        asked = 0
+        sent = 0
         origins = [
             (None,),
             ("http://localhost:8321",),
@@ -178,17 +178,17 @@ def test_every_combination_of_host_origin_and_site(asker: Asker) -> None:
         for (method, path), host, some, site in product(
             ROUTES, (*GOOD_HOSTS, *BAD_HOSTS), origins, (None, "none", "same-origin", *BAD_SITES)
         ):
-            headers = [("Host", host), *(("Origin", one) for one in some), ("Sec-Fetch-Site", site)]
+            headers = [("Host", host), *(("Origin", origin) for origin in some), ("Sec-Fetch-Site", site)]
             answer = await asker(
                 method, path, [*headers, ("Content-Type", "application/json"), ("Authorization", asker.token)]
             )
-            asked += 1
+            sent += 1
             if (answer.code in REFUSALS) is not wrong(host, some, site) or cors(answer):
                 odd.append((method, path, *headers, answer.status, answer.code))
-        return asked, odd
+        return sent, odd
 
-    asked, odd = asyncio.run(ask())
-    assert asked > 10_000 and odd[:5] == []
+    sent, odd = asyncio.run(ask())
+    assert sent > 10_000 and odd[:5] == []
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_every_content_type(asker: Asker, method: str, path: str) -> None:
 
 
 def pages() -> Iterator[tuple[str, str, list[tuple[str, str | None]]]]:
-    """What browsers send for a foreign page's requests, new ones and those that know no Sec-Fetch-Site."""
+    """The headers that browsers send for a foreign page's requests, with and without Sec-Fetch-Site."""
     for (method, path), modern, rebound in product(ROUTES, (True, False), (True, False)):
         host, origin = ("evil.com:8321", "http://evil.com:8321") if rebound else (OWN, "https://evil.com")
         site = ("same-origin" if rebound else "cross-site") if modern else None
@@ -279,7 +279,7 @@ SHELLS = {
 
 @pytest.mark.parametrize("who", WELCOME)
 def test_applications_are_let_through(asker: Asker, who: str) -> None:
-    """What programs and our own page send reaches the routes: the body is what is wrong with these requests."""
+    """Requests of programs and of our own page reach the endpoints, which refuse only their bodies."""
     for host in (OWN,) if "page" in who else GOOD_HOSTS:
         headers = [("Host", host), ("Content-Type", "application/json"), *WELCOME[who]]
         answer = asyncio.run(asker("POST", "/v1/chat/completions", headers))

@@ -12,12 +12,12 @@ from tests.system.contract.names import known_server
 from tests.system.contract.runner import run
 
 
-def test_requests_made_of_the_document_are_answered_as_it_says(tmp_path: Path) -> None:
+def test_requests_made_from_the_document_get_documented_replies(tmp_path: Path) -> None:
     """Right ones and wrong ones: statuses, media types and bodies are those that the document has."""
-    with known_server(tmp_path) as known:
-        url = known.manager.server.url
-        listed = run(url, known, examples=4, seed=1, only="/v1/jobs")
-        detokenized = run(url, known, examples=4, seed=1, only="/v1/detokenize")
+    with known_server(tmp_path) as server:
+        url = server.manager.server.url
+        listed = run(url, server, examples=4, seed=1, only="/v1/jobs")
+        detokenized = run(url, server, examples=4, seed=1, only="/v1/detokenize")
     assert listed.findings == detokenized.findings == []
     assert listed.accepted == {"GET /v1/jobs", "GET /v1/jobs/{id}"}
     assert detokenized.statuses.keys() == {200, 400}

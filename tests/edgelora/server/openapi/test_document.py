@@ -1,4 +1,4 @@
-"""The published document tells what the application does: its routes, the fields it takes, the replies it gives."""
+"""The published document describes the application: its routes, the fields it takes, the replies it gives."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def document(server: RunningServer) -> Schema:
 
 
 def test_every_route_is_in_it_and_it_has_no_other(tmp_path: Path, document: Schema) -> None:
-    """By method and path; what stands under /openai/v1 stands under /v1 and is told of once."""
+    """Every method and path is described once; paths under /openai are described without that prefix."""
     served = {
         (method, re.sub(r":\w+}", "}", route.path.removeprefix("/openai")))
         for route in app_routes(tmp_path)
@@ -46,15 +46,15 @@ def test_it_is_an_openapi_document(document: Schema) -> None:
     schemas = document["components"]["schemas"]
     refs = set(re.findall(r'"#/components/schemas/(\w+)"', msgspec.json.encode(document).decode()))
     assert document["openapi"] == "3.1.0" and refs == set(schemas)
-    operations = [(path, one) for path, methods in document["paths"].items() for one in methods.values()]
-    assert len({one["operationId"] for _, one in operations}) == len(operations)
-    for path, one in operations:
-        declared = {parameter["name"] for parameter in one.get("parameters", ()) if parameter["in"] == "path"}
+    operations = [(path, operation) for path, methods in document["paths"].items() for operation in methods.values()]
+    assert len({operation["operationId"] for _, operation in operations}) == len(operations)
+    for path, operation in operations:
+        declared = {parameter["name"] for parameter in operation.get("parameters", ()) if parameter["in"] == "path"}
         assert declared == set(re.findall(r"\{(\w+)\}", path))
 
 
 SAMPLES: Schema = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "input": "Hi"}
-"""What right bodies have in common with the server."""
+"""Values for fields of valid bodies."""
 INSTEAD = {"adapters": [{"name": "a"}], "previous_response_id": None, "max_tokens": 2, "max_completion_tokens": 2}
 TOGETHER: dict[str, Schema] = {
     "stream_options": {"stream": True},
@@ -101,9 +101,9 @@ def _body(endpoint: Endpoint, name: str, document: Schema) -> Schema:
     if endpoint.body is TokenizeBody and name not in ("prompt", "messages", "content"):
         body["prompt"] = "Hi"
     fields = endpoint.body.__struct_fields__
-    known = {**SAMPLES, **INSTEAD} if name in fields else {}
-    value = known.get(name, _sample(schema["properties"][name], schemas))
-    beside = {key: one for key, one in TOGETHER.get(name, {}).items() if key in fields}
+    samples = {**SAMPLES, **INSTEAD} if name in fields else {}
+    value = samples.get(name, _sample(schema["properties"][name], schemas))
+    beside = {key: value_beside for key, value_beside in TOGETHER.get(name, {}).items() if key in fields}
     return {**body, name: value, **beside}
 
 
@@ -131,7 +131,7 @@ def test_every_body_of_an_application_is_tried(endpoints: dict[str, Endpoint]) -
 def test_each_documented_field_is_accepted(
     server: RunningServer, document: Schema, endpoints: dict[str, Endpoint], name: str
 ) -> None:
-    """One after another, each with a value that the document allows; those too that are not supported."""
+    """Each field is sent with a value that the document allows, unsupported fields too."""
     endpoint = endpoints[name]
     for field in (*endpoint.body.__struct_fields__, *endpoint.inert):
         body = _body(endpoint, field, document)

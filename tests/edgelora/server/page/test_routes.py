@@ -18,7 +18,7 @@ from tests.system.page import __main__ as scenes
 
 @pytest.mark.parametrize("path", FILES)
 def test_every_file_is_served_under_its_name(server: RunningServer, path: str) -> None:
-    """As what it is, with a policy that lets nothing but these files and this server's API in."""
+    """Each file has its media type, and a policy that allows only these files and this server's API."""
     reply = server.request("GET", path)
     name, media_type = FILES[path]
     assert (reply.status, reply.headers["content-type"]) == (200, media_type)
@@ -31,7 +31,7 @@ def test_every_file_is_served_under_its_name(server: RunningServer, path: str) -
 
 
 def test_the_folder_holds_nothing_else() -> None:
-    """What is in the package is served, and nothing that is not."""
+    """Every file of the folder is served."""
     assert {path.name for path in FOLDER.iterdir()} == {name for name, _ in FILES.values()}
 
 

@@ -1,4 +1,4 @@
-"""What the server counts, and that nobody can make it count without bound."""
+"""The server's counters, whose number is bounded whatever clients send."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ def test_answers_of_one_request_are_timed_each_by_itself() -> None:
     record = RequestRecord(counters, began=0.0)
     record.adapters = ()
     for now in range(4):
-        record.event(TextDelta("x"), float(now), answer=now % 2)
+        record.event(TextDelta("x"), float(now), choice=now % 2)
     for answer in range(2):
-        record.event(FINISHED, 9.0, answer=answer)
+        record.event(FINISHED, 9.0, choice=answer)
     record.end("/", 200)
     assert sum(counters.gaps[BASE].counts) == 2 and counters.gaps[BASE].total == 4.0
     assert counters.tokens[BASE] == Tokens(10, 4, 6)

@@ -1,4 +1,4 @@
-"""What a server writes down: one line for each request where that is asked for, and never what was said."""
+"""The access log has one line a request, if it is enabled, and never any content."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def lines_of(tmp_path: Path, *, access_log: bool) -> list[str]:
     return stream.getvalue().splitlines()
 
 
-def test_nothing_that_was_said_is_logged(tmp_path: Path) -> None:
+def test_no_content_is_logged(tmp_path: Path) -> None:
     """No prompt, answer, key, header or query, at any level, with the access log on."""
     log = "\n".join(lines_of(tmp_path, access_log=True))
     assert log and not [secret for secret in SECRETS if secret in log]
@@ -45,12 +45,12 @@ def test_nothing_that_was_said_is_logged(tmp_path: Path) -> None:
 def test_the_access_log_has_a_line_for_each_request(tmp_path: Path) -> None:
     """Method, path without its query, status, time, tokens, adapter and the id that the client was told."""
     lines = [json.loads(line) for line in lines_of(tmp_path, access_log=True)]
-    found = [line for line in lines if line["logger"] == "edgelora.access"]
-    assert [line["status"] for line in found] == [200, 200, 400, 400, 401, 500]
-    first = found[0]
+    logged = [line for line in lines if line["logger"] == "edgelora.access"]
+    assert [line["status"] for line in logged] == [200, 200, 400, 400, 401, 500]
+    first = logged[0]
     assert (first["method"], first["path"], first["adapter"]) == ("POST", "/v1/chat/completions", "medical-faq")
     assert first["completion_tokens"] == len("ANSWERTEXT") + 1 and first["prompt_tokens"] > 0 and first["ms"] > 0
-    assert first["request_id"].startswith("req_") and len({line["request_id"] for line in found}) == 6
+    assert first["request_id"].startswith("req_") and len({line["request_id"] for line in logged}) == 6
 
 
 def test_no_access_log_unless_it_is_asked_for(tmp_path: Path) -> None:

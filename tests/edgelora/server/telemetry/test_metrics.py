@@ -53,20 +53,20 @@ def test_a_request_leaves_its_traces(server: RunningServer) -> None:
     usage = server.post("/v1/chat/completions", {"model": "medical-faq", **ASK}).json["usage"]
     server.request("GET", "/v1/models/medical-faq")
     server.request("GET", "/nowhere")
-    found, by = scrape(server), {"adapter": "medical-faq"}
-    assert value(found, "http_requests_total", route="/v1/chat/completions", status="200", **by) == 1
-    assert value(found, "http_requests_total", route="/v1/models/{id:path}", status="200", adapter="(none)") == 1
-    assert value(found, "http_requests_total", route="(none)", status="404", adapter="(none)") == 1
-    assert value(found, "prompt_tokens_total", **by) == usage["prompt_tokens"]
-    assert value(found, "completion_tokens_total", **by) == usage["completion_tokens"]
-    assert value(found, "time_to_first_token_seconds_count", **by) == 1
-    assert value(found, "inter_token_seconds_bucket", le="+Inf", **by) == usage["completion_tokens"] - 2
-    assert value(found, "adapter_loads_total", **by) == value(found, "adapter_requests_total", **by) == 1
-    assert value(found, "adapter_leases", **by) == value(found, "adapter_evictions_total", **by) == 0
-    assert value(found, "adapter_bytes", **by) > 0
-    assert value(found, "tokens_total") == usage["completion_tokens"]
-    assert value(found, "process_resident_bytes", process="server") > 1 << 20
-    assert value(found, "uptime_seconds") > 0 and value(found, "requests_queued") == 0
+    samples, by = scrape(server), {"adapter": "medical-faq"}
+    assert value(samples, "http_requests_total", route="/v1/chat/completions", status="200", **by) == 1
+    assert value(samples, "http_requests_total", route="/v1/models/{id:path}", status="200", adapter="(none)") == 1
+    assert value(samples, "http_requests_total", route="(none)", status="404", adapter="(none)") == 1
+    assert value(samples, "prompt_tokens_total", **by) == usage["prompt_tokens"]
+    assert value(samples, "completion_tokens_total", **by) == usage["completion_tokens"]
+    assert value(samples, "time_to_first_token_seconds_count", **by) == 1
+    assert value(samples, "inter_token_seconds_bucket", le="+Inf", **by) == usage["completion_tokens"] - 2
+    assert value(samples, "adapter_loads_total", **by) == value(samples, "adapter_requests_total", **by) == 1
+    assert value(samples, "adapter_leases", **by) == value(samples, "adapter_evictions_total", **by) == 0
+    assert value(samples, "adapter_bytes", **by) > 0
+    assert value(samples, "tokens_total") == usage["completion_tokens"]
+    assert value(samples, "process_resident_bytes", process="server") > 1 << 20
+    assert value(samples, "uptime_seconds") > 0 and value(samples, "requests_queued") == 0
 
 
 def test_every_metric_is_documented(server: RunningServer) -> None:
@@ -74,8 +74,8 @@ def test_every_metric_is_documented(server: RunningServer) -> None:
     server.post("/v1/chat/completions", {"model": "medical-faq", **ASK})
     text = server.request("GET", "/metrics").body.decode()
     kinds = re.findall(r"^# TYPE edgelora_(\w+) (?:counter|gauge|histogram)$", text, re.MULTILINE)
-    told = DOCS.read_text(encoding="utf-8").partition("## Metrics")[2].partition("\n## ")[0]
-    rows = [line.split(" | ")[0] for line in told.splitlines() if line.startswith("| `")]
+    section = DOCS.read_text(encoding="utf-8").partition("## Metrics")[2].partition("\n## ")[0]
+    rows = [line.split(" | ")[0] for line in section.splitlines() if line.startswith("| `")]
     documented = set(re.findall(r"`(\w+)`", "".join(rows)))
     assert documented - {"mlx_bytes", "mlx_peak_bytes"} == set(kinds)
 
@@ -92,13 +92,13 @@ BODIES = {
 def test_every_generating_route_is_counted(server: RunningServer, path: str) -> None:
     """Tokens, times and the request itself, under the adapter's name, whatever the API's shape."""
     server.post(path, {"model": "medical-faq", **BODIES[path]})
-    found, by = scrape(server), {"adapter": "medical-faq"}
+    samples, by = scrape(server), {"adapter": "medical-faq"}
     answers = 2 if "n" in BODIES[path] else 1
-    assert value(found, "http_requests_total", route=path, status="200", **by) == 1
-    assert value(found, "completion_tokens_total", **by) == value(found, "tokens_total")
-    assert value(found, "prompt_tokens_total", **by) > 0
-    assert value(found, "time_to_first_token_seconds_count", **by) == 1
-    assert value(found, "inter_token_seconds_count", **by) == value(found, "tokens_total") - 2 * answers
+    assert value(samples, "http_requests_total", route=path, status="200", **by) == 1
+    assert value(samples, "completion_tokens_total", **by) == value(samples, "tokens_total")
+    assert value(samples, "prompt_tokens_total", **by) > 0
+    assert value(samples, "time_to_first_token_seconds_count", **by) == 1
+    assert value(samples, "inter_token_seconds_count", **by) == value(samples, "tokens_total") - 2 * answers
 
 
 def test_refusals_are_counted_with_their_adapter(server: RunningServer, service: FakeService) -> None:
@@ -106,10 +106,10 @@ def test_refusals_are_counted_with_their_adapter(server: RunningServer, service:
     server.post("/v1/chat/completions", {"model": "medical-faq"})
     long = [{"role": "user", "content": "x " * 5000}]
     server.post("/v1/chat/completions", {"model": "medical-faq", "messages": long})
-    found, route = scrape(server), "/v1/chat/completions"
-    assert value(found, "http_requests_total", route=route, status="400", adapter="(none)") == 1
-    assert value(found, "http_requests_total", route=route, status="400", adapter="medical-faq") == 1
-    assert ("edgelora_prompt_tokens_total", frozenset({("adapter", "medical-faq")})) not in found
+    samples, route = scrape(server), "/v1/chat/completions"
+    assert value(samples, "http_requests_total", route=route, status="400", adapter="(none)") == 1
+    assert value(samples, "http_requests_total", route=route, status="400", adapter="medical-faq") == 1
+    assert ("edgelora_prompt_tokens_total", frozenset({("adapter", "medical-faq")})) not in samples
 
 
 def test_series_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,9 +156,9 @@ def test_the_status_tells_who_runs(server: RunningServer, service: FakeService) 
             head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             connection.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
             assert service.backend.stepping.wait(WAIT_SECONDS)
-            status, found = server.request("GET", "/v1/status").json, scrape(server)
-            assert value(found, "requests_running") == value(found, "adapter_leases", adapter="pirate") == 1
+            status, samples = server.request("GET", "/v1/status").json, scrape(server)
+            assert value(samples, "requests_running") == value(samples, "adapter_leases", adapter="pirate") == 1
             assert status["requests"]["running"] == 1
-            assert [(one["name"], one["leases"]) for one in status["adapters"]["data"]] == [("pirate", 1)]
+            assert [(adapter["name"], adapter["leases"]) for adapter in status["adapters"]["data"]] == [("pirate", 1)]
     finally:
         gate.open()

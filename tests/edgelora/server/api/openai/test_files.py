@@ -64,12 +64,12 @@ def test_a_file_is_sent_listed_retrieved_and_deleted(manager: Manager, archive: 
     assert (missing.status, missing.error["code"]) == (404, "file_not_found")
 
 
-def test_both_words_for_the_purpose_and_both_archives(manager: Manager, folder: Path, archive: bytes) -> None:
+def test_both_names_of_the_purpose_and_both_archives(manager: Manager, folder: Path, archive: bytes) -> None:
     """Groq's and OpenAI's, zip and tar.gz; the list can be asked for either purpose."""
     manager.upload(archive)
     manager.upload(tarred(folder / "adapter"), purpose="fine-tune", filename="a.tar.gz")
-    found = manager.call("GET", "/v1/files?purpose=fine-tune").json["data"]
-    assert [file["filename"] for file in found] == ["a.tar.gz"]
+    listed = manager.call("GET", "/v1/files?purpose=fine-tune").json["data"]
+    assert [file["filename"] for file in listed] == ["a.tar.gz"]
 
 
 @pytest.mark.parametrize(("fields", "param", "code"), [
@@ -87,7 +87,7 @@ def test_a_form_with_wrong_fields_is_refused(
 
 
 def test_the_client_may_say_how_long_a_file_is_kept(manager: Manager, archive: bytes) -> None:
-    """From one hour to 30 days, which is what it is when nothing is said."""
+    """The lifetime is one hour to 30 days; the default is 30 days."""
     hour = manager.upload(archive, **{"expires_after[anchor]": "created_at", "expires_after[seconds]": "3600"}).json
     month = manager.upload(archive).json
     assert hour["expires_at"] - hour["created_at"] == 3600
@@ -143,7 +143,7 @@ def test_a_cut_upload_leaves_nothing(manager: Manager, archive: bytes) -> None:
     assert manager.upload(archive).status == 200
 
 
-def test_a_full_budget_is_told(tmp_path: Path, archive: bytes) -> None:
+def test_a_full_budget_is_reported(tmp_path: Path, archive: bytes) -> None:
     """507 with what to do, and not tried again by itself; deleting makes room."""
     service = FakeService(tmp_path, adapters={})
     settings = replace(service.registry.library.settings, upload_disk_bytes=len(archive) + 10)

@@ -83,12 +83,12 @@ def test_chat_stream(client: openai.OpenAI) -> None:
 
 def test_chat_stream_with_usage(client: openai.OpenAI) -> None:
     """With include_usage the last chunk has no choices and the same numbers as an answer given whole."""
-    whole = client.chat.completions.create(model="medical-faq", messages=ASKED)
+    unstreamed = client.chat.completions.create(model="medical-faq", messages=ASKED)
     with client.chat.completions.create(
         model="medical-faq", messages=ASKED, stream=True, stream_options={"include_usage": True}
     ) as stream:
         chunks = list(stream)
-    assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage
+    assert chunks[-1].choices == [] and chunks[-1].usage == unstreamed.usage
     assert all("usage" in chunk.model_fields_set and chunk.usage is None for chunk in chunks[:-1])
 
 
@@ -108,7 +108,7 @@ def test_stop_strings(client: openai.OpenAI, stop: str | list[str]) -> None:
 
 
 def test_every_sampling_field_reaches_the_runtime(client: openai.OpenAI, service: FakeService) -> None:
-    """What the request says replaces the base's defaults; what it does not say keeps them."""
+    """Fields of the request replace the base's defaults; all others keep them."""
     client.chat.completions.create(
         model="tiny", messages=ASKED, temperature=0.5, top_p=0.9, seed=-1, stop="x", max_tokens=7,
         extra_body={"top_k": 4, "min_p": 0.1, "repeat_penalty": 1.1},

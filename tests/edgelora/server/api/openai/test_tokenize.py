@@ -43,7 +43,7 @@ def test_a_conversation_is_tokenised_as_it_is_answered(server: RunningServer, se
 
 
 def test_counting_is_not_limited_by_the_context(server: RunningServer, service: FakeService) -> None:
-    """Who counts wants to know by how much a prompt is too long."""
+    """Counting works for prompts that do not fit the context, too."""
     long = {"model": "tiny", "messages": [{"role": "user", "content": "x" * (2 * service.limit)}]}
     assert server.post("/v1/chat/completions", long).error["code"] == "context_length_exceeded"
     assert _post(server, "/v1/chat/completions/input_tokens", long)["input_tokens"] > 2 * service.limit
@@ -86,7 +86,7 @@ def test_tokens_become_the_text_they_came_from(server: RunningServer) -> None:
         ("/v1/chat/completions/input_tokens", {"model": "x", "messages": MESSAGES}, "model_not_found", "model"),
     ],
 )
-def test_what_cannot_be_tokenised_is_told(
+def test_errors_name_the_field(
     server: RunningServer, path: str, body: dict[str, Any], code: str, param: str | None
 ) -> None:
     """The field at fault is named; nothing is guessed."""

@@ -48,7 +48,7 @@ def test_a_cancel_ends_the_generation(held_client: openai.OpenAI, held: FakeServ
 def test_a_deleted_one_is_not_computed_to_its_end(
     held_client: openai.OpenAI, held: FakeService, gate: Turnstile
 ) -> None:
-    """Nobody could read it any more."""
+    """A deleted response cannot be read, so its generation ends."""
     made = held_client.responses.create(model="tiny", input="Hi", background=True)
     held_client.responses.delete(made.id)
     assert held.engine.cancelled.wait(WAIT_SECONDS)
@@ -57,7 +57,7 @@ def test_a_deleted_one_is_not_computed_to_its_end(
 
 
 def test_a_failure_is_kept(held_client: openai.OpenAI, held: FakeService, gate: Turnstile) -> None:
-    """Who comes back for the answer learns why there is none."""
+    """A retrieved response that failed has the error."""
     made = held_client.responses.create(model="tiny", input="Hi", background=True)
     held.backend.fail_steps = {1, 2, 3, 4, 5}
     gate.open()

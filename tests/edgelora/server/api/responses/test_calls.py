@@ -42,7 +42,7 @@ def test_a_call_is_an_item_of_its_own(client: openai.OpenAI) -> None:
     assert made.tools[0].type == "function" and made.tools[0].name == "get_weather" and made.tool_choice == "auto"
 
 
-def test_words_and_calls_are_told_in_their_order(client: openai.OpenAI) -> None:
+def test_text_and_calls_keep_their_order(client: openai.OpenAI) -> None:
     """A message and calls stand beside each other; the second call only where more than one is wanted."""
     talks = client.responses.create(model="talks", input="Rain?", tools=TOOLS)
     assert [item.type for item in talks.output] == ["message", "function_call"]
@@ -84,13 +84,13 @@ def test_a_call_is_answered(client: openai.OpenAI, service: FakeService) -> None
     client.responses.create(model="words", input=[result], previous_response_id=first.id, tools=TOOLS)
     items: list[Any] = [{"role": "user", "content": "Rain?"}, call.model_dump(), result]
     client.responses.create(model="words", input=items, tools=TOOLS)
-    said = [
+    messages = [
         Message("user", "Rain?"),
         Message("assistant", "", calls=(ToolCall(call.call_id, "get_weather", call.arguments),)),
         Message("tool", "Wet.", call_id=call.call_id),
     ]
     tool = Tool("get_weather", json.dumps(SCHEMA), "The weather.")
-    assert service.prompts[-2] == service.prompts[-1] == encode_chat(said, service.tokenizer, tools=[tool])
+    assert service.prompts[-2] == service.prompts[-1] == encode_chat(messages, service.tokenizer, tools=[tool])
 
 
 def test_a_call_cut_short_is_not_taken_for_one(client: openai.OpenAI) -> None:
@@ -107,8 +107,8 @@ def test_a_call_cut_short_is_not_taken_for_one(client: openai.OpenAI) -> None:
 
 def test_a_format_holds_the_answer(client: openai.OpenAI, service: FakeService) -> None:
     """A schema becomes the generation's constraint, and the response says which it was."""
-    wanted: Any = {"format": {"type": "json_schema", "name": "place", "schema": SCHEMA, "strict": True}}
-    made = client.responses.create(model="tiny", input="Where?", text=wanted, max_output_tokens=4)
+    text_format: Any = {"format": {"type": "json_schema", "name": "place", "schema": SCHEMA, "strict": True}}
+    made = client.responses.create(model="tiny", input="Where?", text=text_format, max_output_tokens=4)
     assert service.samplings[-1].constraint is not None
     assert made.text is not None and made.text.format is not None and made.text.format.type == "json_schema"
     client.responses.create(model="tiny", input="Where?", text={"format": {"type": "json_object"}}, max_output_tokens=4)
@@ -118,13 +118,13 @@ def test_a_format_holds_the_answer(client: openai.OpenAI, service: FakeService) 
 
 
 def test_logprobs_are_included_where_asked_for(client: openai.OpenAI) -> None:
-    """One for each token, with the likeliest beside it; the same streamed and whole."""
-    asked: dict[str, Any] = {"model": "words", "input": "Hi", "include": ["message.output_text.logprobs"]}
-    made = client.responses.create(**asked, top_logprobs=2)
+    """Each token has its logprob and the likeliest tokens, whether streamed or not."""
+    fields: dict[str, Any] = {"model": "words", "input": "Hi", "include": ["message.output_text.logprobs"]}
+    made = client.responses.create(**fields, top_logprobs=2)
     part: Any = made.output[0].content[0]  # type: ignore[union-attr]
     assert "".join(token.token for token in part.logprobs) == "No call."
     assert all(len(token.top_logprobs) == 2 for token in part.logprobs) and made.top_logprobs == 2
-    with client.responses.create(**asked, stream=True) as stream:
+    with client.responses.create(**fields, stream=True) as stream:
         deltas = [event for event in stream if event.type == "response.output_text.delta"]
     assert [token.token for event in deltas for token in event.logprobs] == [token.token for token in part.logprobs]
     plain: Any = client.responses.create(model="words", input="Hi").output[0]

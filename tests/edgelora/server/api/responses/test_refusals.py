@@ -1,4 +1,4 @@
-"""What the Responses API refuses, by the field at fault, and what it lets through because it asks for nothing."""
+"""The Responses API names the field at fault, and accepts values of unsupported fields that change nothing."""
 
 from __future__ import annotations
 

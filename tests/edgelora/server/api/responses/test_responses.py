@@ -16,8 +16,8 @@ from tests.support.service import FakeService
 ANSWER = "Hypertension is high blood pressure."
 
 
-def _prompt(service: FakeService, *said: tuple[str, str]) -> tuple[int, ...]:
-    return encode_chat([Message(role, text) for role, text in said], service.tokenizer)
+def _prompt(service: FakeService, *conversation: tuple[str, str]) -> tuple[int, ...]:
+    return encode_chat([Message(role, text) for role, text in conversation], service.tokenizer)
 
 
 def test_a_text_is_answered(client: openai.OpenAI) -> None:
@@ -34,8 +34,8 @@ def test_a_text_is_answered(client: openai.OpenAI) -> None:
     assert made.usage.total_tokens == made.usage.input_tokens + made.usage.output_tokens
 
 
-def test_cached_tokens_are_told(client: openai.OpenAI) -> None:
-    """What an earlier request has computed is not computed again, and the usage says so."""
+def test_cached_tokens_are_reported(client: openai.OpenAI) -> None:
+    """Tokens that an earlier request computed are reused, and the usage reports them."""
     for _ in range(2):
         made = client.responses.create(model="medical-faq", input="A question that is asked twice.")
     assert made.usage is not None and made.usage.input_tokens_details.cached_tokens > 10
@@ -55,8 +55,8 @@ def test_instructions_and_items_become_the_conversation(client: openai.OpenAI, s
         ],
     )  # fmt: skip
     system = ("system", "Be brief."), ("system", "No jokes.")
-    said = ("user", "Hi"), ("assistant", "a\nb"), ("user", "And?")
-    assert service.prompts[-1] == _prompt(service, *system, *said)
+    conversation = ("user", "Hi"), ("assistant", "a\nb"), ("user", "And?")
+    assert service.prompts[-1] == _prompt(service, *system, *conversation)
 
 
 def test_both_prefixes_have_one_memory(server: RunningServer) -> None:
@@ -74,8 +74,8 @@ def test_a_response_goes_on_from_another(client: openai.OpenAI, service: FakeSer
         model="medical-faq", input="Three?", instructions="New.", previous_response_id=second.id
     )
     assert third.previous_response_id == second.id
-    said = ("user", "One?"), ("assistant", ANSWER), ("user", "Two?"), ("assistant", ANSWER), ("user", "Three?")
-    assert service.prompts[-1] == _prompt(service, ("system", "New."), *said)
+    conversation = ("user", "One?"), ("assistant", ANSWER), ("user", "Two?"), ("assistant", ANSWER), ("user", "Three?")
+    assert service.prompts[-1] == _prompt(service, ("system", "New."), *conversation)
     again = client.responses.create(model="tiny", input="Other?", previous_response_id=first.id)
     assert again.output_text == "Hello from the base."
     assert service.prompts[-1] == _prompt(service, ("user", "One?"), ("assistant", ANSWER), ("user", "Other?"))
@@ -164,11 +164,11 @@ def test_bytes_of_a_stream(server: RunningServer) -> None:
 
 
 def test_input_tokens_are_counted(client: openai.OpenAI, service: FakeService) -> None:
-    """As many as the prompt would have, instructions and what went before included; the model may be left out."""
+    """The count includes instructions and earlier responses; the model may be left out."""
     first = client.responses.create(model="medical-faq", input="One?")
     counted = client.responses.input_tokens.count(input="Two?", instructions="New.", previous_response_id=first.id)
-    said = ("system", "New."), ("user", "One?"), ("assistant", ANSWER), ("user", "Two?")
-    assert counted.input_tokens == len(_prompt(service, *said))
+    conversation = ("system", "New."), ("user", "One?"), ("assistant", ANSWER), ("user", "Two?")
+    assert counted.input_tokens == len(_prompt(service, *conversation))
 
 
 def test_several_adapters_act(server: RunningServer) -> None:

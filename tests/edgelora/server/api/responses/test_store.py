@@ -20,26 +20,26 @@ class Clock:
 
 
 def _kept(number: int, *, text: str = "Hi", owner: str = "") -> StoredResponse:
-    said = MessageItem(id=f"msg_{number}", role="user", content=[InputText(text)])
+    message = MessageItem(id=f"msg_{number}", role="user", content=[InputText(text)])
     answer = MessageItem(id=f"msg_a{number}", role="assistant", content=[OutputText("Yes.")])
     response = ResponseObject(
         id=f"resp_{number}", created_at=0, status="completed", instructions=None, max_output_tokens=None, metadata={},
         model="tiny", output=[answer], previous_response_id=None, store=True, temperature=0.0, text={},
         parallel_tool_calls=True, tool_choice="auto", tools=[], top_p=1.0,
     )  # fmt: skip
-    return StoredResponse(response, (), (said,), owner)
+    return StoredResponse(response, (), (message,), owner)
 
 
 def _ids(store: ResponseStore) -> list[int]:
-    found = []
+    ids = []
     for number in range(20):
         with suppress(NotFound):
             store.get(f"resp_{number}", owner="")
-            found.append(number)
-    return found
+            ids.append(number)
+    return ids
 
 
-def test_what_is_kept_is_found_with_its_conversation() -> None:
+def test_a_stored_response_has_its_conversation() -> None:
     """In the order it was said: what was before, the input, the answer."""
     store = ResponseStore(ResponseStoreLimits(), clock=Clock())
     store.put(_kept(1))
@@ -85,7 +85,7 @@ def test_entries_expire_when_nobody_uses_them() -> None:
     assert len(store) == 0 and store.nbytes == 0
 
 
-def test_another_owner_is_not_told() -> None:
+def test_a_response_does_not_exist_for_another_owner() -> None:
     """Neither read nor removed: to others it is not there."""
     store = ResponseStore(ResponseStoreLimits(), clock=Clock())
     store.put(_kept(1, owner="ann"))

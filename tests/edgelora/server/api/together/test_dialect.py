@@ -1,4 +1,4 @@
-"""What Together's own clients are told in its words, and nobody else is."""
+"""Together's clients get replies in its dialect, and no other client does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AGENT = {"User-Agent": "Together/Python 2.42.0"}
 
 
 def test_whole_answers_have_a_prompt(server: RunningServer) -> None:
-    """Of a chat and of a text; to other clients they have none."""
+    """Chats and completions have one; other clients get none."""
     body = server.post("/v1/chat/completions", CHAT, AGENT).json
     assert body["prompt"] == [] and body["object"] == "chat.completion"
     text = {"model": "tiny", "prompt": "Hi", "max_tokens": 2}
@@ -26,16 +26,16 @@ def test_whole_answers_have_a_prompt(server: RunningServer) -> None:
 @pytest.mark.parametrize("agent", ["Together/Python 3.1.1", "AsyncTogether/Python 2.42.0", "OpenAI/Python 3.54.0"])
 def test_every_delta_has_a_role(server: RunningServer, agent: str) -> None:
     """OpenAI's have it in the first alone."""
-    asked = {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
-    frames = server.post("/v1/chat/completions", asked, {"User-Agent": agent}).body.decode().split("\n\n")[:-2]
+    body = {**CHAT, "stream": True, "stream_options": {"include_usage": True}}
+    frames = server.post("/v1/chat/completions", body, {"User-Agent": agent}).body.decode().split("\n\n")[:-2]
     deltas = [choice["delta"] for frame in frames for choice in json.loads(frame[6:])["choices"]]
     assert all("role" in delta for delta in deltas) is ("Together" in agent)
     assert "".join(delta.get("content", "") for delta in deltas) == "Hypertension is high blood pressure."
 
 
-def frames_of(server: RunningServer, path: str, asked: dict[str, Any]) -> list[dict[str, Any]]:
-    asked = {**asked, "stream": True, "stream_options": {"include_usage": True}}
-    lines = server.post(path, asked, AGENT).body.decode().split("\n\n")
+def frames_of(server: RunningServer, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
+    body = {**body, "stream": True, "stream_options": {"include_usage": True}}
+    lines = server.post(path, body, AGENT).body.decode().split("\n\n")
     assert lines[-2:] == ["data: [DONE]", ""]
     return [json.loads(line[6:]) for line in lines[:-2] if line.startswith("data: ")]
 
@@ -43,8 +43,8 @@ def frames_of(server: RunningServer, path: str, asked: dict[str, Any]) -> list[d
 @pytest.mark.parametrize("logprobs", [None, 2])
 def test_streamed_text_has_a_token_in_every_chunk(server: RunningServer, logprobs: int | None) -> None:
     """With the end and the usage in the last; scores stand in the choice only where they were asked for."""
-    asked = {"model": "me/a:v1", "prompt": "Hi", "logprobs": logprobs, "max_tokens": 6}
-    chunks = frames_of(server, "/v1/completions", asked)
+    body = {"model": "me/a:v1", "prompt": "Hi", "logprobs": logprobs, "max_tokens": 6}
+    chunks = frames_of(server, "/v1/completions", body)
     assert {chunk["object"] for chunk in chunks} == {"completion.chunk"}
     assert "".join(chunk["token"]["text"] for chunk in chunks) == "A name"
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == "A name"
@@ -57,18 +57,18 @@ def test_streamed_text_has_a_token_in_every_chunk(server: RunningServer, logprob
 
 def test_streamed_text_with_echo(server: RunningServer) -> None:
     """The prompt stands in the first token's chunk, though scores and it cannot both be asked for."""
-    asked = {"model": "me/a:v1", "prompt": "Hi: ", "echo": True, "max_tokens": 2}
-    chunks = frames_of(server, "/v1/completions", asked)
+    body = {"model": "me/a:v1", "prompt": "Hi: ", "echo": True, "max_tokens": 2}
+    chunks = frames_of(server, "/v1/completions", body)
     assert [(chunk["choices"][0]["text"], chunk["token"]["text"]) for chunk in chunks] == [("Hi: A", "A"), (" ", " ")]
 
 
 def test_a_number_of_logprobs_in_a_chat(server: RunningServer) -> None:
-    """As Together's clients ask; from others it is refused."""
+    """Together's clients may send a number; from others it is refused."""
     assert server.post("/v1/chat/completions", {**CHAT, "logprobs": 2}).status == 400
-    whole = server.post("/v1/chat/completions", {**CHAT, "logprobs": 2}, AGENT).json["choices"][0]["logprobs"]
-    assert "".join(whole["tokens"]) == "Hypertension is high blood pressure."
-    assert {len(one["top_logprobs"]) for one in whole["content"]} == {2}
+    unstreamed = server.post("/v1/chat/completions", {**CHAT, "logprobs": 2}, AGENT).json["choices"][0]["logprobs"]
+    assert "".join(unstreamed["tokens"]) == "Hypertension is high blood pressure."
+    assert {len(choice["top_logprobs"]) for choice in unstreamed["content"]} == {2}
     chunks = frames_of(server, "/v1/chat/completions", {**CHAT, "logprobs": 2})
-    told = [one for chunk in chunks for one in chunk["choices"] if one["logprobs"] is not None]
-    assert [one["logprobs"] for one in told] == whole["token_logprobs"]
-    assert [one["delta"]["token_id"] for one in told] == whole["token_ids"]
+    scored = [choice for chunk in chunks for choice in chunk["choices"] if choice["logprobs"] is not None]
+    assert [choice["logprobs"] for choice in scored] == unstreamed["token_logprobs"]
+    assert [choice["delta"]["token_id"] for choice in scored] == unstreamed["token_ids"]

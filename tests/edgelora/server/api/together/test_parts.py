@@ -1,4 +1,4 @@
-"""Uploads in pieces: what is asked for, and when it is all there."""
+"""Uploads in parts: what is asked for, and when it is all there."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from edgelora.core.errors import AdapterCorrupt, AdapterUnsupported, UsageError
-from edgelora.server.api.together.parts import MAX_PIECES, ReceivedParts, combined, make_plan
+from edgelora.server.api.together.parts import MAX_PARTS, ReceivedParts, combined, make_plan
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -16,29 +16,29 @@ def md5(data: bytes) -> str:
     return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
-def offered(*paths: str, pieces: int = 1) -> dict[str, tuple[str, int]]:
-    return {path: (md5(path.encode()), pieces) for path in paths}
+def offered(*paths: str, parts: int = 1) -> dict[str, tuple[str, int]]:
+    return {path: (md5(path.encode()), parts) for path in paths}
 
 
 def test_only_the_adapters_files_are_asked_for() -> None:
     """At the root or one folder down; tokenizers and the rest are not sent at all."""
     plan = make_plan(offered(CONFIG, WEIGHTS, "README.md", "tokenizer.json"))
-    assert [(file.path, file.name) for file in plan.wanted] == [(CONFIG, CONFIG), (WEIGHTS, WEIGHTS)]
+    assert [(file.path, file.name) for file in plan.files] == [(CONFIG, CONFIG), (WEIGHTS, WEIGHTS)]
     assert plan.skipped == ("README.md", "tokenizer.json")
     plan = make_plan(offered("sql/" + CONFIG, "sql/" + WEIGHTS))
-    assert [(file.path, file.name) for file in plan.wanted] == [("sql/" + CONFIG, CONFIG), ("sql/" + WEIGHTS, WEIGHTS)]
+    assert [(file.path, file.name) for file in plan.files] == [("sql/" + CONFIG, CONFIG), ("sql/" + WEIGHTS, WEIGHTS)]
 
 
 def test_mlx_lms_files_are_asked_for_too() -> None:
     """Checkpoints beside them are not."""
     plan = make_plan(offered(CONFIG, "adapters.safetensors", "0000100_adapters.safetensors"))
-    assert [file.name for file in plan.wanted] == [CONFIG, "adapters.safetensors"]
+    assert [file.name for file in plan.files] == [CONFIG, "adapters.safetensors"]
 
 
 def test_an_archive_is_one_file() -> None:
-    """Where the client offers an archive instead, that is asked for."""
+    """If the client offers an archive, the plan has that file."""
     plan = make_plan(offered("my/adapter.tar.gz", "README.md"))
-    assert [(file.path, file.name) for file in plan.wanted] == [("my/adapter.tar.gz", "upload")]
+    assert [(file.path, file.name) for file in plan.files] == [("my/adapter.tar.gz", "upload")]
 
 
 @pytest.mark.parametrize("paths", [("README.md",), (CONFIG,), ("a/b/c/" + CONFIG, "a/b/c/" + WEIGHTS)])
@@ -58,33 +58,33 @@ def test_a_pickle_and_several_adapters_are_refused() -> None:
 
 
 def test_too_much_is_refused() -> None:
-    """Files and pieces are bounded; a file of no pieces is no file."""
-    for files in ({}, offered(*(f"{n}.json" for n in range(257))), offered(CONFIG, WEIGHTS, pieces=MAX_PIECES + 1),
-                  offered(CONFIG, WEIGHTS, pieces=0)):  # fmt: skip
+    """Files and parts are bounded; a file of no parts is no file."""
+    for files in ({}, offered(*(f"{n}.json" for n in range(257))), offered(CONFIG, WEIGHTS, parts=MAX_PARTS + 1),
+                  offered(CONFIG, WEIGHTS, parts=0)):  # fmt: skip
         with pytest.raises(UsageError):
             make_plan(files)
 
 
-def test_the_ledger_knows_what_is_missing_and_what_is_wrong() -> None:
-    """A piece nobody asked for, one that did not come, and a file with another hash are each refused by name."""
+def test_missing_and_wrong_parts_are_named() -> None:
+    """A part nobody asked for, one that did not come, and a file with another hash are each refused by name."""
     parts = [md5(b"one"), md5(b"two")]
-    ledger = ReceivedParts(make_plan({CONFIG: (md5(b"{}"), 1), WEIGHTS: (combined(parts), 2)}))
-    for file, piece in ((0, 2), (1, 0), (2, 1), (-1, 1)):
+    received = ReceivedParts(make_plan({CONFIG: (md5(b"{}"), 1), WEIGHTS: (combined(parts), 2)}))
+    for file, part in ((0, 2), (1, 0), (2, 1), (-1, 1)):
         with pytest.raises(UsageError):
-            ledger.check(file, piece)
-    ledger.came |= {(0, 1): md5(b"{}"), (1, 2): parts[1]}
-    with pytest.raises(UsageError, match=r"adapter_model.safetensors the parts 1 "):
-        ledger.check_complete()
-    ledger.came[1, 1] = parts[0]
-    ledger.check_complete()
-    ledger.came[1, 1] = md5(b"other")
+            received.check(file, part)
+    received.hashes |= {(0, 1): md5(b"{}"), (1, 2): parts[1]}
+    with pytest.raises(UsageError, match=r"The parts 1 of adapter_model.safetensors are missing"):
+        received.check_complete()
+    received.hashes[1, 1] = parts[0]
+    received.check_complete()
+    received.hashes[1, 1] = md5(b"other")
     with pytest.raises(UsageError) as caught:
-        ledger.check_complete()
+        received.check_complete()
     assert caught.value.code == "upload_mismatch"
 
 
-def test_the_etag_of_several_pieces_is_as_object_stores_make_it() -> None:
-    """md5 of the md5s, with their number; of one piece its own."""
+def test_the_etag_of_several_parts_is_as_object_stores_make_it() -> None:
+    """md5 of the md5s, with their number; of one part its own."""
     assert combined([md5(b"a")]) == md5(b"a")
     joined = hashlib.md5(b"a", usedforsecurity=False).digest() + hashlib.md5(b"b", usedforsecurity=False).digest()
     assert combined([md5(b"a"), md5(b"b")]) == f"{md5(joined)}-2"

@@ -119,7 +119,7 @@ class Sending:
         return files
 
     def put(self, url: str, data: bytes) -> Any:
-        """As a bare HTTP client does: no key, no content type."""
+        """Send a part as a plain HTTP client does, without key and content type."""
         parts = urlsplit(url)
         return self.manager.server.request("PUT", f"{parts.path}?{parts.query}", data)
 

@@ -23,37 +23,39 @@ def delta(text: str, *tokens: ScoredToken) -> TextDelta:
 
 
 def caller() -> TogetherChatWriter:
-    return TogetherChatWriter(ChatWriter(ChatFormat(reader=lambda: ForcedCallParser(("a", "b")))))
+    return TogetherChatWriter(ChatWriter(ChatFormat(make_parser=lambda: ForcedCallParser(("a", "b")))))
 
 
-def calls_in(said: list[Delta]) -> list[tuple[Any, ...]]:
-    deltas: list[Any] = [one.fields["delta"] for one in said]
-    found = [call for each in deltas for call in each.get("tool_calls", ())]
-    assert all(call["id"] and call["type"] == "function" for call in found)
-    return [(call["index"], call["function"]["name"], call["function"]["arguments"]) for call in found]
+def calls_in(parts: list[Delta]) -> list[tuple[Any, ...]]:
+    deltas: list[Any] = [part.fields["delta"] for part in parts]
+    calls = [call for each in deltas for call in each.get("tool_calls", ())]
+    assert all(call["id"] and call["type"] == "function" for call in calls)
+    return [(call["index"], call["function"]["name"], call["function"]["arguments"]) for call in calls]
 
 
 def test_a_call_comes_whole() -> None:
     """In one chunk, as soon as another begins or the answer ends; nothing is told twice."""
     writer = caller()
-    told = [list(writer.more(TextDelta(text))) for text in CALLS]
-    assert [len(one) for one in told] == [0, 0, 1, 0] and calls_in(told[2]) == [(0, "a", '{"x": 1}')]
+    deltas = [list(writer.more(TextDelta(text))) for text in CALLS]
+    assert [len(parts) for parts in deltas] == [0, 0, 1, 0] and calls_in(deltas[2]) == [(0, "a", '{"x": 1}')]
     ending = writer.closing(FinishReason.STOP)
-    assert calls_in(list(ending.said)) == [(1, "b", "{}")]
-    assert ending.said[-1].fields == {"delta": {}} and ending.reason == "tool_calls"
+    assert calls_in(list(ending.deltas)) == [(1, "b", "{}")]
+    assert ending.deltas[-1].fields == {"delta": {}} and ending.reason == "tool_calls"
 
 
-def test_a_call_that_was_cut_is_told() -> None:
+def test_a_call_that_was_cut_short_is_sent() -> None:
     """With the arguments that there are, at the end."""
     writer = caller()
     assert all(not writer.more(TextDelta(text)) for text in CALLS[:2])
     ending = writer.closing(FinishReason.LENGTH)
-    assert calls_in(list(ending.said)) == [(0, "a", '{"x": ')] and ending.reason == "length"
+    assert calls_in(list(ending.deltas)) == [(0, "a", '{"x": ')] and ending.reason == "length"
 
 
 def test_calls_of_a_whole_answer_are_numbered() -> None:
     """OpenAI's have no index there."""
-    message: Any = caller().whole([TextDelta(text) for text in CALLS], FinishReason.STOP).said[-1].fields["message"]
+    message: Any = (
+        caller().whole_choice([TextDelta(text) for text in CALLS], FinishReason.STOP).deltas[-1].fields["message"]
+    )
     assert [call["index"] for call in message["tool_calls"]] == [0, 1]
 
 
@@ -72,11 +74,11 @@ def test_lists_of_a_whole_chat() -> None:
     """OpenAI's stay beside them; the one mapping of likeliest tokens is there where there is one token."""
     top = Candidate(9, b"?", -0.1)
     writer = TogetherChatWriter(ChatWriter(ChatFormat(logprobs=True)))
-    said = writer.whole([delta("ab", scored(b"a", 0, top), scored(b"b", 1, top))], FinishReason.STOP).said[-1]
-    scores: Any = said.logprobs
+    last = writer.whole_choice([delta("ab", scored(b"a", 0, top), scored(b"b", 1, top))], FinishReason.STOP).deltas[-1]
+    scores: Any = last.logprobs
     assert (scores["tokens"], scores["token_ids"], scores["token_logprobs"]) == (["a", "b"], [1, 1], [-0.5, -0.5])
     assert len(scores["content"]) == 2 and scores["top_logprobs"] is None
-    single = writer.whole([delta("a", scored(b"a", 0, top))], FinishReason.STOP).said[-1].logprobs
+    single = writer.whole_choice([delta("a", scored(b"a", 0, top))], FinishReason.STOP).deltas[-1].logprobs
     assert isinstance(single, dict) and single["top_logprobs"] == {"?": -0.1, "a": -0.5}
 
 
@@ -88,17 +90,17 @@ def test_streamed_text_is_a_token_late() -> None:
     assert first.fields["text"] == "Say: a" and first.logprobs is None
     assert not writer.more(delta("b"))
     ending = writer.closing(FinishReason.STOP)
-    assert ending.reason == "stop" and ending.said[-1].fields == {
+    assert ending.reason == "stop" and ending.deltas[-1].fields == {
         "text": "b",
         "token": {"id": 0, "logprob": -0.5, "special": True, "text": ""},
     }
 
 
 def test_an_answer_of_no_tokens_has_none() -> None:
-    """Which token ended it is not known: none is made up."""
+    """The token that ended the answer is not known, so the chunk has none."""
     writer = TogetherCompletionWriter(CompletionWriter("Say"))
     writer.opening()
-    assert writer.closing(FinishReason.STOP).said == (Delta({"text": "Say"}),)
+    assert writer.closing(FinishReason.STOP).deltas == (Delta({"text": "Say"}),)
 
 
 def test_text_is_shared_out_by_where_tokens_begin() -> None:

@@ -1,4 +1,4 @@
-"""A response that was understood and is being generated."""
+"""A response that is being generated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgelora.engine.stream import Stream
 from edgelora.runtime.interface import Runtime
 from edgelora.server.api.openai.chat import begin_chat
 from edgelora.server.api.openai.chat_writer import ChatFormat
-from edgelora.server.api.responses.as_chat import chat_body, in_our_words
+from edgelora.server.api.responses.as_chat import chat_body, with_own_field
 from edgelora.server.api.responses.body import ResponsesBody, input_items, new_id, parse_responses
 from edgelora.server.api.responses.store import ResponseStore, StoredResponse
 from edgelora.server.api.responses.types import Item, ResponseObject
@@ -23,42 +23,44 @@ from edgelora.server.auth.caller import caller
 class StartedResponse:
     body: ResponsesBody
     response: ResponseObject
-    """In progress, without output."""
+    """The response object, in progress and without output."""
     stream: Stream
     chat_format: ChatFormat
     before: tuple[Item, ...]
+    """The items of the conversation before the input."""
     inputs: tuple[Item, ...]
     owner: str
+    """The name of the caller's key."""
 
-    def kept(self, response: ResponseObject) -> StoredResponse:
+    def stored(self, response: ResponseObject) -> StoredResponse:
         return StoredResponse(response, self.before, self.inputs, self.owner)
 
 
-def begin(runtime: Runtime, store: ResponseStore, raw: dict[str, object]) -> StartedResponse:
-    """Parse a body and begin its answer. Blocking. Raises UsageError, NotFound and what the runtime raises."""
+def start(runtime: Runtime, store: ResponseStore, raw: dict[str, object]) -> StartedResponse:
+    """Parse a body and start its generation. Blocking. Raises UsageError, NotFound and what the runtime raises."""
     body = parse_responses(raw)
-    before, inputs, owner = said(store, body)
+    before, inputs, owner = conversation(store, body)
     try:
         started, chat_format = begin_chat(runtime, chat_body(raw, body, (*before, *inputs)))
     except EdgeloraError as error:
-        raise in_our_words(error) from None
+        raise with_own_field(error) from None
     return StartedResponse(body, _response(runtime, raw, body), started.streams[0], chat_format, before, inputs, owner)
 
 
-def said(store: ResponseStore, body: ResponsesBody) -> tuple[tuple[Item, ...], tuple[Item, ...], str]:
-    """The conversation before, the input, and whose they are. Raises UsageError and NotFound."""
+def conversation(store: ResponseStore, body: ResponsesBody) -> tuple[tuple[Item, ...], tuple[Item, ...], str]:
+    """Return the items before the input, the input, and the name of their owner. Raises UsageError and NotFound."""
     inputs, owner = input_items(body), caller().name
     if body.previous_response_id is None:
         return (), inputs, owner
     try:
-        kept = store.get(body.previous_response_id, owner=owner)
+        previous = store.get(body.previous_response_id, owner=owner)
     except EdgeloraError as error:
         error.param = "previous_response_id"
         raise
-    if kept.response.status == "in_progress":
-        message = "The response before is still being made."
-        raise UsageError("response_in_progress", message, "Wait for its end.", param="previous_response_id")
-    return kept.conversation, inputs, owner
+    if previous.response.status == "in_progress":
+        message = "The previous response is still in progress."
+        raise UsageError("response_in_progress", message, "Wait until it has ended.", param="previous_response_id")
+    return previous.conversation, inputs, owner
 
 
 def _response(runtime: Runtime, raw: Mapping[str, Any], body: ResponsesBody) -> ResponseObject:
@@ -87,5 +89,5 @@ def _response(runtime: Runtime, raw: Mapping[str, Any], body: ResponsesBody) -> 
 
 
 def _format(raw: Mapping[str, Any]) -> dict[str, Any]:
-    wanted = (raw.get("text") or {}).get("format")
-    return {"type": "text"} if wanted is None else dict(wanted)
+    text_format = (raw.get("text") or {}).get("format")
+    return {"type": "text"} if text_format is None else dict(text_format)
