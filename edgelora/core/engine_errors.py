@@ -1,4 +1,4 @@
-"""What the engine's readers are told where something other than their request went wrong. Pure."""
+"""Errors for the engine's clients where something other than their request went wrong. Pure."""
 
 from __future__ import annotations
 

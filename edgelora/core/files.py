@@ -29,7 +29,7 @@ _RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lp
 
 
 def valid_name(text: str) -> bool:
-    """Whether `text` may name an adapter or a base: safe as a file name on every system, and never a path."""
+    """Return whether `text` may name an adapter or a base: safe as a file name on every system, and never a path."""
     if not _NAME.fullmatch(text) or text.endswith("."):
         return False
     return text.partition(".")[0] not in _RESERVED
@@ -53,7 +53,7 @@ def suggest_name(text: str, *, kind: str) -> str:
 
 
 def valid_digest(text: str) -> bool:
-    """Whether `text` is a sha256 in small hex digits."""
+    """Return whether `text` is a sha256 in small hex digits."""
     return _DIGEST.fullmatch(text) is not None
 
 

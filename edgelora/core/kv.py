@@ -29,7 +29,7 @@ def parting(one: Key, other: Key) -> int:
 
 
 def common_length(one: list[int], other: list[int]) -> int:
-    """How many first tokens are the same. Halves the rest each time and compares slices: no Python per token."""
+    """Return the length of the common beginning. Bisects and compares slices: no Python per token."""
     same, unknown = 0, min(len(one), len(other))
     while same < unknown:
         middle = (same + unknown + 1) // 2

@@ -36,7 +36,7 @@ def split_weight(text: str) -> tuple[str, float]:
 
 
 def show_weight(use: AdapterUse) -> str:
-    """As `split_weight` reads it."""
+    """Format a weight so that `split_weight` reads it back."""
     return use.ref.name if use.weight == 1.0 else f"{use.ref.name}={use.weight:g}"
 
 

@@ -20,7 +20,7 @@ class Tokenizer(Protocol):
 
     @property
     def bos_text(self) -> str:
-        """How the template writes the beginning-of-text token; empty where there is none."""
+        """The beginning-of-text token as the template writes it; empty where there is none."""
         ...
 
     @property

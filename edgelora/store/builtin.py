@@ -33,7 +33,7 @@ TIMEOUT = 600.0
 
 
 class Source(Protocol):
-    """What `edgelora_models.builtin` offers."""
+    """The interface of `edgelora_models.builtin`."""
 
     @property
     def BASE_NAME(self) -> str: ...
@@ -44,10 +44,10 @@ class Source(Protocol):
 
 
 class _Marker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What has been installed so far, removed since or not."""
+    """Record of what has been installed so far, including what was removed since."""
 
     signature: str = ""
-    """Of the source files as last seen: where it is the same, there is nothing to do."""
+    """Signature of the source files; while it is the same, there is nothing to install."""
     bases: frozenset[str] = frozenset()
     """sha256 of each base file."""
     adapters: frozenset[str] = frozenset()

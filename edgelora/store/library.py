@@ -1,4 +1,4 @@
-"""What is installed: the bases and adapters on disk, nothing loaded. Owns what crosses their stores."""
+"""The library of installed bases and adapters, with the operations that concern several of its stores."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class KnownBase:
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """What is installed. The built-in base and its adapters are there after `open_library`."""
+    """The installed bases and adapters. The built-in ones are there after `open_library`."""
 
     settings: Settings
     bases: Bases

@@ -46,11 +46,11 @@ _FREE_SOME = "Delete files that are not needed (DELETE /v1/files/ID), or give th
 
 
 class UploadedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One uploaded file. Times in Unix seconds."""
+    """An uploaded file. Times are Unix seconds."""
 
     id: str
     filename: str
-    """As its sender called it; never part of a path."""
+    """File name given by the client; never part of a path."""
     purpose: str
     nbytes: int
     digest: str
@@ -60,7 +60,7 @@ class UploadedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Uploads:
-    """Everything below one folder, which is made on the first write. Thread-safe and process-safe."""
+    """The uploads below one folder, which is made on the first write. Thread-safe and process-safe."""
 
     def __init__(self, root: Path, *, budget_bytes: int, clock: Callable[[], float] = time.time) -> None:
         self._root = root
@@ -71,7 +71,7 @@ class Uploads:
         """Bytes that are being sent now."""
 
     def every(self) -> list[UploadedFile]:
-        """What has not expired, oldest first."""
+        """Return the files that have not expired, oldest first."""
         now = self._clock()
         return sorted((one for one in self._records() if one.expires > now), key=lambda one: (one.created, one.id))
 
@@ -228,7 +228,7 @@ class Incoming:
             self._file.write(data)
 
     def sync(self) -> Path:
-        """Everything written is on the disk: where it lies until `keep` or `close`. Nothing more is written."""
+        """Push everything written to the disk. Nothing more may be written before `keep` or `close`."""
         if self._file is None:
             self.write(b"")
         with storing(self._temp):

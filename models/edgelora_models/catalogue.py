@@ -16,12 +16,12 @@ Format = Literal["gguf", "mlx"]
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """One quantized form of a base in one repository."""
+    """A quantized build of a base in one repository."""
 
     format: Format
     repository: str
     files: tuple[str, ...]
-    """What must be there for the base to load: the GGUF file, or all files of the MLX folder."""
+    """Files needed to load the base: the GGUF file, or all files of the MLX folder."""
     quantization: str
     nbytes: int
     """About how large the download is."""
@@ -34,9 +34,9 @@ class Entry:
     name: str
     title: str
     licence: str
-    """Which licence holds for the weights, and where to read it."""
+    """Licence of the weights, and where to read it."""
     aliases: tuple[str, ...]
-    """What else people and hosted services call it."""
+    """Other names that people and hosted services use."""
     builds: tuple[Build, ...]
     temperature: float
     """The makers' sampling defaults (generation_config.json)."""

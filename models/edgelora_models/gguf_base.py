@@ -1,4 +1,4 @@
-"""Whether a GGUF header describes a Llama base llama.cpp can load without harm, and its shape.
+"""Checking that a GGUF header describes a Llama base that llama.cpp can load without harm, and reading its shape.
 
 llama.cpp is not the one to find out: a missing key or a tensor of another shape has crashed it, not failed. Every
 tensor is expected by name and shape, and no other may be there, as in llama.cpp's own count.

@@ -40,7 +40,7 @@ _AGAIN = "Fetch, copy or convert the file again; it may be cut short or changed.
 
 @dataclass(frozen=True, slots=True)
 class GgufTensor:
-    """One tensor's place and form."""
+    """A tensor's place, shape and type."""
 
     shape: tuple[int, ...]
     """In ggml's order `ne`: the row length first (numpy's shape reversed)."""
@@ -61,7 +61,7 @@ class GgufHeader:
     tensors: Mapping[str, GgufTensor]
     """By name, in the order of the data."""
     data_offset: int
-    """Where the data begins, in bytes from the start of the file."""
+    """Offset of the data in bytes from the start of the file."""
     file_size: int
     alignment: int
 

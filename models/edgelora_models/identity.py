@@ -1,4 +1,4 @@
-"""What a base is: its fingerprint and the facts shown to people, read from a GGUF file or a folder, no weights touched.
+"""The identity of a base: its fingerprint and facts for people, read from a GGUF file or a folder without its weights.
 
 A model as GGUF and the same model as a Hugging Face or MLX folder have equal fingerprints, so that an adapter made for
 one fits the other.
@@ -33,10 +33,10 @@ class BaseIdentity:
     quantization: str
     """Such as `Q4_K_M`, `4-bit, groups of 64` or `bfloat16`; for people."""
     nbytes: int
-    """Of the GGUF file, or of the folder's safetensors files."""
+    """Size of the GGUF file, or of the folder's safetensors files."""
     chat_template: str | None
     name: str | None
-    """What the file calls itself; for people."""
+    """Name that the file gives itself; for people."""
 
 
 def identify_gguf(path: Path) -> BaseIdentity:

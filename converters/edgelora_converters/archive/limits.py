@@ -1,4 +1,4 @@
-"""What every archive of an adapter must hold to: names, sizes, and how its two files are written. Owns no format.
+"""The limits on every archive of an adapter (names and sizes), and the writing of its two files. Owns no format.
 
 Only the two files of an adapter are ever written, under their own fixed names, straight into the caller's folder; every
 other member is checked by name and skipped. Sizes are counted while inflating, never believed.
@@ -17,7 +17,7 @@ from edgelora_models.errors import AdapterCorrupt, StorageError
 from edgelora_models.files import quoted
 
 MAX_TOTAL_BYTES = 4 << 30
-"""Of both files, inflated. Rank 128 on all modules of an 8B takes 1.3 GB as float32."""
+"""Largest size of both files, inflated. Rank 128 on all modules of an 8B takes 1.3 GB as float32."""
 MAX_RATIO = 200
 """Inflated bytes per compressed byte, above RATIO_FLOOR_BYTES. Trained weights hardly compress; JSON does tenfold."""
 RATIO_FLOOR_BYTES = 1 << 20
@@ -62,7 +62,7 @@ def chosen(names: Iterable[str]) -> dict[str, str]:
 
 
 class Budget:
-    """How many bytes may still be written."""
+    """The number of bytes that may still be written."""
 
     def __init__(self) -> None:
         self._left = MAX_TOTAL_BYTES

@@ -30,9 +30,9 @@ from edgelora_converters.archive.limits import (
 from edgelora_models.files import quoted, unreadable
 
 MAX_INFLATED_BYTES = 4 * MAX_TOTAL_BYTES
-"""Of the whole archive, with what is skipped: optimizer states may lie beside the adapter."""
+"""Largest size of the whole archive, skipped members included: optimizer states may lie beside the adapter."""
 MAX_EXTENDED_BYTES = 64 << 10
-"""Of one extended header, which holds a long name."""
+"""Largest extended header, which holds a long name."""
 
 _UNIT = 512
 _FILES, _FOLDER, _PAX, _PAX_GLOBAL, _LONG_NAME = (b"0", b"\0"), b"5", b"x", b"g", b"L"
@@ -74,7 +74,7 @@ def _opened(path: Path) -> Iterator[_Tar]:
 
 
 class _Tar:
-    """One pass over an inflated archive."""
+    """A single pass over an inflated archive."""
 
     def __init__(self, stream: gzip.GzipFile, *, compressed: int) -> None:
         self._stream = stream
@@ -83,7 +83,7 @@ class _Tar:
         self._left = 0
         """Bytes of the present member not yet read, its padding included."""
         self._size = 0
-        """Of those, bytes of content."""
+        """Bytes of content in it."""
 
     def members(self) -> Iterator[_Member]:
         """Every file and folder, checked; what is not read of one's content is skipped before the next."""
@@ -110,7 +110,7 @@ class _Tar:
             pass
 
     def content(self) -> Iterator[bytes]:
-        """What is left of the present member's bytes."""
+        """Yield the remaining bytes of the present member."""
         while self._size:
             block = self._read(min(self._size, BLOCK_BYTES))
             self._size -= len(block)

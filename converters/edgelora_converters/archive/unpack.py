@@ -22,7 +22,7 @@ _SUFFIXES = (".zip", ".tar.gz", ".tgz")
 
 
 def source_kind(path: Path) -> Container:
-    """Whether `path` is an adapter's folder or a zip or tar.gz of one, by what it is and not by its name.
+    """Return whether `path` is an adapter's folder or a zip or tar.gz of one, by its content and not by its name.
 
     Raises UsageError where there is nothing, AdapterUnsupported for other files.
     """

@@ -17,7 +17,7 @@ from edgelora_models.errors import AdapterCorrupt, AdapterUnsupported
 from edgelora_models.files import quoted, regular_size, unreadable
 
 MAX_DIRECTORY_BYTES = 1 << 20
-"""Of the list of members at the end of the file."""
+"""Largest central directory, the list of members at the end of the file."""
 
 # What zipfile lets through for damaged files, found by mutating them.
 _LIBRARY_ERRORS = (

@@ -45,7 +45,7 @@ class Checkpoint:
     config: BaseConfig
     weights: BaseWeights
     dtypes: Mapping[str, str]
-    """What each weight is stored in, such as `BF16`."""
+    """Stored type of each weight, such as `BF16`."""
 
     @property
     def parameters(self) -> int:
@@ -53,7 +53,7 @@ class Checkpoint:
 
     @property
     def nbytes(self) -> int:
-        """Of all weights as they are stored."""
+        """Size of all weights as they are stored."""
         return sum(math.prod(self.weights.shape(name)) * ITEMSIZE[dtype] for name, dtype in self.dtypes.items())
 
 

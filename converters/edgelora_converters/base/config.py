@@ -63,7 +63,7 @@ _PLAIN: Mapping[str, Callable[[Any], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class BaseConfig:
-    """What a conversion takes from config.json."""
+    """The values of config.json that a conversion uses."""
 
     shape: LlamaShape
     context_length: int

@@ -151,14 +151,14 @@ def _write_data(
 
 
 class _TensorReader:
-    """One tensor on its way: read in blocks of rows, digested, put in order, encoded."""
+    """Reads a tensor in blocks of rows, digests them, puts them in order and encodes them."""
 
     def __init__(self, checkpoint: Checkpoint, tensor: PlannedTensor) -> None:
         self._checkpoint = checkpoint
         self._tensor = tensor
         self._dtype = "F32" if tensor.source is None else checkpoint.dtypes[tensor.source]
         self.digest = WeightDigest(self._dtype, tensor.shape)
-        """Of what has been read so far."""
+        """Digest of the rows read so far."""
 
     def encoded(self) -> Iterator[NDArray[np.uint8]]:
         """The tensor's bytes in the file, in order."""

@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 BUFFER_BYTES = 96 << 20
-"""Of rows in memory at once; libllama's default is 8 GiB."""
+"""Bytes of rows in memory at once; libllama's default is 8 GiB."""
 _ERROR = 4
 """GGML_LOG_LEVEL_ERROR"""
 _TENSOR = re.compile(rb"\[ *(\d+)/ *(\d+)\]")

@@ -1,4 +1,4 @@
-"""How a Llama's rotary frequencies are scaled: from config.json (transformers 4 or 5) to divisors or the older keys.
+"""Scaling of a Llama's rotary frequencies: from config.json (transformers 4 or 5) to divisors or the older keys.
 
 Pure. llama.cpp takes the divisors as the tensor `rope_freqs.weight`; mlx-lm reads the two keys of transformers 4 only.
 """
@@ -32,10 +32,10 @@ class Rope:
     kind: str
     """`default`, `linear` or `llama3`"""
     numbers: Mapping[str, float]
-    """What the kind needs, by transformers' names."""
+    """Parameters of the kind, by transformers' names."""
 
     def factors(self, head_dim: int) -> NDArray[np.float32] | None:
-        """What each rotary frequency is divided by: [head_dim / 2], or None where nothing is scaled."""
+        """Return the divisor of each rotary frequency, [head_dim / 2]; None if nothing is scaled."""
         if self.kind == "default":
             return None
         if self.kind == "linear":

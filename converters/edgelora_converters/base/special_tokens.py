@@ -1,4 +1,4 @@
-"""Which tokens of a base begin a text, end it or a turn, or pad: from several files to GGUF's few keys. Pure."""
+"""The tokens of a base that begin a text, end it or a turn, or pad: from several files to GGUF's few keys. Pure."""
 
 from __future__ import annotations
 

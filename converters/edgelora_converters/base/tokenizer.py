@@ -23,7 +23,7 @@ NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """Everything that stands under `tokenizer.` in a GGUF base."""
+    """The values of all `tokenizer.` keys in a GGUF base."""
 
     pre: str
     """llama.cpp's name of the split pattern."""
@@ -121,7 +121,7 @@ def _merges(tokenizer: Mapping[str, Any], ids: Mapping[str, int]) -> list[str]:
 
 
 def _wrapping(tokenizer: Mapping[str, Any], settings: Mapping[str, Any], special: SpecialIds) -> tuple[bool, bool]:
-    """Whether the begin and the end token are put around a text."""
+    """Return whether the beginning and the end token are put around a text."""
     found = wrapping(tokenizer.get("post_processor"))
     if found is None:
         raise tokenizer_error("its post-processor does more than to add a begin and an end token")

@@ -15,7 +15,7 @@ _MODEL_OFF = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_
 
 
 def check_pipeline(tokenizer: Mapping[str, Any]) -> str | None:
-    """What keeps the stages other than the split from being plain byte-level BPE; None where nothing does."""
+    """Return why the stages other than the split are no plain byte-level BPE; None if they are."""
     model = tokenizer.get("model")
     if not isinstance(model, dict) or model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
         return "its model is not BPE"
@@ -35,7 +35,7 @@ def check_pipeline(tokenizer: Mapping[str, Any]) -> str | None:
 
 
 def byte_alphabet() -> list[str]:
-    """How byte-level BPE writes each byte 0..255 as one visible character."""
+    """Return the visible character that byte-level BPE writes for each byte 0..255."""
     visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     hidden = iter(range(256, 512))
     return [chr(byte if byte in visible else next(hidden)) for byte in range(256)]

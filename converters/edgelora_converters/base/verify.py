@@ -45,7 +45,7 @@ F32 is not there: whatever the source is stored in, it must come out of float32 
 
 @dataclass(frozen=True, slots=True)
 class BaseVerification:
-    """How near a written base is to its checkpoint. Distances are relative, in the Frobenius norm."""
+    """The distance between a written base and its checkpoint, relative, in the Frobenius norm."""
 
     tensors: int
     exact: int
@@ -55,7 +55,7 @@ class BaseVerification:
     worst: float
     worst_tensor: str
     kinds: Mapping[str, int]
-    """How many tensors are stored in each type."""
+    """Number of tensors stored in each type."""
 
 
 def verify_gguf(
@@ -89,7 +89,7 @@ def check_identity(written: BaseIdentity, checkpoint: Checkpoint) -> None:
 
 
 def failed(what: str, param: str | None = None) -> BaseError:
-    """What was written is not what was read: no fault of the checkpoint."""
+    """Return the error for a written base that differs from its checkpoint, which is no fault of the checkpoint."""
     remedy = "Nothing was kept. Choose a type with more bits; if that fails too, check the disk."
     return BaseError("base_conversion_failed", f"The written base is not its source: {what}.", remedy, param=param)
 
@@ -139,7 +139,7 @@ class Comparison:
         self._squares = (self._squares[0] + error, self._squares[1] + size)
 
     def proof(self) -> BaseVerification:
-        """Of all that was added. Raises BaseError where a weight was not."""
+        """Return the verification of everything added. Raises BaseError if a weight is missing."""
         if sum(self._kinds.values()) != len(self.checkpoint.weights.names):
             raise failed("weights are missing")
         kinds = dict(sorted(self._kinds.items()))

@@ -1,4 +1,4 @@
-"""Where a converted file comes from, as it says itself: written by every writer, read back and compared by the gate.
+"""The provenance that every writer puts into a converted file, and that the gate reads back and compares.
 
 Owns the words and where each format keeps them; the writers write them.
 """
@@ -21,11 +21,11 @@ from edgelora_models.fingerprint import BaseFingerprint
 from edgelora_models.gguf_header import read_header
 
 KEYS = ("base_fingerprint", "converter_version", "fold", "source_digest")
-"""What every converted file says: the base it was checked against, what made it, where the scale is, of what."""
+"""Provenance keys of every converted file: its base, its converter, where the scale is folded, and its source."""
 
 
 def facts(adapter: LoraAdapter, base: BaseFingerprint, *, converter: str) -> dict[str, str]:
-    """What `convert` has a writer put into a file, beside what each writer knows itself: source_digest and fold.
+    """Return the provenance that `convert` adds to what each writer knows itself (source_digest and fold).
 
     Nothing in it depends on this machine: the same input gives the same file everywhere.
     """
@@ -38,7 +38,8 @@ def facts(adapter: LoraAdapter, base: BaseFingerprint, *, converter: str) -> dic
 
 
 def read_provenance(path: Path) -> dict[str, str]:
-    """What a converted file (GGUF, edgelora's own) or folder (MLX, PEFT) says; empty where something else made it.
+    """Read the provenance of a converted file (GGUF, edgelora's own) or folder (MLX, PEFT); empty for other programs'
+    files.
 
     Raises AdapterError where it cannot be read at all, StorageError where the disk fails.
     """

@@ -1,4 +1,4 @@
-"""What kind of adapter a path holds, and reading it whatever it is. Owns the choice; each format has its own module."""
+"""Detecting the kind of adapter at a path, and reading it. Each format has its own module."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Rebuilt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What the gate saw. `worst` is the largest relative distance over all modules, `worst_target` that module."""
+    """The result of the gate: the largest relative distance over all modules, and the module it is of."""
 
     modules: int
     worst: float
@@ -208,7 +208,7 @@ def _rows_distance(target: Target, adapter: LoraAdapter, found: Rebuilt) -> floa
 
 
 def _vector_distance(target: Target, source: Vector | None, found: Vector | None) -> float:
-    """None is a vector of zeros."""
+    """Return the relative distance of two vectors; None stands for a vector of zeros."""
     if source is None and found is None:
         return 0.0
     if source is not None and found is not None and source.shape != found.shape:

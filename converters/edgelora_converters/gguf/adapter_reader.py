@@ -184,7 +184,7 @@ def _read_pair(file: BinaryIO, target: Target, halves: tuple[GgufTensor, GgufTen
 
 
 def _read_tensor(file: BinaryIO, name: str, tensor: GgufTensor) -> NDArray[Any]:
-    """As stored, finite."""
+    """Return a tensor in its stored type. Raises AdapterCorrupt for a value that is not finite."""
     kind = GGML_TYPES[tensor.type].name
     file.seek(tensor.offset)
     raw: NDArray[Any] = np.fromfile(file, dtype=DTYPES[kind], count=tensor.shape[0] * tensor.shape[1])

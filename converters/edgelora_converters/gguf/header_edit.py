@@ -48,7 +48,7 @@ def _infos(header: GgufHeader) -> bytes:
 
 
 def _start_of(infos: bytes, raw: bytes, path: Path, alignment: int) -> int:
-    """Where the infos begin: so that at most padding is between them and the data."""
+    """Return the offset at which the infos begin, so that at most padding is between them and the data."""
     for padding in range(alignment):
         start = len(raw) - padding - len(infos)
         if raw.startswith(infos, start):

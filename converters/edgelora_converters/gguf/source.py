@@ -133,7 +133,7 @@ def _values(file: BinaryIO, name: str, tensor: GgufTensor) -> NDArray[np.float32
 
 
 def _base_model(header: GgufHeader) -> str | None:
-    """What we, or llama.cpp's converter, noted of the base; for people."""
+    """Return the base's name as we, or llama.cpp's converter, noted it; for people."""
     said = (header.metadata.get(f"{PROVENANCE_PREFIX}trained_on"), header.metadata.get("general.base_model.0.name"))
     return next((name for name in said if isinstance(name, str) and name), None)
 

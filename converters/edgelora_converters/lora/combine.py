@@ -21,7 +21,7 @@ from edgelora_models.errors import AdapterIncompatible, AdapterUnsupported, Usag
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """One adapter with its weight. `name` is what errors and the result's metadata call it."""
+    """An adapter with its weight. `name` is used in errors and in the result's metadata."""
 
     name: str
     adapter: LoraAdapter
@@ -30,7 +30,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class ModuleLoss:
-    """What a module lost to a lower rank, relative to its whole delta (Frobenius)."""
+    """The loss of a module that was reduced to a lower rank, relative to its whole delta (Frobenius)."""
 
     path: str
     rank: int
@@ -42,9 +42,9 @@ class ModuleLoss:
 class Combination:
     adapter: LoraAdapter
     losses: tuple[ModuleLoss, ...]
-    """One for each module that was reduced; empty where the combination is exact."""
+    """Losses of the modules that were reduced; empty if the combination is exact."""
     error: float
-    """Of all modules together, relative Frobenius; 0.0 where the combination is exact."""
+    """Relative error of all modules together (Frobenius); 0.0 if the combination is exact."""
 
 
 def combine(parts: Sequence[Part], *, rank: int | None = None) -> Combination:

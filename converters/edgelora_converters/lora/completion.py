@@ -1,4 +1,5 @@
-"""What an adapter takes of the very base it will run on: DoRA's norms, and the rows that trainable tokens replace.
+"""Completing an adapter with values of the very base it will run on: DoRA's norms, and the rows that trainable tokens
+replace.
 
 An adapter read from PEFT lacks them; `complete` fills them in where the format needs them. Owns that choice, and what
 is noted of it; the mathematics is `dora` and `tokens`.
@@ -25,7 +26,7 @@ _MLX_BITS = frozenset({2, 4, 8})
 
 
 def needs_base(adapter: LoraAdapter) -> bool:
-    """Whether it takes anything of the base it will run on, in some format."""
+    """Return whether an adapter needs the base it will run on, in some format."""
     return is_dora(adapter) or bool(adapter.token_rows)
 
 

@@ -21,7 +21,7 @@ from edgelora_models.modules import EMBEDDING
 
 
 def is_dora(adapter: LoraAdapter) -> bool:
-    """Whether any of its modules has a magnitude."""
+    """Return whether any module of an adapter has a magnitude."""
     return any(pair.magnitude is not None for pair in adapter.pairs.values())
 
 

@@ -1,4 +1,5 @@
-"""What every writer does with a pair before any format: check it against the base, fold its scale. Owns no file."""
+"""Checks of every writer before any format: that a pair fits the base, and that its scale can be folded. Owns no
+file."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from edgelora_models.modules import EMBEDDING, LINEAR_MODULES, OUTER_MODULES
 from edgelora_models.shape import LlamaShape
 
 Part = Literal["dora", "dora_embedding", "lora_bias", "embedding_lora", "head_lora"]
-"""What an adapter may have beyond factors of a layer's linear modules."""
+"""Parts that an adapter may have beyond the factors of a layer's linear modules."""
 EVERY_PART: frozenset[Part] = frozenset(get_args(Part)) - {"dora_embedding"}
 """All that any format carries: PEFT's DoRA of an embedding scales its columns, which no runtime does."""
 

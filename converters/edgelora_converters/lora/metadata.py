@@ -1,4 +1,4 @@
-"""What a converted file says of itself in words, under `edgelora.`: taken out of its keys; how an aLoRA spells its own.
+"""The metadata of a converted file under `edgelora.`: reading its keys, and the form of an aLoRA's invocation tokens.
 
 Owns the spelling; which words there are, and that they are true, is `provenance`.
 """

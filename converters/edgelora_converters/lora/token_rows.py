@@ -20,7 +20,7 @@ from edgelora_models.errors import AdapterUnsupported
 from edgelora_models.modules import EMBEDDING, HEAD
 
 MAX_TOKENS = 256
-"""Of one module: each takes a row as long as the vocabulary."""
+"""Largest number of trained tokens of a module: each takes a row as long as the vocabulary."""
 
 _EMBEDDING, _HEAD = Target(None, EMBEDDING), Target(None, HEAD)
 

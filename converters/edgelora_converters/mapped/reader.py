@@ -29,7 +29,7 @@ from edgelora_models.modules import BY_GGUF, EMBEDDING, OUTER_MODULES
 from edgelora_models.shape import LlamaShape
 
 _PARTS = ("a", "b", "row_scale", "bias")
-"""Of a module, in the order of the file."""
+"""Tensors of a module, in the order of the file."""
 _OUTER = {module.gguf: module for module in OUTER_MODULES}
 
 _REMEDY_BASE = "Use the base it was made for; its conversion for this one is made from the PEFT adapter."
@@ -38,7 +38,7 @@ _REMEDY_AGAIN = "Delete the file: it is made again from the adapter when it is n
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MappedPair:
-    """One module's factors where they lie: views of the mapping, which lives as long as they do."""
+    """A module's factors as views of the mapping, which lives as long as they do."""
 
     a: NDArray[Any]
     """[rank, in], the embedding's [vocab, rank]: float32, float16, or bfloat16 as the uint16 of its bits."""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 SUFFIX = ".lora"
-"""Of such files' names. A reader goes by what stands in them."""
+"""Suffix of such files' names. A reader goes by the content."""
 KIND = "edgelora-lora"
 ARCHITECTURE = "edgelora"
 PLAIN_LAYOUT, LAYOUT = 1, 2
@@ -47,7 +47,7 @@ _ORDER = {module: number for number, module in enumerate((*LINEAR_MODULES, *OUTE
 
 
 def tensor_path(target: Target) -> str:
-    """What a pair's tensors are called, without `.a` and `.b`."""
+    """Return the name of a pair's tensors, without `.a` and `.b`."""
     return target.gguf_path.removesuffix(".weight")
 
 

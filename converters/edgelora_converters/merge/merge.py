@@ -36,7 +36,7 @@ QUANTIZED = 0.5
 
 @dataclass(frozen=True, slots=True)
 class MergedModule:
-    """One matrix of the merged base, beside the exact sum. See merge_rows.Tally."""
+    """A matrix of the merged base compared with the exact sum. See merge.rows.ErrorTally."""
 
     path: str
     error: float
@@ -48,13 +48,13 @@ class MergedModule:
 class MergeReport:
     modules: tuple[MergedModule, ...]
     error: float
-    """Of all merged matrices together: ||stored - exact|| / ||exact||, Frobenius."""
+    """Error of all merged matrices together: ||stored - exact|| / ||exact||, Frobenius."""
     noise: float
     """The same beside the change: ||stored - exact|| / ||exact - base||."""
     kept: float
-    """How much of the change is there along its own direction; 1.0 is all of it."""
+    """Share of the change that survived rounding, along its own direction; 1.0 is all of it."""
     nbytes: int
-    """Of the weights written."""
+    """Size of the weights written."""
 
 
 def merge(

@@ -1,4 +1,4 @@
-"""What adapters make of the rows of a base's weights. Owns the arithmetic, in float64; no file.
+"""The arithmetic of merging adapters into the rows of a base's weights, in float64. Owns no file.
 
 A plain adapter adds w s B A to W. DoRA's W becomes g (W + s B A) with g = m / ||W + s B A|| by rows, so that it adds
 w (g (W + s B A) - W). Every row needs its own row of W only, which is why a base can be merged block by block.
@@ -50,7 +50,7 @@ class Block:
     start: int
     before: NDArray[np.float32]
     after: Wide
-    """As it would be without rounding."""
+    """The row as it would be without rounding."""
 
 
 def merged_blocks(weights: BaseWeights, target: Target, acting: Sequence[tuple[LoraPair, float]]) -> Iterator[Block]:
@@ -98,7 +98,7 @@ def _step(target: Target, shape: LlamaShape, *, rows: int, width: int) -> int:
 
 @dataclass(slots=True)
 class ErrorTally:
-    """What became of the rows of a matrix, summed up block by block."""
+    """The errors of a matrix's rows, summed up block by block."""
 
     _wanted: float = field(default=0.0)
     _change: float = field(default=0.0)
@@ -132,7 +132,7 @@ class ErrorTally:
 
     @property
     def kept(self) -> float:
-        """How much of that change is there, along its own direction: 1.0 is all of it, 0.0 nothing."""
+        """Return the share of the change that survived, along its own direction: 1.0 is all of it, 0.0 nothing."""
         return _ratio(self._along, self._change) if self._change else 1.0
 
 

@@ -1,4 +1,5 @@
-"""What merging into any kind of file needs: rows in the type the base stores, bytes carried over. Owns no layout."""
+"""Shared steps of merging into any kind of file: rows in the type the base stores, bytes carried over. Owns no
+layout."""
 
 from __future__ import annotations
 

@@ -39,9 +39,9 @@ class _Config:
     scale: float
     dora: bool
     keys: frozenset[str] | None
-    """None: all linear modules."""
+    """Names of the selected modules; None for all linear modules."""
     last: int
-    """How many layers from the end; 0 or fewer are all."""
+    """Number of layers from the end; 0 or fewer select all."""
     base_model: str | None
 
 
@@ -96,7 +96,7 @@ def _read_config(path: Path) -> _Config:
 
 
 def _base_model(fields: Mapping[str, Any]) -> str | None:
-    """What mlx-lm's trainer, or we, noted of the base; for people."""
+    """Return the base's name as mlx-lm's trainer, or we, noted it; for people."""
     ours = fields.get("edgelora")
     said = (fields.get("model"), ours.get("trained_on") if isinstance(ours, dict) else None)
     return next((name for name in said if isinstance(name, str) and name), None)

@@ -43,7 +43,7 @@ Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 class Stored(NamedTuple):
-    """One module of a folder, the folder's scale in b, padding included."""
+    """A module of a folder, with the folder's scale in b, padding included."""
 
     a: NDArray[np.float32]
     """[in, rank]"""

@@ -24,7 +24,7 @@ Array = NDArray[Any]
 
 
 class Delta(NamedTuple):
-    """One module's delta: y becomes row_scale * (y + b @ a @ x) + bias. The embedding's x is one-hot."""
+    """A module's delta: y becomes row_scale * (y + b @ a @ x) + bias. The embedding's x is one-hot."""
 
     a: Array
     """[rank, in]; of the embedding [rank, vocab]."""
@@ -45,7 +45,7 @@ _EMBEDDING, _HEAD = Target(None, EMBEDDING), Target(None, HEAD)
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One adapter among several that act on a sequence, each with its own weight, from its own position on."""
+    """An adapter among several that act on a sequence, each with its own weight, from its own position on."""
 
     deltas: Deltas
     weight: float = 1.0
@@ -54,7 +54,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class LlamaConfig:
-    """What the forward pass needs beyond the weights."""
+    """The configuration that the forward pass needs beside the weights."""
 
     shape: LlamaShape
     norm_epsilon: float

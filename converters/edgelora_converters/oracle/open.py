@@ -47,7 +47,7 @@ def open_streamed(path: Path) -> Iterator[StreamedLlama]:
 
 
 def hf_config(config: Mapping[str, Any]) -> LlamaConfig:
-    """What the forward pass needs of a config.json, in the form of transformers 4 or 5. Raises BaseError."""
+    """Read from config.json what the forward pass needs, in the form of transformers 4 or 5. Raises BaseError."""
     try:
         shape = _hf_shape(config)
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}

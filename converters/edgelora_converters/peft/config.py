@@ -84,7 +84,7 @@ class PeftConfig:
     """A regular expression, or names; None where the file does not say."""
     exclude_modules: str | tuple[str, ...]
     layers_to_transform: frozenset[int] | None
-    """None is all layers."""
+    """Numbers of the adapted layers; None for all layers."""
     base_model: str | None
     peft_version: str | None
     invocation: tuple[int, ...] = ()
@@ -98,7 +98,7 @@ class PeftConfig:
     token_indices: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """By the path of embedding or head, the tokens whose rows are replaced."""
     initialisation: Initialisation | None = None
-    """Where it took something out of the base's weight; None is any other."""
+    """Initialisation that took something out of the base's weight; None for any other."""
     kasa: bool = False
     blocks: BlockDiagonal | None = None
     """BD-LoRA."""

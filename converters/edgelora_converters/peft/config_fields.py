@@ -33,7 +33,7 @@ def shown(value: Any) -> str:
 
 
 def is_off(value: Any) -> bool:
-    """Whether a field says nothing."""
+    """Return whether a field's value turns its feature off."""
     return value is None or value is False or value in ("", [], {})
 
 

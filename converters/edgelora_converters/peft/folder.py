@@ -1,4 +1,4 @@
-"""Where an adapter's two files are, and what a folder holds instead. Owns no format of theirs.
+"""Finding an adapter's two files, and explaining what a folder holds instead. Owns no format of theirs.
 
 PEFT saves the adapter called `default` into the folder itself, and any other into a folder below it that has the
 adapter's name. Trainers write checkpoints below it too, which are never taken in place of the adapter.
@@ -27,7 +27,8 @@ _CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
 def adapter_folder(names: Collection[str], *, where: str, depth: int = 1, mlx: bool = False) -> str:
-    """Where among a folder's, archive's or repository's files the adapter lies: "" for the root, else `some/folder/`.
+    """Return the folder of the adapter among a folder's, archive's or repository's files: "" for the root, else
+    `some/folder/`.
 
     `names` are paths with `/`; `where` names their place in messages. The highest folder with a configuration is taken,
     at most `depth` below the root, if it is the only one of its height. `mlx`: whether it may be mlx-lm's. Raises
@@ -96,7 +97,7 @@ def refuse_pickle(name: str) -> AdapterUnsupported:
 
 
 def _names(folder: Path) -> set[str]:
-    """What lies in a folder and one below it, as far as it matters here."""
+    """Return the relevant file names in a folder and one level below it."""
     found = {path.name for path in folder.iterdir()}
     return found | {f"{path.parent.name}/{path.name}" for path in folder.glob("*/adapter*")}
 

@@ -1,4 +1,5 @@
-"""How variants of LoRA store a module's two factors, and the way back to plain ones: [rank, in] and [out, rank]. Pure.
+"""The forms in which variants of LoRA store a module's two factors, and the way back to plain ones: [rank, in] and
+[out, rank]. Pure.
 
 Block-diagonal LoRA stores only the blocks on the diagonal; QALoRA stores one column for each group of inputs, which it
 averages; KaSA and AdaLoRA keep a factor for each rank apart. Exact: blocks are placed, columns repeated, and QALoRA's
@@ -27,12 +28,12 @@ class BlockDiagonal:
     b_in: tuple[str, ...]
     blocks: int
     strict: bool
-    """Whether every module must be in one of them."""
+    """True if every module must be in one of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How one module's factors are stored: A as [rank, in / (a_blocks * pool)], B as [out, rank / b_blocks]."""
+    """The stored form of a module's factors: A as [rank, in / (a_blocks * pool)], B as [out, rank / b_blocks]."""
 
     a_blocks: int = 1
     b_blocks: int = 1
@@ -60,7 +61,7 @@ class Form:
         return block_diagonal(stored, self.b_blocks)
 
     def gain(self, width: int) -> float:
-        """What the scale is multiplied by: QALoRA takes the mean of `pool` inputs times the number of groups."""
+        """Return the factor on the scale: QALoRA takes the mean of `pool` inputs times the number of groups."""
         return width / self.pool / self.pool if self.pool > 1 else 1.0
 
 

@@ -28,11 +28,11 @@ class Pattern:
     _node: pattern_nodes.Node
 
     def match(self, name: str, budget: Budget) -> bool:
-        """As `re.match`: from the start of `name` to anywhere."""
+        """Match as `re.match` does: from the start of `name`, to any end."""
         return self._node(pattern_nodes.Text(name, budget), 1) != 0
 
     def fullmatch(self, name: str, budget: Budget) -> bool:
-        """As `re.fullmatch`."""
+        """Match all of `name`, as `re.fullmatch` does."""
         text = pattern_nodes.Text(name, budget)
         return self._node(text, 1) & text.end != 0
 

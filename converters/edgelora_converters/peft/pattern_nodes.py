@@ -36,14 +36,14 @@ class Text:
 
 
 Node = Callable[[Text, int], int]
-"""From the set of beginnings to the set of ends."""
+"""Maps a set of match beginnings to the set of ends."""
 
 CATEGORIES: dict[str, Callable[[str], bool]] = {
     "d": str.isdecimal,
     "w": lambda c: c.isalnum() or c == "_",
     "s": str.isspace,
 }
-"""What \\d, \\w and \\s stand for."""
+"""Predicates for the character classes \\d, \\w and \\s."""
 
 
 def category(c: str) -> Callable[[str], bool]:

@@ -68,13 +68,13 @@ class ReadTensors(NamedTuple):
 
     config: PeftConfig
     pairs: Mapping[Target, LoraPair]
-    """As trained, made plain; each read, and its values checked, when it is asked for."""
+    """Pairs as trained, made plain; each is read, and its values checked, on access."""
     token_rows: Mapping[Target, TokenRows]
     """Rows that were replaced."""
     dropped: list[str]
     """The tensors that were found to be the base's own."""
     told: str
-    """What was done to the adapter before it was written, as its file tells."""
+    """Description of what was done to the adapter before it was written, from its file's metadata."""
 
 
 def opened(folder: Path, shape: LlamaShape) -> AbstractContextManager[ReadTensors]:
@@ -170,7 +170,7 @@ def _told(metadata: Mapping[str, str]) -> str:
 
 
 def _notes(config: PeftConfig, told: str, dropped: list[str], doubt: float) -> dict[str, str]:
-    """What was done beyond reading plain factors, for people."""
+    """Return notes for people on everything beyond reading plain factors."""
     taken = "KaSA" if config.kasa else config.initialisation
     own = {
         told: bool(told),

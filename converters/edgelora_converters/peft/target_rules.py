@@ -22,7 +22,8 @@ from edgelora_converters.peft.variants import AdaLora
 from edgelora_models.errors import AdapterCorrupt, AdapterUnsupported
 
 MAX_STEPS = 3_000_000
-"""Of matching expressions, for one adapter: about two seconds. Plain names, of which EVA writes hundreds, cost none."""
+"""Limit on steps of matching expressions for one adapter: about two seconds. Plain names, of which EVA writes hundreds,
+cost none."""
 
 _Rule = Callable[[PeftConfig, str, Budget], tuple[int, float]]
 """Rank and alpha of the module at a path."""
@@ -31,7 +32,7 @@ _Rule = Callable[[PeftConfig, str, Budget], tuple[int, float]]
 def selected(
     config: PeftConfig, targets: Iterable[Target], *, spelled: Callable[[str], str] = str
 ) -> frozenset[Target] | None:
-    """Those of `targets` that PEFT would adapt by this configuration; None where it does not say.
+    """Return those of `targets` that PEFT would adapt by this configuration; None if the configuration does not decide.
 
     `spelled` gives a module's path as the training had it, from its path in a plain Llama. Raises AdapterUnsupported
     where an expression is too costly to match.
@@ -77,7 +78,7 @@ def _adalora_scale(config: PeftConfig, own: AdaLora, path: str, rank: int) -> fl
 
 
 def _matched(config: PeftConfig, path: str) -> str:
-    """What PEFT matches patterns against: the parameter's path where a parameter was targeted."""
+    """Return the path that PEFT matches patterns against: the parameter's where a parameter was targeted."""
     return f"{path}.weight" if _is_parameter(config, path) else path
 
 
@@ -145,14 +146,15 @@ def _in_0_14(config: PeftConfig, path: str, budget: Budget) -> tuple[int, float]
 
 
 def _before_0_14(config: PeftConfig, path: str, budget: Budget) -> tuple[int, float]:
-    """One key was looked up in both patterns, so that a key of rank_pattern could hide one of alpha_pattern."""
+    """Rule before 0.14: a single key was looked up in both patterns, so that a key of rank_pattern could hide one of
+    alpha_pattern."""
     keys = chain(config.rank_pattern, config.alpha_pattern)
     key = next((key for key in keys if _hits(key, path, budget, whole=False)), path)
     return config.rank_pattern.get(key, config.rank), config.alpha_pattern.get(key, config.alpha)
 
 
 def _hits(key: str, path: str, budget: Budget, *, whole: bool) -> bool:
-    """Whether a pattern's key matches a path: its end after a dot, or since 0.15 also the `whole` of it."""
+    """Return whether a pattern's key matches a path: its end after a dot, or since 0.15 also the `whole` of it."""
     if PLAIN_KEY.fullmatch(key) is None:
         return compile_pattern(rf"(.*\.)?({key})$" if whole else rf".*\.{key}$").match(path, budget)
     start = len(path) - len(key)

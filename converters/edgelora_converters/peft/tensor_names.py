@@ -40,7 +40,7 @@ Leaf = Literal[
     "weight",
     "bias",
 ]
-"""What a tensor is to its module, in PEFT's words. `base_layer.*` is a frozen copy of the base's own, whatever wraps it
+"""Role of a tensor in its module, in PEFT's words. `base_layer.*` is a frozen copy of the base's own, whatever wraps it
 (`original_module` for modules_to_save); `weight` and `bias` are what modules_to_save or bias trained in its place.
 AdaLoRA writes its `lora_A` and `lora_B` without `.weight`."""
 
@@ -92,16 +92,16 @@ def _spellings() -> Iterator[tuple[str, Leaf]]:
 _SPELLINGS: Mapping[str, Leaf] = dict(_spellings())
 
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module"})
-"""What torch.compile, FSDP, activation checkpointing and DistributedDataParallel put between two modules."""
+"""Path components that torch.compile, FSDP, activation checkpointing and DistributedDataParallel insert."""
 _PREFIX = "base_model.model."
 
 _ROOTS = ("model", "language_model.model", "model.language_model")
-"""What stands for `model` in a path: plain; multimodal models before and since transformers 4.52."""
+"""Paths that stand for `model`: plain; multimodal models before and since transformers 4.52."""
 _HEAD_ROOTS: Mapping[str, tuple[str, ...]] = {
     "lm_head": ("model", "model.language_model"),
     "language_model.lm_head": ("language_model.model",),
 }
-"""How the head is written beside which roots."""
+"""Names of the head beside each root."""
 
 _LAYER = r"layers\.(?:0|[1-9][0-9]{0,4})"
 _LINEAR = "|".join(re.escape(module.hf) for module in LINEAR_MODULES)
@@ -125,7 +125,7 @@ class Names:
     unknown: tuple[str, ...]
     """Names that are no leaf of a Llama's module, as they stand in the file."""
     root: str
-    """What the training had in place of `model` in the modules' paths; PEFT matches expressions against that."""
+    """Path that the training had in place of `model`; PEFT matches expressions against it."""
 
     def spelled(self, path: str) -> str:
         """A module's path as the training had it."""
@@ -140,7 +140,7 @@ class Names:
 
 @dataclass(frozen=True, slots=True)
 class _Parsed:
-    """One name, taken apart."""
+    """A tensor's name, parsed."""
 
     module: str
     leaf: Leaf
@@ -175,7 +175,7 @@ def sort_names(names: Iterable[str]) -> Names:
 
 
 def kind_of(path: str) -> Kind:
-    """What kind of module a path of `Names.modules` is."""
+    """Return the kind of module at a path of `Names.modules`."""
     if path in ("lm_head", "model.embed_tokens"):
         return "head" if path == "lm_head" else "embedding"
     return "norm" if path.endswith("norm") else "linear"

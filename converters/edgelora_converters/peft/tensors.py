@@ -1,4 +1,4 @@
-"""Which of a file's tensors make up an adapter, and whether their shapes are a base's. Reads no values.
+"""Sorting a file's tensors into modules, and checking their shapes against a base. Reads no values.
 
 Every tensor is claimed for a module, known to be of the training alone, left to be compared with the base, or a reason
 to refuse the adapter: nothing that was trained is dropped in silence. `peft_names` owns the names.
@@ -53,7 +53,7 @@ class Stored:
     a: str
     b: str
     factors: str | None = None
-    """One number for each rank: KaSA's lora_diag, AdaLoRA's lora_E."""
+    """Vector with a number for each rank: KaSA's lora_diag, AdaLoRA's lora_E."""
     magnitude: str | None = None
     bias: str | None = None
 

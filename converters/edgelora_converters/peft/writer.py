@@ -30,9 +30,9 @@ from edgelora_models.shape import LlamaShape
 from edgelora_models.storage import staged
 
 PEFT_VERSION = "0.21.2"
-"""Whose meaning of the configuration is written; readers of patterns need to know."""
+"""PEFT version whose meaning of the configuration is written; readers of patterns need to know."""
 MAX_ALPHA = 1e6
-"""What our own reader takes; a larger scale goes into lora_B."""
+"""Largest alpha that our own reader takes; a larger scale goes into lora_B."""
 
 
 def write(adapter: LoraAdapter, shape: LlamaShape, out: Path, *, provenance: Mapping[str, str]) -> None:

@@ -84,7 +84,7 @@ def _fp8(dtype: str) -> NDArray[np.float32]:
 
 
 def holds(values: NDArray[np.float32], kind: Kind) -> bool:
-    """Whether every one of `values` is exact in `kind`."""
+    """Return whether every one of `values` is exact in `kind`."""
     if kind == "BF16":
         return not (values.view(np.uint32) & 0xFFFF).any()
     return same_bits(widened(stored(values, kind)), values)

@@ -13,7 +13,7 @@ from edgelora_models.modules import LINEAR_MODULES
 from edgelora_models.shape import LlamaShape
 
 BLOCK_BYTES = 16 << 20
-"""Of float32 rows in one block of `row_blocks`."""
+"""Bytes of float32 rows in one block of `row_blocks`."""
 
 
 class BaseWeights(Protocol):
@@ -28,15 +28,15 @@ class BaseWeights(Protocol):
 
     @property
     def exact(self) -> bool:
-        """Whether every weight is as trained (F32, F16, BF16). False: some are dequantized, so near the trained ones
-        only, and what is computed from them is right for this quantized base and for no other."""
+        """True if every weight is as trained (F32, F16, BF16). Otherwise some are dequantized and only near the trained
+        ones, and what is computed from them is right for this quantized base and for no other."""
 
     def is_exact(self, name: str) -> bool:
-        """Whether this one weight is as trained: norms are, in quantized files too."""
+        """Return whether a single weight is as trained: norms are, in quantized files too."""
 
     @property
     def precision(self) -> str:
-        """What the matrices are stored in, for people: such as `BF16` or `Q4_K, Q6_K`."""
+        """Stored types of the matrices, for people: such as `BF16` or `Q4_K, Q6_K`."""
 
     @property
     def names(self) -> tuple[str, ...]:

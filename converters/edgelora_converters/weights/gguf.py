@@ -37,7 +37,7 @@ _OUTER = {
 
 @dataclass(frozen=True, slots=True)
 class GgufName:
-    """Where a weight is in a GGUF file."""
+    """The place of a weight in a GGUF file."""
 
     name: str
     heads: int | None
@@ -99,7 +99,8 @@ class GgufWeights(AbstractContextManager["GgufWeights"]):
         return self.rows(name, 0, self.shape(name)[0])
 
     def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """As BaseWeights. Of an interleaved matrix whole heads are read: at most one more at either end."""
+        """Read rows as BaseWeights describes. Of an interleaved matrix whole heads are read: at most one more at either
+        end."""
         at = self._at(name)
         if at.heads is None:
             return self._stored_rows(at.name, start, stop)

@@ -34,12 +34,12 @@ logger = logging.getLogger(__name__)
 
 DESCRIPTION = "conversion.json"
 MAIN = {"mapped": "adapter.lora", "gguf": "adapter.gguf", "mlx": "adapter"}
-"""What a backend opens: a folder for MLX, else a file."""
+"""Names of the converted file by format; for MLX it is a folder."""
 USUAL: Mapping[str, AdapterFormat] = {"gguf": "mapped", "mlx": "mlx"}
 """By a base's format, what its backend wants as a rule; another one is made when it is asked for."""
 _FOR_MLX_TOO: AdapterFormat = "mapped"
-"""What mlx-lm's folder cannot say (an aLoRA, lora_bias, DoRA of some modules alone, the head of a tied base) is kept in
-edgelora's own layout, which the MLX backend reads as well."""
+"""Fallback for an MLX base: edgelora's own layout carries what mlx-lm's folder cannot (aLoRA, lora_bias, DoRA of some
+modules alone, the head of a tied base), and the MLX backend reads it as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Converted:
 
 @dataclass(frozen=True, slots=True)
 class ConversionTarget:
-    """What a version is converted to."""
+    """The format and base that a version is converted for."""
 
     to: AdapterFormat
     base: BaseFingerprint
@@ -91,7 +91,7 @@ def every(layout: AdapterLayout, digest: str) -> tuple[Converted, ...]:
 
 
 def read(folder: Path) -> Conversion | None:
-    """What a folder's description says, where every file it names is there in full length."""
+    """Read a folder's description; None unless every file it names is there in full length."""
     try:
         conversion = decode_conversion((folder / DESCRIPTION).read_bytes())
         sizes = [stored_path(folder, file).stat().st_size for file in conversion.files]

@@ -1,4 +1,4 @@
-"""What is written down of an adapter that was read, and how one is told of that does not fit. Owns no file."""
+"""Describing an adapter for its manifest, and naming adapter and base in errors about incompatible shapes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where each thing of the store lies below its root. Pure paths; touches no disk."""
+"""The paths of everything below the store's root. Pure; touches no disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the store writes down about an adapter: its versions, and which of them each alias means.
+"""The manifest of an adapter: its versions, and the version that each alias means.
 
 Immutable values and their JSON, with a closed schema. Owns no file and no path; see `store`.
 """
@@ -27,7 +27,7 @@ Number = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class StoredFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One file of an adapter, as it was checked in."""
+    """A file of an adapter, as it was added."""
 
     name: str
     """Path below its folder, with `/`."""
@@ -47,11 +47,12 @@ class Conversion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Version of the converter; another one converts again."""
     files: tuple[StoredFile, ...]
     memory_bytes: Count
-    """What it takes when loaded."""
+    """Bytes that the adapter takes in memory."""
     worst_error: float
     """Largest relative error of any module against the source."""
     weights: str = ""
-    """Which file of the base it was made with (BaseRecord.weights_key), where it depends on the base's own weights."""
+    """BaseRecord.weights_key of the base's file that it was made with; empty where the conversion needs no base
+    weights."""
 
     @property
     def nbytes(self) -> int:
@@ -59,7 +60,7 @@ class Conversion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One immutable content of an adapter."""
+    """An immutable content of an adapter."""
 
     number: Number
     """1, 2, 3 and so on, never given twice while the adapter stays installed."""
@@ -70,7 +71,7 @@ class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: tuple[StoredFile, ...]
     """The PEFT files, kept as blobs."""
     base_model: str | None
-    """What the adapter's own config calls its base; a hint for people."""
+    """The base's name in the adapter's own configuration; a hint for people."""
     base_name: str
     """The installed base it was added for."""
     base_fingerprint: Digest
@@ -87,10 +88,10 @@ class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     invocation: tuple[Count, ...] = ()
     """aLoRA: the token ids it acts from on. Empty is plain LoRA."""
     needs_base: bool = False
-    """Whether it takes something of the base's own weights (DoRA's norms, the rows that trainable tokens replace): then
-    every file of a base has a conversion of its own."""
+    """True if the adapter needs the base's own weights (for DoRA's norms, or the rows that trainable tokens replace).
+    Every file of a base then has a conversion of its own."""
     treatment: str = ""
-    """What was done to its factors before they were plain ones, in words; mostly nothing."""
+    """Description of the steps that made its factors plain ones; empty for most adapters."""
     origin: str = ""
     """`hub:<repository>@<commit>` where it was pulled, `upload` or `upload:<file id>` where a client of the server sent
     it, `loaded` where one had it loaded from this machine (`offers.py`); empty for what was added here otherwise."""
@@ -109,12 +110,12 @@ class AdapterManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     aliases: dict[str, int]
     """Movable names to version numbers."""
     next_number: Number
-    """What the next new version will be called; not reused when the last one is removed."""
+    """Number of the next new version; not reused when the last one is removed."""
     schema: Literal[1] = 1
 
     @property
     def latest(self) -> Version:
-        """What the bare name means."""
+        """The version that the bare name means."""
         return self._numbered(self.aliases[LATEST])
 
     def find(self, selector: str) -> Version:
@@ -220,7 +221,7 @@ def damaged(path: Path, why: str) -> StorageError:
 
 
 def _problems(manifest: AdapterManifest, stem: str) -> Iterable[str]:
-    """What the schema alone cannot say."""
+    """Yield the violations that the schema alone cannot express."""
     numbers = [version.number for version in manifest.versions]
     if manifest.name != stem or not valid_name(manifest.name):
         yield f"it names the adapter {manifest.name!r}"

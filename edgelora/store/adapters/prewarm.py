@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Prewarmed:
-    """What was done for one adapter, in seconds of wall time."""
+    """The outcome for one adapter, with durations in seconds of wall time."""
 
     ref: AdapterRef
     number: int
-    """Of the version."""
+    """Number of the version."""
     converted: bool
-    """Whether it had to be converted for this base."""
+    """True if it had to be converted for this base."""
     convert_seconds: float
     read_seconds: float
     nbytes: int

@@ -20,13 +20,13 @@ _log = logging.getLogger(__name__)
 
 
 class Quarantined(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One version."""
+    """A version that is not run any more."""
 
     name: str
     version: str
     """sha256 hex of its source."""
     why: str
-    """How the engine ended the last time."""
+    """Reason that the engine's process ended with, the last time."""
     since: float
     """Unix seconds."""
 
@@ -49,7 +49,7 @@ class Quarantine:
             )
 
     def find(self, version: str) -> Quarantined | None:
-        """What is known of a version; None where it may run."""
+        """Return the record of a quarantined version; None where it may run."""
         if not valid_digest(version):
             return None
         try:
@@ -64,7 +64,7 @@ class Quarantine:
             return Quarantined("", version, "its record is damaged", 0.0)
 
     def add(self, ref: AdapterRef, why: str) -> None:
-        """From now on. Raises StorageError."""
+        """Put a version into quarantine, at once for every process. Raises StorageError."""
         record = Quarantined(ref.name, ref.version, why, time.time())
         with storing(self._folder):
             make_folder(self._folder)

@@ -1,4 +1,4 @@
-"""From a folder, zip or tar.gz of the user's to a private copy that cannot change any more. Owns no format.
+"""Copying an adapter from the user's folder, zip or tar.gz to a private copy that cannot change any more.
 
 Everything after this reads the copy: what was checked is what is kept and converted.
 """

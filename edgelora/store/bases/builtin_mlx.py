@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgelora.store.bases.registry import Bases
 
 TYPE = "f32"
-"""Of its weights: 18 MB, and nothing is rounded."""
+"""Type of its weights: 18 MB, and nothing is rounded."""
 TIMEOUT = 600.0
 """Seconds to wait for another process that is converting it."""
 

@@ -1,4 +1,4 @@
-"""What a base is called: its own name, its aliases, and what the catalogue knows the same base as. Pure."""
+"""The names of a base: its own, its aliases, and those in the catalogue. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class NamedBase(Protocol):
 
 
 def goes_by(base: NamedBase, name: str) -> bool:
-    """Whether `name` means `base`: one of its own names as written, or, in any case, one of the catalogue's for it.
+    """Return whether `name` means `base`: as one of its own names, exactly, or as one of the catalogue's, in any case.
 
     A base that was pulled before the catalogue knew a name is called by it all the same.
     """

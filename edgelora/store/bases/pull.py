@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edgelora.store.hub.client import Listing
 
 PREFERRED = "Q4_K_M"
-"""Which GGUF to take where a repository has several."""
+"""Quantization to choose where a repository has several GGUF files."""
 BUSY_TIMEOUT = 2.0
 """Seconds to wait for another process that downloads the same base."""
 
@@ -37,13 +37,13 @@ _MLX_SUFFIXES = {".json", ".safetensors", ".model", ".jinja"}
 
 @dataclass(frozen=True, slots=True)
 class _PullTarget:
-    """What to pull and how to call it."""
+    """The files to pull and the name to install them under."""
 
     repository: str
     revision: str | None
     name: str
     files: tuple[str, ...] | None
-    """None: to be chosen from the listing."""
+    """Names of the files; None if they are to be chosen from the repository's listing."""
     aliases: tuple[str, ...] = ()
     temperature: float = 0.0
     top_p: float = 1.0

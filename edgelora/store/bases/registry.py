@@ -40,7 +40,7 @@ class Bases:
 
     @property
     def downloads(self) -> Path:
-        """Where `pull` puts model files; the only ones that `remove` deletes."""
+        """The folder that `pull` puts model files in; `remove` deletes files only there."""
         return self.directories.cache / "bases"
 
     def names(self) -> tuple[str, ...]:
@@ -165,7 +165,7 @@ class Bases:
 
 
 def identify(path: Path) -> BaseIdentity:
-    """What a GGUF file or MLX folder is. Raises BaseError."""
+    """Identify a GGUF file or MLX folder. Raises BaseError."""
     from edgelora_models.identity import identify_folder, identify_gguf
 
     return identify_folder(path) if path.is_dir() else identify_gguf(path)

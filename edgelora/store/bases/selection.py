@@ -1,4 +1,4 @@
-"""Which installed base is opened: by the name that was given, and by the backend that was.
+"""Choosing the installed base to open, by the name and the backend that were requested.
 
 A backend runs one format: llama.cpp a GGUF file, MLX an MLX folder. Where a base of the other format is named, another
 form of the same model (one with the same fingerprint) stands in for it, if one is installed. Adapters know no

@@ -43,16 +43,16 @@ class CacheRequest:
     revision: str = "main"
     """A branch, tag or commit."""
     subfolder: str | None = None
-    """Where in the repository it lies; None: at its root, or in the only folder with one."""
+    """Folder of the adapter in the repository; None for the root, or for the only folder with an adapter."""
 
     @classmethod
     def parse(cls, text: str, subfolder: str | None = None) -> CacheRequest | None:
-        """From `organization/name[@revision]`; None where that is something else."""
+        """Parse `organization/name[@revision]`; None for anything else."""
         match = _NAME.fullmatch(text)
         return None if match is None else cls(match[1], match[2] or "main", subfolder and subfolder.strip("/"))
 
     def of(self, names: Collection[str]) -> list[str]:
-        """Of a repository's file names those to look at, without the subfolder."""
+        """Return those of a repository's file names that are relevant, without the subfolder."""
         start = "" if self.subfolder is None else f"{self.subfolder}/"
         return [name.removeprefix(start) for name in names if name.startswith(start)]
 
@@ -64,7 +64,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was pulled last for one `CacheRequest`."""
+    """The latest pull for one `CacheRequest`."""
 
     repository: str
     revision: str
@@ -86,11 +86,11 @@ class Fetched:
     origin: str
     """`hub:<repository>@<commit>`, as a base's record has it."""
     fetched: float
-    """When they came, Unix seconds."""
+    """Time of the pull, Unix seconds."""
 
 
 class AdapterCache:
-    """Everything below one folder, which is made on the first write. Thread-safe and process-safe."""
+    """The cache below one folder, which is made on the first write. Thread-safe and process-safe."""
 
     def __init__(self, root: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._root = root
@@ -138,7 +138,7 @@ class AdapterCache:
         return self._fetched(record)
 
     def find(self, wanted: CacheRequest) -> Fetched | None:
-        """What an earlier `fetch` brought, every byte checked; None where it did not or something is amiss."""
+        """Return what an earlier `fetch` brought, every byte checked; None if it is missing or damaged."""
         for record in self._records(self._place(wanted.repository)):
             same = (record.repository, record.subfolder) == (wanted.repository, wanted.subfolder)
             if same and wanted.revision in (record.revision, record.commit):
@@ -178,7 +178,7 @@ class AdapterCache:
 
 
 def holds_adapter(wanted: CacheRequest, names: Collection[str]) -> bool:
-    """Whether a repository with files of these names is an adapter's, or claims to be."""
+    """Return whether files of these names are an adapter's, or claim to be."""
     from edgelora_converters.peft.config import CONFIG_NAME
 
     return any(name.rpartition("/")[2] == CONFIG_NAME and name.count("/") <= 1 for name in wanted.of(names))

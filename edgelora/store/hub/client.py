@@ -26,7 +26,7 @@ _BY_HAND = "copy the files here: edgelora base add PATH for a model, edgelora ad
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One commit of a repository."""
+    """The files of a repository at one commit."""
 
     repository: str
     commit: str
@@ -45,7 +45,7 @@ class Hub:
         self._token = token
 
     def listing(self, repository: str, revision: str | None = None) -> Listing:
-        """What a repository holds at `revision` (default: its main branch).
+        """List a repository's files at `revision` (default: its main branch).
 
         Raises NotFound, BaseError for a repository this user may not read, Offline.
         """

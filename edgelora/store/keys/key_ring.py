@@ -1,4 +1,4 @@
-"""What a running server knows of token and keys: read when it starts, and again whenever a file changes."""
+"""The token and keys of a running server: read when it starts, and again whenever a file changes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class KeyRing:
 
     @property
     def in_use(self) -> bool:
-        """Whether there is any key, expired ones included: an expiry must not open a server."""
+        """Return whether there is any key, expired ones included: an expiry must not open a server."""
         return bool(self._keys.get())
 
     def is_token(self, given: Sequence[str]) -> bool:
-        """Whether one of the digests is the token's."""
+        """Return whether one of the digests is the management token's."""
         token = self._token.get()
         return bool(token) & any(hmac.compare_digest(one, token) for one in given)
 

@@ -28,7 +28,8 @@ class ReloadingFile(Generic[T]):
         self._value = self._read()
 
     def get(self) -> T:
-        """What is in the file now. Where that cannot be read, what was in it before: a broken file opens nothing."""
+        """Return the file's present content, or the previous content while the file cannot be read: a broken file opens
+        nothing."""
         try:
             stamp = self._look()
             if stamp != self._stamp:

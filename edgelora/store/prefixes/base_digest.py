@@ -27,7 +27,7 @@ Report = Callable[[int, int], None]
 
 
 class _FileStamp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a file looks like from outside."""
+    """Size and times of a file, which show that it was changed."""
 
     name: str
     nbytes: int
@@ -95,7 +95,7 @@ def _marks(base: Path) -> tuple[_FileStamp, ...]:
 
 
 def _digest(files: list[Path], report: Report | None, total: int) -> str:
-    """Of one file its own sha256; of several that of their names and bytes."""
+    """Return the sha256 of a single file, or the digest over the names and bytes of several."""
     digest, done = hashlib.sha256(), 0
     for path in files:
         if len(files) > 1:

@@ -1,4 +1,4 @@
-"""One prefix as a file: a magic with the version, a checked header, the KV's bytes under a digest.
+"""The file format of a saved prefix: a magic with the version, a checked header, and the KV bytes with their digest.
 
     MAGIC | sha256 of the header | length of the header, 4 bytes | header, JSON | payload
 
@@ -32,7 +32,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     origin: Origin
     tokens: tuple[int, ...]
     nbytes: int
-    """Of the payload."""
+    """Size of the payload."""
     digest: Digest
     """sha256 hex of the payload."""
 

@@ -1,4 +1,4 @@
-"""Which stored prefix a prompt begins with. Lists an origin's folder when first asked for it, and again when changed.
+"""Finding the stored prefix that a prompt begins with. An origin's folder is listed on first use and after changes.
 
 So a start costs nothing, however many files there are. Thread-safe. Reads names only; whether a file is what its name
 says is found out when it is read.

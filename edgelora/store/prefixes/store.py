@@ -50,7 +50,7 @@ class Entry:
 
 
 class PrefixStore:
-    """Everything below one folder, which is made on the first write. Thread-safe and process-safe."""
+    """The prefix store below one folder, which is made on the first write. Thread-safe and process-safe."""
 
     def __init__(self, root: Path, *, budget_bytes: int, clock: Callable[[], float] = time.time) -> None:
         """`budget_bytes`: of all files, named ones included. 0: nothing is kept and nothing found."""
