@@ -53,12 +53,6 @@ UNTIED_ALONE = {"embedding and head"}
 CASES = [(GQA, name) for name in EVERY] + [(WIDE_HEADS, name) for name in EVERY if name not in UNTIED_ALONE]
 
 
-@pytest.fixture(autouse=True)
-def _libraries() -> None:
-    for name in ("torch", "transformers", "peft"):
-        pytest.importorskip(name)
-
-
 def converted(source: Path, base: Path, shape: LlamaShape, out: Path) -> Path:
     """As the store converts for an MLX base."""
     fingerprint = BaseFingerprint("llama", shape, vocabulary="", template="")
