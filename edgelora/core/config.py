@@ -122,11 +122,11 @@ def _flag(env: Mapping[str, str], name: str) -> bool:
     return env.get(name, "").strip().lower() in {"1", "true", "yes", "on"}
 
 
-def _choice(env: Mapping[str, str], name: str, known: Sequence[str]) -> str:
+def _choice(env: Mapping[str, str], name: str, choices: Sequence[str]) -> str:
     """Return the value of a variable that must be one of `known`; the first of them if it is not set."""
-    text = env.get(name, "").strip().lower() or known[0]
-    if text not in known:
-        listed = f"{', '.join(known[:-1])} or {known[-1]}"
+    text = env.get(name, "").strip().lower() or choices[0]
+    if text not in choices:
+        listed = f"{', '.join(choices[:-1])} or {choices[-1]}"
         raise UsageError("bad_setting", f"{name} is {text!r}.", f"Set it to {listed}, or unset it.")
     return text
 

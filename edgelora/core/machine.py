@@ -93,8 +93,8 @@ class Memory:
 def memory() -> Memory:
     import psutil
 
-    whole = psutil.virtual_memory()
-    return within(Memory(int(whole.total), int(whole.available)), _cgroup_limits())
+    machine = psutil.virtual_memory()
+    return within(Memory(int(machine.total), int(machine.available)), _cgroup_limits())
 
 
 def within(machine: Memory, groups: Iterable[tuple[int, int]]) -> Memory:

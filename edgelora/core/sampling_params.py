@@ -84,13 +84,13 @@ def _check_bias(biases: tuple[tuple[int, float], ...]) -> None:
 def _check_number(name: str, value: float, *, low: float, high: float = math.inf) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not number or not low <= value <= high:
-        wanted = f"a number of at least {low:g}" if math.isinf(high) else f"a number from {low:g} to {high:g}"
-        raise _out_of_range(name, value, wanted)
+        expected = f"a number of at least {low:g}" if math.isinf(high) else f"a number from {low:g} to {high:g}"
+        raise _out_of_range(name, value, expected)
 
 
 def _check_count(name: str, value: int, *, low: int, high: int = (1 << 31) - 1) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or not low <= value <= high:
+    integral = isinstance(value, int) and not isinstance(value, bool)
+    if not integral or not low <= value <= high:
         raise _out_of_range(name, value, f"a whole number from {low} to {high}")
 
 
@@ -106,5 +106,5 @@ def _check_stops(stop: tuple[str, ...]) -> None:
         )
 
 
-def _out_of_range(name: str, value: object, wanted: str) -> UsageError:
-    return UsageError("invalid_value", f"{name} is {value}.", f"It must be {wanted}.", param=name)
+def _out_of_range(name: str, value: object, expected: str) -> UsageError:
+    return UsageError("invalid_value", f"{name} is {value}.", f"It must be {expected}.", param=name)

@@ -97,8 +97,8 @@ def _install_base(bases: Bases, source: Source, marker: _Marker) -> tuple[BaseRe
     name, path = source.BASE_NAME, source.base_gguf()
     with storing(path):
         digest = file_digest(path)
-    known = next((record for record in bases.list() if record.name == name), None)
-    if (known is None and digest in marker.bases) or (known is not None and known.origin != BUILTIN):
+    installed = next((record for record in bases.list() if record.name == name), None)
+    if (installed is None and digest in marker.bases) or (installed is not None and installed.origin != BUILTIN):
         return None, marker
     record = bases.add(path, name, origin=BUILTIN)  # again where it is there: a new environment is a new path
     if bases.chosen() is None:

@@ -73,22 +73,24 @@ class Uploads:
     def every(self) -> list[UploadedFile]:
         """Return the files that have not expired, oldest first."""
         now = self._clock()
-        return sorted((one for one in self._records() if one.expires > now), key=lambda one: (one.created, one.id))
+        return sorted(
+            (file for file in self._records() if file.expires > now), key=lambda file: (file.created, file.id)
+        )
 
     def get(self, file_id: str) -> UploadedFile:
         """Raises NotFound; also for one that has expired."""
-        found = self._read(self._record(file_id)) if _ID.fullmatch(file_id) else None
-        if found is None or found.expires <= self._clock():
+        file = self._read(self._record(file_id)) if _ID.fullmatch(file_id) else None
+        if file is None or file.expires <= self._clock():
             raise _unknown(file_id)
-        return found
+        return file
 
     def delete(self, file_id: str) -> UploadedFile:
         """Its bytes go too where no other file has the same. Raises NotFound."""
         with self._changing():
-            found = self.get(file_id)
-            self._forget(found)
+            file = self.get(file_id)
+            self._forget(file)
             self._drop_unused()
-        return found
+        return file
 
     def begin(self) -> Incoming:
         """Take in a file: write its bytes, then `keep`; `close` in any case. Raises StorageError where no room is."""
@@ -103,11 +105,11 @@ class Uploads:
     def expire(self) -> None:
         """Delete what is past its end, and bytes that a kill left without a record."""
         now = self._clock()
-        gone = [one for one in self._records() if one.expires <= now]
+        gone = [file for file in self._records() if file.expires <= now]
         if gone or self._unused():
             with self._changing():
-                for one in gone:
-                    self._forget(one)
+                for file in gone:
+                    self._forget(file)
                 self._drop_unused()
 
     @contextmanager
@@ -167,7 +169,7 @@ class Uploads:
             return sorted((self._root / "files").glob("file-*.json"))
 
     def _records(self) -> list[UploadedFile]:
-        return [found for path in self._record_paths() if (found := self._read(path)) is not None]
+        return [record for path in self._record_paths() if (record := self._read(path)) is not None]
 
     def _read(self, path: Path) -> UploadedFile | None:
         try:

@@ -89,11 +89,11 @@ ENTRIES: tuple[Entry, ...] = (
 
 def find(name: str) -> Entry:
     """An entry by name or alias, in any case. Raises NotFound with near names."""
-    wanted = name.lower()
+    lowered = name.lower()
     for entry in ENTRIES:
-        if wanted in {known.lower() for known in (entry.name, *entry.aliases)}:
+        if lowered in {alias.lower() for alias in (entry.name, *entry.aliases)}:
             return entry
-    known = [known for entry in ENTRIES for known in (entry.name, *entry.aliases)]
-    names = ", ".join(entry.name for entry in ENTRIES)
-    remedy = f"Known: {names}. Or name a Hugging Face repository (org/name), or add a file: edgelora base add PATH."
-    raise NotFound("base", name, known, remedy)
+    names = [alias for entry in ENTRIES for alias in (entry.name, *entry.aliases)]
+    listed = ", ".join(entry.name for entry in ENTRIES)
+    remedy = f"Known: {listed}. Or name a Hugging Face repository (org/name), or add a file: edgelora base add PATH."
+    raise NotFound("base", name, names, remedy)

@@ -148,8 +148,8 @@ def _check_tokenizer(header: GgufHeader, shape: LlamaShape) -> None:
         raise _corrupt(f"it has {len(tokens or [])} tokens for {shape.vocab} rows of token_embd.weight")
     for key, kind in (("token_type", "[i32]"), ("scores", "[f32]")):
         values = header.metadata.get(f"tokenizer.ggml.{key}")
-        wanted = header.types.get(f"tokenizer.ggml.{key}") == kind and isinstance(values, list)
-        if values is not None and not (wanted and len(values) == shape.vocab):  # type: ignore[arg-type]
+        typed = header.types.get(f"tokenizer.ggml.{key}") == kind and isinstance(values, list)
+        if values is not None and not (typed and len(values) == shape.vocab):  # type: ignore[arg-type]
             raise _corrupt(f"tokenizer.ggml.{key} does not give one value per token")
     texts(header, "tokenizer.ggml.merges")
 
@@ -162,19 +162,19 @@ def _check_tensors(header: GgufHeader, shape: LlamaShape) -> None:
         raise _unsupported(
             f"it holds {quoted(name)}, " + ("a fused tensor" if fused else "which a plain Llama has not")
         )
-    for name, wanted in expected.items():
+    for name, expected_shape in expected.items():
         tensor = header.tensors.get(name)
         if tensor is not None:
-            _check_tensor(name, tensor, wanted)
+            _check_tensor(name, tensor, expected_shape)
         elif name not in optional:
             raise _corrupt(f"the tensor {name} is missing")
 
 
-def _check_tensor(name: str, tensor: GgufTensor, wanted: tuple[int, ...]) -> None:
-    if tensor.shape != wanted:
-        raise _corrupt(f"the tensor {name} has the shape {list(tensor.shape)}, not {list(wanted)}")
+def _check_tensor(name: str, tensor: GgufTensor, expected: tuple[int, ...]) -> None:
+    if tensor.shape != expected:
+        raise _corrupt(f"the tensor {name} has the shape {list(tensor.shape)}, not {list(expected)}")
     kind = GGML_TYPES[tensor.type].name
-    if (len(wanted) == 1 and tensor.type != GGML_F32) or tensor.type in NOT_WEIGHTS:
+    if (len(expected) == 1 and tensor.type != GGML_F32) or tensor.type in NOT_WEIGHTS:
         raise _corrupt(f"the tensor {name} is stored as {kind}")
 
 

@@ -104,8 +104,8 @@ class _Cursor:
                 "it ends within its header" if end > self.size else f"its header is over {MAX_HEADER_BYTES} bytes"
             )
         if end > len(self._buffer):
-            wanted = min(self._limit, max(end, 2 * len(self._buffer), 1 << 20))
-            self._buffer += self._file.read(wanted - len(self._buffer))
+            target = min(self._limit, max(end, 2 * len(self._buffer), 1 << 20))
+            self._buffer += self._file.read(target - len(self._buffer))
             if end > len(self._buffer):
                 self.fail("it ends within its header")
 

@@ -43,10 +43,12 @@ def identify_gguf(path: Path) -> BaseIdentity:
     """The base in a GGUF file. Raises BaseError where it is none or llama.cpp should not see it."""
     header = read_header(path, error=BaseError)
     shape = gguf_base.read_shape(header)
-    known = gguf_base.text(header, "tokenizer.ggml.model") not in (None, "none")
+    has_tokenizer = gguf_base.text(header, "tokenizer.ggml.model") not in (None, "none")
     template = gguf_base.text(header, "tokenizer.chat_template")
     return BaseIdentity(
-        fingerprint=_fingerprint(shape, gguf_base.texts(header, "tokenizer.ggml.tokens") if known else None, template),
+        fingerprint=_fingerprint(
+            shape, gguf_base.texts(header, "tokenizer.ggml.tokens") if has_tokenizer else None, template
+        ),
         context_length=gguf_base.count(header, "llama.context_length"),
         quantization=_quantization(header),
         nbytes=header.file_size,

@@ -50,8 +50,8 @@ class _Member:
 def unpack(path: Path, into: Path) -> None:
     """Write the adapter's two files from the tar.gz at `path` into the folder `into`. Raises as `archive.unpack`."""
     with _opened(path) as tar:
-        wanted = chosen([member.name for member in tar.members() if not member.folder])
-    targets = {member: into / name for name, member in wanted.items()}
+        members = chosen([member.name for member in tar.members() if not member.folder])
+    targets = {member: into / name for name, member in members.items()}
     budget = Budget()
     with _opened(path) as tar:
         for member in tar.members():

@@ -100,25 +100,25 @@ def _check_tensors(folder: Path, files: tuple[Path, ...], config: BaseConfig) ->
     """The dtype of every weight, after checking names against the index and against a Llama's."""
     index = _index(folder)
     expected = llama_tensors(config.shape)
-    found: dict[str, str] = {}
+    dtypes: dict[str, str] = {}
     odd: list[str] = []
     for path in files:
         with _open(path) as file:
             for name, info in file.tensors.items():
-                if name in found:
+                if name in dtypes:
                     raise weights_error(f"the tensor {quoted(name)} stands in two files", name)
                 if index is not None and index.get(name) != path.name:
                     raise weights_error(f"{INDEX_NAME} does not say that {quoted(name)} is in {path.name}", name)
-                found[name] = info.dtype
+                dtypes[name] = info.dtype
                 if name not in expected and name != HEAD and not _BUFFER.fullmatch(name):
                     odd.append(name)
-    if index is not None and (missing := sorted(index.keys() - found.keys())):
+    if index is not None and (missing := sorted(index.keys() - dtypes.keys())):
         raise weights_error(f"{_some(missing)} of {INDEX_NAME} stands in no file", missing[0])
-    if missing := sorted(expected.keys() - found.keys()):
+    if missing := sorted(expected.keys() - dtypes.keys()):
         raise weights_error(f"{_some(missing)} is missing", missing[0])
     if odd:
         raise weights_error(f"a plain Llama has no {_some(sorted(odd))}", odd[0])
-    return {name: _readable(name, found[name]) for name in expected}
+    return {name: _readable(name, dtypes[name]) for name in expected}
 
 
 def _index(folder: Path) -> Mapping[str, str] | None:

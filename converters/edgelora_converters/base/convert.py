@@ -112,11 +112,13 @@ def _write_gguf(
     if kind in _DIRECT:
         writing = _labelled(progress, "Writing weights")
         return write_checkpoint(checkpoint, path, quantization=_DIRECT[kind], provenance=provenance, progress=writing)
-    with scratch(path) as whole:
+    with scratch(path) as unquantized:
         writing = _labelled(progress, "Preparing weights")
-        digest = write_checkpoint(checkpoint, whole, quantization="source", provenance=provenance, progress=writing)
+        digest = write_checkpoint(
+            checkpoint, unquantized, quantization="source", provenance=provenance, progress=writing
+        )
         quantizing = _labelled(progress, "Quantizing")
-        base_quantize.quantize_file(whole, path, mix=_MIXES[kind], threads=threads, progress=quantizing)
+        base_quantize.quantize_file(unquantized, path, mix=_MIXES[kind], threads=threads, progress=quantizing)
     return digest
 
 

@@ -33,8 +33,8 @@ def main(source: str, out: str, file_type: str, threads: str) -> int:
 
 
 def _log(level: int, text: bytes, _user: object) -> None:
-    if found := _TENSOR.match(text.lstrip()):
-        sys.stdout.write(f"{int(found[1])} {int(found[2])}\n")
+    if match := _TENSOR.match(text.lstrip()):
+        sys.stdout.write(f"{int(match[1])} {int(match[2])}\n")
         sys.stdout.flush()
     elif level == _ERROR:
         sys.stderr.write(text.decode("utf-8", "replace"))

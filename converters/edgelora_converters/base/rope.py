@@ -60,10 +60,10 @@ def read_rope(fields: Mapping[str, Any]) -> Rope:
     Raises BaseError (`base_rope`) for a kind, a key or a number that cannot be honoured, and where the keys of
     transformers 4 and 5 are both there and differ.
     """
-    found = [rope for rope in (_new(fields), _old(fields)) if rope is not None]
-    if len(found) == 2 and found[0] != found[1]:
+    ropes = [rope for rope in (_new(fields), _old(fields)) if rope is not None]
+    if len(ropes) == 2 and ropes[0] != ropes[1]:
         raise _error("rope_parameters and rope_theta with rope_scaling contradict each other")
-    return found[0] if found else Rope(_DEFAULT_THETA, "default", {})
+    return ropes[0] if ropes else Rope(_DEFAULT_THETA, "default", {})
 
 
 def _new(fields: Mapping[str, Any]) -> Rope | None:
@@ -89,8 +89,8 @@ def _parse(given: Any, *, where: str, theta: Any) -> Rope:
     kind = kinds.pop()
     if kinds or kind not in _NUMBERS:
         raise _error(f"{where} scales by {' and '.join(map(repr, sorted({kind, *kinds})))}")
-    known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *_NUMBERS["llama3"]}
-    odd = sorted(key for key in given.keys() - known if given[key] is not None)
+    supported = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *_NUMBERS["llama3"]}
+    odd = sorted(key for key in given.keys() - supported if given[key] is not None)
     if odd or given.get("partial_rotary_factor", 1.0) not in (None, 1, 1.0):
         raise _error(f"{where} has {', '.join(odd or ['partial_rotary_factor'])}")
     own = given.get("rope_theta")

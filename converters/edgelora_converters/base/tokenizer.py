@@ -95,11 +95,11 @@ def _place(by_id: dict[int, tuple[str, int]], number: Any, text: Any, kind: int)
 
 def _check_added(tokenizer: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """transformers adds what tokenizer_config.json lists over what tokenizer.json has: the two must agree."""
-    known = {str(added["id"]): added["content"] for added in tokenizer.get("added_tokens") or []}
+    contents = {str(added["id"]): added["content"] for added in tokenizer.get("added_tokens") or []}
     listed = settings.get("added_tokens_decoder") or {}
     for number, added in listed.items():
         content = added.get("content") if isinstance(added, dict) else None
-        if known.get(number) != content:
+        if contents.get(number) != content:
             raise tokenizer_error(
                 f"{TOKENIZER_CONFIG_NAME} says that {quoted(str(content))} is {number}, {TOKENIZER_NAME} does not"
             )
@@ -122,12 +122,12 @@ def _merges(tokenizer: Mapping[str, Any], ids: Mapping[str, int]) -> list[str]:
 
 def _wrapping(tokenizer: Mapping[str, Any], settings: Mapping[str, Any], special: SpecialIds) -> tuple[bool, bool]:
     """Return whether the beginning and the end token are put around a text."""
-    found = wrapping(tokenizer.get("post_processor"))
-    if found is None:
+    wrapped = wrapping(tokenizer.get("post_processor"))
+    if wrapped is None:
         raise tokenizer_error("its post-processor does more than to add a begin and an end token")
-    for ids, known, key in zip(found, (special.bos, special.eos), ("add_bos_token", "add_eos_token"), strict=True):
-        if ids not in ([], [known]):
+    for ids, token, key in zip(wrapped, (special.bos, special.eos), ("add_bos_token", "add_eos_token"), strict=True):
+        if ids not in ([], [token]):
             raise tokenizer_error(f"it adds the ids {ids}, which are no begin or end token")
         if isinstance(settings.get(key), bool) and settings[key] is not bool(ids):
             raise tokenizer_error(f"{TOKENIZER_CONFIG_NAME} says {key}: {settings[key]}, its post-processor does not")
-    return bool(found[0]), bool(found[1])
+    return bool(wrapped[0]), bool(wrapped[1])

@@ -83,8 +83,8 @@ def verify_gguf(
 
 def check_identity(written: BaseIdentity, checkpoint: Checkpoint) -> None:
     """The written base must be the source's: shapes, every token, the chat template. Raises BaseError."""
-    wanted = identify_folder(checkpoint.folder)
-    if (written.fingerprint, written.context_length) != (wanted.fingerprint, wanted.context_length):
+    source = identify_folder(checkpoint.folder)
+    if (written.fingerprint, written.context_length) != (source.fingerprint, source.context_length):
         raise failed("shapes, tokens or chat template are not the source's")
 
 
@@ -97,11 +97,11 @@ def failed(what: str, param: str | None = None) -> BaseError:
 def _check_rope(written: GgufWeights, checkpoint: Checkpoint) -> None:
     config = checkpoint.config
     factors = config.rope.factors(config.shape.head_dim)
-    found = written.rope_factors()
-    if (None if factors is None else tuple(factors.tolist())) != found:
+    stored = written.rope_factors()
+    if (None if factors is None else tuple(factors.tolist())) != stored:
         raise failed("its rope factors differ")
-    wanted = {"rope.freq_base": config.rope.theta, "attention.layer_norm_rms_epsilon": config.norm_epsilon}
-    for key, value in wanted.items():
+    expected = {"rope.freq_base": config.rope.theta, "attention.layer_norm_rms_epsilon": config.norm_epsilon}
+    for key, value in expected.items():
         if written.metadata.get(f"llama.{key}") != float(np.float32(value)):
             raise failed(f"its {key} differs")
 
@@ -126,10 +126,10 @@ class Comparison:
         """Compare one tensor, stored as `kind`. Raises BaseError."""
         error = size = 0.0
         same = True
-        for written, wanted in blocks:
-            same = same and same_bits(written, wanted)
-            error += _square(written - wanted)
-            size += _square(wanted)
+        for written, source in blocks:
+            same = same and same_bits(written, source)
+            error += _square(written - source)
+            size += _square(source)
             self._report(name, written.size)
         if not same:
             self._check(name, kind, error, size)

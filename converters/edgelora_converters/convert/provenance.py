@@ -29,12 +29,12 @@ def facts(adapter: LoraAdapter, base: BaseFingerprint, *, converter: str) -> dic
 
     Nothing in it depends on this machine: the same input gives the same file everywhere.
     """
-    found = {"base_fingerprint": base.digest, "converter_version": converter}
+    provenance = {"base_fingerprint": base.digest, "converter_version": converter}
     if adapter.invocation:
-        found[INVOCATION] = spelled(adapter.invocation)
+        provenance[INVOCATION] = spelled(adapter.invocation)
     if adapter.base_model is not None:
-        found["trained_on"] = adapter.base_model
-    return found | {key: adapter.metadata[key] for key in ("treatment", NOTE) if key in adapter.metadata}
+        provenance["trained_on"] = adapter.base_model
+    return provenance | {key: adapter.metadata[key] for key in ("treatment", NOTE) if key in adapter.metadata}
 
 
 def read_provenance(path: Path) -> dict[str, str]:
@@ -45,25 +45,25 @@ def read_provenance(path: Path) -> dict[str, str]:
     """
     match adapter_kind(path):
         case "mlx":
-            said = read_json(path / mlx_writer.CONFIG_NAME, limit=mlx_writer.CONFIG_LIMIT, error=AdapterCorrupt).get(
+            section = read_json(path / mlx_writer.CONFIG_NAME, limit=mlx_writer.CONFIG_LIMIT, error=AdapterCorrupt).get(
                 "edgelora"
             )
-            found = said if isinstance(said, dict) else {}
+            metadata = section if isinstance(section, dict) else {}
         case "peft" if path.is_dir():
             with open_safetensors(path / WEIGHTS_NAME) as file:
-                found = ours(file.metadata)
+                metadata = ours(file.metadata)
         case _:
-            found = ours(read_header(path, error=AdapterCorrupt).metadata)
-    return {str(key): value for key, value in found.items() if isinstance(value, str)}
+            metadata = ours(read_header(path, error=AdapterCorrupt).metadata)
+    return {str(key): value for key, value in metadata.items() if isinstance(value, str)}
 
 
 def check_provenance(path: Path, adapter: LoraAdapter, base: BaseFingerprint) -> None:
     """Raise ConversionFailed unless the file says all of KEYS, and names this source, this base and its invocation."""
-    said = read_provenance(path)
-    wanted = {"base_fingerprint": base.digest, "source_digest": adapter.source_digest}
-    odd = [key for key in KEYS if not said.get(key) or said[key] != wanted.get(key, said[key])]
-    if said.get(INVOCATION, "") != spelled(adapter.invocation):
+    provenance = read_provenance(path)
+    expected = {"base_fingerprint": base.digest, "source_digest": adapter.source_digest}
+    odd = [key for key in KEYS if not provenance.get(key) or provenance[key] != expected.get(key, provenance[key])]
+    if provenance.get(INVOCATION, "") != spelled(adapter.invocation):
         odd.append(INVOCATION)
     if odd:
-        message = f"{path.name} says {said.get(odd[0])!r} for edgelora.{odd[0]}, not what it was made of and for."
+        message = f"{path.name} says {provenance.get(odd[0])!r} for edgelora.{odd[0]}, not what it was made of and for."
         raise ConversionFailed("provenance_mismatch", message, "Convert the adapter again.", param=odd[0])

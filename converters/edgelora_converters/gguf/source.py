@@ -55,18 +55,18 @@ def read(path: Path, shape: LlamaShape) -> LoraAdapter:
 
 
 def _halves(header: GgufHeader, shape: LlamaShape) -> dict[Target, dict[str, GgufTensor]]:
-    found: dict[Target, dict[str, GgufTensor]] = {}
+    halves: dict[Target, dict[str, GgufTensor]] = {}
     for name, tensor in header.tensors.items():
         target, half = _target(name, shape)
-        found.setdefault(target, {})[half] = tensor
+        halves.setdefault(target, {})[half] = tensor
         if (kind := GGML_TYPES[tensor.type].name) not in READABLE or len(tensor.shape) != 2:
             message = f"The tensor {name} is stored as {kind} in {len(tensor.shape)} dimensions."
             raise AdapterUnsupported("tensor_dtype", message, "Convert it again with --outtype f32.", param=name)
-    if not found:
+    if not halves:
         raise AdapterCorrupt("empty_adapter", "The adapter has no tensors.", _REMEDY_AGAIN)
-    for target, pair in found.items():
+    for target, pair in halves.items():
         _check_pair(target, pair, shape)
-    return dict(sorted(found.items(), key=lambda item: (item[0].depth, item[0].module.gguf)))
+    return dict(sorted(halves.items(), key=lambda item: (item[0].depth, item[0].module.gguf)))
 
 
 def _target(name: str, shape: LlamaShape) -> tuple[Target, str]:
@@ -93,10 +93,12 @@ def _check_pair(target: Target, pair: Mapping[str, GgufTensor], shape: LlamaShap
     if a[0] != b[1]:
         message = f"The factors of {target.gguf_path} do not fit together: {list(a)} and {list(b)}."
         raise AdapterCorrupt("rank_mismatch", message, _REMEDY_AGAIN, param=target.gguf_path)
-    found, wanted = (a[1], b[0]), (target.module.in_features(shape), target.module.out_features(shape))
-    if found != wanted:
+    widths, expected = (a[1], b[0]), (target.module.in_features(shape), target.module.out_features(shape))
+    if widths != expected:
         name = target.gguf_path
-        message = f"{name} maps {found[0]} to {found[1]} in the adapter and {wanted[0]} to {wanted[1]} in the base."
+        message = (
+            f"{name} maps {widths[0]} to {widths[1]} in the adapter and {expected[0]} to {expected[1]} in the base."
+        )
         raise AdapterIncompatible("shape_mismatch", message, _REMEDY_BASE, param=name)
 
 
@@ -134,8 +136,8 @@ def _values(file: BinaryIO, name: str, tensor: GgufTensor) -> NDArray[np.float32
 
 def _base_model(header: GgufHeader) -> str | None:
     """Return the base's name as we, or llama.cpp's converter, noted it; for people."""
-    said = (header.metadata.get(f"{PROVENANCE_PREFIX}trained_on"), header.metadata.get("general.base_model.0.name"))
-    return next((name for name in said if isinstance(name, str) and name), None)
+    names = (header.metadata.get(f"{PROVENANCE_PREFIX}trained_on"), header.metadata.get("general.base_model.0.name"))
+    return next((name for name in names if isinstance(name, str) and name), None)
 
 
 def _facts(header: GgufHeader, alpha: float) -> Mapping[str, str]:

@@ -145,5 +145,5 @@ def _digest(parts: Sequence[Part], rank: int | None) -> str:
 
 def _losses(summed: dict[Target, LoraPair], reduced: dict[Target, Reduced]) -> tuple[tuple[ModuleLoss, ...], float]:
     losses = tuple(ModuleLoss(t.hf_path, summed[t].rank, r.error) for t, r in reduced.items() if r.lost)
-    whole, lost = (math.hypot(*(getattr(r, name) for r in reduced.values())) for name in ("norm", "lost"))
-    return losses, lost / whole if whole else 0.0
+    norm, lost = (math.hypot(*(getattr(r, name) for r in reduced.values())) for name in ("norm", "lost"))
+    return losses, lost / norm if norm else 0.0

@@ -34,8 +34,8 @@ def check_fits(adapter: LoraAdapter, shape: LlamaShape) -> None:
 
 
 def _check_pair(target: Target, pair: LoraPair, shape: LlamaShape) -> None:
-    wanted = ((pair.rank, target.module.in_features(shape)), (target.module.out_features(shape), pair.rank))
-    if pair.rank >= 1 and _has_place(target, shape) and (pair.a.shape, pair.b.shape) == wanted:
+    expected = ((pair.rank, target.module.in_features(shape)), (target.module.out_features(shape), pair.rank))
+    if pair.rank >= 1 and _has_place(target, shape) and (pair.a.shape, pair.b.shape) == expected:
         return
     factors = f"lora_A {list(pair.a.shape)} and lora_B {list(pair.b.shape)}"
     message = f"The base has no place for {target.hf_path} with {factors}."

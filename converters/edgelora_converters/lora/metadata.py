@@ -18,20 +18,20 @@ INVOCATION = "invocation"
 """The token ids an aLoRA acts from on, in every format: edgelora's own layout has them nowhere else."""
 
 
-def ours(said: Mapping[str, Any]) -> dict[str, str]:
+def ours(metadata: Mapping[str, Any]) -> dict[str, str]:
     """The words among a file's keys, without the prefix."""
-    found = {k.removeprefix(PROVENANCE_PREFIX): v for k, v in said.items() if k.startswith(PROVENANCE_PREFIX)}
-    return {key: value for key, value in found.items() if isinstance(value, str)}
+    values = {k.removeprefix(PROVENANCE_PREFIX): v for k, v in metadata.items() if k.startswith(PROVENANCE_PREFIX)}
+    return {key: value for key, value in values.items() if isinstance(value, str)}
 
 
 def spelled(invocation: tuple[int, ...]) -> str:
     return " ".join(map(str, invocation))
 
 
-def invocation_of(said: Mapping[str, str]) -> tuple[int, ...]:
+def invocation_of(metadata: Mapping[str, str]) -> tuple[int, ...]:
     """The token ids that `spelled` wrote; empty where there are none. Raises AdapterCorrupt."""
-    words = said[INVOCATION].split(" ") if INVOCATION in said else []
+    words = metadata[INVOCATION].split(" ") if INVOCATION in metadata else []
     if not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
-        message = f"The file's edgelora.{INVOCATION} is {quoted(said[INVOCATION])}, not token numbers."
+        message = f"The file's edgelora.{INVOCATION} is {quoted(metadata[INVOCATION])}, not token numbers."
         raise AdapterCorrupt("bad_invocation", message, "Convert the adapter again.", param=INVOCATION)
     return tuple(map(int, words))

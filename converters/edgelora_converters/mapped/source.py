@@ -30,9 +30,9 @@ def read(path: Path, shape: LlamaShape) -> LoraAdapter:
         message = f"{scaled.hf_path} is a DoRA adapter's, of which the file has the row scales and not the magnitudes."
         raise AdapterUnsupported("dora", message, "Give the PEFT adapter it was made from.", param=scaled.hf_path)
     pairs = {target: pair_of(target, pair, shape) for target, pair in mapped.pairs.items()}
-    said = ours(read_header(path, error=AdapterCorrupt).metadata)
+    metadata = ours(read_header(path, error=AdapterCorrupt).metadata)
     digest = hashlib.sha256(mapped.data.data).hexdigest()
-    return LoraAdapter(pairs, digest, said.get("trained_on"), invocation=invocation_of(said))
+    return LoraAdapter(pairs, digest, metadata.get("trained_on"), invocation=invocation_of(metadata))
 
 
 def pair_of(target: Target, pair: MappedPair, shape: LlamaShape) -> LoraPair:

@@ -63,8 +63,8 @@ def write(
 
 def check(base: Path, out: Path) -> None:
     """Raise BaseError unless the merged folder holds exactly the base's tensors in the base's forms."""
-    found, wanted = (_forms(folder) for folder in (out, base))
-    if found != wanted:
+    written, expected = (_forms(folder) for folder in (out, base))
+    if written != expected:
         raise BaseError("merge_mismatch", f"{out} does not hold the tensors of {base}.", "Merge again.")
 
 

@@ -173,8 +173,8 @@ def _compare(out: Path, weights: BaseWeights, acting: Changes, meter: _Meter) ->
 
 
 def _report(tallies: Mapping[Target, ErrorTally], nbytes: int) -> MergeReport:
-    whole = ErrorTally()
+    total = ErrorTally()
     for tally in tallies.values():
-        whole += tally
+        total += tally
     modules = tuple(MergedModule(t.hf_path, tally.error, tally.noise, tally.kept) for t, tally in tallies.items())
-    return MergeReport(modules, whole.error, whole.noise, whole.kept, nbytes)
+    return MergeReport(modules, total.error, total.noise, total.kept, nbytes)

@@ -30,12 +30,12 @@ Changes = Mapping[Target, Sequence[tuple[LoraPair, float]]]
 
 def changes(parts: Sequence[Part]) -> Changes:
     """By module, in the order of a forward pass; parts of weight 0 change nothing."""
-    found: dict[Target, list[tuple[LoraPair, float]]] = {}
+    changed: dict[Target, list[tuple[LoraPair, float]]] = {}
     for part in parts:
         for target, pair in part.adapter.pairs.items():
             if part.weight:
-                found.setdefault(target, []).append((pair, part.weight))
-    return dict(sorted(found.items(), key=lambda item: (item[0].depth, _PLACE[item[0].module])))
+                changed.setdefault(target, []).append((pair, part.weight))
+    return dict(sorted(changed.items(), key=lambda item: (item[0].depth, _PLACE[item[0].module])))
 
 
 def weight_name(target: Target) -> str:
@@ -140,5 +140,5 @@ def _square(values: Wide) -> float:
     return float(np.vdot(values, values))
 
 
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
+def _ratio(part: float, total: float) -> float:
+    return part / total if total else 0.0

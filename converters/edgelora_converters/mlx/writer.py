@@ -197,9 +197,9 @@ def _target(key: object, shape: LlamaShape) -> Target:
 def _check_names(names: Iterable[str], config: _Config) -> None:
     """mlx-lm loads a folder that lacks tensors, and runs the base alone; here every key has its pair and no more."""
     halves = ("lora_a", "lora_b", "m") if config.dora else ("lora_a", "lora_b")
-    wanted = {f"{target.hf_path}.{half}" for target in config.targets for half in halves}
-    if odd := sorted(wanted ^ set(names)):
-        how = "is missing" if odd[0] in wanted else "belongs to none of its keys"
+    expected = {f"{target.hf_path}.{half}" for target in config.targets for half in halves}
+    if odd := sorted(expected ^ set(names)):
+        how = "is missing" if odd[0] in expected else "belongs to none of its keys"
         raise AdapterCorrupt("incomplete_pair", f"The tensor {odd[0]} {how}.", REMEDY_CONVERT, param=odd[0])
 
 
@@ -207,10 +207,10 @@ def _read_module(file: SafetensorsFile, target: Target, shape: LlamaShape, confi
     a, b = (file.read_f32(f"{target.hf_path}.{half}") for half in ("lora_a", "lora_b"))
     m = file.read_f32(f"{target.hf_path}.m") if config.dora else None
     width, out = target.module.in_features(shape), target.module.out_features(shape)
-    wanted = [(width, config.rank), (config.rank, out), (out,)]
-    found = [tensor.shape for tensor in (a, b, m) if tensor is not None]
-    if found != wanted[: len(found)]:
-        message = f"{target.hf_path} has tensors of {[list(f) for f in found]}, not {[list(w) for w in wanted]}."
+    expected = [(width, config.rank), (config.rank, out), (out,)]
+    shapes = [tensor.shape for tensor in (a, b, m) if tensor is not None]
+    if shapes != expected[: len(shapes)]:
+        message = f"{target.hf_path} has tensors of {[list(f) for f in shapes]}, not {[list(w) for w in expected]}."
         raise AdapterIncompatible("shape_mismatch", message, REMEDY_BASE, param=target.hf_path)
     return Stored(a, b if config.scale == 1 else folded_b(target, LoraPair(a.T, b.T, config.scale)).T, m)
 

@@ -127,13 +127,13 @@ def parse_config(fields: Mapping[str, Any], problems: Problems | None = None) ->
             "Some other kinds can be rewritten with peft.tuners.lora.conversion.save_as_lora.",
             param="peft_type",
         )
-    found = Problems() if problems is None else problems
-    taking = Fields(fields, found)
+    collected = Problems() if problems is None else problems
+    taking = Fields(fields, collected)
     taking.taken |= {"peft_type", "bias"}
     config = _adalora(taking) if kind == "ADALORA" else _lora(taking)
     _check_rest(taking)
     if problems is None:
-        found.refuse_any(CONFIG_NAME)
+        collected.refuse_any(CONFIG_NAME)
     return config
 
 
@@ -191,8 +191,8 @@ def _layers(fields: Fields) -> frozenset[int] | None:
     value = fields.take("layers_to_transform")
     if value is None or value == []:
         return None
-    found = fields.numbers("layers_to_transform", value if isinstance(value, list) else [value])
-    return None if found is None else frozenset(found)
+    layers = fields.numbers("layers_to_transform", value if isinstance(value, list) else [value])
+    return None if layers is None else frozenset(layers)
 
 
 def _invocation(fields: Fields) -> tuple[int, ...]:
@@ -211,14 +211,14 @@ def _token_indices(fields: Fields) -> dict[str, tuple[int, ...]]:
     name, value = "trainable_token_indices", fields.take("trainable_token_indices")
     if is_off(value):
         return {}
-    found: dict[str, tuple[int, ...]] = {}
+    by_module: dict[str, tuple[int, ...]] = {}
     for key, indices in (value if isinstance(value, dict) else {"embed_tokens": value}).items():
         numbers = fields.numbers(name, indices) or ()
         if key not in _TOKEN_MODULES or not numbers or len(set(numbers)) != len(numbers):
             fields.refuse(name, f"{shown(value)} does not name tokens of embed_tokens or lm_head, each once")
             return {}
-        found[_TOKEN_MODULES[key]] = numbers
-    return found
+        by_module[_TOKEN_MODULES[key]] = numbers
+    return by_module
 
 
 def _check_rest(fields: Fields) -> None:

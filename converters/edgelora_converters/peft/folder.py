@@ -64,13 +64,13 @@ def find_adapter(folder: Path, *, mlx: bool = False) -> Path:
             raise AdapterCorrupt(
                 "adapter_missing", f"{folder} is not a folder.", "Give the folder PEFT saved the adapter in."
             )
-        found = folder / adapter_folder(_names(folder), where=str(folder), mlx=mlx)
-        files = folder_files(found) if mlx else FILES
+        adapter = folder / adapter_folder(_names(folder), where=str(folder), mlx=mlx)
+        files = folder_files(adapter) if mlx else FILES
     except OSError as e:
         raise unreadable(folder, e) from e
     for name in files:
-        regular_size(found / name, error=AdapterCorrupt)
-    return found
+        regular_size(adapter / name, error=AdapterCorrupt)
+    return adapter
 
 
 def folder_files(folder: Path) -> tuple[str, str]:
@@ -98,8 +98,8 @@ def refuse_pickle(name: str) -> AdapterUnsupported:
 
 def _names(folder: Path) -> set[str]:
     """Return the relevant file names in a folder and one level below it."""
-    found = {path.name for path in folder.iterdir()}
-    return found | {f"{path.parent.name}/{path.name}" for path in folder.glob("*/adapter*")}
+    names = {path.name for path in folder.iterdir()}
+    return names | {f"{path.parent.name}/{path.name}" for path in folder.glob("*/adapter*")}
 
 
 def _many(folders: Iterable[str], where: str) -> AdapterUnsupported:

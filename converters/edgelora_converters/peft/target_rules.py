@@ -69,9 +69,9 @@ def _scale(config: PeftConfig, rank: int, alpha: float) -> float:
 def _adalora_scale(config: PeftConfig, own: AdaLora, path: str, rank: int) -> float:
     """PEFT divides by the rank training began with. Where alpha is not above 0 it multiplies by the rank, in training
     by that one, and after loading by the one that was left."""
-    wanted = own.ranks.get(path, own.init_rank)
-    if rank != wanted:
-        raise _wrong_rank({path: rank}, {path: (wanted, 0.0)})
+    expected = own.ranks.get(path, own.init_rank)
+    if rank != expected:
+        raise _wrong_rank({path: rank}, {path: (expected, 0.0)})
     if config.alpha <= 0 and rank not in (0, own.init_rank):
         raise _uncertain(path, [float(own.init_rank), float(rank)])
     return (config.alpha if config.alpha > 0 else float(rank)) / (own.init_rank + 1e-5)
@@ -101,17 +101,17 @@ def _bounded() -> Iterator[Budget]:
 
 def _selects(config: PeftConfig, target: Target, path: str, budget: Budget) -> bool:
     """PEFT's check_target_module_exists, and its choice of target_parameters."""
-    wanted = config.target_modules
+    modules = config.target_modules
     if _is_parameter(config, path):
         return True
-    if wanted is None or _listed(config.exclude_modules, path, budget):
+    if modules is None or _listed(config.exclude_modules, path, budget):
         return False
-    if wanted == "all-linear":
+    if modules == "all-linear":
         return target.layer is not None  # neither embedding nor head
-    if not _listed(wanted, path, budget):
+    if not _listed(modules, path, budget):
         return False
     # The layer numbers limit only names matched by their end, as in PEFT.
-    by_end = not isinstance(wanted, str) and path not in wanted
+    by_end = not isinstance(modules, str) and path not in modules
     return not by_end or config.layers_to_transform is None or target.layer in config.layers_to_transform
 
 

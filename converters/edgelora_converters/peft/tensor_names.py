@@ -197,10 +197,10 @@ def listed(names: Iterable[tuple[str, str]]) -> str:
 def _parse(name: str) -> _Parsed | None:
     bare = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
     match = _MODULE.fullmatch(bare.removeprefix(_PREFIX))
-    found = match and _leaf(match["leaf"])
-    if match is None or found is None:
+    parsed = match and _leaf(match["leaf"])
+    if match is None or parsed is None:
         return None
-    leaf, adapter = found
+    leaf, adapter = parsed
     if match["head"]:
         return _Parsed("lm_head", leaf, adapter, _HEAD_ROOTS[match["head"]])
     return _Parsed(f"model.{match['inner']}", leaf, adapter, (match["root"],))
@@ -227,10 +227,10 @@ def _check_one(adapters: Mapping[str, str], twins: list[tuple[str, str]], roots:
             param=next(iter(adapters.values())),
         )
     if twins:
-        one, other = twins[0]
+        first, other = twins[0]
         raise AdapterCorrupt(
             "adapter_tensor_twice",
-            f"{quoted(one)} and {quoted(other)} are the same tensor.",
+            f"{quoted(first)} and {quoted(other)} are the same tensor.",
             "Save the adapter again.",
             param=other,
         )

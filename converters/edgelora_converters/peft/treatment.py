@@ -125,8 +125,8 @@ def _taking(config: PeftConfig, weights: BaseWeights | None) -> Callable[[Target
 
 def _check_initial(pairs: Mapping[Target, LoraPair], initial: Mapping[Target, LoraPair]) -> None:
     for target in pairs.keys() | initial.keys():
-        one, other = pairs.get(target), initial.get(target)
-        if one is None or other is None or one.rank != other.rank or one.scale != other.scale:
+        trained, other = pairs.get(target), initial.get(target)
+        if trained is None or other is None or trained.rank != other.rank or trained.scale != other.scale:
             message = f"The adapter saved before training has another {target.hf_path}: its rank or scale, or none."
             raise AdapterCorrupt("initial_mismatch", message, "Give the one this adapter was trained from.")
 

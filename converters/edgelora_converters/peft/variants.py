@@ -78,10 +78,10 @@ def block_diagonal(fields: Fields) -> BlockDiagonal | None:
     value = fields.take("use_bdlora")
     if is_off(value):
         return None
-    known = {"target_modules_bd_a", "target_modules_bd_b", "nblocks", "match_strict"}
+    settings = {"target_modules_bd_a", "target_modules_bd_b", "nblocks", "match_strict"}
     if (
         not isinstance(value, dict)
-        or not value.keys() <= known
+        or not value.keys() <= settings
         or not isinstance(value.get("match_strict", True), bool)
     ):
         fields.refuse("use_bdlora", f"{shown(value)} is not BD-LoRA's setting")

@@ -108,11 +108,11 @@ def _names(targets: Iterable[Target], shape: LlamaShape) -> Iterator[str]:
     layers: dict[LinearModule, list[Target]] = {}
     for target in targets:
         layers.setdefault(target.module, []).append(target)
-    for module, found in layers.items():
-        if found[0].layer is None or len(found) == shape.layers:
+    for module, adapted in layers.items():
+        if adapted[0].layer is None or len(adapted) == shape.layers:
             yield module.short
         else:
-            yield from (target.hf_path for target in found)
+            yield from (target.hf_path for target in adapted)
 
 
 def _tensors(pairs: Mapping[Target, LoraPair], token_rows: Mapping[Target, TokenRows]) -> Iterator[Planned]:

@@ -87,7 +87,7 @@ def _suits(conversion: Conversion, goal: ConversionTarget) -> bool:
 def every(layout: AdapterLayout, digest: str) -> tuple[Converted, ...]:
     """All usable conversions of a version, of any base, format and converter."""
     folders = sorted(layout.versions_conversions(digest).glob("*"))
-    return tuple(Converted(folder, found) for folder in folders if (found := read(folder)) is not None)
+    return tuple(Converted(folder, conversion) for folder in folders if (conversion := read(folder)) is not None)
 
 
 def read(folder: Path) -> Conversion | None:

@@ -125,11 +125,11 @@ class AdapterManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for version in self.versions:
             if str(version.number) == selector:
                 return version
-        found = [v for v in self.versions if len(selector) >= MIN_PREFIX and v.digest.startswith(selector)]
-        if len(found) == 1:
-            return found[0]
-        known = ", ".join([*(str(v.number) for v in self.versions), *sorted(self.aliases)])
-        raise NotFound("adapter", f"{self.name}@{selector}", (), f"Its versions are: {known}.")
+        matching = [v for v in self.versions if len(selector) >= MIN_PREFIX and v.digest.startswith(selector)]
+        if len(matching) == 1:
+            return matching[0]
+        selectors = ", ".join([*(str(v.number) for v in self.versions), *sorted(self.aliases)])
+        raise NotFound("adapter", f"{self.name}@{selector}", (), f"Its versions are: {selectors}.")
 
     def with_digest(self, digest: str) -> Version | None:
         return next((version for version in self.versions if version.digest == digest), None)
@@ -150,9 +150,9 @@ class AdapterManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def unpointing(self, alias: str) -> Self:
         """Without an alias. Raises NotFound with those there are."""
         if alias not in self.aliases:
-            known = ", ".join(sorted(self.aliases))
-            raise NotFound("alias", f"{self.name}@{alias}", (), f"Its aliases are: {known}.")
-        return msgspec.structs.replace(self, aliases={one: n for one, n in self.aliases.items() if one != alias})
+            aliases = ", ".join(sorted(self.aliases))
+            raise NotFound("alias", f"{self.name}@{alias}", (), f"Its aliases are: {aliases}.")
+        return msgspec.structs.replace(self, aliases={name: n for name, n in self.aliases.items() if name != alias})
 
     def without(self, number: int) -> Self | None:
         """With a version and its aliases gone; `latest` falls back to the newest left. None where none is left."""

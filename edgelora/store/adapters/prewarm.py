@@ -35,17 +35,17 @@ class Prewarmed:
 def warm(store: Store, spec: str, base: BaseRecord, *, progress: Progress | None = None) -> Prewarmed:
     """Convert `spec` for `base` where that was not done before, and read it once. Raises as `Store.ref` does."""
     _, version = store.resolve(spec)
-    known = {converted.path for converted in store.conversions(version)}
+    existing = {converted.path for converted in store.conversions(version)}
     began = time.perf_counter()
     ref = store.ref(spec, base, progress=progress)
-    found, converted = time.perf_counter(), ref.path not in known
+    resolved, converted = time.perf_counter(), ref.path not in existing
     nbytes = _read_through(ref.path)
     return Prewarmed(
         ref=ref,
         number=version.number,
         converted=converted,
-        convert_seconds=found - began if converted else 0.0,
-        read_seconds=time.perf_counter() - found,
+        convert_seconds=resolved - began if converted else 0.0,
+        read_seconds=time.perf_counter() - resolved,
         nbytes=nbytes,
     )
 

@@ -39,11 +39,11 @@ class Quarantine:
 
     def check(self, ref: AdapterRef) -> None:
         """Raises AdapterError(code adapter_quarantined)."""
-        found = self.find(ref.version)
-        if found is not None:
+        record = self.find(ref.version)
+        if record is not None:
             raise AdapterError(
                 "adapter_quarantined",
-                f"Adapter {ref} is not run any more: it crashed the engine ({found.why}).",
+                f"Adapter {ref} is not run any more: it crashed the engine ({record.why}).",
                 f"Install a new version of it, or let it try again: edgelora release {ref.name}",
                 param="model",
             )
@@ -74,7 +74,9 @@ class Quarantine:
         """All of them, by name. Raises StorageError."""
         with storing(self._folder):
             names = sorted(path.stem for path in self._folder.glob("*.json")) if self._folder.is_dir() else []
-        return sorted((found for name in names if (found := self.find(name))), key=lambda one: (one.name, one.version))
+        return sorted(
+            (record for name in names if (record := self.find(name))), key=lambda record: (record.name, record.version)
+        )
 
     def lift(self, version: str) -> bool:
         """Let a version try again. False where it could."""

@@ -72,13 +72,13 @@ class Store:
 
     def list(self) -> tuple[AdapterManifest, ...]:
         """Every installed adapter, by name. A damaged manifest is logged and left out, so that it hides no other."""
-        found = []
+        manifests = []
         for name in self.names():
             try:
-                found.append(self.get(name))
+                manifests.append(self.get(name))
             except (NotFound, StorageError) as error:
                 logger.warning("adapter %s is not listed: %s", name, error)
-        return tuple(found)
+        return tuple(manifests)
 
     def get(self, name: str) -> AdapterManifest:
         """One adapter. Raises NotFound with near names, StorageError where its manifest is damaged."""
@@ -109,11 +109,11 @@ class Store:
         """
         manifest, version = self.resolve(spec)
         chosen = to or conversions.USUAL[base.format]
-        found = conversions.find(self._layout, version.digest, ConversionTarget.of(version, chosen, base))
-        if found is None:
-            found = self._convert_kept(manifest.name, version, base, chosen, progress)
-        nbytes = 4 * version.parameters if widened else found.conversion.memory_bytes
-        return AdapterRef(manifest.name, version.digest, found.path, nbytes, version.invocation)
+        converted = conversions.find(self._layout, version.digest, ConversionTarget.of(version, chosen, base))
+        if converted is None:
+            converted = self._convert_kept(manifest.name, version, base, chosen, progress)
+        nbytes = 4 * version.parameters if widened else converted.conversion.memory_bytes
+        return AdapterRef(manifest.name, version.digest, converted.path, nbytes, version.invocation)
 
     @contextmanager
     def source(self, name: str, version: Version) -> Iterator[Path]:

@@ -26,9 +26,9 @@ def ensure_mlx(bases: Bases, progress: Progress | None = None) -> BaseRecord:
     from edgelora_models import builtin
 
     name = f"{builtin.BASE_NAME}-mlx"
-    found = _installed(bases, name)
-    if found is not None:
-        return found
+    record = _installed(bases, name)
+    if record is not None:
+        return record
     with locked(bases.directories.data / "locks" / "builtin-mlx.lock", timeout=TIMEOUT, busy=f"{name} is being made."):
         return _installed(bases, name) or _make(bases, name, builtin.base_hf(), progress)
 

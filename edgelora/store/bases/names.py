@@ -24,9 +24,9 @@ def goes_by(base: NamedBase, name: str) -> bool:
     own = {base.name, *base.aliases}
     if name in own:
         return True
-    wanted, folded = name.lower(), _folded(own)
-    known = (_folded((entry.name, *entry.aliases)) for entry in ENTRIES)
-    return any(wanted in names and names & folded for names in known)
+    lowered, folded = name.lower(), _folded(own)
+    catalogued = (_folded((entry.name, *entry.aliases)) for entry in ENTRIES)
+    return any(lowered in names and names & folded for names in catalogued)
 
 
 def _folded(names: Iterable[str]) -> set[str]:

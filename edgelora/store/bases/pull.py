@@ -66,23 +66,23 @@ def pull(
     default to huggingface_hub's settings. Raises NotFound, Offline, BaseError, StorageError, Busy where another process
     is at it.
     """
-    wanted = _wanted(name, format)
+    target = _pull_target(name, format)
     if offline:
-        raise _offline(name, wanted)
+        raise _offline(name, target)
     from edgelora.store.hub.client import Hub
 
     hub, bases = Hub(endpoint=endpoint, token=token), Bases(directories)
-    listing = hub.listing(wanted.repository, wanted.revision)
-    files = _choose(listing, wanted, format)
+    listing = hub.listing(target.repository, target.revision)
+    files = _choose(listing, target, format)
     folder = _folder(bases, listing, files)
-    busy = f"Another process is downloading {wanted.repository}."
+    busy = f"Another process is downloading {target.repository}."
     with locked(folder.with_name(f"{folder.name}.lock"), timeout=BUSY_TIMEOUT, busy=busy):
         targets = [(file, inside(folder, *file.name.split("/"))) for file in files]
-        download_all(targets, name=wanted.name, open_range=hub.open_range, progress=progress, pause=pause)
-        return _register(bases, wanted, listing, folder / files[0].name if format == "gguf" else folder, format)
+        download_all(targets, name=target.name, open_range=hub.open_range, progress=progress, pause=pause)
+        return _register(bases, target, listing, folder / files[0].name if format == "gguf" else folder, format)
 
 
-def _wanted(name: str, format: catalogue.Format) -> _PullTarget:
+def _pull_target(name: str, format: catalogue.Format) -> _PullTarget:
     try:
         entry = catalogue.find(name)
     except NotFound:
@@ -95,11 +95,11 @@ def _wanted(name: str, format: catalogue.Format) -> _PullTarget:
     return _PullTarget(build.repository, None, entry.name, build.files, entry.aliases, entry.temperature, entry.top_p)
 
 
-def _choose(listing: Listing, wanted: _PullTarget, format: catalogue.Format) -> list[RemoteFile]:
-    names = wanted.files or _pick(sorted(listing.files), wanted.repository, format)
+def _choose(listing: Listing, target: _PullTarget, format: catalogue.Format) -> list[RemoteFile]:
+    names = target.files or _pick(sorted(listing.files), target.repository, format)
     missing = [name for name in names if name not in listing.files]
     if missing:
-        message = f"{wanted.repository} has no {missing[0]} (commit {listing.commit[:12]})."
+        message = f"{target.repository} has no {missing[0]} (commit {listing.commit[:12]})."
         raise BaseError("file_missing", message, "Pull another repository (organization/name) of this model.")
     return [listing.files[name] for name in names]
 
@@ -122,31 +122,31 @@ def _folder(bases: Bases, listing: Listing, files: Sequence[RemoteFile]) -> Path
     return inside(bases.downloads, listing.repository.replace("/", "--"), content.hexdigest()[:16])
 
 
-def _register(bases: Bases, wanted: _PullTarget, listing: Listing, path: Path, format: catalogue.Format) -> BaseRecord:
-    known = {record.name: record for record in bases.list()}
-    before = known.get(wanted.name)
-    name = wanted.name
+def _register(bases: Bases, target: _PullTarget, listing: Listing, path: Path, format: catalogue.Format) -> BaseRecord:
+    records = {record.name: record for record in bases.list()}
+    before = records.get(target.name)
+    name = target.name
     if before is not None and before.format != format:
-        name = f"{wanted.name}-{format}"
-        before = known.get(name)
+        name = f"{target.name}-{format}"
+        before = records.get(name)
     record = bases.add(
         path,
         name,
         origin=f"hub:{listing.repository}@{listing.commit}",
-        aliases=wanted.aliases,
-        temperature=wanted.temperature,
-        top_p=wanted.top_p,
+        aliases=target.aliases,
+        temperature=target.temperature,
+        top_p=target.top_p,
     )
     if before is not None:
         bases.discard_download(before)
     return record
 
 
-def _offline(name: str, wanted: _PullTarget) -> Offline:
-    files = ", ".join(wanted.files or ("its model files",))
+def _offline(name: str, target: _PullTarget) -> Offline:
+    files = ", ".join(target.files or ("its model files",))
     return Offline(
         "offline",
         f"{name} is not on this machine, and the network is forbidden (--offline, EDGELORA_OFFLINE or HF_HUB_OFFLINE).",
-        f"On a connected machine download {files} from https://huggingface.co/{wanted.repository}, copy it here, then: "
+        f"On a connected machine download {files} from https://huggingface.co/{target.repository}, copy it here, then: "
         "edgelora base add PATH.",
     )

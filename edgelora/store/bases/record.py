@@ -57,8 +57,8 @@ class BaseRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     def weights_key(self) -> str:
         """A key of this very file, 16 hex digits: quantizations and fine-tunes share a fingerprint, but not what is
         computed from their weights. It is as reliable as `check`."""
-        known = f"{self.location}\0{self.stamp.nbytes}\0{self.stamp.mtime_ns}"
-        return hashlib.sha256(known.encode()).hexdigest()[:16]
+        identity = f"{self.location}\0{self.stamp.nbytes}\0{self.stamp.mtime_ns}"
+        return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
     @property
     def quantization(self) -> str:

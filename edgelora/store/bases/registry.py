@@ -49,13 +49,13 @@ class Bases:
 
     def list(self) -> tuple[BaseRecord, ...]:
         """Every installed base, by name. A damaged record is logged and left out, so that it hides no other."""
-        found = []
+        records = []
         for name in self.names():
             try:
-                found.append(self._read(name))
+                records.append(self._read(name))
             except (NotFound, StorageError) as error:
                 logger.warning("base %s is not listed: %s", name, error)
-        return tuple(found)
+        return tuple(records)
 
     def get(self, name: str) -> BaseRecord:
         """A base by name or alias. Raises NotFound with near names."""
@@ -122,8 +122,8 @@ class Bases:
         name = self.chosen()
         if name is None or name not in self.names():
             message = "No base is chosen." if name is None else f"The chosen base {name} is not installed any more."
-            known = ", ".join(self.names())
-            remedy = f"Choose one of {known}: edgelora base use NAME." if known else "Get one: edgelora base pull NAME."
+            names = ", ".join(self.names())
+            remedy = f"Choose one of {names}: edgelora base use NAME." if names else "Get one: edgelora base pull NAME."
             raise BaseError("no_base", message, remedy)
         return self._read(name).check()
 
@@ -147,10 +147,10 @@ class Bases:
         """Refuse a name in use, except for the same path again, or a newer file of the same repository or built-in."""
         if name not in self.names():
             return
-        known = self._read(name)
-        same_origin = origin != LOCAL and known.origin.partition("@")[0] == origin.partition("@")[0]
-        if known.location != str(path) and not same_origin:
-            message = f"{name} is already the name of the base at {known.location}."
+        record = self._read(name)
+        same_origin = origin != LOCAL and record.origin.partition("@")[0] == origin.partition("@")[0]
+        if record.location != str(path) and not same_origin:
+            message = f"{name} is already the name of the base at {record.location}."
             raise UsageError("name_taken", message, "Give the new one another name (--name), or remove the old one.")
 
     def _read(self, name: str) -> BaseRecord:

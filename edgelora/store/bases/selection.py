@@ -37,16 +37,16 @@ def choose_base(
     Raises NotFound, BaseError, StorageError, UsageError(backend_base) where no form of it is for `backend`.
     """
     record = (bases.get(name) if name else bases.current()).check()
-    wanted = _wanted(record, backend, named=name is not None)
-    if record.format == wanted:
+    format = _wanted_format(record, backend, named=name is not None)
+    if record.format == format:
         return record
-    found = _other_form(bases, record, wanted)
-    if found is None and wanted == "mlx" and backend == "mlx" and record.origin == BUILTIN:
+    other = _other_form(bases, record, format)
+    if other is None and format == "mlx" and backend == "mlx" and record.origin == BUILTIN:
         from edgelora.store.bases.builtin_mlx import ensure_mlx
 
-        found = ensure_mlx(bases, progress)
-    if found is not None:
-        return msgspec.structs.replace(found, aliases=tuple(dict.fromkeys((*found.aliases, record.name))))
+        other = ensure_mlx(bases, progress)
+    if other is not None:
+        return msgspec.structs.replace(other, aliases=tuple(dict.fromkeys((*other.aliases, record.name))))
     if backend == "auto":
         return record
     raise _no_form(record, backend)
@@ -56,16 +56,16 @@ def apple_silicon() -> bool:
     return sys.platform == "darwin" and platform.machine() == "arm64"
 
 
-def _wanted(record: BaseRecord, backend: BackendChoice, *, named: bool) -> Format:
+def _wanted_format(record: BaseRecord, backend: BackendChoice, *, named: bool) -> Format:
     if backend == "auto":
         return "mlx" if apple_silicon() and not named else record.format
     return RUNS[backend]
 
 
-def _other_form(bases: Bases, record: BaseRecord, wanted: Format) -> BaseRecord | None:
+def _other_form(bases: Bases, record: BaseRecord, format: Format) -> BaseRecord | None:
     """The newest installed base of that format with the same fingerprint."""
     digest = record.identity.fingerprint.digest
-    same = [other for other in bases.list() if other.format == wanted and other.identity.fingerprint.digest == digest]
+    same = [other for other in bases.list() if other.format == format and other.identity.fingerprint.digest == digest]
     newest = max(same, key=lambda other: (other.created, other.name), default=None)
     return None if newest is None else newest.check()
 

@@ -98,7 +98,7 @@ class AdapterCache:
 
     def fetch(
         self,
-        wanted: CacheRequest,
+        request: CacheRequest,
         listing: Listing,
         *,
         open_range: OpenRange,
@@ -112,39 +112,39 @@ class AdapterCache:
         connection fails for good, BaseError where the bytes are not what the hub says, Busy where another process is
         at it, StorageError.
         """
-        files = _choose(wanted, listing)
-        _check_size(wanted, files, limit_bytes)
-        place = self._place(wanted.repository)
+        files = _choose(request, listing)
+        _check_size(request, files, limit_bytes)
+        place = self._place(request.repository)
         content = hashlib.sha256("\n".join(f"{file.checksum.value} {name}" for name, file in files.items()).encode())
         folder = inside(place, content.hexdigest()[:16])
-        busy = f"Another process is downloading {wanted.repository}."
+        busy = f"Another process is downloading {request.repository}."
         with locked(place / "pull.lock", timeout=BUSY_TIMEOUT, busy=busy):
             targets = [(file, folder / name) for name, file in files.items()]
             for file, target in targets:
                 if not _sound(target, file.checksum, file.nbytes):
                     discard(target)
-            download_all(targets, name=wanted.repository, open_range=open_range, progress=progress, pause=pause)
+            download_all(targets, name=request.repository, open_range=open_range, progress=progress, pause=pause)
             record = _Record(
-                repository=wanted.repository,
-                revision=wanted.revision,
-                subfolder=wanted.subfolder,
+                repository=request.repository,
+                revision=request.revision,
+                subfolder=request.subfolder,
                 commit=listing.commit,
                 content=folder.name,
                 files=tuple(_File(name, file.checksum, file.nbytes) for name, file in files.items()),
                 created=self._clock(),
             )
-            write_atomic(self._record_path(wanted), msgspec.json.encode(record))
+            write_atomic(self._record_path(request), msgspec.json.encode(record))
             self._drop_unused(place)
         return self._fetched(record)
 
-    def find(self, wanted: CacheRequest) -> Fetched | None:
+    def find(self, request: CacheRequest) -> Fetched | None:
         """Return what an earlier `fetch` brought, every byte checked; None if it is missing or damaged."""
-        for record in self._records(self._place(wanted.repository)):
-            same = (record.repository, record.subfolder) == (wanted.repository, wanted.subfolder)
-            if same and wanted.revision in (record.revision, record.commit):
-                found = self._fetched(record)
-                if all(_sound(found.folder / file.name, file.checksum, file.nbytes) for file in record.files):
-                    return found
+        for record in self._records(self._place(request.repository)):
+            same = (record.repository, record.subfolder) == (request.repository, request.subfolder)
+            if same and request.revision in (record.revision, record.commit):
+                fetched = self._fetched(record)
+                if all(_sound(fetched.folder / file.name, file.checksum, file.nbytes) for file in record.files):
+                    return fetched
         return None
 
     def _fetched(self, record: _Record) -> Fetched:
@@ -154,10 +154,10 @@ class AdapterCache:
     def _place(self, repository: str) -> Path:
         return inside(self._root, repository.replace("/", "--"))
 
-    def _record_path(self, wanted: CacheRequest) -> Path:
+    def _record_path(self, request: CacheRequest) -> Path:
         # A revision may hold what no file's name may.
-        key = hashlib.sha256(f"{wanted.revision}\0{wanted.subfolder or ''}".encode()).hexdigest()
-        return self._place(wanted.repository) / f"{key[:16]}.json"
+        key = hashlib.sha256(f"{request.revision}\0{request.subfolder or ''}".encode()).hexdigest()
+        return self._place(request.repository) / f"{key[:16]}.json"
 
     def _records(self, place: Path) -> Iterator[_Record]:
         with storing(place):
@@ -177,35 +177,35 @@ class AdapterCache:
             discard(path)
 
 
-def holds_adapter(wanted: CacheRequest, names: Collection[str]) -> bool:
+def holds_adapter(request: CacheRequest, names: Collection[str]) -> bool:
     """Return whether files of these names are an adapter's, or claim to be."""
     from edgelora_converters.peft.config import CONFIG_NAME
 
-    return any(name.rpartition("/")[2] == CONFIG_NAME and name.count("/") <= 1 for name in wanted.of(names))
+    return any(name.rpartition("/")[2] == CONFIG_NAME and name.count("/") <= 1 for name in request.of(names))
 
 
-def _choose(wanted: CacheRequest, listing: Listing) -> dict[str, RemoteFile]:
+def _choose(request: CacheRequest, listing: Listing) -> dict[str, RemoteFile]:
     """The adapter's two files, PEFT's or mlx-lm's, by the names they get here."""
     from edgelora_converters.peft.folder import adapter_files, adapter_folder
 
-    if wanted.subfolder is not None and not wanted.of(listing.files):
+    if request.subfolder is not None and not request.of(listing.files):
         folders = ", ".join(sorted({name.partition("/")[0] for name in listing.files if "/" in name})[:20])
-        message = f"{wanted.repository} has no folder {wanted.subfolder}."
+        message = f"{request.repository} has no folder {request.subfolder}."
         raise UsageError("no_subfolder", message, f"Its folders are: {folders}." if folders else "")
-    names = wanted.of(listing.files)
+    names = request.of(listing.files)
     try:
-        folder = adapter_folder(names, where=wanted.repository, depth=1, mlx=True)
+        folder = adapter_folder(names, where=request.repository, depth=1, mlx=True)
     except AdapterUnsupported as error:
         remedy = "Say which one: --subfolder NAME." if error.code == "adapter_many" else error.remedy
         raise AdapterUnsupported(error.code, error.what, remedy) from error
-    start = folder if wanted.subfolder is None else f"{wanted.subfolder}/{folder}"
+    start = folder if request.subfolder is None else f"{request.subfolder}/{folder}"
     return {name: listing.files[f"{start}{name}"] for name in adapter_files(names, folder)}
 
 
-def _check_size(wanted: CacheRequest, files: dict[str, RemoteFile], limit: int | None) -> None:
+def _check_size(request: CacheRequest, files: dict[str, RemoteFile], limit: int | None) -> None:
     nbytes = sum(file.nbytes for file in files.values())
     if limit is not None and nbytes > limit:
-        message = f"The adapter in {wanted.repository} has {size_text(nbytes)}; at most {size_text(limit)} are taken."
+        message = f"The adapter in {request.repository} has {size_text(nbytes)}; at most {size_text(limit)} are taken."
         raise AdapterUnsupported("adapter_download_too_large", message, "Pull it by hand: edgelora pull.")
 
 

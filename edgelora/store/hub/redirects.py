@@ -51,10 +51,10 @@ def _any_private(host: str | None) -> bool:
 def _addresses(host: str | None) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
     """Resolve a host name. Empty where it cannot be resolved: behind a proxy, the proxy does that."""
     try:
-        found = socket.getaddrinfo(host, None, proto=socket.IPPROTO_TCP)
+        entries = socket.getaddrinfo(host, None, proto=socket.IPPROTO_TCP)
     except (OSError, UnicodeError):
         return []
-    return [_plain(str(entry[4][0])) for entry in found]
+    return [_plain(str(entry[4][0])) for entry in entries]
 
 
 def _plain(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

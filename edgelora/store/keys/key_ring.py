@@ -28,9 +28,9 @@ class KeyRing:
     def is_token(self, given: Sequence[str]) -> bool:
         """Return whether one of the digests is the management token's."""
         token = self._token.get()
-        return bool(token) & any(hmac.compare_digest(one, token) for one in given)
+        return bool(token) & any(hmac.compare_digest(digest, token) for digest in given)
 
     def find(self, given: Sequence[str], now: float) -> ApiKey | None:
         """The key that one of the digests is of, unless it has expired. Looks at all of them, in the same time."""
-        found = [key for key in self._keys.get() for one in given if hmac.compare_digest(one, key.sha256)]
-        return next((key for key in found if not key.expired(now)), None)
+        matching = [key for key in self._keys.get() for digest in given if hmac.compare_digest(digest, key.sha256)]
+        return next((key for key in matching if not key.expired(now)), None)

@@ -37,10 +37,10 @@ def read_token(folder: Path) -> str | None:
 def ensure_token(folder: Path) -> str:
     """The token, made now where there is none. Raises StorageError and Busy."""
     with _alone(folder):
-        found = read_token(folder)
-        if found is not None:
+        token = read_token(folder)
+        if token is not None:
             _close_to_others(folder / TOKEN_FILE)
-            return found
+            return token
         return _write(folder)
 
 

@@ -43,10 +43,10 @@ class ReloadingFile(Generic[T]):
     def _look(self) -> _Stamp:
         with storing(self._path):
             try:
-                found = self._path.stat()
+                stat = self._path.stat()
             except FileNotFoundError:
                 return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
     def _read(self) -> T:
         with storing(self._path):

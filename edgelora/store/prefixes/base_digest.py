@@ -51,8 +51,8 @@ class BaseDigests:
     def known(self, base: Path) -> str | None:
         """The digest of a base's file (or of the files right in its folder), where it need not be read for it."""
         try:
-            known = msgspec.json.decode(self._path(base).read_bytes(), type=_KnownDigest)
-            return known.digest if known.location == str(base) and known.marks == _marks(base) else None
+            record = msgspec.json.decode(self._path(base).read_bytes(), type=_KnownDigest)
+            return record.digest if record.location == str(base) and record.marks == _marks(base) else None
         except FileNotFoundError:
             return None
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -61,9 +61,9 @@ class BaseDigests:
 
     def digest(self, base: Path, report: Report | None = None) -> str:
         """The same, read where it must be. Raises BaseError where the base changes meanwhile, StorageError."""
-        found = self.known(base)
-        if found is not None:
-            return found
+        digest = self.known(base)
+        if digest is not None:
+            return digest
         with storing(base):
             marks = _marks(base)
             digest = _digest(_files(base), report, sum(mark.nbytes for mark in marks))
@@ -75,11 +75,11 @@ class BaseDigests:
     def forget(self, base: Path) -> str | None:
         """The digest that was remembered last, of a file that need not be there any more; from now on it is not."""
         try:
-            known = msgspec.json.decode(self._path(base).read_bytes(), type=_KnownDigest)
+            record = msgspec.json.decode(self._path(base).read_bytes(), type=_KnownDigest)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return None
         discard(self._path(base))
-        return known.digest
+        return record.digest
 
     def _path(self, base: Path) -> Path:
         return inside(self._folder, f"{hashlib.sha256(str(base).encode()).hexdigest()[:32]}.json")

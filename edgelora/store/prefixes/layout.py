@@ -93,10 +93,10 @@ class PrefixLayout:
         folder = self.group(group)
         try:
             with os.scandir(folder) as entries:
-                found = [parse(folder, entry.name) for entry in entries]
+                parsed = [parse(folder, entry.name) for entry in entries]
         except FileNotFoundError:
             return []
-        return [stored for stored in found if stored is not None]
+        return [stored for stored in parsed if stored is not None]
 
     def every_group(self) -> list[str]:
         try:
