@@ -41,7 +41,7 @@ SYNONYMS = {
     "use": "base use",
     "version": "--version",
 }
-"""What people type from habit, and what does it here."""
+"""Verbs that people type from habit, and the verb that does it here."""
 
 
 @dataclass(frozen=True, slots=True)

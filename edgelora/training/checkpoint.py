@@ -19,7 +19,7 @@ _ITERATION = "iteration"
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """What a checkpoint is taken from, and put back into."""
+    """The state that a checkpoint is taken from and put back into."""
 
     model: Any
     """The base with LoRA layers, all else frozen (mlx.nn.Module)."""

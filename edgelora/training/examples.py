@@ -30,14 +30,14 @@ class Example:
     """`train.jsonl, line 3`."""
     form: Form
     messages: tuple[dict[str, Any], ...] = ()
-    """Of a chat; a prompt and its completion are a chat of two."""
+    """The messages of a chat; a prompt and its completion are a chat of two."""
     tools: list[Any] | None = None
     text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """What is trained on, and what the loss is validated on."""
+    """The examples for training and for validation."""
 
     training: tuple[Example, ...]
     validation: tuple[Example, ...]

@@ -9,7 +9,7 @@ from edgelora.training.examples import Example, Problems
 
 
 class ChatTokenizer(Protocol):
-    """What is used of the tokenizer that mlx-lm loads (a wrapper of transformers' own)."""
+    """The used part of the tokenizer that mlx-lm loads (a wrapper of transformers' own)."""
 
     bos_token: str | None
     eos_token_id: int
@@ -23,7 +23,7 @@ class ChatTokenizer(Protocol):
 class Encoded(NamedTuple):
     tokens: list[int]
     offset: int
-    """How many of the first tokens are prompt, which is not learnt."""
+    """Number of first tokens that are prompt, which is not learnt."""
 
 
 def encode_all(
@@ -51,7 +51,7 @@ def encode_all(
 
 
 def encode(example: Example, tokenizer: ChatTokenizer, *, learn_prompts: bool = False) -> Encoded:
-    """One example. Raises ValueError, or whatever its template raises."""
+    """Encode an example. Raises ValueError, or whatever its template raises."""
     if example.form == "text":
         return Encoded(_text(example.text, tokenizer), 0)
     _check_control(example, tokenizer)

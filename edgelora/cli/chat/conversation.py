@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgelora.text.prompt import Message
 
 NONE = "none"
-"""What `/adapter` and `/system` call their absence."""
+"""The word for none in `/adapter` and `/system`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Command:
 
 
 class Chat:
-    """One conversation: its turns, the adapters in use, the system prompt."""
+    """A conversation: its turns, the adapters in use, the system prompt."""
 
     def __init__(
         self, service: Service, *, sampling: SamplingOptions, acting: tuple[AdapterUse, ...], system: str | None

@@ -106,7 +106,7 @@ def rm(app: App, names: tuple[str, ...]) -> None:
 
 
 def summary(manifest: AdapterManifest, version: Version) -> dict[str, Any]:
-    """One adapter version for programs. Sizes in bytes, times in ISO 8601."""
+    """Return an adapter version for programs. Sizes in bytes, times in ISO 8601."""
     return {
         "name": manifest.name,
         "version": version.number,

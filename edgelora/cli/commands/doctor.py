@@ -78,7 +78,7 @@ def _open_library(app: App, settings: Settings) -> Library:
 
 
 def _engine(app: App, settings: Settings) -> Check:
-    """One token through everything: base, template, engine, sampling."""
+    """Compute one token through everything: base, template, engine, sampling."""
     from edgelora.cli.commands import doctor_checks
     from edgelora.cli.support.answer import follow
     from edgelora.cli.support.progress import progress_bars

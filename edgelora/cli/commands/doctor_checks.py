@@ -1,4 +1,4 @@
-"""What `doctor` looks at, one function a check. Looks only: writes nothing but what first use installs, and no network.
+"""The checks of `edgelora doctor`, a function each. They only look: writes nothing but what first use installs, and no network.
 
 A check that cannot tell says so as a warning; it never raises.
 """
@@ -78,7 +78,7 @@ def failed(name: str, error: Exception) -> Check:
 
 
 def machine_checks() -> Iterator[Check]:
-    """What is here whatever is installed."""
+    """Yield the checks that need nothing installed."""
     from edgelora.core.version import __version__
 
     yield ok("edgelora", str(__version__))

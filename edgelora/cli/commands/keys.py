@@ -157,7 +157,7 @@ def parse_expiry(text: str, *, now: float) -> float:
 
 
 def summary(key: ApiKey) -> dict[str, Any]:
-    """One key for programs, without its digest. Times in ISO 8601."""
+    """Return a key for programs, without its digest. Times in ISO 8601."""
     return {
         "name": key.name,
         "adapters": list(key.adapters),

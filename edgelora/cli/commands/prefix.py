@@ -160,7 +160,7 @@ def names(library: Library) -> dict[str, str]:
 
 
 def summary(entry: Entry, known: dict[str, str]) -> dict[str, Any]:
-    """One kept prefix for programs. Sizes in bytes, times in ISO 8601; null for what is not installed any more."""
+    """Return a kept prefix for programs. Sizes in bytes, times in ISO 8601; null for what is not installed any more."""
     held, origin = entry.held, entry.origin
     return {
         "name": held.stored.name,

@@ -89,7 +89,7 @@ def ask(url: str, key: str | None) -> _Status:
 
 
 def show(status: _Status) -> None:
-    """One server, for people."""
+    """Print one server, for people."""
     from edgelora_models.storage import size_text
 
     if "error" in status:

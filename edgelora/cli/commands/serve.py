@@ -196,7 +196,7 @@ def serve(
 
 
 def prepare(service: Service, pins: Sequence[str]) -> None:
-    """What is done while the server listens already. Raises what keeps the base, or a pin, out of memory."""
+    """Prepare the base and the pins while the server listens already. Raises what keeps the base, or a pin, out of memory."""
     from edgelora.cli.support.progress import progress_bars
 
     with progress_bars() as bars:

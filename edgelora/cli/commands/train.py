@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RecipeOptions:
-    """What the command line says about the training; None is the recipe's own value."""
+    """The options of the training; None is the recipe's own value."""
 
     rank: int | None
     alpha: float | None

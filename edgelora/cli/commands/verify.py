@@ -87,7 +87,7 @@ def verify(
 
 @dataclass(frozen=True, slots=True)
 class VerifyOptions:
-    """How the adapter is to be run."""
+    """The options of the run."""
 
     prompts: tuple[str, ...]
     tokens: int

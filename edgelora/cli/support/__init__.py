@@ -1,1 +1,1 @@
-"""What the verbs share: options, output, progress, answers and the translation of errors."""
+"""Code that the verbs share: options, output, progress, answers and the translation of errors."""

@@ -1,4 +1,4 @@
-"""One answer, from stream to stdout. Owns the cancel: whatever ends the reading early ends the generation too."""
+"""An answer from the stream to stdout. Owns the cancel: whatever ends the reading early ends the generation too."""
 
 from __future__ import annotations
 

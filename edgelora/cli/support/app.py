@@ -1,4 +1,4 @@
-"""What the commands reach the rest through: settings, the library, the service. Tests hand in their own openers."""
+"""The commands' way to the rest: settings, the library, the service. Tests hand in their own openers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class App:
     """click's context object: one for each run of the command line."""
 
     environ: Mapping[str, str] | None = None
-    """Where settings are read from; None is the process's environment."""
+    """The environment that settings are read from; None is the process's own."""
     library: OpenLibrary = _open_library
     service: OpenService = _open_service
     supervised: OpenService = _open_supervised

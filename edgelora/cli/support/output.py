@@ -1,4 +1,4 @@
-"""What a person or a program sees: tables, fields, JSON, notes, ages.
+"""Output for a person or a program: tables, fields, JSON, notes, ages.
 
 Answers and data go to stdout, the rest to stderr.
 """

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SamplingOptions:
-    """What the command line says about sampling; None leaves it to the base."""
+    """The sampling options; None leaves a value to the base."""
 
     temperature: float | None
     top_p: float | None
@@ -32,7 +32,7 @@ class SamplingOptions:
 
 @dataclass(frozen=True, slots=True)
 class MachineOptions:
-    """What the command line says about how the machine is used; None leaves it to the settings."""
+    """The machine options; None leaves a value to the settings."""
 
     threads: int | None = None
     weights: WeightsChoice | None = None

@@ -95,7 +95,7 @@ def _display() -> RichProgress:
 
 
 def amount(done: float, total: float | None, speed: float | None) -> str:
-    """What stands behind a bar: sizes, rate and time left for bytes; a percentage otherwise; nothing while unknown."""
+    """The text behind a bar: sizes, rate and time left for bytes; a percentage otherwise; nothing while unknown."""
     from edgelora_models.storage import size_text
 
     if total is None:

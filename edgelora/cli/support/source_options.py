@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ReadingOptions:
-    """What the command line gives beside an adapter."""
+    """The options for files beside an adapter."""
 
     base_weights: Path | None = None
     initial: Path | None = None
@@ -49,7 +49,7 @@ _READING = (
 
 @contextmanager
 def opened(given: ReadingOptions, bars: Progress | None, *, usual: Path | None = None) -> Iterator[ReadOptions | None]:
-    """What was given, open for the block; None where nothing was. `usual` is the base itself, whose weights serve where
+    """Yield the files that were given, open for the block; None where nothing was. `usual` is the base itself, whose weights serve where
     no others were given and they can be read. `bars` shows how far a decomposition of them is."""
     from edgelora_converters.peft.read_options import ReadOptions
     from edgelora_converters.weights.open import open_base_weights
