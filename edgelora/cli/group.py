@@ -92,9 +92,9 @@ class Verbs(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
-        known = self.list_commands(ctx)
-        if name not in known and not name.startswith("-") and not ctx.resilient_parsing:
-            raise click.UsageError(f"There is no verb {name!r}.{_meant(name, known, ctx)}", ctx)
+        verbs = self.list_commands(ctx)
+        if name not in verbs and not name.startswith("-") and not ctx.resilient_parsing:
+            raise click.UsageError(f"There is no verb {name!r}.{_meant(name, verbs, ctx)}", ctx)
         return super().resolve_command(ctx, args)
 
 

@@ -185,7 +185,7 @@ class Service:
         `service.chat(..., adapters=service.compose(("medical-faq", 0.7), ("pirate", 0.3)), ...)`; an id of the base
         adds nothing. Raises as `resolve` does, and UsageError for a weight of the base.
         """
-        return compose(self.resolve, ((one, 1.0) if isinstance(one, str) else one for one in wanted))
+        return compose(self.resolve, ((entry, 1.0) if isinstance(entry, str) else entry for entry in wanted))
 
     def chat(
         self,

@@ -83,9 +83,9 @@ def check_schema(schema: object, param: str) -> Schema:
             raise _refused(f"it is nested deeper than {MAX_DEPTH} levels", param)
         if isinstance(value, Mapping):
             _check_object(value, param)
-            waiting += ((one, depth + 1) for one in value.values())
+            waiting += ((value_inside, depth + 1) for value_inside in value.values())
         elif isinstance(value, list):
-            waiting += ((one, depth + 1) for one in value)
+            waiting += ((value_inside, depth + 1) for value_inside in value)
     if len(json.dumps(schema)) > MAX_CHARS:
         raise _refused(f"it has more than {MAX_CHARS} characters", param)
     return schema

@@ -26,7 +26,8 @@ def groups(lengths: Sequence[int], size: int) -> list[list[int]]:
 
 
 def order(count: int, *, seed: int, first: int = 0) -> Iterator[int]:
-    """Yield which of `count` batches comes in iteration `first`, `first` + 1 and so on, without end: all of them once in each
+    """Yield which of `count` batches comes in iteration `first`, `first` + 1 and so on, without end: all of
+    them once in each
     pass, shuffled anew."""
     epoch, skipped = divmod(first, count)
     while True:

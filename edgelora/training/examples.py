@@ -76,7 +76,7 @@ def read_examples(source: Path, *, share: float, seed: int) -> Examples:
     problems.check()
     if not read[0]:
         problems.add(files[0].name, "it holds no example")
-    for example in (example for found in read for example in found):
+    for example in (example for from_file in read for example in from_file):
         if example.form != read[0][0].form:
             problems.add(example.where, f"it is {_named(example.form)}, the first line is {_named(read[0][0].form)}")
     problems.check()

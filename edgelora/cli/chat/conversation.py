@@ -76,12 +76,12 @@ class Chat:
     def _say(self, text: str) -> None:
         from edgelora.text.prompt import Message
 
-        asked = [*self.turns, Message("user", text)]
+        messages = [*self.turns, Message("user", text)]
         opening = [Message("system", self.system)] if self.system else []
-        answer = self._answer([*opening, *asked])
+        answer = self._answer([*opening, *messages])
         if answer:
             # A question that got no answer is forgotten, so that it can be asked again.
-            self.turns = [*asked, Message("assistant", answer)]
+            self.turns = [*messages, Message("assistant", answer)]
 
     def _answer(self, messages: list[Message]) -> str:
         with spinner("Thinking ...") as waiting:
@@ -112,8 +112,8 @@ class Chat:
         if not names:
             self._list_adapters()
             return
-        wanted = [] if names == NONE else [split_weight(name) for name in names.split()]
-        self.acting = self.service.compose(*wanted)
+        chosen = [] if names == NONE else [split_weight(name) for name in names.split()]
+        self.acting = self.service.compose(*chosen)
         for use in self.acting:
             self.service.prefetch(use.ref)  # while the next line is typed
         hint(f"{self.label} answers from here on; what was said stays.")

@@ -70,12 +70,12 @@ class SlashCompleter(Completer):
         if not line.startswith("/"):
             return
         if not space:
-            known, typed = list(COMMANDS), command
+            candidates, typed = list(COMMANDS), command
         elif command == "/adapter":
-            known, typed = [*self._chat.adapters(), NONE], rest.rpartition(" ")[2]
+            candidates, typed = [*self._chat.adapters(), NONE], rest.rpartition(" ")[2]
         else:
             return
-        for name in known:
+        for name in candidates:
             if name.startswith(typed):
                 yield Completion(name, start_position=-len(typed))
 

@@ -27,7 +27,7 @@ def ls(app: App, as_json: bool) -> None:
     """List the installed adapters, with the base each was added for."""
     library = app.open_library()
     manifests, quarantine = library.store.list(), library.quarantine()
-    locked = {m.latest.digest: found.why for m in manifests if (found := quarantine.find(m.latest.digest))}
+    locked = {m.latest.digest: entry.why for m in manifests if (entry := quarantine.find(m.latest.digest))}
     if as_json:
         emit_json([summary(m, m.latest) | {"quarantined": locked.get(m.latest.digest)} for m in manifests])
     elif manifests:
@@ -97,10 +97,10 @@ def rm(app: App, names: tuple[str, ...]) -> None:
     """Remove the adapter NAME with all its versions, or one version of it: NAME@2."""
     library = app.open_library()
     store = library.store
-    wanted = list(dict.fromkeys(names))
-    for name in wanted:
+    targets = list(dict.fromkeys(names))
+    for name in targets:
         store.resolve(name)  # all of them are known, or nothing is removed
-    for name in wanted:
+    for name in targets:
         gone = library.remove_adapter(name)
         note(f"Removed {name}" + (f" ({len(gone)} versions)." if len(gone) > 1 else "."))
 
@@ -130,8 +130,8 @@ def details(manifest: AdapterManifest, version: Version, converted: Sequence[Con
         "trained_on": version.base_model,
         "origin": version.origin,
         "files": [{"name": file.name, "digest": file.digest, "bytes": file.nbytes} for file in version.files],
-        "conversions": [_conversion(one) for one in converted],
-        "versions": [one.number for one in manifest.versions],
+        "conversions": [_conversion(conversion) for conversion in converted],
+        "versions": [conversion.number for conversion in manifest.versions],
         "aliases": dict(manifest.aliases),
     }
     return summary(manifest, version) | more
@@ -164,7 +164,7 @@ def _fields(manifest: AdapterManifest, version: Version, converted: Sequence[Con
     from edgelora_models.storage import size_text
 
     low, high = version.scales
-    others = [str(one.number) for one in manifest.versions if one.number != version.number]
+    others = [str(other.number) for other in manifest.versions if other.number != version.number]
     return [
         ("name", manifest.name),
         ("version", f"{version.number} ({version.digest[:12]})"),

@@ -63,19 +63,19 @@ def combine(
 
     if (name is None) == (out is None):
         raise UsageError("combine_where", "Give one of --name and -o.", "--name installs the result, -o writes it.")
-    wanted = [split_part(text) for text in adapters]
+    parts_with_weights = [split_part(text) for text in adapters]
     with progress_bars() as bars:
         library = app.open_library(bars)
-        known = _base(library, [spec for spec, _ in wanted], base)
-        with opened(reading, bars, usual=known.path) as given:
-            parts = read_parts(library.store, wanted, known.fingerprint.shape, reading=given or PLAIN)
+        target_base = _base(library, [spec for spec, _ in parts_with_weights], base)
+        with opened(reading, bars, usual=target_base.path) as given:
+            parts = read_parts(library.store, parts_with_weights, target_base.fingerprint.shape, reading=given or PLAIN)
         tell_treatments(parts)
         combination = combine_parts(parts, rank=rank)
-        kept = _keep(library, combination, known, name=name, out=out, progress=bars)
+        kept = _keep(library, combination, target_base, name=name, out=out, progress=bars)
     if as_json:
         adapter = combination.adapter
-        told = {"rank": adapter.max_rank, "modules": len(adapter.pairs), "error": combination.error}
-        emit_json(kept | told | {"losses": [asdict(loss) for loss in combination.losses]})
+        summary = {"rank": adapter.max_rank, "modules": len(adapter.pairs), "error": combination.error}
+        emit_json(kept | summary | {"losses": [asdict(loss) for loss in combination.losses]})
         return
     _tell(combination, kept, modules=modules)
 
@@ -84,9 +84,9 @@ def _base(library: Library, specs: list[str], base: str | None) -> KnownBase:
     """Return what the adapters are for. Raises AdapterIncompatible where that is not one base."""
     from edgelora.store.adapters.combine_inputs import check_one_base, installed_version
 
-    found = [version for spec in specs if (version := installed_version(library.store, spec)) is not None]
-    check_one_base(found)
-    return library.find_base(found[0][1].base_name if base is None and found else base)
+    versions = [version for spec in specs if (version := installed_version(library.store, spec)) is not None]
+    check_one_base(versions)
+    return library.find_base(versions[0][1].base_name if base is None and versions else base)
 
 
 def _keep(

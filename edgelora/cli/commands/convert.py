@@ -48,15 +48,15 @@ def convert(
     from edgelora_converters.peft.read_options import PLAIN
 
     with progress_bars() as bars:
-        found = app.open_library(bars).find_base(base)
+        target_base = app.open_library(bars).find_base(base)
         progress = None if bars is None else lambda done, total: bars(f"Converting {source.name}", done, total)
-        with opened(reading, bars, usual=found.path if found.record is None else None) as given:
+        with opened(reading, bars, usual=target_base.path if target_base.record is None else None) as given:
             report = convert_adapter(
                 source,
                 out,
                 to=to,
-                base=found.fingerprint,
-                base_path=found.path,
+                base=target_base.fingerprint,
+                base_path=target_base.path,
                 reading=given or PLAIN,
                 progress=progress,
             )

@@ -1,4 +1,5 @@
-"""The checks of `edgelora doctor`, a function each. They only look: writes nothing but what first use installs, and no network.
+"""The checks of `edgelora doctor`, a function each. They only look: writes nothing but what first use
+installs, and no network.
 
 A check that cannot tell says so as a warning; it never raises.
 """
@@ -73,8 +74,8 @@ def fail(name: str, detail: str, remedy: str = "") -> Check:
 
 
 def failed(name: str, error: Exception) -> Check:
-    told = describe(error)
-    return fail(name, told.message, told.remedy)
+    reason = describe(error)
+    return fail(name, reason.message, reason.remedy)
 
 
 def machine_checks() -> Iterator[Check]:
@@ -103,10 +104,10 @@ def package(name: str, *, needed: bool) -> Check:
 
 
 def cpu() -> Check:
-    found = [feature for feature in SHOWN_FEATURES if feature in cpu_features()]
+    features = [feature for feature in SHOWN_FEATURES if feature in cpu_features()]
     cores = f"{os.cpu_count() or '?'} threads"
-    if found:
-        return ok("cpu", f"{cores}; {' '.join(found)}")
+    if features:
+        return ok("cpu", f"{cores}; {' '.join(features)}")
     if platform.machine().lower() in {"arm64", "aarch64"}:
         return ok("cpu", f"{cores}; neon")  # part of every 64-bit ARM
     return warn("cpu", f"{cores}; no known vector features seen", "Answers will be slow where AVX2 is missing.")
@@ -229,9 +230,9 @@ def quarantine(library: Library) -> Check:
     locked = library.quarantine().list()
     if not locked:
         return ok("quarantine", "no adapter has crashed the engine")
-    told = ", ".join(f"{one.name}@{one.version[:12]} ({one.why})" for one in locked)
+    crashed = ", ".join(f"{entry.name}@{entry.version[:12]} ({entry.why})" for entry in locked)
     return warn(
-        "quarantine", f"crashed the engine and is not run: {told}", "Add a new version, or: edgelora release NAME"
+        "quarantine", f"crashed the engine and is not run: {crashed}", "Add a new version, or: edgelora release NAME"
     )
 
 
@@ -244,13 +245,13 @@ def memory(settings: Settings, record: BaseRecord) -> Check:
 
     try:
         setup = plan_setup(record, settings)
-        need, found = MemoryNeed.of(record, setup), machine_memory()
-        check_fits(record.name, need, found, working_set=spec_for(record.format).working_set())
+        need, available = MemoryNeed.of(record, setup), machine_memory()
+        check_fits(record.name, need, available, working_set=spec_for(record.format).working_set())
     except EdgeloraError as error:
         return failed("memory", error)
     most = size_text(need.total + settings.adapter_budget_bytes)
-    detail = f"{size_text(found.available)} free; base, KV and adapters take up to {most} ({setup.kv_text})"
-    if need.total > found.available:
+    detail = f"{size_text(available.available)} free; base, KV and adapters take up to {most} ({setup.kv_text})"
+    if need.total > available.available:
         smaller = "EDGELORA_KV_TYPE=q8_0 or EDGELORA_CONTEXT for less KV, `edgelora base use NAME` for a smaller base"
         return warn("memory", detail, f"Close other programs, or take {smaller}.")
     return ok("memory", detail)
@@ -261,8 +262,8 @@ def peak_text(stats: EngineStats) -> str:
     from edgelora.core.machine import process_memory
 
     own = process_memory(os.getpid())
-    told = "" if own is None or own.peak is None else f"; at most {size_text(own.peak)} of memory"
-    return told + (f", {size_text(stats.allocated_peak_bytes)} by MLX" if stats.allocated_peak_bytes else "")
+    peak = "" if own is None or own.peak is None else f"; at most {size_text(own.peak)} of memory"
+    return peak + (f", {size_text(stats.allocated_peak_bytes)} by MLX" if stats.allocated_peak_bytes else "")
 
 
 def tuning(settings: Settings, record: BaseRecord) -> Check:

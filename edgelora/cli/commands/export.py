@@ -35,7 +35,7 @@ def export(app: App, name: str, to: ExportFormat, out: Path, base: str | None, a
     with progress_bars() as bars:
         library = app.open_library(bars)
         manifest, version = library.store.resolve(name)
-        found = library.find_base(base if base is not None else version.base_name)
+        target_base = library.find_base(base if base is not None else version.base_name)
         progress = None if bars is None else lambda done, total: bars(f"Converting {name}", done, total)
         done = export_version(
             library.store,
@@ -43,12 +43,12 @@ def export(app: App, name: str, to: ExportFormat, out: Path, base: str | None, a
             version,
             out,
             to=to,
-            base=found.fingerprint,
-            base_path=found.path,
+            base=target_base.fingerprint,
+            base_path=target_base.path,
             progress=progress,
         )
     if as_json:
-        told = {"name": manifest.name, "version": version.number, "digest": version.digest}
-        emit_json(told | {"to": to, "out": str(out), "bytes": done.nbytes, "worst": done.worst})
+        summary = {"name": manifest.name, "version": version.number, "digest": version.digest}
+        emit_json(summary | {"to": to, "out": str(out), "bytes": done.nbytes, "worst": done.worst})
     else:
         note(f"Wrote {manifest.name}, version {version.number}, to {out} ({size_text(done.nbytes)}).")

@@ -51,17 +51,21 @@ def merge(
     from edgelora_converters.merge.merge import merge as merge_parts
     from edgelora_converters.peft.read_options import PLAIN
 
-    wanted = [split_part(text) for text in adapters]
+    parts_with_weights = [split_part(text) for text in adapters]
     with progress_bars() as bars:
         library = app.open_library(bars)
-        known = library.find_base(base)
-        found = [version for name, _ in wanted if (version := installed_version(library.store, name)) is not None]
-        _warn_of_other_bases(found, known)
-        with opened(reading, bars, usual=known.path) as given:
-            parts = read_parts(library.store, wanted, known.fingerprint.shape, reading=given or PLAIN)
+        target_base = library.find_base(base)
+        versions = [
+            version for name, _ in parts_with_weights if (version := installed_version(library.store, name)) is not None
+        ]
+        _warn_of_other_bases(versions, target_base)
+        with opened(reading, bars, usual=target_base.path) as given:
+            parts = read_parts(library.store, parts_with_weights, target_base.fingerprint.shape, reading=given or PLAIN)
         tell_treatments(parts)
-        progress = None if bars is None else lambda done, total: bars(f"Merging into {known.path.name}", done, total)
-        report = merge_parts(parts, known.path, out, progress=progress)
+        progress = (
+            None if bars is None else lambda done, total: bars(f"Merging into {target_base.path.name}", done, total)
+        )
+        report = merge_parts(parts, target_base.path, out, progress=progress)
     if as_json:
         emit_json({"out": str(out), **asdict(report)})
         return

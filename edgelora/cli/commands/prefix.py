@@ -95,11 +95,11 @@ def ls(app: App, as_json: bool) -> None:
     """List what is kept on disk: what has a name, then what was kept by itself, latest used first."""
     library = app.open_library()
     entries = library.prefixes().entries()
-    known = names(library)
+    version_names = names(library)
     if as_json:
-        emit_json([summary(entry, known) for entry in entries])
+        emit_json([summary(entry, version_names) for entry in entries])
     elif entries:
-        _table(entries, known)
+        _table(entries, version_names)
         _note_budget(entries, library)
     else:
         note("Nothing is kept. `edgelora prefix add ADAPTER --system FILE` keeps a system prompt.")
@@ -116,10 +116,15 @@ def rm(app: App, names: tuple[str, ...], automatic: bool) -> None:
     if not names and not automatic:
         raise UsageError("no_name", "Nothing was named.", "Give a NAME, or --automatic.")
     prefixes = app.open_library().prefixes()
-    known = {entry.held.stored.name for entry in prefixes.entries()} - {None}
+    kept = {entry.held.stored.name for entry in prefixes.entries()} - {None}
     for name in dict.fromkeys(names):  # all of them are known, or nothing is removed
-        if name not in known:
-            raise NotFound("prefix", name, [one for one in known if one], "`edgelora prefix ls` shows what is kept.")
+        if name not in kept:
+            raise NotFound(
+                "prefix",
+                name,
+                [kept_name for kept_name in kept if kept_name],
+                "`edgelora prefix ls` shows what is kept.",
+            )
     for name in dict.fromkeys(names):
         prefixes.remove(name)
         note(f"Removed {name}.")
@@ -147,7 +152,7 @@ def names(library: Library) -> dict[str, str]:
     from edgelora.store.prefixes.base_digest import BaseDigests
 
     contents = BaseDigests(library.prefixes().layout.bases)
-    known = {
+    by_digest = {
         version.digest: f"{manifest.name}@{version.number}"
         for manifest in library.store.list()
         for version in manifest.versions
@@ -155,8 +160,8 @@ def names(library: Library) -> dict[str, str]:
     for record in library.bases.list():
         digest = contents.known(record.path)
         if digest is not None:
-            known[digest] = record.name
-    return known
+            by_digest[digest] = record.name
+    return by_digest
 
 
 def summary(entry: Entry, known: dict[str, str]) -> dict[str, Any]:

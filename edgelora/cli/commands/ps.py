@@ -35,26 +35,26 @@ def ps(app: App, url: str | None, as_json: bool) -> None:
     from edgelora.store.keys.management_token import read_token
 
     settings = app.settings()
-    urls = [url] if url else [one.url for one in running(settings.directories.state)]
+    urls = [url] if url else [url_of_server.url for url_of_server in running(settings.directories.state)]
     # The token opens everything: it is for this installation's own servers, never for a URL that somebody gave.
     key = settings.api_key if url else read_token(settings.directories.config) or settings.api_key
-    told: list[_Status] = []
-    for one in urls:
+    statuses: list[_Status] = []
+    for url_of_server in urls:
         try:
-            status = ask(one, key)
+            status = ask(url_of_server, key)
         except EdgeloraError as error:
             if url:
                 raise
             status = {"error": {"code": error.code, "message": str(error)}}
-        told.append({"url": one, **status})
+        statuses.append({"url": url_of_server, **status})
     if as_json:
-        emit_json(told)
+        emit_json(statuses)
         return
-    for number, status in enumerate(told):
+    for number, status in enumerate(statuses):
         if number:
             emit("")
         show(status)
-    if not told:
+    if not statuses:
         note("No server is running.")
         hint("Start one: edgelora serve")
 
@@ -117,7 +117,7 @@ def show(status: _Status) -> None:
         f" KV {kv['used'] + kv['warm']:,} of {kv['cells']:,} tokens, {kv['warm']:,} of them warm"
     )
     if adapters["data"]:
-        emit_table(COLUMNS, [_row(one) for one in adapters["data"]], right=NUMBERS)
+        emit_table(COLUMNS, [_row(resident) for resident in adapters["data"]], right=NUMBERS)
     else:
         emit("No adapter is in memory: each is loaded at its first use.")
 

@@ -23,7 +23,9 @@ def release(app: App, names: tuple[str, ...]) -> None:
     versions = []
     for name in dict.fromkeys(names):
         manifest, version = library.store.resolve(name)
-        versions += [(name, one.digest) for one in ([version] if "@" in name else manifest.versions)]
+        versions += [
+            (name, release_version.digest) for release_version in ([version] if "@" in name else manifest.versions)
+        ]
     lifted = [name for name, digest in versions if quarantine.lift(digest)]
     for name in dict.fromkeys(name for name, _ in versions):
         note(f"{name} may run again." if name in lifted else f"{name} was not in quarantine.")

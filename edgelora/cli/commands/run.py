@@ -78,14 +78,14 @@ def run(
 
         message = "--stop would cut the JSON of --json-schema short."
         raise UsageError("stop_in_json", message, "Leave out one of the two.")
-    wanted = [split_weight(adapter) for adapter in adapters]
+    chosen = [split_weight(adapter) for adapter in adapters]
     prompt = read_prompt(words, chat_allowed=not as_json)
     settings = app.settings(context=context, machine=machine)
     if prompt is not None and settings.weights == "auto":
         settings = replace(settings, weights="mapped")  # one answer is there before a large base is repacked
-    service = _open(app, settings, base=base, adapters=[name for name, _ in wanted])
+    service = _open(app, settings, base=base, adapters=[name for name, _ in chosen])
     with service:
-        uses = service.compose(*wanted)
+        uses = service.compose(*chosen)
         if prompt is None:
             from edgelora.cli.chat.conversation import Chat
             from edgelora.cli.chat.terminal import converse

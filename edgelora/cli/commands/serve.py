@@ -178,14 +178,14 @@ def serve(
             service = (app.supervised if engine == "child" else app.service)(settings, base=base, progress=bars)
         held.enter_context(service)
         threading.Thread(target=service.registry.library.store.tidy, name="edgelora-gc", daemon=True).start()
-        wanted = tuple(dict.fromkeys(pins or settings.pins))
+        pinned = tuple(dict.fromkeys(pins or settings.pins))
         later = None
         if service.health().state == "ready":
-            pin_all(service, wanted)
+            pin_all(service, pinned)
         else:
-            for name in wanted:
+            for name in pinned:
                 check_adapter(service.library, name)
-            later = partial(prepare, service, wanted)
+            later = partial(prepare, service, pinned)
 
         def ready(urls: list[str]) -> None:
             held.enter_context(present(settings.directories.state, urls[0]))
@@ -196,7 +196,9 @@ def serve(
 
 
 def prepare(service: Service, pins: Sequence[str]) -> None:
-    """Prepare the base and the pins while the server listens already. Raises what keeps the base, or a pin, out of memory."""
+    """Prepare the base and the pins while the server listens already. Raises what keeps the base, or a pin,
+    out of memory.
+    """
     from edgelora.cli.support.progress import progress_bars
 
     with progress_bars() as bars:

@@ -178,20 +178,20 @@ def _check_options(data: Path | None, base: str | None, options: RecipeOptions, 
 @contextmanager
 def ending() -> Iterator[Callable[[], bool]]:
     """Whether Ctrl-C has been pressed; a second one interrupts as ever. Only a main thread hears of it."""
-    asked = threading.Event()
+    interrupted = threading.Event()
 
     def heard(_signal: int, _frame: object) -> None:
-        if asked.is_set():
+        if interrupted.is_set():
             raise KeyboardInterrupt
-        asked.set()
+        interrupted.set()
         note("Stopping after this iteration. Ctrl-C again stops at once, and what was saved last is kept.")
 
     if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
+        yield interrupted.is_set
         return
     before = signal.signal(signal.SIGINT, heard)
     try:
-        yield asked.is_set
+        yield interrupted.is_set
     finally:
         signal.signal(signal.SIGINT, before)
 

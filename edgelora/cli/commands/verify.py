@@ -76,8 +76,8 @@ def verify(
             if base is None:
                 proofs, parity = list(prove(library, subject, library.find_base(None), PLAIN, bars)), None
             else:
-                wanted = VerifyOptions(prompts, tokens, threads)
-                proofs, parity = _run(library, subject, base, wanted, bars)
+                options = VerifyOptions(prompts, tokens, threads)
+                proofs, parity = _run(library, subject, base, options, bars)
     if as_json:
         emit_json(_as_json(adapter, proofs, parity))
     else:
@@ -185,7 +185,10 @@ def _outcome(proof: ConversionCheck) -> str:
 
 
 def _show_parity(parity: Parity) -> None:
-    rows = [(name, *_agreement(one)) for name, one in (("with the adapter", parity.adapter), ("base", parity.base))]
+    rows = [
+        (name, *_agreement(agreement))
+        for name, agreement in (("with the adapter", parity.adapter), ("base", parity.base))
+    ]
     emit_table(("RUNTIME AND ORACLE", "KL, MEAN", "KL, WORST", "SAME TOKEN"), rows, right=frozenset({1, 2, 3}))
     emit_fields(
         [

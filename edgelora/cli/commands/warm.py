@@ -34,14 +34,14 @@ def warm(app: App, names: tuple[str, ...], base: str | None, as_json: bool) -> N
     with progress_bars() as bars:
         library = app.open_library(bars)
         record = library.bases.get(base) if base else library.bases.current()
-        wanted = list(dict.fromkeys(names))
-        for name in wanted:
+        specs = list(dict.fromkeys(names))
+        for name in specs:
             library.store.resolve(name)  # all of them are known, or nothing is done
-        done = [warm_one(library.store, name, record, progress=bars) for name in wanted]
+        done = [warm_one(library.store, name, record, progress=bars) for name in specs]
     if as_json:
-        emit_json([_fields(one, record.name) for one in done])
-    for one in () if as_json else done:
-        note(_told(one, record.name))
+        emit_json([_fields(prewarmed, record.name) for prewarmed in done])
+    for prewarmed in () if as_json else done:
+        note(_told(prewarmed, record.name))
 
 
 def _told(one: Prewarmed, base: str) -> str:

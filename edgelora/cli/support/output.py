@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 def tell_treatments(parts: Iterable[Part]) -> None:
     """A line on stderr for each part whose reading says something of it."""
     for part in parts:
-        if told := part.adapter.metadata.get("treatment"):
-            note(f"{part.name}: {told}")
+        if treatment := part.adapter.metadata.get("treatment"):
+            note(f"{part.name}: {treatment}")
 
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
@@ -74,9 +74,9 @@ def emit_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: f
 
 def emit_fields(pairs: Iterable[tuple[str, str]]) -> None:
     """One `label  value` a line, values below each other."""
-    known = list(pairs)
-    width = max(len(label) for label, _ in known)
-    for label, value in known:
+    fields = list(pairs)
+    width = max(len(label) for label, _ in fields)
+    for label, value in fields:
         emit(f"{paint(label.ljust(width), to=sys.stdout, bold=True)}  {value}")
 
 

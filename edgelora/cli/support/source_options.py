@@ -49,7 +49,8 @@ _READING = (
 
 @contextmanager
 def opened(given: ReadingOptions, bars: Progress | None, *, usual: Path | None = None) -> Iterator[ReadOptions | None]:
-    """Yield the files that were given, open for the block; None where nothing was. `usual` is the base itself, whose weights serve where
+    """Yield the files that were given, open for the block; None where nothing was. `usual` is the base itself,
+    whose weights serve where
     no others were given and they can be read. `bars` shows how far a decomposition of them is."""
     from edgelora_converters.peft.read_options import ReadOptions
     from edgelora_converters.weights.open import open_base_weights

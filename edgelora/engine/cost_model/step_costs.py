@@ -82,8 +82,8 @@ class StepCosts:
 
     def best(self, rows: int) -> float | None:
         """The least that a known size took lately; else None. Where even that is too long the size is to blame."""
-        known = self.known(rows)
-        return known and min(self._sizes[size_of(rows)].latest)
+        measured = self.known(rows)
+        return measured and min(self._sizes[size_of(rows)].latest)
 
     def guess(self, rows: int) -> float | None:
         """Estimate it from the sizes around it, whatever it took itself: the line between the nearest that are

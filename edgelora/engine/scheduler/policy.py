@@ -69,13 +69,13 @@ def choose_starts(
     piece = choose_piece(costs, beside, room=able.max_step_tokens - beside.here)
     for sequence in line:
         # In each step that its prompt takes the others grow by a token, as far as they may.
-        known = allocator.cached_for(sequence, running)
-        growth = GROWTH_CELLS + (len(sequence.tokens) - known) // piece
+        reusable = allocator.cached_for(sequence, running)
+        growth = GROWTH_CELLS + (len(sequence.tokens) - reusable) // piece
         need = len(sequence.tokens) + sum(len(s.tokens) + min(growth, s.max_tokens - len(s.tokens)) for s in held)
         if len(held) - len(running) == allocator.available or need > able.kv_cells:
             break
         held.append(sequence)
-        if not waits(sequence, [*running, *starts], have=known):
+        if not waits(sequence, [*running, *starts], have=reusable):
             starts.append(sequence)
     return starts
 

@@ -294,8 +294,8 @@ class Scheduler:
         sequence = self._live.get(request_id)
         if sequence is None:
             return False
-        known = move in (Move.ENDED, Move.CANCELLED) and request_id not in self._computing
-        self._give_back(sequence, warm=known)
+        kv_known = move in (Move.ENDED, Move.CANCELLED) and request_id not in self._computing
+        self._give_back(sequence, warm=kv_known)
         sequence.move(move)
         del self._live[request_id]
         return True

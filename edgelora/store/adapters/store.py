@@ -218,8 +218,8 @@ class Store:
         if not dry_run:
             sweep(make_folder(self._layout.tmp), now=self._clock())
         with self._committing():
-            found = maintenance.garbage(self._layout)
-            return tuple(found if dry_run else maintenance.collect(self._layout, found))
+            items = maintenance.garbage(self._layout)
+            return tuple(items if dry_run else maintenance.collect(self._layout, items))
 
     def tidy(self) -> None:
         """Collect garbage after a change or at a start. What prevents it is logged, and never fails the caller."""
@@ -238,9 +238,9 @@ class Store:
 
         with workspace(self._layout.tmp) as work, self._converting(version.digest):
             goal = ConversionTarget.of(version, to, base)
-            found = conversions.find(self._layout, version.digest, goal)
-            if found is not None:
-                return found
+            converted = conversions.find(self._layout, version.digest, goal)
+            if converted is not None:
+                return converted
             with self._committing():
                 source = assemble(self._layout, name, version, work)
             with naming(name, version.base_model, base):
@@ -281,9 +281,9 @@ class Store:
 def _adding(before: AdapterManifest | None, name: str, version: Version) -> AdapterManifest:
     if before is None:
         return first_manifest(name, version)
-    known = before.with_digest(version.digest)
-    if known is not None:
-        return before.pointing(LATEST, known.number)
+    existing = before.with_digest(version.digest)
+    if existing is not None:
+        return before.pointing(LATEST, existing.number)
     return before.adding(msgspec.structs.replace(version, number=before.next_number))
 
 
