@@ -198,7 +198,8 @@ class Service:
     ) -> Stream:
         """Begin an answer to a conversation, by the base alone or with `adapters` (see `compose`).
 
-        `tools`: functions it is told of; what it calls is in the answer's text, as `calls.py` reads it. An aLoRA acts
+        `tools`: functions it is told of; what it calls is in the answer's text, as `tool_parser.py` reads it.
+        An aLoRA acts
         from the last occurrence of its invocation in the prompt on. `client`: who asks; clients take turns. Raises as
         `Engine.submit` does.
         """

@@ -1,6 +1,7 @@
 """From what a client asks of an answer's form to a `Constraint`: a JSON schema, any JSON object, calls of functions.
 
-Bounds the schemas; whether llguidance can hold an answer to them is told when the constraint is compiled (`guides.py`).
+Bounds the schemas; whether llguidance can hold an answer to them is told when the constraint is compiled
+(`guided_decoding.py`).
 Pure, and without llguidance: only its input is written here.
 """
 

@@ -1,6 +1,6 @@
 """Functions that an answer may call, as values; and how a conversation with them reads where a template knows none.
 
-Owns no template: those that know functions write them in their own way (`template.py`).
+Owns no template: those that know functions write them in their own way (`chat_template.py`).
 """
 
 from __future__ import annotations

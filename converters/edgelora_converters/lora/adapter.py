@@ -89,7 +89,7 @@ class TokenRows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoraAdapter:
-    """A whole adapter. `source_digest` is the sha256 hex of its PEFT files (see peft_folder.source_digest)."""
+    """A whole adapter. `source_digest` is the sha256 hex of its PEFT files (see `peft.folder.source_digest`)."""
 
     pairs: Mapping[Target, LoraPair]
     source_digest: str

@@ -1,7 +1,7 @@
 """Reads a PEFT adapter folder into a LoraAdapter, checked against the shape of the base it is for.
 
-Owns the order of what is checked and read; `peft_names` owns the tensors' names, `peft_tensors` which make up a module,
-`peft_folder` where the files are, `treatment` how factors become plain. The tensors are the truth and the configuration
+Owns the order of what is checked and read; `tensor_names` owns the tensors' names, `tensors` which make up a module,
+`folder` where the files are, `treatment` how factors become plain. The tensors are the truth and the configuration
 must agree with them; every tensor is accounted for or the adapter is refused, so that nothing a user trained is dropped
 in silence. Never unpickles.
 """

@@ -1,7 +1,7 @@
 """Sorting a file's tensors into modules, and checking their shapes against a base. Reads no values.
 
 Every tensor is claimed for a module, known to be of the training alone, left to be compared with the base, or a reason
-to refuse the adapter: nothing that was trained is dropped in silence. `peft_names` owns the names.
+to refuse the adapter: nothing that was trained is dropped in silence. `tensor_names` owns the names.
 """
 
 from __future__ import annotations

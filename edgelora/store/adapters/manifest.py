@@ -94,7 +94,7 @@ class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Description of the steps that made its factors plain ones; empty for most adapters."""
     origin: str = ""
     """`hub:<repository>@<commit>` where it was pulled, `upload` or `upload:<file id>` where a client of the server sent
-    it, `loaded` where one had it loaded from this machine (`offers.py`); empty for what was added here otherwise."""
+    it, `loaded` where one had it loaded from this machine (`sources.py`); empty for what was added here otherwise."""
 
     @property
     def nbytes(self) -> int:
