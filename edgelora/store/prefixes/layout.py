@@ -37,7 +37,7 @@ class StoredPrefix:
 
 
 @dataclass(frozen=True, slots=True)
-class FolderUsage:
+class PrefixFile:
     """A stored prefix with its size and times on disk."""
 
     stored: StoredPrefix
@@ -105,7 +105,7 @@ class PrefixLayout:
         except FileNotFoundError:
             return []
 
-    def every(self) -> Iterator[FolderUsage]:
+    def every(self) -> Iterator[PrefixFile]:
         """All files of all groups. One that goes meanwhile is left out. Raises OSError."""
         for group in self.every_group():
             for stored in self.in_group(group):
@@ -113,7 +113,7 @@ class PrefixLayout:
                     stat = stored.path.stat()
                 except FileNotFoundError:
                     continue
-                yield FolderUsage(stored, stat.st_size, stat.st_mtime)
+                yield PrefixFile(stored, stat.st_size, stat.st_mtime)
 
 
 def parse(folder: Path, name: str) -> StoredPrefix | None:

@@ -22,7 +22,7 @@ from edgelora.core.files import check_name, locked, sweep
 from edgelora.core.kv import Key, SavedKv
 from edgelora.store.prefixes.file_format import seal, unseal
 from edgelora.store.prefixes.index import Index
-from edgelora.store.prefixes.layout import FolderUsage, PrefixLayout, StoredPrefix
+from edgelora.store.prefixes.layout import PrefixFile, PrefixLayout, StoredPrefix
 from edgelora.store.prefixes.origin import Origin, reaches
 from edgelora_models.storage import discard, make_folder, move, size_text, storing, sync_file, temp_path, write_atomic
 
@@ -45,7 +45,7 @@ class FoundPrefix:
 class Entry:
     """A stored prefix and what it was computed by."""
 
-    held: FolderUsage
+    held: PrefixFile
     origin: Origin
 
 
@@ -172,7 +172,7 @@ class PrefixStore:
         self._touch(path)
         self._delete([stored for stored in replaced if stored.path != path])
 
-    def _make_room(self, needed: int, held: list[FolderUsage], name: str | None) -> None:
+    def _make_room(self, needed: int, held: list[PrefixFile], name: str | None) -> None:
         named = sum(usage.nbytes for usage in held if usage.stored.name is not None)
         if named + needed > self.budget_bytes:
             message = f"A prefix of {size_text(needed)} does not fit: named ones take {size_text(named)}"
