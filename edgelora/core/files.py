@@ -36,7 +36,8 @@ def valid_name(text: str) -> bool:
 
 
 def check_name(text: str, *, kind: str) -> str:
-    """`text`, or UsageError. `kind` is the word for the message, such as `adapter`."""
+    """Return `text` if it is a valid name, else raise UsageError. `kind` is the word for the message, such as
+    `adapter`."""
     if not valid_name(text):
         raise UsageError(
             "bad_name",
@@ -48,7 +49,7 @@ def check_name(text: str, *, kind: str) -> str:
 
 
 def suggest_name(text: str, *, kind: str) -> str:
-    """The nearest valid name to a folder's or file's own. Raises UsageError where nothing usable is left."""
+    """Return the nearest valid name to a folder's or file's own. Raises UsageError where nothing usable is left."""
     return check_name(re.sub(r"[^a-z0-9._-]+", "-", text.lower()).lstrip("._-")[:128].rstrip("._-"), kind=kind)
 
 
@@ -58,7 +59,7 @@ def valid_digest(text: str) -> bool:
 
 
 def inside(root: Path, *parts: str) -> Path:
-    """`root` joined with single path components. Raises UsageError for one that could lead anywhere else."""
+    """Join `root` with single path components. Raises UsageError for one that could lead anywhere else."""
     for part in parts:
         if part in {"", ".", ".."} or any(sign in part for sign in "/\\:\0"):
             raise UsageError("bad_path", f"{part!r} cannot be part of a path below {root}.")

@@ -24,7 +24,8 @@ BASE: Key = frozenset()
 
 
 def parting(one: Key, other: Key) -> int:
-    """The first position whose KV differs under the two although its tokens are the same; sys.maxsize where none."""
+    """Return the first position whose KV differs under the two although its tokens are the same; sys.maxsize where
+    none."""
     return min((start for _, _, start in one ^ other), default=maxsize)
 
 

@@ -137,7 +137,7 @@ class OtherWork:
 
 
 def _times() -> tuple[float, float, float]:
-    """Seconds of all processors since the start: in all, not idle, this process's."""
+    """Return the seconds of all processors since the start: in all, not idle, this process's."""
     import psutil
 
     times = psutil.cpu_times()._asdict()

@@ -93,7 +93,7 @@ def _install(bases: Bases, store: Store, source: Source, *, marker: _Marker, pro
 
 
 def _install_base(bases: Bases, source: Source, marker: _Marker) -> tuple[BaseRecord | None, _Marker]:
-    """The built-in base's record; None where the user removed it or has another base of that name."""
+    """Return the built-in base's record; None where the user removed it or has another base of that name."""
     name, path = source.BASE_NAME, source.base_gguf()
     with storing(path):
         digest = file_digest(path)
@@ -141,7 +141,7 @@ def _signature(source: Source) -> str:
 
 
 def _read(path: Path) -> _Marker:
-    """The marker; an empty one where it is missing or damaged, which costs one more look at everything."""
+    """Return the marker; an empty one where it is missing or damaged, which costs one more look at everything."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=_Marker)
     except FileNotFoundError:

@@ -85,7 +85,7 @@ class Uploads:
         return file
 
     def delete(self, file_id: str) -> UploadedFile:
-        """Its bytes go too where no other file has the same. Raises NotFound."""
+        """Delete a file; its bytes go too where no other file has the same. Raises NotFound."""
         with self._changing():
             file = self.get(file_id)
             self._forget(file)
@@ -114,7 +114,7 @@ class Uploads:
 
     @contextmanager
     def borrowed(self, file: UploadedFile) -> Iterator[Path]:
-        """A file's bytes, every one checked, at a path that stays for the block whatever is deleted meanwhile.
+        """Yield a file's bytes, every one checked, at a path that stays for the block whatever is deleted meanwhile.
 
         Raises NotFound, StorageError.
         """
@@ -132,7 +132,7 @@ class Uploads:
             yield path
 
     def workspace(self) -> AbstractContextManager[Path]:
-        """A folder for what is sent in pieces; removed at the end of the block, or by a later sweep."""
+        """Return a folder for what is sent in pieces; removed at the end of the block, or by a later sweep."""
         return workspace(self._root / "tmp")
 
     def claim(self, count: int, stored: int) -> None:
@@ -144,7 +144,7 @@ class Uploads:
             self._flying += count
 
     def publish(self, temp: Path, file: UploadedFile) -> None:
-        """A synced file takes its place, its record last."""
+        """Move a synced file to its place, its record last."""
         blob = self._blob(file.digest)
         make_folder(blob.parent)
         with self._changing(), storing(blob):

@@ -88,7 +88,7 @@ ENTRIES: tuple[Entry, ...] = (
 
 
 def find(name: str) -> Entry:
-    """An entry by name or alias, in any case. Raises NotFound with near names."""
+    """Return an entry by name or alias, in any case. Raises NotFound with near names."""
     lowered = name.lower()
     for entry in ENTRIES:
         if lowered in {alias.lower() for alias in (entry.name, *entry.aliases)}:

@@ -27,7 +27,7 @@ T = TypeVar("T", bool, int, float, str)
 
 
 def read_shape(header: GgufHeader) -> LlamaShape:
-    """The base's shape, after checking metadata and tensors against each other. Raises BaseError."""
+    """Read the base's shape, after checking metadata and tensors against each other. Raises BaseError."""
     _check_kind(header)
     shape = _shape(header)
     check_shape(shape)
@@ -38,12 +38,12 @@ def read_shape(header: GgufHeader) -> LlamaShape:
 
 
 def text(header: GgufHeader, key: str) -> str | None:
-    """A string from the metadata; None where it is absent. Raises BaseError for another type."""
+    """Return a string from the metadata; None where it is absent. Raises BaseError for another type."""
     return _optional(header, key, str)
 
 
 def count(header: GgufHeader, key: str, *, default: int | None = None) -> int:
-    """A positive whole number from the metadata. Raises BaseError."""
+    """Return a positive whole number from the metadata. Raises BaseError."""
     value = _optional(header, key, int)
     value = default if value is None else value
     if value is None or not 1 <= value <= MAX_COUNT:
@@ -52,7 +52,7 @@ def count(header: GgufHeader, key: str, *, default: int | None = None) -> int:
 
 
 def texts(header: GgufHeader, key: str) -> list[str] | None:
-    """A list of strings from the metadata; None where it is absent. Raises BaseError for another type."""
+    """Return a list of strings from the metadata; None where it is absent. Raises BaseError for another type."""
     value = header.metadata.get(key)
     if value is None:
         return None
@@ -179,7 +179,7 @@ def _check_tensor(name: str, tensor: GgufTensor, expected: tuple[int, ...]) -> N
 
 
 def _expected(shape: LlamaShape) -> Mapping[str, tuple[int, ...]]:
-    """Every tensor a Llama of this shape may have, with its shape in ggml's order."""
+    """Return every tensor a Llama of this shape may have, with its shape in ggml's order."""
     tensors: dict[str, tuple[int, ...]] = {
         "token_embd.weight": (shape.hidden, shape.vocab),
         "output_norm.weight": (shape.hidden,),

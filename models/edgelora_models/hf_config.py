@@ -30,7 +30,7 @@ class HfConfig:
 
 
 def read_shape(folder: Path) -> LlamaShape:
-    """The shape of the base in `folder`. Raises BaseError where it is no Llama or its config.json is unsound."""
+    """Read the shape of the base in `folder`. Raises BaseError where it is no Llama or its config.json is unsound."""
     return read_hf_config(folder).shape
 
 

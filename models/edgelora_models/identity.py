@@ -40,7 +40,7 @@ class BaseIdentity:
 
 
 def identify_gguf(path: Path) -> BaseIdentity:
-    """The base in a GGUF file. Raises BaseError where it is none or llama.cpp should not see it."""
+    """Identify the base in a GGUF file. Raises BaseError where it is none or llama.cpp should not see it."""
     header = read_header(path, error=BaseError)
     shape = gguf_base.read_shape(header)
     has_tokenizer = gguf_base.text(header, "tokenizer.ggml.model") not in (None, "none")
@@ -58,7 +58,7 @@ def identify_gguf(path: Path) -> BaseIdentity:
 
 
 def identify_folder(path: Path) -> BaseIdentity:
-    """The base in a Hugging Face or MLX folder. Raises BaseError."""
+    """Identify the base in a Hugging Face or MLX folder. Raises BaseError."""
     if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
         raise BaseError(
             "base_is_adapter", f"{path} holds an adapter and not a base.", f"Install it: edgelora add {path}"
@@ -89,12 +89,13 @@ def _digest_tokens(tokens: Sequence[str]) -> str:
 
 
 def _digest_count(vocab: int) -> str:
-    """For a base without a tokenizer (tests and benchmarks run such): only the number of rows is known."""
+    """Return a digest for a base without a tokenizer (as in tests and benchmarks), of which only the number of rows is
+    known."""
     return hashlib.sha256(f"no tokenizer, {vocab} rows".encode()).hexdigest()
 
 
 def _quantization(header: GgufHeader) -> str:
-    """`general.file_type`, or where it is missing the type that most of the bytes are stored in."""
+    """Return `general.file_type`, or where it is missing the type that most of the bytes are stored in."""
     stated = header.metadata.get("general.file_type")
     if isinstance(stated, int) and stated in FILE_TYPES:
         return FILE_TYPES[stated]

@@ -37,7 +37,7 @@ class LinearModule:
         return self.hf.rpartition(".")[2]
 
     def hf_path(self, layer: int | None) -> str:
-        """`layer` is None for EMBEDDING and HEAD."""
+        """Return the module's Hugging Face path; `layer` is None for EMBEDDING and HEAD."""
         return self.hf if layer is None else f"model.layers.{layer}.{self.hf}"
 
     def gguf_path(self, layer: int | None) -> str:

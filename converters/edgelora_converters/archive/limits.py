@@ -26,7 +26,7 @@ BLOCK_BYTES = 1 << 20
 
 
 def corrupt(what: str) -> AdapterCorrupt:
-    """The error for an archive that is damaged or hostile."""
+    """Return the error for an archive that is damaged or hostile."""
     remedy = "Make it again from the folder PEFT saved, or give the folder itself."
     return AdapterCorrupt("bad_archive", f"The archive cannot be trusted: {what}.", remedy)
 
@@ -55,7 +55,7 @@ def too_many() -> AdapterCorrupt:
 
 
 def chosen(names: Iterable[str]) -> dict[str, str]:
-    """The members to unpack: by the name each gets, its name in the archive."""
+    """Choose the members to unpack: by the name each gets, its name in the archive."""
     files = set(names)
     folder = adapter_folder(files, where="The archive", depth=2, mlx=True)
     return {name: f"{folder}{name}" for name in adapter_files(files, folder)}

@@ -86,7 +86,7 @@ class _Tar:
         """Bytes of content in it."""
 
     def members(self) -> Iterator[_Member]:
-        """Every file and folder, checked; what is not read of one's content is skipped before the next."""
+        """Yield every file and folder, checked; what is not read of one's content is skipped before the next."""
         seen = SeenNames()
         extended: dict[str, str] = {}
         while (header := self._read(_UNIT)) != _ZEROS:
@@ -122,7 +122,7 @@ class _Tar:
         self._left = size + -size % _UNIT
 
     def _extension(self, kind: bytes, size: int) -> dict[str, str]:
-        """The name or the records of an extended header, as pax records."""
+        """Return the name or the records of an extended header, as pax records."""
         if size > MAX_EXTENDED_BYTES:
             raise corrupt(f"it has an extended header of {size} bytes")
         data = self._read(size + -size % _UNIT)[:size]
@@ -153,7 +153,7 @@ class _Tar:
 
 
 def _check_header(header: bytes) -> tuple[bytes, int]:
-    """The type flag and the size in a header whose checksum is right."""
+    """Return the type flag and the size in a header, after checking its checksum."""
     total = sum(header) - sum(header[148:156]) + 8 * ord(" ")
     if _octal(header[148:156]) != total:
         raise corrupt("it is no tar file, or a header of it is damaged")
@@ -180,7 +180,7 @@ def _header_name(header: bytes) -> str:
 
 
 def _pax_records(data: bytes) -> Iterator[tuple[str, str]]:
-    """`length key=value` lines; the length counts the whole line."""
+    """Yield the records of `length key=value` lines; the length counts the whole line."""
     while data:
         number, space, _ = data.partition(b" ")
         length = _decimal(number.decode("latin-1"))

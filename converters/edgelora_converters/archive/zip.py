@@ -76,7 +76,7 @@ def _check_end(file: BinaryIO, size: int) -> None:
 
 
 def _members(infos: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
-    """The files by name, after checking every member's name and kind."""
+    """Return the files by name, after checking every member's name and kind."""
     seen = SeenNames()
     for info in infos:
         # orig_filename: the library cuts names at a zero byte and turns the system's separator into a slash.

@@ -86,7 +86,8 @@ def _refuse_pickles(folder: Path) -> None:
 
 
 def _check_set(folder: Path, files: tuple[Path, ...]) -> None:
-    """Every file there; numbered shards complete; no other file that could be meant instead."""
+    """Check that every file is there, that numbered shards are complete, and that no other file could be meant
+    instead."""
     if missing := [path.name for path in files if not path.is_file()]:
         raise weights_error(f"{', '.join(missing)} of {INDEX_NAME} is not there")
     numbered = [match for path in files if (match := _SHARD.fullmatch(path.name))]
@@ -97,7 +98,7 @@ def _check_set(folder: Path, files: tuple[Path, ...]) -> None:
 
 
 def _check_tensors(folder: Path, files: tuple[Path, ...], config: BaseConfig) -> dict[str, str]:
-    """The dtype of every weight, after checking names against the index and against a Llama's."""
+    """Return the dtype of every weight, after checking names against the index and against a Llama's."""
     index = _index(folder)
     expected = llama_tensors(config.shape)
     dtypes: dict[str, str] = {}
@@ -134,7 +135,7 @@ def _readable(name: str, dtype: str) -> str:
 
 
 def _check_tied(weights: BaseWeights, files: tuple[Path, ...], config: BaseConfig) -> None:
-    """A head beside tied embeddings must be the same numbers: transformers would not look at it."""
+    """Check that a head beside tied embeddings has the same numbers: transformers would not look at it."""
     if not config.shape.tied:
         return
     for path in files:
@@ -155,6 +156,6 @@ def _open(path: Path) -> SafetensorsFile:
 
 
 def _some(names: list[str]) -> str:
-    """A few names, and how many more."""
+    """Return a few names, and how many more."""
     rest = len(names) - 3
     return ", ".join(map(quoted, names[:3])) + (f" and {rest} more" if rest > 0 else "")

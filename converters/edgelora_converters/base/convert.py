@@ -130,7 +130,7 @@ def _gguf_bytes(checkpoint: Checkpoint, kind: str) -> int:
 
 
 def _mix_bytes(checkpoint: Checkpoint, kind: str) -> int:
-    """An estimate: what the quantizer makes of each tensor is its own choice."""
+    """Estimate the size of a K-quant mix: what the quantizer makes of each tensor is its own choice."""
     outer = sum(_elements(checkpoint, name) for name in (EMBEDDING, HEAD) if name in checkpoint.dtypes)
     bits = _BITS[kind] * (checkpoint.parameters - outer) + _BITS["q6_k"] * outer
     return _HEADER_BYTES + int(bits / 8)

@@ -41,7 +41,7 @@ class PlannedTensor:
 
 
 def plan_tensors(checkpoint: Checkpoint, quantization: Quantization) -> list[PlannedTensor]:
-    """Every tensor in file order. Norms and rope factors are F32, always."""
+    """Return every tensor in file order. Norms and rope factors are F32, always."""
     return list(_Planner(checkpoint, quantization).tensors())
 
 

@@ -57,7 +57,7 @@ def quantize_file(
 
 
 def _end(child: subprocess.Popen[str]) -> None:
-    """No process and no pipe is left. Safe where it has ended."""
+    """End the process and close its pipe. Safe where it has ended."""
     child.kill()
     child.wait()
     if child.stdout is not None:

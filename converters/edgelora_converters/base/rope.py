@@ -49,13 +49,13 @@ class Rope:
         return np.where(wavelengths < original / high, 1.0, scaled).astype(np.float32)
 
     def legacy(self) -> dict[str, Any]:
-        """`rope_theta` and `rope_scaling` as transformers 4 writes them."""
+        """Return `rope_theta` and `rope_scaling` as transformers 4 writes them."""
         scaling = None if self.kind == "default" else {"rope_type": self.kind, **self.numbers}
         return {"rope_theta": self.theta, "rope_scaling": scaling}
 
 
 def read_rope(fields: Mapping[str, Any]) -> Rope:
-    """The rope of a config.json.
+    """Read the rope settings of a config.json.
 
     Raises BaseError (`base_rope`) for a kind, a key or a number that cannot be honoured, and where the keys of
     transformers 4 and 5 are both there and differ.

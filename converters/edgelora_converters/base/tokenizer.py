@@ -38,13 +38,13 @@ class Vocabulary:
 
 
 def tokenizer_error(what: str) -> BaseError:
-    """A tokenizer that GGUF cannot express, or that contradicts itself."""
+    """Return the error for a tokenizer that GGUF cannot express, or that contradicts itself."""
     remedy = "Use a Llama base with Llama 3's tokenizer, in its original Hugging Face form."
     return BaseError("base_tokenizer", f"The base's tokenizer cannot be converted: {what}.", remedy)
 
 
 def read_vocabulary(folder: Path, vocab: int, config: Mapping[str, Any]) -> Vocabulary:
-    """The tokenizer and chat template of `folder`, padded to `vocab` entries; `config` is its config.json.
+    """Read the tokenizer and chat template of `folder`, padded to `vocab` entries; `config` is its config.json.
 
     Raises BaseError (`base_tokenizer`) for anything llama.cpp would do differently, StorageError for the disk.
     """
@@ -106,7 +106,7 @@ def _check_added(tokenizer: Mapping[str, Any], settings: Mapping[str, Any]) -> N
 
 
 def _merges(tokenizer: Mapping[str, Any], ids: Mapping[str, int]) -> list[str]:
-    """The merges as `left right`, from that form or from pairs."""
+    """Return the merges as `left right`, from that form or from pairs."""
     merges = []
     for merge in tokenizer["model"].get("merges") or []:
         halves = merge.split(" ") if isinstance(merge, str) else merge

@@ -72,7 +72,7 @@ def _is_llama3_split(step: Any) -> bool:
 
 
 def wrapping(processor: Any) -> tuple[list[int], list[int]] | None:
-    """The ids a post-processor puts before and behind a text; None where that is not all it does."""
+    """Return the ids a post-processor puts before and behind a text; None where that is not all it does."""
     if not processor:
         return [], []
     if not isinstance(processor, dict):

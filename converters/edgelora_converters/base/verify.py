@@ -82,7 +82,7 @@ def verify_gguf(
 
 
 def check_identity(written: BaseIdentity, checkpoint: Checkpoint) -> None:
-    """The written base must be the source's: shapes, every token, the chat template. Raises BaseError."""
+    """Check that the written base is the source's: shapes, every token, the chat template. Raises BaseError."""
     source = identify_folder(checkpoint.folder)
     if (written.fingerprint, written.context_length) != (source.fingerprint, source.context_length):
         raise failed("shapes, tokens or chat template are not the source's")
@@ -159,7 +159,7 @@ class Comparison:
 
 
 def _square(values: NDArray[np.float32]) -> float:
-    """In float32, whose rounding is far below what is told of the result."""
+    """Return the sum of squares in float32, whose rounding is far below the reported distances."""
     return float(np.vdot(values, values))
 
 

@@ -98,7 +98,7 @@ def write_verified(
     base: BaseFingerprint,
     progress: Callable[[int, int], None] | None = None,
 ) -> ConversionReport:
-    """The second half of `convert`, for an adapter that is in memory. Raises as `convert` does."""
+    """Run the second half of `convert` for an adapter that is in memory. Raises as `convert` does."""
     refuse_existing(out)
     report = _Progress(progress, modules=len(adapter.pairs))
     report.done(1)

@@ -1,7 +1,7 @@
 """The gate behind every conversion: the written file, read back, must be the adapter that was read.
 
 Each module's delta is rebuilt from the file and compared with scale * B @ A of the source in float64. Owns the
-comparison and its limit; reading the formats is `gguf_adapter` and `mlx`.
+comparison and its limit; reading the formats is `gguf.adapter_reader` and `mlx.writer`.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def _badness(distance: float) -> float:
 
 
 def _rows_distance(target: Target, adapter: LoraAdapter, written: Rebuilt) -> float:
-    """The largest relative distance of what stands by rows: bias, row scales, magnitude."""
+    """Return the largest relative distance of what stands by rows: bias, row scales, magnitude."""
     pair = adapter.pairs[target]
     if pair.magnitude is not None and written.row_scale is None and written.magnitude is None:
         raise _mismatch(target, "has lost its magnitude")
@@ -238,7 +238,7 @@ def relative_distance(pair: LoraPair, rebuilt: Factors) -> float:
 
 
 def _rows(factor: NDArray[np.float64], rank: int) -> NDArray[np.float64]:
-    """`factor` with zero rows up to `rank`: the same delta."""
+    """Return `factor` with zero rows up to `rank`: the same delta."""
     return np.pad(factor, ((0, rank - factor.shape[0]), (0, 0)))
 
 

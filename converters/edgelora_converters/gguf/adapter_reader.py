@@ -56,7 +56,7 @@ def read(path: Path, shape: LlamaShape, *, widen: bool = True) -> dict[Target, F
 
 @contextmanager
 def opened(path: Path, shape: LlamaShape, *, widen: bool = True) -> Iterator[Mapping[Target, Factors]]:
-    """`read`, but each pair is read, and checked for values, when it is asked for. Raises as `read` does."""
+    """Yield the pairs as `read` does, but read each, and check its values, on access. Raises as `read` does."""
     header = read_header(path, error=AdapterCorrupt)
     check_kind(header)
     _invocation(header)
@@ -75,7 +75,7 @@ def opened(path: Path, shape: LlamaShape, *, widen: bool = True) -> Iterator[Map
 
 
 def read_invocation(path: Path) -> tuple[int, ...]:
-    """The token ids an aLoRA acts from on; empty for plain LoRA. Raises AdapterCorrupt, StorageError."""
+    """Return the token ids an aLoRA acts from on; empty for plain LoRA. Raises AdapterCorrupt, StorageError."""
     return _invocation(read_header(path, error=AdapterCorrupt))
 
 
@@ -109,7 +109,7 @@ def read_alpha(header: GgufHeader) -> float:
 
 
 def _halves(tensors: Mapping[str, GgufTensor], shape: LlamaShape) -> dict[Target, tuple[GgufTensor, GgufTensor]]:
-    """The checked (lora_a, lora_b) of every module: names, pairs, widths, ranks and dtypes, no data yet."""
+    """Return the checked (lora_a, lora_b) of every module: names, pairs, widths, ranks and dtypes, no data yet."""
     halves: dict[Target, dict[str, GgufTensor]] = {}
     for name, tensor in tensors.items():
         target, half = _parse_name(name, shape)

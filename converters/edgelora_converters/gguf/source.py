@@ -2,7 +2,7 @@
 
 Where the file has an alpha, factors stay as stored and the scale is alpha / rank; where it has none (or 0.0, as ours),
 the scale is 1. F32, F16 and BF16 are widened exactly; Q8_0, in which llama.cpp's converter can store adapters, is
-dequantized exactly to float32. Checks for the runtime are `gguf_adapter`'s, which trusts less.
+dequantized exactly to float32. Checks for the runtime are `gguf.adapter_reader`'s, which trusts less.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _REMEDY_BASE = "It was made for another base: choose that base (--base)."
 
 
 def read(path: Path, shape: LlamaShape) -> LoraAdapter:
-    """The adapter in the file at `path`, for a base of `shape`, q and k back in Hugging Face row order.
+    """Read the adapter in the file at `path` for a base of `shape`, q and k back in Hugging Face row order.
 
     Raises AdapterCorrupt for an unsound file, AdapterIncompatible for another architecture, layer count or width,
     AdapterUnsupported for tensors and types that are no plain LoRA, StorageError.
@@ -103,7 +103,7 @@ def _check_pair(target: Target, pair: Mapping[str, GgufTensor], shape: LlamaShap
 
 
 def _shape(target: Target, half: str, tensor: GgufTensor) -> tuple[int, ...]:
-    """[rank, in] of an a, [out, rank] of a b. llama.cpp keeps the embedding's a turned round: [vocab, rank]."""
+    """Return [rank, in] of an a, [out, rank] of a b. llama.cpp keeps the embedding's a transposed: [vocab, rank]."""
     rows = tensor.shape[::-1]
     return rows[::-1] if target.module == EMBEDDING and half == "lora_a" else rows
 

@@ -48,7 +48,7 @@ class Combination:
 
 
 def combine(parts: Sequence[Part], *, rank: int | None = None) -> Combination:
-    """The weighted sum of `parts` as one adapter, of at most `rank` where that is given.
+    """Return the weighted sum of `parts` as one adapter, of at most `rank` where that is given.
 
     Where all parts have one weight and scale the factors stay as they are; otherwise weight and scale go into B, in
     float64, rounded once. Raises UsageError for no parts, a rank below 1 or a sum that is zero everywhere;
@@ -103,7 +103,7 @@ def _invocation(parts: Sequence[Part]) -> tuple[int, ...]:
 
 
 def _targets(parts: Iterable[Part]) -> list[Target]:
-    """Every module of any part, in the order in which they first appear."""
+    """Return every module of any part, in the order in which they first appear."""
     return list(dict.fromkeys(target for part in parts for target in part.adapter.pairs))
 
 
@@ -125,7 +125,7 @@ def _weighted(pair: LoraPair, weight: float) -> LoraPair:
 
 
 def _folded(target: Target, pair: LoraPair) -> LoraPair:
-    """The same delta with scale 1; lora_B's bias is scaled with it."""
+    """Return the same delta with its scale folded into B; lora_B's bias is scaled with it."""
     bias = None if pair.bias is None else (pair.bias.astype(np.float64) * pair.scale).astype(np.float32)
     return LoraPair(pair.a, folded_b(target, pair), 1.0, bias=bias)
 

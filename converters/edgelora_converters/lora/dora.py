@@ -28,7 +28,7 @@ def is_dora(adapter: LoraAdapter) -> bool:
 def with_row_scales(
     adapter: LoraAdapter, weights: BaseWeights, *, progress: Callable[[int, int], None] | None = None
 ) -> LoraAdapter:
-    """`adapter` with the row scale of every pair that has a magnitude; the same where none has.
+    """Return `adapter` with the row scale of every pair that has a magnitude; the same where none has.
 
     `progress` is called with modules done and in all. Raises AdapterUnsupported for DoRA of the embedding (PEFT scales
     its columns there) and where a norm is zero, BaseError and StorageError as BaseWeights does.

@@ -106,7 +106,8 @@ def _not_carried(target: Target, part: Part, to: str) -> AdapterUnsupported:
 
 
 def folded_b(target: Target, pair: LoraPair) -> NDArray[np.float32]:
-    """`pair.folded_b()`, [out_features, rank]; AdapterUnsupported where the scale takes it out of float32's range."""
+    """Return `pair.folded_b()`, [out_features, rank]. Raises AdapterUnsupported where the scale takes it out of
+    float32's range."""
     with np.errstate(over="ignore", invalid="ignore"):
         folded = pair.folded_b()
     if np.isfinite(folded).all():

@@ -19,7 +19,7 @@ INVOCATION = "invocation"
 
 
 def ours(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """The words among a file's keys, without the prefix."""
+    """Return the words among a file's keys, without the prefix."""
     values = {k.removeprefix(PROVENANCE_PREFIX): v for k, v in metadata.items() if k.startswith(PROVENANCE_PREFIX)}
     return {key: value for key, value in values.items() if isinstance(value, str)}
 
@@ -29,7 +29,7 @@ def spelled(invocation: tuple[int, ...]) -> str:
 
 
 def invocation_of(metadata: Mapping[str, str]) -> tuple[int, ...]:
-    """The token ids that `spelled` wrote; empty where there are none. Raises AdapterCorrupt."""
+    """Return the token ids that `spelled` wrote; empty where there are none. Raises AdapterCorrupt."""
     words = metadata[INVOCATION].split(" ") if INVOCATION in metadata else []
     if not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
         message = f"The file's edgelora.{INVOCATION} is {quoted(metadata[INVOCATION])}, not token numbers."

@@ -26,7 +26,7 @@ _EMBEDDING, _HEAD = Target(None, EMBEDDING), Target(None, HEAD)
 
 
 def with_token_pairs(adapter: LoraAdapter, weights: BaseWeights) -> LoraAdapter:
-    """`adapter` with a pair in place of every set of token rows; the same where it has none.
+    """Return `adapter` with a pair in place of every set of token rows; the same where it has none.
 
     Raises AdapterUnsupported where a module has a pair already or too many tokens, BaseError and StorageError as
     BaseWeights does.

@@ -110,7 +110,8 @@ def _pairs(header: GgufHeader, data: Bytes, shape: LlamaShape) -> dict[Target, M
 
 
 def _modules(tensors: Mapping[str, GgufTensor], *, parts: Sequence[str]) -> dict[str, dict[str, GgufTensor]]:
-    """By module and part, both in the order of the file: a and b, then what else its layout may have."""
+    """Group the tensors by module and part, both in the order of the file: a and b, then what else its layout may
+    have."""
     modules: dict[str, dict[str, GgufTensor]] = {}
     last = ""
     for name, tensor in tensors.items():
@@ -171,7 +172,7 @@ def _check_shapes(target: Target, name: str, tensors: Mapping[str, GgufTensor], 
 
 
 def _view(data: Bytes, name: str, tensor: GgufTensor) -> NDArray[Any]:
-    """The reader of the header made sure that the tensor lies within the file."""
+    """Return a view of a tensor's data. The reader of the header made sure that it lies within the file."""
     kind = GGML_TYPES[tensor.type].name
     if kind not in DTYPES:
         raise _corrupt("tensor_dtype", f"the tensor {name} is stored as {kind}", name)

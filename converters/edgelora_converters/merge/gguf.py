@@ -60,7 +60,7 @@ def check(base: Path, out: Path) -> None:
 
 
 def numbered(keys: Mapping[str, object], facts: Mapping[str, str]) -> dict[str, str]:
-    """`facts` under the first number that no earlier merge has taken."""
+    """Return `facts` under the first number that no earlier merge has taken."""
     number = 1
     while any(key.startswith(f"{PREFIX}{number}.") for key in keys):
         number += 1
@@ -77,7 +77,7 @@ def _merged(weights: BaseWeights, target: Target, changes: Changes, kind: str) -
 
 
 def _file_order(block: Block, target: Target, shape: LlamaShape) -> Wide:
-    """A block is of whole heads, so that its rows can be interleaved by themselves."""
+    """Interleave a block's rows, which are of whole heads, into the file's order."""
     heads = target.module.rotary_heads(shape)
     if heads is None:
         return block.after

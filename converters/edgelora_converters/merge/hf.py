@@ -69,7 +69,7 @@ def check(base: Path, out: Path) -> None:
 
 
 def _others(base: Path) -> Iterable[Path]:
-    """The configuration, tokenizer, template and licence: files beside the weights. Folders are left out."""
+    """Return the configuration, tokenizer, template and licence: files beside the weights. Folders are left out."""
     kept = (path for path in sorted(base.iterdir()) if path.is_file() and not path.name.startswith("."))
     return [path for path in kept if path.name == INDEX_NAME or not _of_weights(path)]
 

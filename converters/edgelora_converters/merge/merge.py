@@ -92,7 +92,7 @@ def merge(
 
 
 def weights_size(path: Path) -> int:
-    """Bytes of a base's weights."""
+    """Return the bytes of a base's weights."""
     if not path.is_dir():
         return path.stat().st_size
     return sum(file.stat().st_size for file in path.glob("*.safetensors"))

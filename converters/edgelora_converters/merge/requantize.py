@@ -28,7 +28,7 @@ WRITABLE = FLOATS | GGUF_PACKAGE | GGML
 
 
 def requantised(rows: Rows, kind: str) -> NDArray[Any]:
-    """`rows` stored as `kind`, one of WRITABLE: an array whose bytes are the file's. Values beyond F16's range become
+    """Quantize `rows` to `kind`, one of WRITABLE: an array whose bytes are the file's. Values beyond F16's range become
     infinite, which is for the caller to find."""
     if kind in FLOATS:
         return _ROUNDED[kind](rows)

@@ -29,7 +29,7 @@ Changes = Mapping[Target, Sequence[tuple[LoraPair, float]]]
 
 
 def changes(parts: Sequence[Part]) -> Changes:
-    """By module, in the order of a forward pass; parts of weight 0 change nothing."""
+    """Group the parts by module, in the order of a forward pass; parts of weight 0 change nothing."""
     changed: dict[Target, list[tuple[LoraPair, float]]] = {}
     for part in parts:
         for target, pair in part.adapter.pairs.items():
@@ -39,7 +39,7 @@ def changes(parts: Sequence[Part]) -> Changes:
 
 
 def weight_name(target: Target) -> str:
-    """The Hugging Face name of the matrix a module's pair changes."""
+    """Return the Hugging Face name of the matrix a module's pair changes."""
     return f"{target.hf_path}.weight"
 
 
@@ -54,7 +54,7 @@ class Block:
 
 
 def merged_blocks(weights: BaseWeights, target: Target, acting: Sequence[tuple[LoraPair, float]]) -> Iterator[Block]:
-    """The rows of a module's matrix from first to last, in blocks of whole rotary heads."""
+    """Yield the rows of a module's matrix from first to last, in blocks of whole rotary heads."""
     name = weight_name(target)
     rows, width = weights.shape(name)
     step = _step(target, weights.llama, rows=rows, width=width)
@@ -64,7 +64,7 @@ def merged_blocks(weights: BaseWeights, target: Target, acting: Sequence[tuple[L
 
 
 def merged_rows(before: Wide, target: Target, acting: Sequence[tuple[LoraPair, float]], start: int) -> Wide:
-    """`before` are the rows from `start` on."""
+    """Return the merged rows; `before` are the rows from `start` on."""
     after = before.copy()
     for pair, weight in acting:
         rows = slice(start, start + len(before))
@@ -84,7 +84,7 @@ def _row_scales(magnitude: NDArray[np.float32], moved: Wide) -> Wide:
 
 
 def _delta(pair: LoraPair, target: Target, rows: slice) -> Wide:
-    """Rows of scale * B @ A; of the embedding, whose rows are tokens, of its transpose."""
+    """Return the rows of scale * B @ A; of the embedding, whose rows are tokens, of its transpose."""
     left, right = (pair.a.T, pair.b.T) if target.module == EMBEDDING else (pair.b, pair.a)
     delta: Wide = (left[rows].astype(np.float64) * pair.scale) @ right.astype(np.float64)
     return delta
@@ -106,7 +106,7 @@ class ErrorTally:
     _along: float = field(default=0.0)
 
     def add(self, block: Block, stored: NDArray[np.float32]) -> None:
-        """`stored`: the same rows as the merged file holds them."""
+        """Add rows to the sums; `stored` are the same rows as the merged file holds them."""
         change, made = block.after - block.before, stored.astype(np.float64) - block.before
         self._wanted += _square(block.after)
         self._change += _square(change)

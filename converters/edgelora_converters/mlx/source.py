@@ -2,7 +2,7 @@
 
 mlx-lm has one rank and one scale for all modules. `keys` are names within a layer, for the last `num_layers` layers, or
 full paths; without any, all linear modules of those layers are adapted. The tensors are the truth and the
-configuration must agree with them. `mlx` writes such folders and reads its own for the gate.
+configuration must agree with them. `mlx.writer` writes such folders and reads its own for the gate.
 
 Source: mlx-lm 0.32.2, tuner/utils.py (linear_to_lora_layers, load_adapters) and tuner/lora.py.
 """
@@ -62,7 +62,7 @@ def read(folder: Path, shape: LlamaShape, *, digest: str | None = None) -> LoraA
 
 
 def source_digest(folder: Path) -> str:
-    """`files_digest` of the two files."""
+    """Return `files_digest` of the two files."""
     return files_digest(folder, (CONFIG_NAME, TENSORS_NAME))
 
 
@@ -107,7 +107,8 @@ def _bad(path: Path, field: str) -> AdapterCorrupt:
 
 
 def _selected(config: _Config, shape: LlamaShape) -> list[Target]:
-    """The modules mlx-lm would adapt, in the order of a forward pass. Keys that match nothing mean nothing there."""
+    """Return the modules mlx-lm would adapt, in the order of a forward pass. Keys that match nothing mean nothing
+    there."""
     keys = frozenset(module.hf for module in LINEAR_MODULES) if config.keys is None else config.keys
     first = max(shape.layers - config.last, 0) if config.last > 0 else 0
     inner = [Target(layer, module) for layer in range(shape.layers) for module in LINEAR_MODULES]
@@ -119,7 +120,7 @@ def _selected(config: _Config, shape: LlamaShape) -> list[Target]:
 
 
 def _targets(file: SafetensorsFile, config: _Config, shape: LlamaShape) -> frozenset[Target]:
-    """The modules of the file. Every tensor is a factor of one, and every one is complete."""
+    """Return the modules of the file. Every tensor is a factor of one, and every one is complete."""
     leaves_of: dict[Target, set[str]] = {}
     for name in file.names:
         path, _, leaf = name.rpartition(".")
@@ -182,7 +183,8 @@ def _pair(file: SafetensorsFile, target: Target, shape: LlamaShape, config: _Con
 
 
 def used_rank(a: NDArray[Any], b: NDArray[Any]) -> int:
-    """The rank without the zeros that padding has put behind it, in both factors: a [rank, in], b [out, rank]."""
+    """Return the rank without the zeros that padding has put behind it, in both factors: a [rank, in], b [out,
+    rank]."""
     used = np.flatnonzero(a.any(axis=1) | b.any(axis=0))
     return int(used[-1]) + 1 if used.size else 1
 

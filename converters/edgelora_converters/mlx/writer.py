@@ -110,7 +110,7 @@ def _is_dora(adapter: LoraAdapter) -> bool:
 
 
 def _tensors(adapter: LoraAdapter) -> Iterator[Planned]:
-    """In the order of their names; each padded, turned and folded when it is written."""
+    """Yield the tensors in the order of their names; each is padded, transposed and folded when it is written."""
     rank = adapter.max_rank
     for target in sorted(adapter.pairs, key=lambda target: target.hf_path):
         pair = adapter.pairs[target]
@@ -122,14 +122,14 @@ def _tensors(adapter: LoraAdapter) -> Iterator[Planned]:
 
 
 def _padded_a(pair: LoraPair, rank: int) -> list[NDArray[np.float32]]:
-    """[in, rank]"""
+    """Return A as [rank, in], padded."""
     a = np.zeros((pair.a.shape[1], rank), np.float32)
     a[:, : pair.rank] = pair.a.T
     return [a]
 
 
 def _padded_b(target: Target, pair: LoraPair, rank: int) -> list[NDArray[np.float32]]:
-    """[rank, out]"""
+    """Return B as [rank, out], padded."""
     b = np.zeros((rank, pair.b.shape[0]), np.float32)
     b[: pair.rank] = folded_b(target, pair).T
     return [b]
@@ -148,7 +148,7 @@ def read(folder: Path, shape: LlamaShape) -> dict[Target, Stored]:
 
 @contextmanager
 def opened(folder: Path, shape: LlamaShape) -> Iterator[Mapping[Target, Stored]]:
-    """`read`, but each module is read, and checked, when it is asked for. Raises as `read` does."""
+    """Yield the modules as `read` does, but read and check each on access. Raises as `read` does."""
     config = _read_config(folder / CONFIG_NAME, shape)
     with open_safetensors(folder / TENSORS_NAME) as file:
         _check_names(file.names, config)

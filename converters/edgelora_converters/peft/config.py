@@ -109,7 +109,7 @@ class PeftConfig:
 
 
 def read_fields(folder: Path) -> dict[str, Any]:
-    """`folder`/adapter_config.json as JSON. Raises AdapterCorrupt, StorageError."""
+    """Read `folder`/adapter_config.json as JSON. Raises AdapterCorrupt, StorageError."""
     return read_json(folder / CONFIG_NAME, limit=MAX_CONFIG_BYTES, error=AdapterCorrupt)
 
 
@@ -164,7 +164,7 @@ def _lora(fields: Fields) -> PeftConfig:
 
 
 def _adalora(fields: Fields) -> PeftConfig:
-    """AdaLoRA takes its rank from init_r, and looks at neither use_rslora nor alpha_pattern."""
+    """Parse AdaLoRA's configuration: its rank is init_r, and neither use_rslora nor alpha_pattern applies."""
     own = variants.adalora(fields)
     fields.taken |= {"init_lora_weights", "qalora_group_size"}  # it initialises its own way
     return PeftConfig(

@@ -49,13 +49,14 @@ def adapter_folder(names: Collection[str], *, where: str, depth: int = 1, mlx: b
 
 
 def adapter_files(names: Collection[str], folder: str = "") -> tuple[str, str]:
-    """Names of the adapter's two files in `folder`: MLX_FILES where only mlx-lm's weights are there, else FILES."""
+    """Return the names of the adapter's two files in `folder`: MLX_FILES where only mlx-lm's weights are there, else
+    FILES."""
     mlx = f"{folder}{MLX_WEIGHTS_NAME}" in names and f"{folder}{WEIGHTS_NAME}" not in names
     return MLX_FILES if mlx else FILES
 
 
 def find_adapter(folder: Path, *, mlx: bool = False) -> Path:
-    """The folder that holds the adapter's two files: `folder` itself, or the one below it.
+    """Return the folder that holds the adapter's two files: `folder` itself, or the one below it.
 
     Raises AdapterCorrupt, AdapterUnsupported (a pickle, several adapters, an MLX adapter unless `mlx`), StorageError.
     """
@@ -74,12 +75,12 @@ def find_adapter(folder: Path, *, mlx: bool = False) -> Path:
 
 
 def folder_files(folder: Path) -> tuple[str, str]:
-    """`adapter_files` of a folder that `find_adapter` found. Raises OSError."""
+    """Return `adapter_files` of a folder that `find_adapter` found. Raises OSError."""
     return adapter_files({path.name for path in folder.iterdir()})
 
 
 def source_digest(folder: Path) -> str:
-    """`files_digest` of the two files in FILES.
+    """Return `files_digest` of the two files in FILES.
 
     What else the folder holds (a README, a tokenizer) does not matter: it does not change what the adapter computes.
     """
@@ -87,7 +88,7 @@ def source_digest(folder: Path) -> str:
 
 
 def refuse_pickle(name: str) -> AdapterUnsupported:
-    """The error for weights in Python's pickle form, which can run any code when it is read."""
+    """Return the error for weights in Python's pickle form, which can run any code when it is read."""
     return AdapterUnsupported(
         "adapter_is_pickle",
         f"{quoted(name)} is a Python pickle, which can run any code when it is read, so it is never opened.",
@@ -112,7 +113,7 @@ def _many(folders: Iterable[str], where: str) -> AdapterUnsupported:
 
 
 def _half(names: Collection[str], folder: str, where: str) -> AdapterCorrupt | AdapterUnsupported:
-    """A configuration without weights beside it."""
+    """Return the error for a configuration without weights beside it."""
     beside = sorted(name for name in names if name.startswith(folder) and "/" not in name[len(folder) :])
     pickle = next((name for name in beside if PurePosixPath(name).suffix in PICKLES), None)
     if pickle is not None:
@@ -125,7 +126,7 @@ def _half(names: Collection[str], folder: str, where: str) -> AdapterCorrupt | A
 def _missing(
     names: Collection[str], folders: list[str], where: str, *, mlx: bool
 ) -> AdapterCorrupt | AdapterUnsupported:
-    """No configuration where one is looked for."""
+    """Return the error for a folder without a configuration where one is looked for."""
     if not mlx and MLX_WEIGHTS_NAME in names:
         return _mlx(where)
     inner = quoted(folders[0].rstrip("/")) if folders else ""

@@ -41,19 +41,19 @@ class Form:
     """Inputs that QALoRA averages."""
 
     def stored_a(self, rank: int, width: int) -> tuple[int, int] | None:
-        """The shape A is stored in; None where blocks or groups do not divide it."""
+        """Return the shape A is stored in; None where blocks or groups do not divide it."""
         if rank % self.a_blocks or width % (self.a_blocks * self.pool):
             return None
         return rank, width // (self.a_blocks * self.pool)
 
     def stored_b(self, rank: int, out: int) -> tuple[int, int] | None:
-        """The shape B is stored in; None where the blocks do not divide it."""
+        """Return the shape B is stored in; None where the blocks do not divide it."""
         if rank % self.b_blocks or out % self.b_blocks:
             return None
         return out, rank // self.b_blocks
 
     def plain_a(self, stored: Array) -> Array:
-        """A as [rank, in]."""
+        """Return A as [rank, in]."""
         return block_diagonal(np.repeat(stored, self.pool, axis=1) if self.pool > 1 else stored, self.a_blocks)
 
     def plain_b(self, stored: Array) -> Array:
@@ -69,7 +69,7 @@ PLAIN = Form()
 
 
 def block_diagonal(stored: Array, blocks: int) -> Array:
-    """`blocks` blocks below one another, [rows, width], as the blocks of a diagonal: [rows, width * blocks]."""
+    """Arrange `blocks` blocks below one another, [rows, width], as the blocks of a diagonal: [rows, width * blocks]."""
     if blocks == 1:
         return stored
     rows, width = stored.shape
@@ -81,6 +81,6 @@ def block_diagonal(stored: Array, blocks: int) -> Array:
 
 
 def scaled_rows(a: Array, factors: Array) -> Array:
-    """Each row of A, [rank, in], times its factor, of `rank` of them in any shape: in float64, rounded once."""
+    """Multiply each row of A, [rank, in], by its factor, of `rank` of them in any shape: in float64, rounded once."""
     product: NDArray[np.float64] = factors.astype(np.float64).reshape(-1, 1) * a
     return product.astype(np.float32)

@@ -43,13 +43,13 @@ class InitialState:
 
 
 def less_taken(pair: LoraPair, taken: InitialState) -> LoraPair:
-    """The pair beside the whole weight: delta = scale * B A - taken. `pair.scale` is not 0."""
+    """Return the pair beside the whole weight: delta = scale * B A - taken. `pair.scale` is not 0."""
     b = np.hstack([pair.b, (-taken.b / pair.scale).astype(np.float32)])
     return _joined(pair, np.vstack([pair.a, taken.a.astype(np.float32)]), b)
 
 
 def less_initial(pair: LoraPair, initial: LoraPair) -> LoraPair:
-    """The pair beside the whole weight, by the factors it started from, which have its scale: bit for bit."""
+    """Return the pair beside the whole weight, by the factors it started from, which have its scale: bit for bit."""
     return _joined(pair, np.vstack([pair.a, initial.a]), np.hstack([pair.b, -initial.b]))
 
 

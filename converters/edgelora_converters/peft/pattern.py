@@ -91,7 +91,7 @@ class _Parser:
         return parts[0] if len(parts) == 1 else pattern_nodes.sequence(tuple(parts))
 
     def literals(self) -> pattern_nodes.Node | None:
-        """A run of plain characters as one node; the last one is left where a repetition follows it."""
+        """Return a run of plain characters as one node; the last one is left where a repetition follows it."""
         run = re.compile(r"[\w\-]{2,}").match(self.expression, self.position)
         if run is None:
             return None

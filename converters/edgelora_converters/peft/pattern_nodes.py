@@ -75,7 +75,7 @@ def character(test: Callable[[str], bool]) -> Node:
 
 @lru_cache(maxsize=4096)
 def _where(test: Callable[[str], bool], text: str) -> int:
-    """The positions whose character passes the test."""
+    """Return the positions whose character passes the test."""
     return sum(1 << i for i, c in enumerate(text) if test(c))
 
 

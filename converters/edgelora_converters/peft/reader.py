@@ -78,7 +78,7 @@ class ReadTensors(NamedTuple):
 
 
 def opened(folder: Path, shape: LlamaShape) -> AbstractContextManager[ReadTensors]:
-    """An adapter of plain factors, read module by module: what `to_peft` writes. Raises as `read`."""
+    """Open an adapter of plain factors, read module by module: what `peft.writer` writes. Raises as `read`."""
     return _opened(find_adapter(folder), shape, PLAIN)
 
 
@@ -164,7 +164,8 @@ def _more(names: list[str]) -> str:
 
 
 def _treatment(metadata: Mapping[str, str]) -> str:
-    """For people, from a file of unknown origin: a line of plain text or nothing."""
+    """Return the treatment noted in a file's metadata, a line of plain text or nothing: the file's origin is
+    unknown."""
     text = metadata.get("edgelora.treatment", "")
     return text if text.isascii() and text.isprintable() and len(text) <= _LONGEST_NOTE else ""
 

@@ -74,7 +74,7 @@ def _check_saved(names: Names, config: PeftConfig, shape: LlamaShape) -> None:
 
 
 def _difference(file: SafetensorsFile, tensor: str, weights: BaseWeights | None, name: str) -> str | None:
-    """Why a tensor is not known to be the base's `name`; None where it is."""
+    """Return why a tensor is not known to be the base's `name`; None where it is."""
     if weights is None or name not in weights.names or not weights.is_exact(name):
         return _UNKNOWN
     shape, expected = file.tensors[tensor].shape, weights.shape(name)
@@ -98,7 +98,8 @@ def _spans(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
 
 
 def _as_stored(values: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:
-    """The base's values as a file of that dtype holds them: a base loaded in 16 bits is saved rounded to them."""
+    """Return the base's values as a file of that dtype holds them: a base loaded in 16 bits is saved rounded to
+    them."""
     if dtype == "F16":
         with np.errstate(over="ignore"):
             return values.astype(np.float16).astype(np.float32)

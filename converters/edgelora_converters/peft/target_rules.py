@@ -44,7 +44,8 @@ def selected(
 
 
 def scales(config: PeftConfig, ranks: Mapping[str, int]) -> dict[str, float]:
-    """The scale of each module by its path as the training had it, given the ranks of its tensors by the same path.
+    """Return the scale of each module by its path as the training had it, given the ranks of its tensors by the same
+    path.
 
     Raises AdapterCorrupt where a rank disagrees with the configuration, AdapterUnsupported where the meaning of the
     patterns is uncertain or an expression is too costly to match.
@@ -122,7 +123,7 @@ def _listed(modules: str | tuple[str, ...], path: str, budget: Budget) -> bool:
 
 
 def _rules(config: PeftConfig) -> list[_Rule]:
-    """The meanings the patterns may have, newest first."""
+    """Return the meanings the patterns may have, newest first."""
     version = re.match(r"(\d{1,4})\.(\d{1,4})", config.peft_version or "")
     recent = version is not None and (int(version[1]), int(version[2])) >= (0, 15)
     has_patterns = bool(config.rank_pattern or config.alpha_pattern)

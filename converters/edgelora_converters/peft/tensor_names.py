@@ -71,7 +71,7 @@ _PARAMETERS: tuple[Leaf, ...] = (
 
 
 def _spellings() -> Iterator[tuple[str, Leaf]]:
-    """Every way a leaf is written; a star stands for an adapter's name."""
+    """Yield every way a leaf is written; a star stands for an adapter's name."""
     modules: tuple[Leaf, ...] = ("lora_A", "lora_B", "lora_magnitude_vector")
     for leaf in modules:
         yield from ((f"{leaf}{end}", leaf) for end in ("", ".*", ".weight", ".*.weight"))
@@ -128,13 +128,13 @@ class Names:
     """Path that the training had in place of `model`; PEFT matches expressions against it."""
 
     def spelled(self, path: str) -> str:
-        """A module's path as the training had it."""
+        """Return a module's path as the training had it."""
         if path == "lm_head":
             return next(head for head, roots in _HEAD_ROOTS.items() if self.root in roots)
         return self.root + path.removeprefix("model")
 
     def having(self, leaf: Leaf) -> dict[str, str]:
-        """The tensors that are `leaf`, by module."""
+        """Return the tensors that are `leaf`, by module."""
         return {path: leaves[leaf] for path, leaves in self.modules.items() if leaf in leaves}
 
 
@@ -149,7 +149,7 @@ class _Parsed:
 
 
 def sort_names(names: Iterable[str]) -> Names:
-    """Every tensor's module and leaf, modules in the order of the file.
+    """Return every tensor's module and leaf, modules in the order of the file.
 
     Raises AdapterCorrupt where two names are the same tensor, AdapterUnsupported where the file holds two adapters or
     two spellings of the model's path.
@@ -182,7 +182,8 @@ def kind_of(path: str) -> Kind:
 
 
 def listed(names: Iterable[tuple[str, str]]) -> str:
-    """Names with a reason each, for a message: those that differ only in the layer's number are one entry."""
+    """Return the names with a reason each, for a message: those that differ only in the layer's number are one
+    entry."""
     groups: dict[tuple[str, str], list[str]] = {}
     for name, reason in names:
         groups.setdefault((_NUMBER.sub(".N.", name), reason), []).append(name)
@@ -207,7 +208,7 @@ def _parse(name: str) -> _Parsed | None:
 
 
 def _leaf(text: str) -> tuple[Leaf, str | None] | None:
-    """A leaf and the adapter's name in it."""
+    """Return a leaf and the adapter's name in it."""
     if text in _SPELLINGS:
         return _SPELLINGS[text], None
     parts = text.split(".")

@@ -1,7 +1,7 @@
 """Sorting a file's tensors into modules, and checking their shapes against a base. Reads no values.
 
 Every tensor is claimed for a module, known to be of the training alone, left to be compared with the base, or a reason
-to refuse the adapter: nothing that was trained is dropped in silence. `tensor_names` owns the names.
+to refuse the adapter: nothing that was trained is dropped in silence. `peft.tensor_names` owns the names.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Stored:
 
 
 def claimed(config: PeftConfig, kind: Kind) -> tuple[Leaf, ...]:
-    """The leaves that a module of that kind has, all of them: A, B, and what the configuration adds."""
+    """Return the leaves that a module of that kind has, all of them: A, B, and what the configuration adds."""
     if kind == "norm":
         return ()
     if kind == "embedding":
@@ -75,7 +75,7 @@ def claimed(config: PeftConfig, kind: Kind) -> tuple[Leaf, ...]:
 
 
 def sort_tensors(config: PeftConfig, names: Names, problems: Problems) -> dict[Target, Stored]:
-    """The tensors of every adapted module, layer by layer; what is no part of one goes to `problems`.
+    """Return the tensors of every adapted module, layer by layer; what is no part of one goes to `problems`.
 
     Raises AdapterCorrupt where a module lacks one, or there are none.
     """

@@ -17,7 +17,8 @@ _OUTER = {module.hf: module for module in (EMBEDDING, HEAD)}
 def read_token_rows(
     config: PeftConfig, weights: SafetensorsFile, names: Names, shape: LlamaShape
 ) -> dict[Target, TokenRows]:
-    """By embedding and head. A tied head with the embedding's own tokens has no rows: it follows, in PEFT and here.
+    """Read the trained rows of embedding and head. A tied head with the embedding's own tokens has no rows: it follows,
+    in PEFT and here.
 
     Raises AdapterCorrupt where rows are missing or not as many as tokens, AdapterIncompatible for another base's.
     """

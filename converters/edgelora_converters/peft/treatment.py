@@ -81,7 +81,7 @@ def treat(
     initial: Mapping[Target, LoraPair] | None,
     reading: ReadOptions,
 ) -> tuple[dict[Target, LoraPair], float]:
-    """The pairs beside the whole base, and the largest doubt of any (see Taken).
+    """Return the pairs beside the whole base, and the largest doubt of any (see Taken).
 
     `initial` are the pairs training began with, where they were given. Raises AdapterUnsupported where the doubt is
     above DOUBT and approximations are not allowed, AdapterCorrupt where `initial` is of another adapter.

@@ -53,7 +53,7 @@ def check_together(fields: Fields) -> None:
 
 
 def initialisation(fields: Fields) -> Initialisation | None:
-    """The initialisation where it has changed the base."""
+    """Return the initialisation where it has changed the base."""
     value = fields.take("init_lora_weights")
     if value is None or isinstance(value, bool):
         return None
@@ -109,7 +109,7 @@ def kasa(fields: Fields) -> bool:
 
 
 def adalora(fields: Fields) -> AdaLora:
-    """AdaLoRA's setting: the rank it began with, and from the masks in rank_pattern the ranks it left."""
+    """Return AdaLoRA's settings: the rank it began with, and from the masks in rank_pattern the ranks it left."""
     fields.taken |= {"r", "use_rslora", "alpha_pattern", *_ADALORA_SCHEDULE}
     init_rank = fields.count("init_r", fields.take("init_r"))
     ranks = {}

@@ -3,7 +3,7 @@
 Factors are written as they are, in the narrowest of float16, bfloat16 and float32 that holds all of them, and the scale
 as lora_alpha = scale * rank. What PEFT cannot say so (a scale that is zero or negative) goes into lora_B, with
 lora_alpha = r. Where ranks or alphas differ, the most common ones are `r` and `lora_alpha`, and the others stand in
-rank_pattern and alpha_pattern under full module paths. Reading such a folder back is `peft`.
+rank_pattern and alpha_pattern under full module paths. Reading such a folder back is `peft.reader`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def write(adapter: LoraAdapter, shape: LlamaShape, out: Path, *, provenance: Map
 
 
 def sayable(target: Target, pair: LoraPair) -> LoraPair:
-    """`pair` with a scale that lora_alpha can say: as it is, or the same delta with scale 1."""
+    """Return `pair` with a scale that lora_alpha can say: as it is, or the same delta with scale 1."""
     if 0 < pair.scale * pair.rank <= MAX_ALPHA:
         return pair
     bias = None if pair.bias is None else (pair.bias.astype(np.float64) * pair.scale).astype(np.float32)
@@ -131,7 +131,7 @@ def _narrowed(array: NDArray[np.float32], kind: Kind) -> Callable[[], Iterable[N
 def _arrays(
     target: Target, pair: LoraPair, pairs: Mapping[Target, LoraPair]
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """A module's tensors under the names PEFT saves them by. With lora_bias every module has one."""
+    """Yield a module's tensors under the names PEFT saves them by. With lora_bias every module has one."""
     path = f"base_model.model.{target.hf_path}"
     if target.module == EMBEDDING:
         yield f"{path}.lora_embedding_A", pair.a

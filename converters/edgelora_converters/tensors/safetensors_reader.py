@@ -90,7 +90,8 @@ class SafetensorsFile(AbstractContextManager["SafetensorsFile"]):
         return tuple(self.tensors)
 
     def read_f32(self, name: str) -> NDArray[np.float32]:
-        """A tensor as a fresh float32 array of its shape: exactly, but for F64, which is rounded once (dtypes.rounded).
+        """Read a tensor as a fresh float32 array of its shape: exactly, but for F64, which is rounded once
+        (dtypes.rounded).
 
         Takes little memory beside the array. Raises the `unsupported` error for dtypes that are not `readable` and for
         F64 values outside float32's range, the `corrupt` error for NaN and infinity, naming the tensor; KeyError for a
@@ -117,7 +118,7 @@ class SafetensorsFile(AbstractContextManager["SafetensorsFile"]):
         self.close()
 
     def _floats(self, name: str, offset: int, count: int) -> NDArray[np.float32]:
-        """`count` values from `offset` on, widened block by block."""
+        """Read `count` values from `offset` on, widened block by block."""
         dtype = self.tensors[name].dtype
         if dtype not in self._readable:
             raise self._unsupported(
@@ -220,7 +221,7 @@ class _Check:
         )
 
     def header(self, file: FileIO, size: int, limit: int) -> tuple[dict[str, Any], int]:
-        """The header as parsed, and where the data begins."""
+        """Parse the header, and return it with the offset at which the data begins."""
         if size < 8:
             raise self.fail(f"it has {size} bytes, too few for a header")
         length = int.from_bytes(file.read(8), "little")

@@ -44,17 +44,18 @@ class BaseWeights(Protocol):
         `lm_head.weight` where the base is tied."""
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """[out_features, in_features] of a matrix, [vocab, hidden] of embedding and head, [hidden] of a norm."""
+        """Return [out_features, in_features] of a matrix, [vocab, hidden] of embedding and head, [hidden] of a norm."""
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """The whole tensor, a fresh array."""
+        """Read the whole tensor, a fresh array."""
 
     def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows `start` to before `stop` of a matrix, a fresh array; `start` < `stop`."""
+        """Read the rows `start` to before `stop` of a matrix, a fresh array; `start` < `stop`."""
 
 
 def row_blocks(weights: BaseWeights, name: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """A matrix from its first row to its last in blocks of about BLOCK_BYTES, each with the number of its first row."""
+    """Yield a matrix from its first row to its last in blocks of about BLOCK_BYTES, each with the number of its first
+    row."""
     rows, width = weights.shape(name)
     step = max(1, BLOCK_BYTES // (4 * width))
     for start in range(0, rows, step):
@@ -62,7 +63,7 @@ def row_blocks(weights: BaseWeights, name: str) -> Iterator[tuple[int, NDArray[n
 
 
 def llama_tensors(shape: LlamaShape) -> Mapping[str, tuple[int, ...]]:
-    """The name and shape of every weight of a Llama."""
+    """Return the name and shape of every weight of a Llama."""
     tensors: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (shape.vocab, shape.hidden)}
     for layer in range(shape.layers):
         for norm in ("input_layernorm", "post_attention_layernorm"):
@@ -77,5 +78,5 @@ def llama_tensors(shape: LlamaShape) -> Mapping[str, tuple[int, ...]]:
 
 
 def no_such_weight(name: str) -> BaseError:
-    """The error for a name that is none of a base's weights."""
+    """Return the error for a name that is none of a base's weights."""
     return BaseError("base_tensor", f"The base has no tensor {name}.", "It may be another base than the adapter's.")

@@ -68,7 +68,7 @@ class HfWeights(AbstractContextManager["HfWeights"]):
         return self._files[name]
 
     def _open(self, folder: Path) -> Mapping[str, SafetensorsFile]:
-        """The file of every weight. What else the files hold (buffers of old releases) is left alone."""
+        """Return the file of every weight. What else the files hold (buffers of old releases) is left alone."""
         files: dict[str, SafetensorsFile] = {}
         for path in weight_files(folder):
             file = self._stack.enter_context(
@@ -84,7 +84,7 @@ class HfWeights(AbstractContextManager["HfWeights"]):
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a base: those its index names, or where there is none every model*.safetensors.
+    """Return the safetensors files of a base: those its index names, or where there is none every model*.safetensors.
 
     Raises BaseError where there are none or the index leaves the folder; StorageError.
     """

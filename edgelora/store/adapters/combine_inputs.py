@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def split_part(text: str) -> tuple[str, float]:
-    """`ADAPTER`, `ADAPTER:WEIGHT` or `ADAPTER=WEIGHT`. Where no number is behind the colon, it belongs to a path.
+    """Split `ADAPTER`, `ADAPTER:WEIGHT` or `ADAPTER=WEIGHT`. Where no number is behind the colon, it belongs to a path.
 
     Raises UsageError for a weight out of range, or none behind a `=`.
     """
@@ -30,7 +30,7 @@ def split_part(text: str) -> tuple[str, float]:
 
 
 def installed_version(store: Store, name: str) -> tuple[str, Version] | None:
-    """The name and version an installed adapter's `name` or `name@2` means; None for a path.
+    """Return the name and version an installed adapter's `name` or `name@2` means; None for a path.
 
     An installed name wins over a path of that name; `./NAME` is always the path. Raises NotFound where it is neither.
     """
@@ -43,9 +43,9 @@ def installed_version(store: Store, name: str) -> tuple[str, Version] | None:
 def read_parts(
     store: Store, weighted: Sequence[tuple[str, float]], shape: LlamaShape, *, reading: ReadOptions
 ) -> list[Part]:
-    """The adapters named in `wanted` as values for a base of `shape`, each with its weight; `reading` is what they may
-    be read with. Raises NotFound, AdapterError where one is unsound or its shapes are not the base's, StorageError.
-    """
+    """Read the adapters named in `weighted` as values for a base of `shape`, each with its weight; `reading` is what
+    they may be read with. Raises NotFound, AdapterError where one is unsound or its shapes are not the base's,
+    StorageError."""
     from edgelora_converters.lora.combine import Part
 
     return [Part(Path(name).name, _read(store, name, shape, reading), weight) for name, weight in weighted]

@@ -72,7 +72,7 @@ class ConversionTarget:
 
 
 def find(layout: AdapterLayout, digest: str, goal: ConversionTarget) -> Converted | None:
-    """The conversion of a version, by the present converter; None where it has to be made. Takes no lock."""
+    """Return the conversion of a version, by the present converter; None where it has to be made. Takes no lock."""
     folder = _folder(layout, digest, goal)
     conversion = read(folder)
     if conversion is None or conversion.source != digest or not _suits(conversion, goal):
@@ -85,7 +85,7 @@ def _suits(conversion: Conversion, goal: ConversionTarget) -> bool:
 
 
 def every(layout: AdapterLayout, digest: str) -> tuple[Converted, ...]:
-    """All usable conversions of a version, of any base, format and converter."""
+    """Return all usable conversions of a version, of any base, format and converter."""
     folders = sorted(layout.versions_conversions(digest).glob("*"))
     return tuple(Converted(folder, conversion) for folder in folders if (conversion := read(folder)) is not None)
 
@@ -203,7 +203,7 @@ def _folder(layout: AdapterLayout, digest: str, goal: ConversionTarget) -> Path:
 
 
 def _protect(path: Path) -> None:
-    """A mapped file that is cut ends the processes that run it: no program writes to it by mistake."""
+    """Make a mapped file read-only: a program that cut it by mistake would end the processes that run it."""
     if os.name == "posix" and path.is_file():
         path.chmod(0o444)
 

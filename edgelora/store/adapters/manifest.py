@@ -93,8 +93,9 @@ class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     treatment: str = ""
     """Description of the steps that made its factors plain ones; empty for most adapters."""
     origin: str = ""
-    """`hub:<repository>@<commit>` where it was pulled, `upload` or `upload:<file id>` where a client of the server sent
-    it, `loaded` where one had it loaded from this machine (`sources.py`); empty for what was added here otherwise."""
+    """Source of the adapter: `hub:<repository>@<commit>` if it was pulled, `upload` or `upload:<file id>` if a client
+    of the server sent it, `loaded` if a client had it loaded from this machine; empty otherwise. See
+    `runtime.install.sources`."""
 
     @property
     def nbytes(self) -> int:
@@ -119,7 +120,8 @@ class AdapterManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self._numbered(self.aliases[LATEST])
 
     def find(self, selector: str) -> Version:
-        """A version by number, alias or at least six digits of its digest. Raises NotFound with what there is."""
+        """Return a version by number, alias or at least six digits of its digest. Raises NotFound with what there
+        is."""
         if selector in self.aliases:
             return self._numbered(self.aliases[selector])
         for version in self.versions:
@@ -135,7 +137,7 @@ class AdapterManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return next((version for version in self.versions if version.digest == digest), None)
 
     def adding(self, version: Version) -> Self:
-        """With one more version, which becomes the latest."""
+        """Return the manifest with a further version, which becomes the latest."""
         return msgspec.structs.replace(
             self,
             versions=(*self.versions, version),
@@ -144,18 +146,19 @@ class AdapterManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
     def pointing(self, alias: str, number: int) -> Self:
-        """With an alias moved to a version it has."""
+        """Return the manifest with an alias moved to one of its versions."""
         return msgspec.structs.replace(self, aliases={**self.aliases, alias: number})
 
     def unpointing(self, alias: str) -> Self:
-        """Without an alias. Raises NotFound with those there are."""
+        """Return the manifest without an alias. Raises NotFound with those there are."""
         if alias not in self.aliases:
             aliases = ", ".join(sorted(self.aliases))
             raise NotFound("alias", f"{self.name}@{alias}", (), f"Its aliases are: {aliases}.")
         return msgspec.structs.replace(self, aliases={name: n for name, n in self.aliases.items() if name != alias})
 
     def without(self, number: int) -> Self | None:
-        """With a version and its aliases gone; `latest` falls back to the newest left. None where none is left."""
+        """Return the manifest without a version and its aliases; `latest` falls back to the newest left. None where
+        none is left."""
         left = tuple(version for version in self.versions if version.number != number)
         if not left:
             return None
@@ -167,7 +170,8 @@ class AdapterManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def check_alias(alias: str) -> str:
-    """`alias`, or UsageError for one that is no name, or could be mistaken for a version's number or digest."""
+    """Return `alias`. Raises UsageError for one that is no name, or could be mistaken for a version's number or
+    digest."""
     if not valid_name(alias) or _LIKE_VERSION.fullmatch(alias):
         raise UsageError(
             "bad_alias",
@@ -184,7 +188,7 @@ def first_manifest(name: str, version: Version) -> AdapterManifest:
 
 
 def previous(manifest: AdapterManifest) -> str:
-    """The number of the version before the one the bare name means. Raises UsageError where there is none."""
+    """Return the number of the version before the one the bare name means. Raises UsageError where there is none."""
     older = [version.number for version in manifest.versions if version.number < manifest.latest.number]
     if not older:
         message = f"{manifest.name} has no version before {manifest.latest.number}."
@@ -197,7 +201,7 @@ def encode(value: AdapterManifest | Conversion) -> bytes:
 
 
 def decode_manifest(data: bytes, *, path: Path) -> AdapterManifest:
-    """A manifest read from `path`. Raises StorageError naming the file where it is damaged."""
+    """Return a manifest read from `path`. Raises StorageError naming the file where it is damaged."""
     try:
         manifest = msgspec.json.decode(data, type=AdapterManifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -51,7 +51,7 @@ def warm(store: Store, spec: str, base: BaseRecord, *, progress: Progress | None
 
 
 def _read_through(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder, each read once: who maps them next finds them in memory."""
+    """Read a file, or all files in a folder, once, so that the next mapping finds them in memory. Returns the bytes."""
     buffer, nbytes = memoryview(bytearray(CHUNK)), 0
     with storing(path):
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:

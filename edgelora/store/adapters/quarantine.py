@@ -71,7 +71,7 @@ class Quarantine:
             write_atomic(self._path(ref.version), msgspec.json.encode(record))
 
     def list(self) -> list[Quarantined]:
-        """All of them, by name. Raises StorageError."""
+        """Return the records of all quarantined versions, by name. Raises StorageError."""
         with storing(self._folder):
             names = sorted(path.stem for path in self._folder.glob("*.json")) if self._folder.is_dir() else []
         return sorted(

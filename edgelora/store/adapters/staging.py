@@ -27,7 +27,7 @@ class Staged:
 
 
 def default_name(source: Path) -> str:
-    """The name an adapter gets from its folder (the one it is in, where that is below `source`) or its archive.
+    """Return the name an adapter gets from its folder (the one it is in, where that is below `source`) or its archive.
 
     Raises UsageError where that is no usable name, AdapterError for a folder without one adapter.
     """

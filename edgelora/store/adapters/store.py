@@ -67,11 +67,12 @@ class Store:
         return self._layout.root
 
     def names(self) -> tuple[str, ...]:
-        """Every installed adapter's name, sorted. Reads no manifest."""
+        """Return every installed adapter's name, sorted. Reads no manifest."""
         return tuple(path.stem for path in maintenance.manifest_paths(self._layout))
 
     def list(self) -> tuple[AdapterManifest, ...]:
-        """Every installed adapter, by name. A damaged manifest is logged and left out, so that it hides no other."""
+        """Return every installed adapter, by name. A damaged manifest is logged and left out, so that it hides no
+        other."""
         manifests = []
         for name in self.names():
             try:
@@ -88,7 +89,8 @@ class Store:
         return manifest
 
     def resolve(self, spec: str) -> tuple[AdapterManifest, Version]:
-        """The version that `name`, `name@3`, `name@latest` or `name@<six or more digits of its digest>` means."""
+        """Return the version that `name`, `name@3`, `name@latest` or `name@<six or more digits of its digest>`
+        means."""
         name, sign, selector = spec.partition("@")
         manifest = self.get(name)
         return manifest, manifest.find(selector) if sign else manifest.latest
@@ -102,8 +104,9 @@ class Store:
         widened: bool = False,
         progress: Progress | None = None,
     ) -> AdapterRef:
-        """A version, converted for `base` (`to`: the usual format): now, from the kept source, where that has not been
-        done before. `widened`: whether its values will take four bytes each in memory, in however few they are stored.
+        """Return a version, converted for `base` (`to`: the usual format): now, from the kept source, where that has
+        not been done before. `widened`: whether its values will take four bytes each in memory, in however few they are
+        stored.
 
         Raises NotFound, AdapterIncompatible where its shapes do not fit the base, StorageError.
         """
@@ -117,7 +120,7 @@ class Store:
 
     @contextmanager
     def source(self, name: str, version: Version) -> Iterator[Path]:
-        """The PEFT folder a version was added from, put together again for the block. Raises StorageError."""
+        """Yield the PEFT folder a version was added from, put together again for the block. Raises StorageError."""
         with workspace(self._layout.tmp) as work:
             with self._committing():
                 folder = assemble(self._layout, name, version, work)

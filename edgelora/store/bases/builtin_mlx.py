@@ -22,7 +22,8 @@ TIMEOUT = 600.0
 
 
 def ensure_mlx(bases: Bases, progress: Progress | None = None) -> BaseRecord:
-    """Its record; `edgelora base rm` removes it like a download. Raises BaseError (mlx_missing), StorageError, Busy."""
+    """Return its record, converting it first where needed; `edgelora base rm` removes it like a download. Raises
+    BaseError (mlx_missing), StorageError, Busy."""
     from edgelora_models import builtin
 
     name = f"{builtin.BASE_NAME}-mlx"

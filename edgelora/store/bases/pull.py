@@ -105,7 +105,7 @@ def _choose(listing: Listing, target: _PullTarget, format: catalogue.Format) -> 
 
 
 def _pick(names: Sequence[str], repository: str, format: catalogue.Format) -> tuple[str, ...]:
-    """The files of a repository outside the catalogue that make one base."""
+    """Return the files of a repository outside the catalogue that make one base."""
     if format == "mlx":
         return tuple(name for name in names if "/" not in name and Path(name).suffix in _MLX_SUFFIXES)
     single = [name for name in names if name.endswith(".gguf") and not _PART_OF.search(name)]

@@ -23,7 +23,7 @@ class Stamp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def of(cls, path: Path) -> Self:
-        """The stamp of a file, or of the files right in a folder. Raises OSError."""
+        """Return the stamp of a file, or of the files right in a folder. Raises OSError."""
         files = [entry for entry in path.iterdir() if entry.is_file()] if path.is_dir() else [path]
         stats = [file.stat() for file in files]
         return cls(sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0))
@@ -91,7 +91,7 @@ def encode(record: BaseRecord) -> bytes:
 
 
 def decode(data: bytes, *, path: Path) -> BaseRecord:
-    """A record read from `path`. Raises StorageError naming the file where it is damaged."""
+    """Return a record read from `path`. Raises StorageError naming the file where it is damaged."""
     try:
         record = msgspec.json.decode(data, type=BaseRecord)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -48,7 +48,7 @@ class Bases:
             return tuple(sorted(path.stem for path in self._folder.glob("*.json") if valid_name(path.stem)))
 
     def list(self) -> tuple[BaseRecord, ...]:
-        """Every installed base, by name. A damaged record is logged and left out, so that it hides no other."""
+        """Return every installed base, by name. A damaged record is logged and left out, so that it hides no other."""
         records = []
         for name in self.names():
             try:
@@ -58,7 +58,7 @@ class Bases:
         return tuple(records)
 
     def get(self, name: str) -> BaseRecord:
-        """A base by name or alias. Raises NotFound with near names."""
+        """Return a base by name or alias. Raises NotFound with near names."""
         if name not in self.names():
             for record in self.list():
                 if name in record.aliases:
@@ -108,7 +108,7 @@ class Bases:
         return record
 
     def chosen(self) -> str | None:
-        """The name given to `use` last, whether or not that base is still there."""
+        """Return the name given to `use` last, whether or not that base is still there."""
         try:
             return msgspec.json.decode(self._choice.read_bytes(), type=_Choice).name
         except FileNotFoundError:
@@ -118,7 +118,7 @@ class Bases:
             return None
 
     def current(self) -> BaseRecord:
-        """The chosen base, its file checked. Raises BaseError saying how to get one."""
+        """Return the chosen base, its file checked. Raises BaseError saying how to get one."""
         name = self.chosen()
         if name is None or name not in self.names():
             message = "No base is chosen." if name is None else f"The chosen base {name} is not installed any more."

@@ -30,7 +30,8 @@ RUNS: Mapping[BackendChoice, Format] = {"mlx": "mlx", "llama.cpp": "gguf"}
 def choose_base(
     bases: Bases, name: str | None, backend: BackendChoice, *, progress: Progress | None = None
 ) -> BaseRecord:
-    """The base to open for `name` (None: the chosen one), its file checked. It answers to the name that was given.
+    """Return the base to open for `name` (None: the chosen one), its file checked. It answers to the name that was
+    given.
 
     `auto` opens what is named in its own format. Where nothing is named and this is Apple Silicon, an installed MLX
     form of the chosen base goes before the base itself. `mlx` makes the built-in base's MLX form where it is missing.
@@ -63,7 +64,7 @@ def _wanted_format(record: BaseRecord, backend: BackendChoice, *, named: bool) -
 
 
 def _other_form(bases: Bases, record: BaseRecord, format: Format) -> BaseRecord | None:
-    """The newest installed base of that format with the same fingerprint."""
+    """Return the newest installed base of that format with the same fingerprint."""
     digest = record.identity.fingerprint.digest
     same = [other for other in bases.list() if other.format == format and other.identity.fingerprint.digest == digest]
     newest = max(same, key=lambda other: (other.created, other.name), default=None)

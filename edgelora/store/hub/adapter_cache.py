@@ -185,7 +185,7 @@ def holds_adapter(request: CacheRequest, names: Collection[str]) -> bool:
 
 
 def _choose(request: CacheRequest, listing: Listing) -> dict[str, RemoteFile]:
-    """The adapter's two files, PEFT's or mlx-lm's, by the names they get here."""
+    """Return the adapter's two files, PEFT's or mlx-lm's, by the names they get here."""
     from edgelora_converters.peft.folder import adapter_files, adapter_folder
 
     if request.subfolder is not None and not request.of(listing.files):

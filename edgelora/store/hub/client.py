@@ -111,7 +111,7 @@ class Hub:
                 hf_raise_for_status(response)
 
     def _file(self, repository: str, commit: str, entry: Any) -> RemoteFile | None:
-        """A file of a listing; None where the hub gives no size or hash to hold it to."""
+        """Return a file of a listing; None where the hub gives no size or hash to hold it to."""
         from huggingface_hub import hf_hub_url
 
         if entry.lfs is not None:

@@ -81,7 +81,8 @@ class Reply:
 
 class OpenRange(Protocol):
     def __call__(self, url: str, *, start: int, etag: str | None) -> AbstractContextManager[Reply]:
-        """Ask for a file from `start` on, if it is still the one of `etag`. Raises Interrupted, also while reading."""
+        """Ask for a file from `start` on, if it is still the one of `etag`. Raises Interrupted, also while
+        reading."""
         ...
 
 
@@ -148,7 +149,7 @@ class _Part:
         self._out.close()
 
     def _read_state(self) -> _State | None:
-        """The side file, where it speaks of this very file and the part is there."""
+        """Return the side file, where it speaks of this very file and the part is there."""
         try:
             state = msgspec.json.decode(self._side.read_bytes(), type=_State)
             nbytes = self.path.stat().st_size
@@ -182,7 +183,8 @@ def download_all(
     progress: Progress | None,
     pause: Callable[[float], None] = time.sleep,
 ) -> None:
-    """`download` for each file and its place, after a look at the disk's space; `progress` counts over all of them."""
+    """Call `download` for each file and its place, after a look at the disk's space; `progress` counts over all of
+    them."""
     total = sum(file.nbytes for file, _ in files)
     there = sum(part_bytes(target) for _, target in files)
     check_space(files[0][1].parent, total - there, what=f"The download of {name}")

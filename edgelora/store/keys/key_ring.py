@@ -31,6 +31,7 @@ class KeyRing:
         return bool(token) & any(hmac.compare_digest(digest, token) for digest in given)
 
     def find(self, given: Sequence[str], now: float) -> ApiKey | None:
-        """The key that one of the digests is of, unless it has expired. Looks at all of them, in the same time."""
+        """Return the key that one of the digests is of, unless it has expired. Looks at all of them, in the same
+        time."""
         matching = [key for key in self._keys.get() for digest in given if hmac.compare_digest(digest, key.sha256)]
         return next((key for key in matching if not key.expired(now)), None)

@@ -33,7 +33,7 @@ class KeyStore:
         self.path = folder / KEYS_FILE
 
     def list(self) -> tuple[ApiKey, ...]:
-        """By name. Raises StorageError."""
+        """Return all keys, by name. Raises StorageError."""
         with storing(self.path):
             try:
                 data = self.path.read_bytes()
@@ -52,7 +52,7 @@ class KeyStore:
         tokens_per_minute: int | None = None,
         expires: float | None = None,
     ) -> tuple[ApiKey, str]:
-        """A new key, and its secret: kept nowhere, so this is the only time that it can be seen.
+        """Add a key and return it with its secret, which is kept nowhere: this is the only time that it can be seen.
 
         Raises UsageError (a bad name, one that is taken, an expiry that has passed), StorageError, Busy.
         """
@@ -80,7 +80,7 @@ class KeyStore:
         return key, secret
 
     def remove(self, names: Sequence[str]) -> None:
-        """All of them, or none. Raises NotFound with near names, StorageError, Busy."""
+        """Remove all of the named keys, or none. Raises NotFound with near names, StorageError, Busy."""
         with self._alone():
             keys = self.list()
             for name in names:

@@ -49,7 +49,8 @@ class BaseDigests:
         self._folder = folder
 
     def known(self, base: Path) -> str | None:
-        """The digest of a base's file (or of the files right in its folder), where it need not be read for it."""
+        """Return the digest of a base's file (or of the files right in its folder), where it need not be read for
+        it."""
         try:
             record = msgspec.json.decode(self._path(base).read_bytes(), type=_KnownDigest)
             return record.digest if record.location == str(base) and record.marks == _marks(base) else None
@@ -60,7 +61,8 @@ class BaseDigests:
             return None
 
     def digest(self, base: Path, report: Report | None = None) -> str:
-        """The same, read where it must be. Raises BaseError where the base changes meanwhile, StorageError."""
+        """Return the digest as `known` does, reading the base where needed. Raises BaseError where it changes
+        meanwhile, StorageError."""
         digest = self.known(base)
         if digest is not None:
             return digest
@@ -73,7 +75,7 @@ class BaseDigests:
         return digest
 
     def forget(self, base: Path) -> str | None:
-        """The digest that was remembered last, of a file that need not be there any more; from now on it is not."""
+        """Forget a base's digest and return it. The file need not be there any more."""
         try:
             record = msgspec.json.decode(self._path(base).read_bytes(), type=_KnownDigest)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):

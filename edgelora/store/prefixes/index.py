@@ -34,7 +34,7 @@ class Index:
         self._known: OrderedDict[str, _Listing] = OrderedDict()
 
     def find(self, group: str, tokens: tuple[int, ...], *, low: int, high: int) -> StoredPrefix | None:
-        """The longest prefix of `tokens` in this group with `low` to `high` tokens. Raises OSError."""
+        """Return the longest prefix of `tokens` in this group with `low` to `high` tokens. Raises OSError."""
         listing = self._listing(group)
         if listing is None:
             return None

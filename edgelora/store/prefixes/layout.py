@@ -89,7 +89,7 @@ class PrefixLayout:
         return StoredPrefix(path, len(tokens), digest, name)
 
     def in_group(self, group: str) -> list[StoredPrefix]:
-        """The files of one origin; none where there is no such folder. Raises OSError."""
+        """Return the files of one origin; none where there is no such folder. Raises OSError."""
         folder = self.group(group)
         try:
             with os.scandir(folder) as entries:
@@ -106,7 +106,7 @@ class PrefixLayout:
             return []
 
     def every(self) -> Iterator[PrefixFile]:
-        """All files of all groups. One that goes meanwhile is left out. Raises OSError."""
+        """Yield all files of all groups. One that goes meanwhile is left out. Raises OSError."""
         for group in self.every_group():
             for stored in self.in_group(group):
                 try:

@@ -74,5 +74,5 @@ def reaches(key: Key, length: int) -> list[tuple[int, int]]:
 
 
 def token_bytes(tokens: list[int] | tuple[int, ...]) -> bytes:
-    """4 bytes each, little-endian: what prefixes are told apart by."""
+    """Encode tokens as 4 bytes each, little-endian, the form in which prefixes are compared."""
     return np.asarray(tokens, "<u4").tobytes()

@@ -60,7 +60,8 @@ class PrefixStore:
         self._clock = clock
 
     def find(self, origin: Callable[[int], Origin], key: Key, tokens: tuple[int, ...]) -> FoundPrefix | None:
-        """The longest stored prefix of `tokens`. `origin`: of a prefix by its length. Never raises.
+        """Return the longest stored prefix of `tokens`. `origin` gives the origin of a prefix by its length. Never
+        raises.
 
         Costs one look at a folder's time and a hash over the tokens, whatever the number of files.
         """
@@ -78,7 +79,8 @@ class PrefixStore:
         return None
 
     def read(self, found: FoundPrefix) -> SavedKv:
-        """The KV of a prefix that was found. Raises StorageError where it is gone, or damaged: then it is removed."""
+        """Return the KV of a prefix that was found. Raises StorageError where it is gone, or damaged: then it is
+        removed."""
         path = found.stored.path
         try:
             saved = unseal(path, found.origin, found.tokens)
@@ -119,7 +121,7 @@ class PrefixStore:
         return stored
 
     def entries(self) -> list[Entry]:
-        """All of them; named ones by name, then the others, latest used first."""
+        """Return all prefixes; named ones by name, then the others, latest used first."""
         with storing(self.layout.root):
             held = list(self.layout.every())
         origins = {group: self._origin(group) for group in {usage.stored.group for usage in held}}
@@ -136,7 +138,7 @@ class PrefixStore:
             self._delete([usage.stored for usage in every if usage.stored.name == name])
 
     def remove_automatic(self) -> int:
-        """All that has no name. Returns how many."""
+        """Remove all prefixes without a name and return their number."""
         with self._changing(), storing(self.layout.root):
             gone = [usage.stored for usage in self.layout.every() if usage.stored.name is None]
             self._delete(gone)
