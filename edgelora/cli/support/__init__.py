@@ -1,1 +1,1 @@
-"""Code that the verbs share: options, output, progress, answers and the translation of errors."""
+"""Shared code of the verbs: options, output, progress, answers and the translation of errors."""
