@@ -64,7 +64,7 @@ def test_from_the_command_line(installed: Library, data: Path, tmp_path: Path) -
     assert len(told["losses"]) == 2 and told["validation_losses"][0]["iteration"] == 0 and told["peak_bytes"] > 0
     assert "3 examples, 1 for validation" in done.stderr and "iteration      2  loss" in done.stderr
     again = run(make_app(installed), "train", "odd", "--resume", "--iterations", "3")
-    assert again.exit_code == 0 and "Going on after iteration 2." in again.stderr
+    assert again.exit_code == 0 and "Continuing after iteration 2." in again.stderr
     assert "Installed odd, version 2, for tiny." in again.stderr
     data.write_text("oops")
     assert (bad := run(make_app(installed), "train", "new", "--data", str(data))).exit_code == 2
