@@ -136,7 +136,7 @@ class Engine:
         self._commands.put(Cancel(request_id))
 
     def fetch(self, ref: AdapterRef, *, pin: bool = False, instead_of: AdapterRef | None = None) -> Future[bool]:
-        """Load an adapter that no request waits for; whether it is in memory then. `fetches.py` has the policies.
+        """Load an adapter that no request waits for; whether it is in memory then. `preload.py` has the policies.
 
         `pin`: it stays. `instead_of`: a pin that ends with this; its own too, where it is not to stay any more. The
         error, AdapterError(code pins_too_large) for one, is in the result. Raises BackendError(code engine_stopped).

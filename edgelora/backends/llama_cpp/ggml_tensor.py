@@ -1,7 +1,7 @@
 """`struct ggml_tensor` as the llama.cpp in llama-cpp-python 0.3.36 lays it out, and safe views of its rows.
 
-The evaluation callback receives a bare pointer. Everything read through it goes through this file; `selftest.py` checks
-at start-up that the installed library really has this layout. Source: ggml.h, struct ggml_tensor.
+The evaluation callback receives a bare pointer. Everything read through it goes through this file; `graph_selftest.py`
+checks at start-up that the installed library really has this layout. Source: ggml.h, struct ggml_tensor.
 """
 
 from __future__ import annotations

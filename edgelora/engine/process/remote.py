@@ -43,7 +43,7 @@ _CUT = "The engine was stopped before the answer was complete."
 
 
 class RemoteEngine:
-    """Keeps `EngineLike`, and the supervisor's `Crew`. The base begins to load at once."""
+    """Implements `EngineClient`, and the supervisor's `SupervisorListener`. The base begins to load at once."""
 
     def __init__(
         self,
