@@ -1,4 +1,4 @@
-"""The command line. `main` is its entry point; each group of verbs stands in its own module, loaded when it is used."""
+"""The command line. `main` is its entry point; each verb has a module of its own, which is loaded on use."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
-"""click groups as wanted here: verbs loaded when used, near names for typing errors, errors told once."""
+"""click groups that load verbs on use, suggest near names for typing errors and report errors in one place."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -41,24 +40,23 @@ SYNONYMS = {
     "use": "base use",
     "version": "--version",
 }
-"""What people type from habit, and what does it here."""
+"""Verbs of other programs, and the verb that does the same here."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verb:
-    """A verb that is imported when it is asked for."""
+class Verb(NamedTuple):
+    """A verb whose module is imported when it is used."""
 
     home: str
-    """`module:attribute` of its command."""
+    """The `module:attribute` of its command."""
     summary: str
-    """Its line in the help: the command's own short help."""
+    """Its line in the help, equal to the command's short help."""
 
 
 class Verbs(click.Group):
-    """A group with verbs that are imported when they are asked for, listed under headings."""
+    """A group whose verbs are imported on use and listed under headings."""
 
     def __init__(self, *args: Any, verbs: Mapping[str, Mapping[str, Verb]] | None = None, **kwargs: Any) -> None:
-        """`verbs`: by heading, then by name."""
+        """`verbs` maps headings to verbs by name."""
         super().__init__(*args, **kwargs)
         self.headings = {heading: dict(members) for heading, members in (verbs or {}).items()}
         self.lazy = {name: verb for members in self.headings.values() for name, verb in members.items()}
@@ -84,7 +82,7 @@ class Verbs(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if not args and not ctx.resilient_parsing:
-            click.echo(ctx.get_help())  # a question, not a mistake
+            click.echo(ctx.get_help())  # no arguments: show the help, which is not an error
             ctx.exit()
         return super().parse_args(ctx, args)
 
@@ -92,42 +90,42 @@ class Verbs(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
-        known = self.list_commands(ctx)
-        if name not in known and not name.startswith("-") and not ctx.resilient_parsing:
-            raise click.UsageError(f"There is no verb {name!r}.{_meant(name, known, ctx)}", ctx)
+        verbs = self.list_commands(ctx)
+        if name not in verbs and not name.startswith("-") and not ctx.resilient_parsing:
+            raise click.UsageError(f"There is no verb {name!r}.{_suggestion(name, verbs, ctx)}", ctx)
         return super().resolve_command(ctx, args)
 
 
-def _meant(name: str, known: list[str], ctx: click.Context) -> str:
+def _suggestion(name: str, verbs: list[str], ctx: click.Context) -> str:
     habit = SYNONYMS.get(name)
-    if habit is not None and (ctx.parent is None or habit in known):
+    if habit is not None and (ctx.parent is None or habit in verbs):
         near = [habit]
     else:
         from difflib import get_close_matches
 
-        near = get_close_matches(name, known, n=2, cutoff=0.5)
+        near = get_close_matches(name, verbs, n=2, cutoff=0.5)
     return f" Did you mean {' or '.join(f'`{ctx.command_path} {verb}`' for verb in near)}?" if near else ""
 
 
 class Root(Verbs):
-    """The outermost group: whatever is raised below it leaves as a paragraph on stderr and an exit code."""
+    """The outermost group. It turns every exception into a paragraph on stderr and an exit code."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
         app = extra.setdefault("obj", App())
-        with _told(app):
+        with _reported(app):
             return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with _told(ctx.ensure_object(App)):
+        with _reported(ctx.ensure_object(App)):
             result = super().invoke(ctx)
-            sys.stdout.flush()  # here, where a reader that has left can still be met quietly
+            sys.stdout.flush()  # flush here, where a reader that has left can still be handled
             return result
 
 
 @contextmanager
-def _told(app: App) -> Iterator[None]:
+def _reported(app: App) -> Iterator[None]:
     try:
         yield
     except (click.exceptions.Exit, SystemExit):

@@ -1,4 +1,4 @@
-"""A conversation with slash commands. Knows the service and two places to write to; the terminal is `terminal.py`'s."""
+"""A chat with slash commands. It uses the service and writes to stdout and stderr; `terminal.py` owns the terminal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgelora.text.prompt import Message
 
 NONE = "none"
-"""What `/adapter` and `/system` call their absence."""
+"""The argument that turns the adapter or the system prompt off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Command:
 
 
 class Chat:
-    """One conversation: its turns, the adapters in use, the system prompt."""
+    """A conversation: its turns, the adapters in use and the system prompt."""
 
     def __init__(
         self, service: Service, *, sampling: SamplingOptions, acting: tuple[AdapterUse, ...], system: str | None
@@ -44,12 +44,12 @@ class Chat:
         self.system = system
         self.turns: list[Message] = []
         self.open = True
-        """False once `/bye` was said."""
+        """False after `/bye`."""
         self._sampling = sampling.over(service.default_sampling())
 
     @property
     def label(self) -> str:
-        """Return who answers next."""
+        """Return the name shown in the prompt: the adapters in use, or the base."""
         return " + ".join(map(show_weight, self.acting)) or self.service.base.name
 
     def adapters(self) -> list[str]:
@@ -62,26 +62,26 @@ class Chat:
         hint("/adapter NAME switches, /help lists the commands, Ctrl-D leaves.")
 
     def handle(self, line: str) -> None:
-        """Take one line: a slash command or something to say. Errors are told, never raised."""
+        """Handle one line, a slash command or a message. Errors are printed, never raised."""
         text = line.strip()
         try:
             if text.startswith("/"):
                 self._command(text)
             elif text:
-                self._say(text)
+                self._send(text)
         except EdgeloraError as error:
-            more = " /clear forgets what was said so far." if isinstance(error, ContextTooLong) else ""
+            more = " /clear starts a new conversation." if isinstance(error, ContextTooLong) else ""
             click.echo(f"error: {describe(error).paragraph}{more}", err=True)
 
-    def _say(self, text: str) -> None:
+    def _send(self, text: str) -> None:
         from edgelora.text.prompt import Message
 
-        asked = [*self.turns, Message("user", text)]
+        history = [*self.turns, Message("user", text)]
         opening = [Message("system", self.system)] if self.system else []
-        answer = self._answer([*opening, *asked])
+        answer = self._answer([*opening, *history])
         if answer:
-            # A question that got no answer is forgotten, so that it can be asked again.
-            self.turns = [*asked, Message("assistant", answer)]
+            # A question without an answer is dropped, so that it can be asked again.
+            self.turns = [*history, Message("assistant", answer)]
 
     def _answer(self, messages: list[Message]) -> str:
         with spinner("Thinking ...") as waiting:
@@ -112,11 +112,11 @@ class Chat:
         if not names:
             self._list_adapters()
             return
-        wanted = [] if names == NONE else [split_weight(name) for name in names.split()]
-        self.acting = self.service.compose(*wanted)
+        weighted = [] if names == NONE else [split_weight(name) for name in names.split()]
+        self.acting = self.service.compose(*weighted)
         for use in self.acting:
             self.service.prefetch(use.ref)  # while the next line is typed
-        hint(f"{self.label} answers from here on; what was said stays.")
+        hint(f"{self.label} answers from now on; the conversation continues.")
 
     def _list_adapters(self) -> None:
         current = {use.ref.name: show_weight(use) for use in self.acting} or {NONE: NONE}
@@ -130,11 +130,11 @@ class Chat:
             note(self.system or "There is no system prompt. /system TEXT sets one.")
             return
         self.system = None if text == NONE else text
-        hint("The system prompt is gone." if self.system is None else "The system prompt holds from here on.")
+        hint("The system prompt is removed." if self.system is None else "The system prompt is set.")
 
     def clear(self, _rest: str) -> None:
         self.turns = []
-        hint("Forgotten.")
+        hint("The conversation is cleared.")
 
     def help(self, _rest: str) -> None:
         for command in COMMANDS.values():
@@ -147,10 +147,12 @@ class Chat:
 
 COMMANDS = {
     "/adapter": Command(
-        "/adapter [NAME]", "switch adapters (A=0.7 B=0.3: both; none: the base alone), or list them", Chat.use_adapters
+        "/adapter [NAME]",
+        "switch adapters (A=0.7 B=0.3 for two, none for the base alone), or list them",
+        Chat.use_adapters,
     ),
-    "/system": Command("/system [TEXT]", "set the system prompt (none: remove it), or show it", Chat.use_system),
-    "/clear": Command("/clear", "forget the conversation", Chat.clear),
-    "/help": Command("/help", "this list", Chat.help),
-    "/bye": Command("/bye", "leave", Chat.leave),
+    "/system": Command("/system [TEXT]", "set the system prompt (none removes it), or show it", Chat.use_system),
+    "/clear": Command("/clear", "start a new conversation", Chat.clear),
+    "/help": Command("/help", "list the commands", Chat.help),
+    "/bye": Command("/bye", "leave the chat", Chat.leave),
 }

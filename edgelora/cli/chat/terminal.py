@@ -1,4 +1,4 @@
-"""The chat's terminal: line editing, history, completion, what Ctrl-C and Ctrl-D mean. Owns no command."""
+"""The chat's terminal: line editing, history, completion, Ctrl-C and Ctrl-D. The commands are in `conversation.py`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Prompter(Protocol):
 
 
 def converse(chat: Chat, state: Path, prompter: Prompter | None = None) -> None:
-    """Chat until the person leaves. Ctrl-C ends an answer or empties the line, and never the program."""
+    """Chat until the user leaves. Ctrl-C stops an answer or clears the line; it never ends the program."""
     asker = prompter or session(chat, _history(state))
     chat.greet()
     while chat.open:
@@ -70,12 +70,12 @@ class SlashCompleter(Completer):
         if not line.startswith("/"):
             return
         if not space:
-            known, typed = list(COMMANDS), command
+            candidates, typed = list(COMMANDS), command
         elif command == "/adapter":
-            known, typed = [*self._chat.adapters(), NONE], rest.rpartition(" ")[2]
+            candidates, typed = [*self._chat.adapters(), NONE], rest.rpartition(" ")[2]
         else:
             return
-        for name in known:
+        for name in candidates:
             if name.startswith(typed):
                 yield Completion(name, start_position=-len(typed))
 
@@ -91,7 +91,7 @@ def _keys() -> KeyBindings:
 
 
 def _history(state: Path) -> History:
-    """Lines of earlier chats, readable by this person alone. Where they cannot be kept, the chat goes on without."""
+    """Return the history of earlier chats, readable by this user only; in memory if the file cannot be written."""
     path = state / HISTORY
     try:
         state.mkdir(parents=True, exist_ok=True)

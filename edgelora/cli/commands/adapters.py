@@ -1,4 +1,4 @@
-"""`edgelora ls`, `add`, `show`, `rm`: the adapters installed on this machine."""
+"""`edgelora ls`, `add`, `show` and `rm`: the adapters installed on this machine."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_obj
 def ls(app: App, as_json: bool) -> None:
-    """List the installed adapters, with the base each was added for."""
+    """List the installed adapters and the base each was added for."""
     library = app.open_library()
     manifests, quarantine = library.store.list(), library.quarantine()
-    locked = {m.latest.digest: found.why for m in manifests if (found := quarantine.find(m.latest.digest))}
+    locked = {m.latest.digest: entry.why for m in manifests if (entry := quarantine.find(m.latest.digest))}
     if as_json:
         emit_json([summary(m, m.latest) | {"quarantined": locked.get(m.latest.digest)} for m in manifests])
     elif manifests:
@@ -35,14 +35,14 @@ def ls(app: App, as_json: bool) -> None:
         for manifest in manifests:
             if (why := locked.get(manifest.latest.digest)) is not None:
                 name = manifest.name
-                note(f"{name} is not run: it crashed the engine ({why}). `edgelora release {name}` lets it try again.")
+                note(f"{name} is in quarantine: it crashed the engine ({why}). `edgelora release {name}` releases it.")
     else:
         note("No adapter is installed. `edgelora add DIR` installs one.")
 
 
 @click.command(short_help="Install an adapter you trained.")
 @click.argument("source", metavar="DIR|ARCHIVE", type=click.Path(path_type=Path))
-@click.option("-n", "--name", metavar="NAME", help="What to call it.  [default: the folder's own name]")
+@click.option("-n", "--name", metavar="NAME", help="The adapter's name.  [default: the folder's name]")
 @click.option(
     "--base", metavar="NAME", shell_complete=base_names, help="The base it was trained on.  [default: the chosen base]"
 )
@@ -50,11 +50,11 @@ def ls(app: App, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def add(app: App, source: Path, name: str | None, base: str | None, reading: ReadingOptions, as_json: bool) -> None:
-    """Install the adapter in DIR or ARCHIVE (zip or tar.gz): check it, convert it, and keep it in the store.
+    """Install the adapter in DIR or ARCHIVE (zip or tar.gz): check it, convert it and store it.
 
-    DIR is what PEFT's `save_pretrained` wrote (adapter_config.json and adapter_model.safetensors), or mlx-lm's trainer
-    (adapter_config.json and adapters.safetensors; kept as PEFT). Adding other content under a name that is taken makes
-    a new version; the old one stays as NAME@1.
+    DIR is a folder written by PEFT's `save_pretrained` (adapter_config.json and adapter_model.safetensors) or by
+    mlx-lm's trainer (adapter_config.json and adapters.safetensors, stored as PEFT). If the name is already in use,
+    different content becomes its next version; the old version stays available as NAME@1.
 
     \b
     edgelora add ./my-adapter --name medical-faq
@@ -71,7 +71,7 @@ def add(app: App, source: Path, name: str | None, base: str | None, reading: Rea
         return
     note(f"Installed {manifest.name}, version {version.number}, for {record.name} (rank {version.rank}).")
     if version.treatment:
-        note(f"Its factors: {version.treatment}.")
+        note(f"How its factors were read: {version.treatment}.")
     hint(f'Try it: edgelora run --adapter {manifest.name} "..."')
 
 
@@ -80,7 +80,7 @@ def add(app: App, source: Path, name: str | None, base: str | None, reading: Rea
 @json_option
 @click.pass_obj
 def show(app: App, name: str, as_json: bool) -> None:
-    """Show all about the adapter NAME, or about one version of it: NAME@2."""
+    """Show the details of the adapter NAME, or of one version of it (NAME@2)."""
     store = app.open_library().store
     manifest, version = store.resolve(name)
     converted = store.conversions(version)
@@ -94,19 +94,19 @@ def show(app: App, name: str, as_json: bool) -> None:
 @click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=adapter_names)
 @click.pass_obj
 def rm(app: App, names: tuple[str, ...]) -> None:
-    """Remove the adapter NAME with all its versions, or one version of it: NAME@2."""
+    """Remove the adapter NAME with all its versions, or one version of it (NAME@2)."""
     library = app.open_library()
     store = library.store
-    wanted = list(dict.fromkeys(names))
-    for name in wanted:
-        store.resolve(name)  # all of them are known, or nothing is removed
-    for name in wanted:
-        gone = library.remove_adapter(name)
-        note(f"Removed {name}" + (f" ({len(gone)} versions)." if len(gone) > 1 else "."))
+    unique = list(dict.fromkeys(names))
+    for name in unique:
+        store.resolve(name)  # an unknown name raises before anything is removed
+    for name in unique:
+        removed = library.remove_adapter(name)
+        note(f"Removed {name}" + (f" ({len(removed)} versions)." if len(removed) > 1 else "."))
 
 
 def summary(manifest: AdapterManifest, version: Version) -> dict[str, Any]:
-    """One adapter version for programs. Sizes in bytes, times in ISO 8601."""
+    """Return an adapter version as JSON values, with sizes in bytes and times in ISO 8601."""
     return {
         "name": manifest.name,
         "version": version.number,
@@ -130,8 +130,8 @@ def details(manifest: AdapterManifest, version: Version, converted: Sequence[Con
         "trained_on": version.base_model,
         "origin": version.origin,
         "files": [{"name": file.name, "digest": file.digest, "bytes": file.nbytes} for file in version.files],
-        "conversions": [_conversion(one) for one in converted],
-        "versions": [one.number for one in manifest.versions],
+        "conversions": [_conversion(conversion) for conversion in converted],
+        "versions": [version.number for version in manifest.versions],
         "aliases": dict(manifest.aliases),
     }
     return summary(manifest, version) | more
@@ -164,13 +164,13 @@ def _fields(manifest: AdapterManifest, version: Version, converted: Sequence[Con
     from edgelora_models.storage import size_text
 
     low, high = version.scales
-    others = [str(one.number) for one in manifest.versions if one.number != version.number]
+    others = [str(other.number) for other in manifest.versions if other.number != version.number]
     return [
         ("name", manifest.name),
         ("version", f"{version.number} ({version.digest[:12]})"),
         ("other versions", ", ".join(others) or "none"),
         ("base", version.base_name),
-        ("trained on", version.base_model or "not said"),
+        ("trained on", version.base_model or "unknown"),
         *_origin(version.origin),
         ("rank", str(version.rank)),
         ("alpha", f"{version.alpha}{' (rsLoRA)' if version.use_rslora else ''}"),
@@ -187,7 +187,7 @@ def _fields(manifest: AdapterManifest, version: Version, converted: Sequence[Con
 
 def _origin(origin: str) -> list[tuple[str, str]]:
     kind, _, message = origin.partition(":")
-    by_client = {"upload": "a client of the server sent it", "loaded": "a client of the server had it loaded"}
+    by_client = {"upload": "uploaded by a client of the server", "loaded": "loaded by a client of the server"}
     if kind == "hub":
         return [("pulled from", message)]
     return [("origin", by_client[kind])] if kind in by_client else []

@@ -1,4 +1,4 @@
-"""`edgelora base`: the base models of this machine, and which of them is the chosen one."""
+"""`edgelora base`: the base models on this machine, and the chosen one."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @click.group(cls=Verbs, short_help="List, add, pull and choose bases.")
 def base() -> None:
-    """The base models: the large file that stays in memory while adapters come and go.
+    """Manage base models. A base is the large model that stays in memory while adapters come and go.
 
-    One of them is the chosen one; `run` and `serve` load it.
+    One base is the chosen one; `run` and `serve` load it.
     """
 
 
@@ -29,7 +29,7 @@ def base() -> None:
 @json_option
 @click.pass_obj
 def ls(app: App, as_json: bool) -> None:
-    """List the installed bases; a * marks the chosen one."""
+    """List the installed bases. A * marks the chosen one."""
     library = app.open_library()
     records, chosen = library.bases.list(), library.bases.chosen()
     if as_json:
@@ -40,13 +40,13 @@ def ls(app: App, as_json: bool) -> None:
     _note_catalogue({record.name for record in records})
 
 
-@base.command(short_help="Use a model file that is already here.")
+@base.command(short_help="Register a model that is already on disk.")
 @click.argument("path", metavar="PATH", type=click.Path(path_type=Path))
-@click.option("-n", "--name", metavar="NAME", help="What to call it.  [default: the file's own name]")
+@click.option("-n", "--name", metavar="NAME", help="The base's name.  [default: the file's name]")
 @json_option
 @click.pass_obj
 def add(app: App, path: Path, name: str | None, as_json: bool) -> None:
-    """Make a local Llama known: a GGUF file, or an MLX folder. It is not copied, so leave it where it is."""
+    """Register the Llama model at PATH, a GGUF file or an MLX folder. It is not copied, so leave it in place."""
     bases = app.open_library().bases
     record = bases.add(path, name)
     if as_json:
@@ -62,14 +62,14 @@ base.add_command(convert)
 @base.command(short_help="Download a base.")
 @click.argument("name", metavar="NAME", shell_complete=catalogue_names)
 @click.option(
-    "--format", type=click.Choice(["gguf", "mlx"]), default="gguf", show_default=True, help="Which build of it."
+    "--format", type=click.Choice(["gguf", "mlx"]), default="gguf", show_default=True, help="The format to download."
 )
 @json_option
 @click.pass_obj
 def pull(app: App, name: str, format: Literal["gguf", "mlx"], as_json: bool) -> None:
-    """Download a base: one that `edgelora base ls` names, or a Hugging Face repository ORG/NAME[@REVISION].
+    """Download a base that `edgelora base ls` offers, or a Hugging Face repository ORG/NAME[@REVISION].
 
-    An interrupted download goes on where it stopped.
+    An interrupted download resumes where it stopped.
     """
     from edgelora.cli.support.progress import progress_bars
     from edgelora.store.bases.pull import pull as pull_base
@@ -83,7 +83,7 @@ def pull(app: App, name: str, format: Literal["gguf", "mlx"], as_json: bool) -> 
                 name, format=format, directories=settings.directories, offline=settings.offline, progress=bars
             )
     except KeyboardInterrupt:
-        note("Stopped. What has been downloaded is kept: the same command goes on from there.")
+        note("Stopped. The downloaded part is kept; run the same command to resume.")
         raise
     if as_json:
         emit_json(summary(record, app.open_library().bases.chosen()))
@@ -101,18 +101,18 @@ def use(app: App, name: str) -> None:
     note(f"{record.name} is the chosen base.")
 
 
-@base.command(short_help="Forget a base.")
+@base.command(short_help="Remove a base.")
 @click.argument("name", metavar="NAME", shell_complete=base_names)
 @click.pass_obj
 def rm(app: App, name: str) -> None:
-    """Forget the base NAME. What was pulled is deleted; a file that was added stays where it is."""
+    """Remove the base NAME. Downloaded files are deleted; a model that was added stays on disk."""
     record = app.open_library().remove_base(name)
-    left = f" {record.location} is still there." if record.path.exists() else ""
+    left = f" {record.location} stays on disk." if record.path.exists() else ""
     note(f"Removed {record.name}.{left}")
 
 
 def _note_download(name: str, format: Literal["gguf", "mlx"]) -> None:
-    """Before the network is touched: what comes from where, how large, under which licence."""
+    """Print what will be downloaded, from where, its size and its licence."""
     from edgelora.core.errors import NotFound
     from edgelora_models import catalogue
     from edgelora_models.storage import size_text
@@ -132,7 +132,7 @@ def _note_catalogue(installed: set[str]) -> None:
 
     for entry in catalogue.ENTRIES:
         if entry.name not in installed:
-            hint(f"To be had: {entry.name} ({size_text(entry.build('gguf').nbytes)}): edgelora base pull {entry.name}")
+            hint(f"Available: {entry.name} ({size_text(entry.build('gguf').nbytes)}): edgelora base pull {entry.name}")
 
 
 def summary(record: BaseRecord, chosen: str | None) -> dict[str, Any]:

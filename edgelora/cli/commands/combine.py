@@ -1,4 +1,4 @@
-"""`edgelora combine`: several adapters as one, by weight."""
+"""`edgelora combine`: make one adapter of several, by weight."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 @click.command(short_help="Combine adapters into one.")
 @click.argument("adapters", metavar="ADAPTER[:WEIGHT]...", nargs=-1, required=True, shell_complete=adapter_names)
 @click.option("-n", "--name", metavar="NAME", help="Install the result under this name.")
-@out_option("Write the result to this folder, as PEFT would.", required=False)
+@out_option("Write the result to this folder, in PEFT's format.", required=False)
 @click.option(
     "--rank",
     type=click.IntRange(min=1),
     metavar="R",
-    help="Approximate the result with rank R, and tell the error.  [default: exact, with the ranks added up]",
+    help="Approximate the result with rank R and print the error.  [default: exact, the sum of the ranks]",
 )
-@base_path_option("The base they are for.  [default: the one the first was added for]")
+@base_path_option("The base of the adapters.  [default: the base the first one was added for]")
 @reading_options
-@click.option("--modules", is_flag=True, help="Tell of every module what a lower rank cost.")
+@click.option("--modules", is_flag=True, help="Print the error of every module.")
 @json_option
 @click.pass_obj
 def combine(
@@ -47,10 +47,10 @@ def combine(
     modules: bool,
     as_json: bool,
 ) -> None:
-    """Make one adapter of several: their changes added up, each times its weight (1 where none is given).
+    """Combine several adapters into one: the sum of their deltas, each multiplied by its WEIGHT (default 1).
 
-    Each ADAPTER is installed, or the path of a PEFT, MLX or GGUF adapter. The result acts as all of them do at once,
-    and goes where one adapter goes: to PEFT, mlx-lm, llama.cpp.
+    Each ADAPTER is the name of an installed adapter, or the path of a PEFT, MLX or GGUF adapter. The result acts as
+    all of them do at once, and can be used like any single adapter: in PEFT, mlx-lm and llama.cpp.
 
     \b
     edgelora combine medical-faq:0.7 pirate:0.3 --name doctor-pirate
@@ -63,30 +63,30 @@ def combine(
 
     if (name is None) == (out is None):
         raise UsageError("combine_where", "Give one of --name and -o.", "--name installs the result, -o writes it.")
-    wanted = [split_part(text) for text in adapters]
+    weighted = [split_part(text) for text in adapters]
     with progress_bars() as bars:
         library = app.open_library(bars)
-        known = _base(library, [spec for spec, _ in wanted], base)
-        with opened(reading, bars, usual=known.path) as given:
-            parts = read_parts(library.store, wanted, known.fingerprint.shape, reading=given or PLAIN)
+        target = _base(library, [spec for spec, _ in weighted], base)
+        with opened(reading, bars, usual=target.path) as given:
+            parts = read_parts(library.store, weighted, target.fingerprint.shape, reading=given or PLAIN)
         tell_treatments(parts)
         combination = combine_parts(parts, rank=rank)
-        kept = _keep(library, combination, known, name=name, out=out, progress=bars)
+        kept = _keep(library, combination, target, name=name, out=out, progress=bars)
     if as_json:
         adapter = combination.adapter
-        told = {"rank": adapter.max_rank, "modules": len(adapter.pairs), "error": combination.error}
-        emit_json(kept | told | {"losses": [asdict(loss) for loss in combination.losses]})
+        figures = {"rank": adapter.max_rank, "modules": len(adapter.pairs), "error": combination.error}
+        emit_json(kept | figures | {"losses": [asdict(loss) for loss in combination.losses]})
         return
-    _tell(combination, kept, modules=modules)
+    _report(combination, kept, modules=modules)
 
 
 def _base(library: Library, specs: list[str], base: str | None) -> KnownBase:
-    """Return what the adapters are for. Raises AdapterIncompatible where that is not one base."""
+    """Return the base of the adapters. Raises AdapterIncompatible if they are for different bases."""
     from edgelora.store.adapters.combine_inputs import check_one_base, installed_version
 
-    found = [version for spec in specs if (version := installed_version(library.store, spec)) is not None]
-    check_one_base(found)
-    return library.find_base(found[0][1].base_name if base is None and found else base)
+    installed = [version for spec in specs if (version := installed_version(library.store, spec)) is not None]
+    check_one_base(installed)
+    return library.find_base(installed[0][1].base_name if base is None and installed else base)
 
 
 def _keep(
@@ -98,7 +98,7 @@ def _keep(
     out: Path | None,
     progress: Progress | None,
 ) -> dict[str, Any]:
-    """Write or install the result; what became of it, for programs."""
+    """Write or install the result. Returns where it is, as JSON values."""
     from edgelora_converters.convert.convert import write_verified
 
     if out is not None:
@@ -111,10 +111,10 @@ def _keep(
     return {"name": manifest.name, "version": version.number, "digest": version.digest}
 
 
-def _tell(combination: Combination, kept: dict[str, Any], *, modules: bool) -> None:
+def _report(combination: Combination, kept: dict[str, Any], *, modules: bool) -> None:
     adapter = combination.adapter
     message = f"Installed {kept['name']}, version {kept['version']}" if "name" in kept else f"Wrote {kept['out']}"
-    exact = "exact" if not combination.losses else f"{combination.error:.1e} off (relative)"
+    exact = "exact" if not combination.losses else f"relative error {combination.error:.1e}"
     note(f"{message}: {len(adapter.pairs)} modules, rank {adapter.max_rank}, {exact}.")
     if modules and combination.losses:
         rows = [(loss.path, str(loss.rank), f"{loss.error:.1e}") for loss in combination.losses]

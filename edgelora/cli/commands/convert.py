@@ -1,4 +1,4 @@
-"""`edgelora convert`: an adapter in another form, outside the store."""
+"""`edgelora convert`: convert an adapter file to another format, outside the store."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from edgelora.cli.support.source_options import ReadingOptions, opened, reading_
 
 @click.command(short_help="Convert an adapter to GGUF, MLX or PEFT.")
 @click.argument("source", metavar="ADAPTER", type=click.Path(path_type=Path))
-@click.option("--to", type=click.Choice(["gguf", "mlx", "peft"]), required=True, help="What to make of it.")
-@out_option("Where to: a file for gguf, a folder for mlx and peft.")
+@click.option("--to", type=click.Choice(["gguf", "mlx", "peft"]), required=True, help="The format to write.")
+@out_option("The file (gguf) or folder (mlx, peft) to write.")
 @base_path_option(
-    "The base it was trained on: an installed one, a GGUF file or an MLX folder.  [default: the chosen base]"
+    "The base it was trained on: an installed base, a GGUF file or an MLX folder.  [default: the chosen base]"
 )
 @reading_options
 @json_option
@@ -33,11 +33,11 @@ def convert(
     reading: ReadingOptions,
     as_json: bool,
 ) -> None:
-    """Convert ADAPTER for llama.cpp, MLX or PEFT, and check the result against it.
+    """Convert ADAPTER for llama.cpp, mlx-lm or PEFT, and check the result against the source.
 
-    ADAPTER is a PEFT folder, an MLX folder (also one that mlx-lm trained) or a GGUF adapter (also one of llama.cpp's
-    converter). This is for other programs: `edgelora add` converts PEFT by itself. A base given by its PATH
-    serves as the base's trained weights too.
+    ADAPTER is a PEFT folder, an MLX folder or a GGUF adapter, from edgelora, mlx-lm's trainer or llama.cpp's
+    converter. Use this for other programs: `edgelora add` converts by itself. A base given as a PATH also serves as
+    --base-weights.
 
     \b
     edgelora convert ./my-adapter --to gguf -o my-adapter.gguf
@@ -48,15 +48,15 @@ def convert(
     from edgelora_converters.peft.read_options import PLAIN
 
     with progress_bars() as bars:
-        found = app.open_library(bars).find_base(base)
+        target = app.open_library(bars).find_base(base)
         progress = None if bars is None else lambda done, total: bars(f"Converting {source.name}", done, total)
-        with opened(reading, bars, usual=found.path if found.record is None else None) as given:
+        with opened(reading, bars, usual=target.path if target.record is None else None) as given:
             report = convert_adapter(
                 source,
                 out,
                 to=to,
-                base=found.fingerprint,
-                base_path=found.path,
+                base=target.fingerprint,
+                base_path=target.path,
                 reading=given or PLAIN,
                 progress=progress,
             )
@@ -64,5 +64,5 @@ def convert(
         emit_json({"out": str(out), **asdict(report)})
     else:
         if report.treatment:
-            note(f"Its factors: {report.treatment}.")
-        note(f"Wrote {out}: {report.modules} modules, rank {report.rank}, at most {report.worst:.0e} off (relative).")
+            note(f"How its factors were read: {report.treatment}.")
+        note(f"Wrote {out}: {report.modules} modules, rank {report.rank}, relative error at most {report.worst:.0e}.")

@@ -1,4 +1,4 @@
-"""`edgelora doctor`: does everything work here, and what to do where it does not."""
+"""`edgelora doctor`: check that everything works on this machine, and say how to repair what does not."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 @json_option
 @click.pass_context
 def doctor(ctx: click.Context, as_json: bool) -> None:
-    """Check this machine, the store, the base and the engine. Exits with 1 where a check fails.
+    """Check this machine, the store, the base and the engine. The exit code is 1 if a check fails.
 
-    Nothing is sent anywhere. The output is made to be pasted into a bug report.
+    Nothing is sent over the network. The output is meant to be pasted into a bug report.
     """
     from edgelora.cli.commands.doctor_checks import Level
     from edgelora.cli.support.output import emit_json, note
@@ -44,7 +44,7 @@ def doctor(ctx: click.Context, as_json: bool) -> None:
 
 
 def all_checks(app: App) -> Iterator[Check]:
-    """Every check in turn; those that need what an earlier one missed are left out."""
+    """Yield the result of every check. Checks that depend on a failed one are skipped."""
     from edgelora.cli.commands import doctor_checks
 
     settings = app.settings()
@@ -54,7 +54,7 @@ def all_checks(app: App) -> Iterator[Check]:
     yield doctor_checks.port()
     try:
         library = _open_library(app, settings)
-    except Exception as error:  # whatever it is, doctor is there to tell it
+    except Exception as error:  # doctor reports every error
         yield doctor_checks.failed("store", error)
         return
     yield from doctor_checks.library_checks(library)
@@ -78,7 +78,7 @@ def _open_library(app: App, settings: Settings) -> Library:
 
 
 def _engine(app: App, settings: Settings) -> Check:
-    """One token through everything: base, template, engine, sampling."""
+    """Generate a token, which uses the base, its template, the engine and the sampler."""
     from edgelora.cli.commands import doctor_checks
     from edgelora.cli.support.answer import follow
     from edgelora.cli.support.progress import progress_bars

@@ -1,6 +1,7 @@
-"""What `doctor` looks at, one function a check. Looks only: writes nothing but what first use installs, and no network.
+"""The checks of `edgelora doctor`, one function for each.
 
-A check that cannot tell says so as a warning; it never raises.
+They write nothing except what first use installs, and use no network. A check that cannot decide warns and does not
+raise.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ SHOWN_FEATURES = (
     "i8mm",
     "sve",
 )
-"""CPU features that llama.cpp's kernels make something of, as Linux writes them."""
+"""CPU features that llama.cpp's kernels use, as Linux names them."""
 
 LOW_DISK_BYTES = 1 << 30
 
@@ -73,12 +74,12 @@ def fail(name: str, detail: str, remedy: str = "") -> Check:
 
 
 def failed(name: str, error: Exception) -> Check:
-    told = describe(error)
-    return fail(name, told.message, told.remedy)
+    failure = describe(error)
+    return fail(name, failure.message, failure.remedy)
 
 
 def machine_checks() -> Iterator[Check]:
-    """What is here whatever is installed."""
+    """Check the versions, the processor and the kernel."""
     from edgelora.core.version import __version__
 
     yield ok("edgelora", str(__version__))
@@ -103,10 +104,10 @@ def package(name: str, *, needed: bool) -> Check:
 
 
 def cpu() -> Check:
-    found = [feature for feature in SHOWN_FEATURES if feature in cpu_features()]
+    features = [feature for feature in SHOWN_FEATURES if feature in cpu_features()]
     cores = f"{os.cpu_count() or '?'} threads"
-    if found:
-        return ok("cpu", f"{cores}; {' '.join(found)}")
+    if features:
+        return ok("cpu", f"{cores}; {' '.join(features)}")
     if platform.machine().lower() in {"arm64", "aarch64"}:
         return ok("cpu", f"{cores}; neon")  # part of every 64-bit ARM
     return warn("cpu", f"{cores}; no known vector features seen", "Answers will be slow where AVX2 is missing.")
@@ -122,7 +123,7 @@ def kernel() -> Check:
 
 
 def cpu_features() -> frozenset[str]:
-    """Feature names of the first processor, in small letters; empty where the system does not say."""
+    """Return the first processor's features in lower case; empty if the system does not report them."""
     if sys.platform == "darwin":
         return _sysctl_features()
     try:
@@ -169,7 +170,7 @@ def directory(name: str, path: Path) -> Check:
 
 
 def network(settings: Settings) -> Check:
-    """States the setting; touches no network."""
+    """Report whether the network may be used, without using it."""
     if settings.offline:
         return ok("network", "offline: nothing is downloaded")
     return ok("network", "online: used by `edgelora base pull` alone (not tested here)")
@@ -188,7 +189,7 @@ def port() -> Check:
 
 
 def library_checks(library: Library) -> Iterator[Check]:
-    """The store, and the base that would be opened, against this machine's memory."""
+    """Check the store, and the base that would be opened against this machine's memory."""
     from edgelora.store.bases.selection import choose_base
 
     settings = library.settings
@@ -215,23 +216,23 @@ def backend(settings: Settings, record: BaseRecord) -> Check:
 
 
 def store(library: Library) -> Check:
-    """Every file of the store, hashed again."""
+    """Hash every file of the store again."""
     count = len(library.store.names())
     problems = library.store.verify()
     if problems:
         first, more = problems[0], f" ({len(problems)} in all)" if len(problems) > 1 else ""
         return fail("store", f"{first.what}{more}", first.remedy)
-    return ok("store", f"{count} adapter{'' if count == 1 else 's'}, every file as it was written")
+    return ok("store", f"{count} adapter{'' if count == 1 else 's'}, every file intact")
 
 
 def quarantine(library: Library) -> Check:
-    """Adapters that crashed the engine."""
+    """List the adapters in quarantine."""
     locked = library.quarantine().list()
     if not locked:
         return ok("quarantine", "no adapter has crashed the engine")
-    told = ", ".join(f"{one.name}@{one.version[:12]} ({one.why})" for one in locked)
+    listing = ", ".join(f"{entry.name}@{entry.version[:12]} ({entry.why})" for entry in locked)
     return warn(
-        "quarantine", f"crashed the engine and is not run: {told}", "Add a new version, or: edgelora release NAME"
+        "quarantine", f"not run after crashing the engine: {listing}", "Add a new version, or: edgelora release NAME"
     )
 
 
@@ -244,13 +245,13 @@ def memory(settings: Settings, record: BaseRecord) -> Check:
 
     try:
         setup = plan_setup(record, settings)
-        need, found = MemoryNeed.of(record, setup), machine_memory()
-        check_fits(record.name, need, found, working_set=spec_for(record.format).working_set())
+        need, machine = MemoryNeed.of(record, setup), machine_memory()
+        check_fits(record.name, need, machine, working_set=spec_for(record.format).working_set())
     except EdgeloraError as error:
         return failed("memory", error)
     most = size_text(need.total + settings.adapter_budget_bytes)
-    detail = f"{size_text(found.available)} free; base, KV and adapters take up to {most} ({setup.kv_text})"
-    if need.total > found.available:
+    detail = f"{size_text(machine.available)} free; base, KV and adapters take up to {most} ({setup.kv_text})"
+    if need.total > machine.available:
         smaller = "EDGELORA_KV_TYPE=q8_0 or EDGELORA_CONTEXT for less KV, `edgelora base use NAME` for a smaller base"
         return warn("memory", detail, f"Close other programs, or take {smaller}.")
     return ok("memory", detail)
@@ -261,8 +262,8 @@ def peak_text(stats: EngineStats) -> str:
     from edgelora.core.machine import process_memory
 
     own = process_memory(os.getpid())
-    told = "" if own is None or own.peak is None else f"; at most {size_text(own.peak)} of memory"
-    return told + (f", {size_text(stats.allocated_peak_bytes)} by MLX" if stats.allocated_peak_bytes else "")
+    text = "" if own is None or own.peak is None else f"; at most {size_text(own.peak)} of memory"
+    return text + (f", {size_text(stats.allocated_peak_bytes)} by MLX" if stats.allocated_peak_bytes else "")
 
 
 def tuning(settings: Settings, record: BaseRecord) -> Check:

@@ -1,4 +1,4 @@
-"""`edgelora export`: an installed adapter as files for other programs."""
+"""`edgelora export`: write an installed adapter to files for other programs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from edgelora.store.adapters.export import ExportFormat
 
 @click.command(short_help="Write an installed adapter to files.")
 @click.argument("name", metavar="ADAPTER", shell_complete=adapter_names)
-@click.option("--to", type=click.Choice(["peft", "gguf", "mlx"]), required=True, help="In which form.")
-@out_option("Where to: a file for gguf, a folder for peft and mlx.")
-@base_path_option("The base to convert for.  [default: the one it was added for]")
+@click.option("--to", type=click.Choice(["peft", "gguf", "mlx"]), required=True, help="The format to write.")
+@out_option("The file (gguf) or folder (peft, mlx) to write.")
+@base_path_option("The base to convert for.  [default: the base it was added for]")
 @json_option
 @click.pass_obj
 def export(app: App, name: str, to: ExportFormat, out: Path, base: str | None, as_json: bool) -> None:
     """Write the installed ADAPTER to OUT: the PEFT files it was added from, or a GGUF or MLX adapter.
 
-    The GGUF file is one for llama.cpp's own tools, the MLX folder one for mlx-lm.
+    The GGUF file is for llama.cpp's own tools, the MLX folder for mlx-lm.
 
     \b
     edgelora export medical-faq --to gguf -o medical-faq.gguf
@@ -35,7 +35,7 @@ def export(app: App, name: str, to: ExportFormat, out: Path, base: str | None, a
     with progress_bars() as bars:
         library = app.open_library(bars)
         manifest, version = library.store.resolve(name)
-        found = library.find_base(base if base is not None else version.base_name)
+        target = library.find_base(base if base is not None else version.base_name)
         progress = None if bars is None else lambda done, total: bars(f"Converting {name}", done, total)
         done = export_version(
             library.store,
@@ -43,12 +43,12 @@ def export(app: App, name: str, to: ExportFormat, out: Path, base: str | None, a
             version,
             out,
             to=to,
-            base=found.fingerprint,
-            base_path=found.path,
+            base=target.fingerprint,
+            base_path=target.path,
             progress=progress,
         )
     if as_json:
-        told = {"name": manifest.name, "version": version.number, "digest": version.digest}
-        emit_json(told | {"to": to, "out": str(out), "bytes": done.nbytes, "worst": done.worst})
+        fields = {"name": manifest.name, "version": version.number, "digest": version.digest}
+        emit_json(fields | {"to": to, "out": str(out), "bytes": done.nbytes, "worst": done.worst})
     else:
         note(f"Wrote {manifest.name}, version {version.number}, to {out} ({size_text(done.nbytes)}).")

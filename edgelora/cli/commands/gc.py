@@ -1,4 +1,4 @@
-"""`edgelora gc`: delete what no installed adapter needs."""
+"""`edgelora gc`: delete files that no installed adapter needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edgelora keys`: API keys with what each may do, and the management token. Owns no file format."""
+"""`edgelora keys`: API keys with their permissions, and the management token."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _LASTING = re.compile(r"([1-9][0-9]{0,5})([mhd])")
 _SECONDS = {"m": 60, "h": 3600, "d": 86400}
 
 
-@click.group(cls=Verbs, short_help="Give programs keys of their own.")
+@click.group(cls=Verbs, short_help="Manage API keys and the management token.")
 def keys() -> None:
-    """API keys for `edgelora serve`, each with what it may use and how much, and the token for managing.
+    """Manage the API keys of `edgelora serve`, with permissions and limits, and the management token.
 
-    As soon as there is a key, the server asks every program for one (but see `serve --allow-keyless`). A server that
-    runs knows of every change at once.
+    As soon as a key exists, the server requires one from every program (but see `serve --allow-keyless`). Changes
+    take effect in a running server at once.
     """
 
 
 def key_names(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Keys for the shell's completion; none where they cannot be read, because a shell is no place for an error."""
+    """Return the keys for the shell's completion; none if they cannot be read, since completion must not fail."""
     from edgelora.core.errors import EdgeloraError
 
     try:
@@ -53,14 +53,19 @@ def key_names(ctx: click.Context, _parameter: click.Parameter, incomplete: str) 
     "adapters",
     metavar="PATTERN",
     multiple=True,
-    help="Adapters it may use: names, or patterns with * and ?. May be given several times.  [default: all]",
+    help="An adapter it may use: a name, or a pattern with * and ?. May be given several times.  [default: all]",
 )
-@click.option("--no-adapters", is_flag=True, help="It may use no adapter, only the base.")
-@click.option("--no-base", is_flag=True, help="It may not use the base alone.")
-@click.option("--management", is_flag=True, help="It may also change what is installed.")
-@click.option("--requests-per-minute", metavar="N", type=PER_MINUTE, help="Requests it may send in a minute.")
-@click.option("--tokens-per-minute", metavar="N", type=PER_MINUTE, help="Tokens, of prompts and answers, in a minute.")
-@click.option("--expires", metavar="WHEN", help="When it ends: 90m, 12h, 30d, or a date such as 2030-01-31 (UTC).")
+@click.option("--no-adapters", is_flag=True, help="Allow no adapter, only the base.")
+@click.option("--no-base", is_flag=True, help="Do not allow the base without an adapter.")
+@click.option("--management", is_flag=True, help="Also allow changes to the installed adapters.")
+@click.option("--requests-per-minute", metavar="N", type=PER_MINUTE, help="The number of requests allowed in a minute.")
+@click.option(
+    "--tokens-per-minute",
+    metavar="N",
+    type=PER_MINUTE,
+    help="The number of tokens allowed in a minute.",
+)
+@click.option("--expires", metavar="WHEN", help="When it expires: 90m, 12h, 30d, or a date such as 2030-01-31 (UTC).")
 @json_option
 @click.pass_obj
 def add(
@@ -75,7 +80,7 @@ def add(
     expires: str | None,
     as_json: bool,
 ) -> None:
-    """Make a key named NAME, and print it. It is kept nowhere: this is the only time that it can be seen.
+    """Make a key named NAME and print it. Only its digest is stored, so the key cannot be shown again.
 
     \b
     edgelora keys add clinic-app --adapter 'medical-*' --no-base --requests-per-minute 60
@@ -101,19 +106,19 @@ def add(
     emit(secret)
     note(f"Made the key {key.name!r}. It is not shown again.")
     if first:
-        hint("From now on every program needs a key; `edgelora serve --allow-keyless` lets those of this machine in.")
+        hint("Every program now needs a key; `edgelora serve --allow-keyless` exempts programs on this machine.")
 
 
 @keys.command(short_help="List the keys.")
 @json_option
 @click.pass_obj
 def ls(app: App, as_json: bool) -> None:
-    """List the keys, with what each may do. The keys themselves are kept nowhere."""
-    found = _store(app).list()
+    """List the keys and their permissions. The keys themselves are not stored and cannot be shown."""
+    listed = _store(app).list()
     if as_json:
-        emit_json([summary(key) for key in found])
-    elif found:
-        _table(found)
+        emit_json([summary(key) for key in listed])
+    elif listed:
+        _table(listed)
     else:
         note("There are no keys. `edgelora keys add NAME` makes one.")
 
@@ -122,17 +127,17 @@ def ls(app: App, as_json: bool) -> None:
 @click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=key_names)
 @click.pass_obj
 def rm(app: App, names: tuple[str, ...]) -> None:
-    """Remove keys: whoever has one is shut out at once."""
+    """Remove keys. A running server refuses them at once."""
     _store(app).remove(names)
     for name in dict.fromkeys(names):
         note(f"Removed {name}.")
 
 
 @keys.command(short_help="Show or replace the management token.")
-@click.option("--rotate", is_flag=True, help="Make a new token; the old one is worth nothing from then on.")
+@click.option("--rotate", is_flag=True, help="Replace the token; the old one stops working at once.")
 @click.pass_obj
 def token(app: App, rotate: bool) -> None:
-    """Print the token of this installation. It opens what changes the installed adapters over HTTP, and all the rest.
+    """Print the management token of this installation. It allows every request, including changes to adapters.
 
     Programs of this user can read it from the file `token` in EDGELORA_HOME, or in the platform's configuration folder.
     """
@@ -143,7 +148,7 @@ def token(app: App, rotate: bool) -> None:
 
 
 def parse_expiry(text: str, *, now: float) -> float:
-    """Unix seconds of a time said as `90m`, `12h` or `30d` from now, or as an ISO date or time, UTC by default."""
+    """Return the Unix time of `90m`, `12h` or `30d` from now, or of an ISO date or time, UTC by default."""
     from edgelora.core.errors import UsageError
 
     if lasting := _LASTING.fullmatch(text):
@@ -157,7 +162,7 @@ def parse_expiry(text: str, *, now: float) -> float:
 
 
 def summary(key: ApiKey) -> dict[str, Any]:
-    """One key for programs, without its digest. Times in ISO 8601."""
+    """Return a key's permissions as JSON values, with times in ISO 8601 and without its digest."""
     return {
         "name": key.name,
         "adapters": list(key.adapters),
@@ -181,7 +186,7 @@ def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def _table(found: tuple[ApiKey, ...]) -> None:
+def _table(listed: tuple[ApiKey, ...]) -> None:
     now = time.time()
     rows = [
         (
@@ -194,7 +199,7 @@ def _table(found: tuple[ApiKey, ...]) -> None:
             human_age(now - key.created),
             "never" if key.expires is None else "expired" if key.expired(now) else _iso(key.expires)[:16],
         )
-        for key in found
+        for key in listed
     ]
     header = ("NAME", "ADAPTERS", "BASE", "MANAGES", "REQUESTS/MIN", "TOKENS/MIN", "MADE", "EXPIRES")
     emit_table(header, rows, right=frozenset({4, 5}))

@@ -1,4 +1,4 @@
-"""`edgelora merge`: adapters made part of a base for good."""
+"""`edgelora merge`: merge adapters into a base."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Merge adapters into a base.")
 @click.argument("adapters", metavar="ADAPTER[:WEIGHT]...", nargs=-1, required=True, shell_complete=adapter_names)
-@base_path_option("What to merge into: an installed base, a GGUF file or a Hugging Face folder.", required=True)
-@out_option("Where to: a file for a GGUF base, else a folder.")
+@base_path_option("The base to merge into: an installed base, a GGUF file or a Hugging Face folder.", required=True)
+@out_option("The file (GGUF base) or folder (Hugging Face base) to write.")
 @reading_options
-@click.option("--modules", is_flag=True, help="Tell of every module what rounding cost.")
+@click.option("--modules", is_flag=True, help="Print the quantization error of every module.")
 @json_option
 @click.pass_obj
 def merge(
@@ -37,9 +37,10 @@ def merge(
     modules: bool,
     as_json: bool,
 ) -> None:
-    """Make a base of its own of the base and ADAPTER, which is installed, or a PEFT, MLX or GGUF adapter's path.
+    """Merge adapters into a base and write the result as a standalone model.
 
-    The result has the base's types; what rounding to them costs is told. The base itself stays as it is.
+    Each ADAPTER is the name of an installed adapter, or the path of a PEFT, MLX or GGUF adapter. The result has the
+    base's tensor types, and the quantization error is printed. The base itself does not change.
 
     \b
     edgelora merge medical-faq --base llama-3.1-8b -o medical.gguf
@@ -51,36 +52,36 @@ def merge(
     from edgelora_converters.merge.merge import merge as merge_parts
     from edgelora_converters.peft.read_options import PLAIN
 
-    wanted = [split_part(text) for text in adapters]
+    weighted = [split_part(text) for text in adapters]
     with progress_bars() as bars:
         library = app.open_library(bars)
-        known = library.find_base(base)
-        found = [version for name, _ in wanted if (version := installed_version(library.store, name)) is not None]
-        _warn_of_other_bases(found, known)
-        with opened(reading, bars, usual=known.path) as given:
-            parts = read_parts(library.store, wanted, known.fingerprint.shape, reading=given or PLAIN)
+        target = library.find_base(base)
+        installed = [version for name, _ in weighted if (version := installed_version(library.store, name)) is not None]
+        _warn_of_other_bases(installed, target)
+        with opened(reading, bars, usual=target.path) as given:
+            parts = read_parts(library.store, weighted, target.fingerprint.shape, reading=given or PLAIN)
         tell_treatments(parts)
-        progress = None if bars is None else lambda done, total: bars(f"Merging into {known.path.name}", done, total)
-        report = merge_parts(parts, known.path, out, progress=progress)
+        progress = None if bars is None else lambda done, total: bars(f"Merging into {target.path.name}", done, total)
+        report = merge_parts(parts, target.path, out, progress=progress)
     if as_json:
         emit_json({"out": str(out), **asdict(report)})
         return
-    _tell(report, out, modules=modules)
+    _report(report, out, modules=modules)
 
 
 def _warn_of_other_bases(versions: Sequence[tuple[str, Version]], base: KnownBase) -> None:
-    """A checkpoint of the same model may have another chat template, so this is no error where the shapes fit."""
+    """Warn, and do not fail: a checkpoint of the same model may have another chat template."""
     for name, version in versions:
         if version.base_fingerprint != base.fingerprint.digest:
             note(f"warning: {name} was added for {version.base_name}, which differs from {base.path} in its vocabulary")
             note("  or chat template. Merge it only into the model it was trained on.")
 
 
-def _tell(report: MergeReport, out: Path, *, modules: bool) -> None:
+def _report(report: MergeReport, out: Path, *, modules: bool) -> None:
     from edgelora_models.storage import size_text
 
     note(f"Wrote {out} ({size_text(report.nbytes)}): {len(report.modules)} modules merged.")
-    note(f"The weights are {report.error:.1e} off by rounding (relative); {report.kept:.1%} of the change is there.")
+    note(f"Relative quantization error {report.error:.1e}; {report.kept:.1%} of the change is kept.")
     if modules:
         rows = [(m.path, f"{m.error:.1e}", f"{m.noise:.1e}", f"{m.kept:.1%}") for m in report.modules]
         emit_table(("MODULE", "ERROR", "ERROR/CHANGE", "KEPT"), rows, right=frozenset({1, 2, 3}))

@@ -1,4 +1,4 @@
-"""`edgelora prefix`: system prompts whose KV is kept on disk, so that no conversation computes them again."""
+"""`edgelora prefix`: system prompts whose KV is stored on disk, so that conversations need not compute them again."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from edgelora.store.prefixes.store import Entry
 
 
-@click.group(cls=Verbs, short_help="Keep system prompts computed on disk.")
+@click.group(cls=Verbs, short_help="Keep computed system prompts on disk.")
 def prefix() -> None:
-    """System prompts that are kept computed on disk: the first answer after a start need not wait for them.
+    """Manage system prompts whose KV is stored on disk, so that they need not be computed again after a start.
 
-    A system prompt that is used twice is kept by itself, as long as there is room (EDGELORA_PREFIX_DISK). One that has
-    a name stays until it is removed.
+    A system prompt that is used twice is stored automatically, within EDGELORA_PREFIX_DISK. A named one stays until it
+    is removed.
     """
 
 
@@ -45,9 +45,9 @@ def prefix() -> None:
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
-    help="The system prompt, a UTF-8 text file.",
+    help="A UTF-8 text file with the system prompt.",
 )
-@click.option("-n", "--name", metavar="NAME", help="What to call it.  [default: the adapter's and the file's name]")
+@click.option("-n", "--name", metavar="NAME", help="The prefix's name.  [default: the adapter's and the file's name]")
 @json_option
 @base_option
 @context_option
@@ -63,10 +63,10 @@ def add(
     context: int | None,
     machine: MachineOptions,
 ) -> None:
-    """Compute the system prompt in FILE with ADAPTER (or with the BASE alone), and keep it on disk.
+    """Compute the system prompt in FILE with ADAPTER (or with the BASE alone), and store its KV on disk.
 
-    From then on every conversation that begins with it goes on from there: in this version of the adapter, on this
-    base, with this installation. The same name again replaces it. A server that runs finds it without a restart.
+    Conversations that begin with this system prompt then start from the stored KV. It holds for this version of the
+    adapter, this base and this installation. The same name again replaces it. A running server needs no restart.
 
     \b
     edgelora prefix add medical-faq --system clinic.txt
@@ -92,43 +92,43 @@ def add(
 @json_option
 @click.pass_obj
 def ls(app: App, as_json: bool) -> None:
-    """List what is kept on disk: what has a name, then what was kept by itself, latest used first."""
+    """List the stored system prompts: named ones, then automatic ones, the most recently used first."""
     library = app.open_library()
     entries = library.prefixes().entries()
-    known = names(library)
+    labels = names(library)
     if as_json:
-        emit_json([summary(entry, known) for entry in entries])
+        emit_json([summary(entry, labels) for entry in entries])
     elif entries:
-        _table(entries, known)
+        _table(entries, labels)
         _note_budget(entries, library)
     else:
-        note("Nothing is kept. `edgelora prefix add ADAPTER --system FILE` keeps a system prompt.")
+        note("No system prompt is stored. `edgelora prefix add ADAPTER --system FILE` stores one.")
 
 
 @prefix.command(short_help="Remove kept system prompts.")
 @click.argument("names", metavar="[NAME]...", nargs=-1, shell_complete=prefix_names)
-@click.option("--automatic", is_flag=True, help="Remove all that was kept by itself.")
+@click.option("--automatic", is_flag=True, help="Remove all that were stored automatically.")
 @click.pass_obj
 def rm(app: App, names: tuple[str, ...], automatic: bool) -> None:
-    """Remove the kept system prompt NAME. Nothing is lost but the time to compute it."""
+    """Remove the stored system prompt NAME. It is computed again when it is next used."""
     from edgelora.core.errors import NotFound, UsageError
 
     if not names and not automatic:
-        raise UsageError("no_name", "Nothing was named.", "Give a NAME, or --automatic.")
+        raise UsageError("no_name", "No name was given.", "Give a NAME, or --automatic.")
     prefixes = app.open_library().prefixes()
-    known = {entry.held.stored.name for entry in prefixes.entries()} - {None}
-    for name in dict.fromkeys(names):  # all of them are known, or nothing is removed
-        if name not in known:
-            raise NotFound("prefix", name, [one for one in known if one], "`edgelora prefix ls` shows what is kept.")
+    existing = {entry.held.stored.name for entry in prefixes.entries()} - {None}
+    for name in dict.fromkeys(names):  # an unknown name raises before anything is removed
+        if name not in existing:
+            raise NotFound("prefix", name, [other for other in existing if other], "`edgelora prefix ls` lists them.")
     for name in dict.fromkeys(names):
         prefixes.remove(name)
         note(f"Removed {name}.")
     if automatic:
-        note(f"Removed {prefixes.remove_automatic()} that were kept by themselves.")
+        note(f"Removed {prefixes.remove_automatic()} automatic ones.")
 
 
 def read_text(path: Path) -> str:
-    """Raises UsageError where it is no text, or none at all."""
+    """Return the text of a file. Raises UsageError if it is empty or not UTF-8."""
     from edgelora.core.errors import UsageError
 
     try:
@@ -143,11 +143,11 @@ def read_text(path: Path) -> str:
 
 
 def names(library: Library) -> dict[str, str]:
-    """Return what people call the digests of adapter versions and of bases' files."""
+    """Return the names of the digests of adapter versions and of bases' files."""
     from edgelora.store.prefixes.base_digest import BaseDigests
 
     contents = BaseDigests(library.prefixes().layout.bases)
-    known = {
+    labels = {
         version.digest: f"{manifest.name}@{version.number}"
         for manifest in library.store.list()
         for version in manifest.versions
@@ -155,19 +155,19 @@ def names(library: Library) -> dict[str, str]:
     for record in library.bases.list():
         digest = contents.known(record.path)
         if digest is not None:
-            known[digest] = record.name
-    return known
+            labels[digest] = record.name
+    return labels
 
 
-def summary(entry: Entry, known: dict[str, str]) -> dict[str, Any]:
-    """One kept prefix for programs. Sizes in bytes, times in ISO 8601; null for what is not installed any more."""
+def summary(entry: Entry, labels: dict[str, str]) -> dict[str, Any]:
+    """Return a stored prefix as JSON values; names that are no longer installed are null."""
     held, origin = entry.held, entry.origin
     return {
         "name": held.stored.name,
-        "base": known.get(origin.base),
+        "base": labels.get(origin.base),
         "adapters": [
             {
-                "name": known.get(adapter.version),
+                "name": labels.get(adapter.version),
                 "digest": adapter.version,
                 "weight": adapter.weight,
                 "start": adapter.start,
@@ -181,15 +181,15 @@ def summary(entry: Entry, known: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _table(entries: list[Entry], known: dict[str, str]) -> None:
+def _table(entries: list[Entry], labels: dict[str, str]) -> None:
     from edgelora_models.storage import size_text
 
     now = time.time()
     rows = [
         (
-            entry.held.stored.name or "(by itself)",
-            _adapters(entry.origin, known),
-            known.get(entry.origin.base, "(not installed)"),
+            entry.held.stored.name or "(automatic)",
+            _adapters(entry.origin, labels),
+            labels.get(entry.origin.base, "(not installed)"),
             str(entry.held.stored.length),
             size_text(entry.held.nbytes),
             human_age(now - entry.held.used),
@@ -199,9 +199,9 @@ def _table(entries: list[Entry], known: dict[str, str]) -> None:
     emit_table(("NAME", "ADAPTER", "BASE", "TOKENS", "SIZE", "USED"), rows, right=frozenset({3, 4}))
 
 
-def _adapters(origin: Origin, known: dict[str, str]) -> str:
+def _adapters(origin: Origin, labels: dict[str, str]) -> str:
     parts = [
-        known.get(adapter.version, adapter.version[:12]) + ("" if adapter.weight == 1.0 else f"*{adapter.weight:g}")
+        labels.get(adapter.version, adapter.version[:12]) + ("" if adapter.weight == 1.0 else f"*{adapter.weight:g}")
         for adapter in origin.adapters
     ]
     return " + ".join(parts) or "none"

@@ -1,4 +1,4 @@
-"""`edgelora ps`: what the servers on this machine hold in memory. Asks them; owns the wording of the answer."""
+"""`edgelora ps`: show what the servers on this machine hold in memory, as they report it."""
 
 from __future__ import annotations
 
@@ -21,47 +21,47 @@ NUMBERS = frozenset({2, 3, 6, 7, 8})
 
 
 @click.command(short_help="Show what running servers hold.")
-@click.option("--url", metavar="URL", help="Ask the server at URL instead of those that run on this machine.")
+@click.option("--url", metavar="URL", help="Ask the server at URL instead of those running on this machine.")
 @json_option
 @click.pass_obj
 def ps(app: App, url: str | None, as_json: bool) -> None:
-    """Show what running servers hold: adapters in memory, who uses them, what waits, how fast it goes.
+    """Show the running servers: adapters in memory and their uses, waiting requests, speed and memory.
 
-    Servers that were started by this user on this machine are found by themselves, and asked with the installation's
-    token. Another one gets EDGELORA_API_KEY.
+    Servers of this user on this machine are found automatically and queried with the management token. A server given
+    by --url is queried with EDGELORA_API_KEY.
     """
     from edgelora.core.errors import EdgeloraError
     from edgelora.server.telemetry.instances import running
     from edgelora.store.keys.management_token import read_token
 
     settings = app.settings()
-    urls = [url] if url else [one.url for one in running(settings.directories.state)]
-    # The token opens everything: it is for this installation's own servers, never for a URL that somebody gave.
+    urls = [url] if url else [server.url for server in running(settings.directories.state)]
+    # The token allows everything, so it is sent to this installation's own servers and never to a URL from outside.
     key = settings.api_key if url else read_token(settings.directories.config) or settings.api_key
-    told: list[_Status] = []
-    for one in urls:
+    statuses: list[_Status] = []
+    for address in urls:
         try:
-            status = ask(one, key)
+            status = ask(address, key)
         except EdgeloraError as error:
             if url:
                 raise
             status = {"error": {"code": error.code, "message": str(error)}}
-        told.append({"url": one, **status})
+        statuses.append({"url": address, **status})
     if as_json:
-        emit_json(told)
+        emit_json(statuses)
         return
-    for number, status in enumerate(told):
+    for number, status in enumerate(statuses):
         if number:
             emit("")
         show(status)
-    if not told:
+    if not statuses:
         note("No server is running.")
         hint("Start one: edgelora serve")
 
 
 def ask(url: str, key: str | None) -> _Status:
-    """Return a server's own account of itself. Raises UsageError (a URL that is none, a key it does not take), or
-    BackendError(code no_answer).
+    """Return a server's status. Raises UsageError for a malformed URL or a refused key, and BackendError(no_answer) if
+    there is no usable answer.
     """
     import json
     import urllib.error
@@ -70,7 +70,7 @@ def ask(url: str, key: str | None) -> _Status:
     from edgelora.core.errors import UsageError
 
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy's localhost is another one
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy's localhost is another machine
     try:
         request = urllib.request.Request(f"{url.rstrip('/').removesuffix('/v1')}/v1/status", headers=headers)
         if request.type not in ("http", "https"):
@@ -89,7 +89,7 @@ def ask(url: str, key: str | None) -> _Status:
 
 
 def show(status: _Status) -> None:
-    """One server, for people."""
+    """Print the status of a server."""
     from edgelora_models.storage import size_text
 
     if "error" in status:
@@ -104,37 +104,37 @@ def show(status: _Status) -> None:
     if not status["ready"]:
         emit(f"not ready: {engine['why'] or engine['state']}")
     if engine["restarts"]:
-        emit(f"the engine crashed and was started again {_times(engine['restarts'])}")
+        emit(f"the engine crashed and was restarted {_times(engine['restarts'])}")
     emit(
         f"{requests['running']} running, {requests['queued']} waiting, {speed['tokens_per_second']:.1f} tokens/s;"
         f" memory {_memory(status['memory'])}"
     )
     kv = status["kv"]
     if not kv["cells"]:
-        return  # the base is not there yet, and nothing else can be
+        return  # the base is not loaded yet, so there is nothing else
     emit(
         f"adapters {size_text(adapters['bytes'])} of {size_text(adapters['budget_bytes'])};"
-        f" KV {kv['used'] + kv['warm']:,} of {kv['cells']:,} tokens, {kv['warm']:,} of them warm"
+        f" KV {kv['used'] + kv['warm']:,} of {kv['cells']:,} tokens, {kv['warm']:,} of them cached"
     )
     if adapters["data"]:
-        emit_table(COLUMNS, [_row(one) for one in adapters["data"]], right=NUMBERS)
+        emit_table(COLUMNS, [_row(adapter) for adapter in adapters["data"]], right=NUMBERS)
     else:
-        emit("No adapter is in memory: each is loaded at its first use.")
+        emit("No adapter is in memory. Adapters are loaded on first use.")
 
 
-def _row(one: dict[str, Any]) -> tuple[str, ...]:
+def _row(adapter: dict[str, Any]) -> tuple[str, ...]:
     from edgelora_models.storage import size_text
 
     return (
-        one["name"] if one["resident"] else f"{one['name']} (loading)",
-        one["version"],
-        size_text(one["bytes"]),
-        str(one["leases"]),
-        "yes" if one["pinned"] else "no",
-        human_age(max(0.0, time.time() - one["last_used"])) if one["last_used"] else "never",
-        str(one["requests"]),
-        str(one["queued"]),
-        f"{one['tokens_per_second']:.1f}",
+        adapter["name"] if adapter["resident"] else f"{adapter['name']} (loading)",
+        adapter["version"],
+        size_text(adapter["bytes"]),
+        str(adapter["leases"]),
+        "yes" if adapter["pinned"] else "no",
+        human_age(max(0.0, time.time() - adapter["last_used"])) if adapter["last_used"] else "never",
+        str(adapter["requests"]),
+        str(adapter["queued"]),
+        f"{adapter['tokens_per_second']:.1f}",
     )
 
 
@@ -145,23 +145,23 @@ def _times(count: int) -> str:
 def _memory(memory: dict[str, dict[str, int | None]]) -> str:
     from edgelora_models.storage import size_text
 
-    def told(name: str, one: dict[str, int | None]) -> str:
-        peak = f", peak {size_text(one['peak_bytes'])}" if one["peak_bytes"] else ""
-        return f"{'' if len(memory) == 1 else f'{name} '}{size_text(one['resident_bytes'] or 0)}{peak}"
+    def usage(name: str, process: dict[str, int | None]) -> str:
+        peak = f", peak {size_text(process['peak_bytes'])}" if process["peak_bytes"] else ""
+        return f"{'' if len(memory) == 1 else f'{name} '}{size_text(process['resident_bytes'] or 0)}{peak}"
 
-    return "; ".join(told(name, one) for name, one in memory.items())
+    return "; ".join(usage(name, process) for name, process in memory.items())
 
 
 def _refused(url: str, status: int) -> EdgeloraError:
     from edgelora.core.errors import UsageError
 
     if status == 401:
-        message = f"The server at {url} asks for a key, and got none or another one."
-        return UsageError("invalid_api_key", message, "Set EDGELORA_API_KEY to one that it takes.")
+        message = f"The server at {url} requires a key, and refused the one that was sent, if any."
+        return UsageError("invalid_api_key", message, "Set EDGELORA_API_KEY to one of its keys.")
     return _silent(url, f"it answered with status {status}")
 
 
 def _silent(url: str, why: str) -> EdgeloraError:
     from edgelora.core.errors import BackendError
 
-    return BackendError("no_answer", f"The server at {url} gave no answer that can be read: {why}.", "Does it run?")
+    return BackendError("no_answer", f"The server at {url} gave no usable answer: {why}.", "Check that it is running.")

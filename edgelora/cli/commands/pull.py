@@ -1,4 +1,4 @@
-"""`edgelora pull`: an adapter, or a base, from a hub."""
+"""`edgelora pull`: download an adapter, or a base, from the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Download and install an adapter.")
 @click.argument("name", metavar="ORG/REPO[@REVISION]", shell_complete=catalogue_names)
-@click.option("-n", "--name", "called", metavar="NAME", help="What to call it.  [default: the repository's own name]")
+@click.option("-n", "--name", "called", metavar="NAME", help="The adapter's name.  [default: the repository's name]")
 @click.option(
     "--base", metavar="NAME", shell_complete=base_names, help="The base it was trained on.  [default: the chosen base]"
 )
-@click.option("--subfolder", metavar="DIR", help="Which adapter, where the repository has several.")
-@click.option("--token", metavar="TOKEN", help="For a private repository.  [default: HF_TOKEN, or `hf auth login`]")
+@click.option("--subfolder", metavar="DIR", help="The adapter's folder, if the repository has several.")
+@click.option(
+    "--token",
+    metavar="TOKEN",
+    help="For private repositories.  [default: HF_TOKEN, or `hf auth login`]",
+)
 @reading_options
 @json_option
 @click.pass_obj
@@ -40,8 +44,8 @@ def pull(
 ) -> None:
     """Download the adapter in a Hugging Face repository, and install it as `edgelora add` does.
 
-    An interrupted download goes on where it stopped. What was pulled once is kept, and installed again without a
-    network. A repository that holds a model is pulled as a base.
+    An interrupted download resumes where it stopped. Downloads are cached, so that the same command also works offline
+    later. A repository that holds a model is pulled as a base.
 
     \b
     edgelora pull some-org/medical-faq-lora --name medical-faq
@@ -59,7 +63,7 @@ def pull(
                 name, library=library, options=options, access=HubAccess(token=token, progress=bars)
             )
     except KeyboardInterrupt:
-        note("Stopped. What has been downloaded is kept: the same command goes on from there.")
+        note("Stopped. The downloaded part is kept; run the same command to resume.")
         raise
     if isinstance(pulled, BaseRecord):
         if as_json:
@@ -70,16 +74,16 @@ def pull(
     elif as_json:
         emit_json(summary(pulled.manifest, pulled.version) | {"origin": pulled.version.origin})
     else:
-        _tell(pulled)
+        _report(pulled)
 
 
-def _tell(pulled: PulledAdapter) -> None:
+def _report(pulled: PulledAdapter) -> None:
     import time
 
     name, version = pulled.manifest.name, pulled.version
     if pulled.cached is not None:
-        note(f"The hub was not asked: this is what came {human_age(time.time() - pulled.cached)}.")
+        note(f"The hub was not contacted; this copy was downloaded {human_age(time.time() - pulled.cached)}.")
     note(f"Installed {name}, version {version.number}, for {pulled.base.name} (rank {version.rank}).")
     if version.treatment:
-        note(f"Its factors: {version.treatment}.")
+        note(f"How its factors were read: {version.treatment}.")
     hint(f'Try it: edgelora run --adapter {name} "..."')

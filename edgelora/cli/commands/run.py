@@ -1,4 +1,4 @@
-"""`edgelora run`: one answer, or a chat where there is a terminal and no prompt."""
+"""`edgelora run`: print one answer, or chat on a terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edgelora.cli.support.options import (
 from edgelora.cli.support.overrides import MachineOptions, SamplingOptions
 
 PIPED_BYTES = 64 << 20
-"""Read from a pipe at most: what no context holds is refused before a base is loaded."""
+"""The most that is read from a pipe. No context holds more, so it is refused before a base is loaded."""
 
 if TYPE_CHECKING:
     from edgelora.core.config import Settings
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="NAME[=WEIGHT]",
     shell_complete=adapter_names,
-    help="The adapter to answer with. Several are added up, each by its weight.",
+    help="The adapter to answer with. May be given several times; the deltas are added by weight.",
 )
-@click.option("-s", "--system", metavar="TEXT", help="A system prompt: how the model is to behave.")
+@click.option("-s", "--system", metavar="TEXT", help="A system prompt, which says how the model should behave.")
 @sampling_options
 @json_option
 @base_option
@@ -61,10 +61,10 @@ def run(
     context: int | None,
     machine: MachineOptions,
 ) -> None:
-    """Answer PROMPT, and print the answer as it comes.
+    """Answer PROMPT, and print the answer as it is generated.
 
-    The prompt may also come from a pipe; a lone - stands for what is piped in. Without a prompt, on a terminal, it is
-    a chat: /adapter NAME switches adapters in the middle of it, /help lists the rest.
+    The prompt may also come from a pipe; a single - stands for the piped text. Without a prompt, on a terminal, this
+    starts a chat, in which /adapter NAME switches adapters and /help lists the commands.
 
     \b
     edgelora run -a medical-faq What is hypertension?
@@ -76,16 +76,16 @@ def run(
     if sampling.constraint is not None and sampling.stop:
         from edgelora.core.errors import UsageError
 
-        message = "--stop would cut the JSON of --json-schema short."
+        message = "--stop and --json-schema cannot be combined, because a stop text could cut the JSON short."
         raise UsageError("stop_in_json", message, "Leave out one of the two.")
-    wanted = [split_weight(adapter) for adapter in adapters]
+    weighted = [split_weight(adapter) for adapter in adapters]
     prompt = read_prompt(words, chat_allowed=not as_json)
     settings = app.settings(context=context, machine=machine)
     if prompt is not None and settings.weights == "auto":
-        settings = replace(settings, weights="mapped")  # one answer is there before a large base is repacked
-    service = _open(app, settings, base=base, adapters=[name for name, _ in wanted])
+        settings = replace(settings, weights="mapped")  # a single answer takes less time than repacking a large base
+    service = _open(app, settings, base=base, adapters=[name for name, _ in weighted])
     with service:
-        uses = service.compose(*wanted)
+        uses = service.compose(*weighted)
         if prompt is None:
             from edgelora.cli.chat.conversation import Chat
             from edgelora.cli.chat.terminal import converse
@@ -118,12 +118,12 @@ def _piped() -> str:
 
     data = sys.stdin.buffer.read(PIPED_BYTES + 1)
     if len(data) > PIPED_BYTES:
-        message = f"More than {PIPED_BYTES >> 20} MiB are piped in, and no base reads that much at once."
+        message = f"The piped prompt is larger than {PIPED_BYTES >> 20} MiB, which no context can hold."
         raise UsageError("prompt_too_large", message, "Pipe in a part of it.")
     try:
         return data.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise UsageError("prompt_not_text", "What is piped in is not UTF-8 text.", "Pipe text.") from error
+        raise UsageError("prompt_not_text", "The piped input is not UTF-8 text.", "Pipe in text.") from error
 
 
 def conversation(prompt: str, system: str | None) -> list[Message]:
@@ -143,7 +143,7 @@ def _open(app: App, settings: Settings, *, base: str | None, adapters: Sequence[
 
 
 def check_adapter(library: Library, adapter: str) -> None:
-    """Raise NotFound for an unknown adapter now: a large base takes its time to load. The service decides again."""
+    """Raise NotFound for an unknown adapter before a large base is loaded. The service checks again."""
     from edgelora.core.model_id import split_model_id
 
     named = split_model_id(adapter)

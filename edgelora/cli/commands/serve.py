@@ -1,4 +1,4 @@
-"""`edgelora serve`: the OpenAI-style API on localhost. Says where it listens; owns nothing of HTTP."""
+"""`edgelora serve`: start the HTTP server and print where it listens."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     metavar="HOST",
     default=DEFAULT_HOST,
     show_default=True,
-    help="Where to listen. Anywhere but localhost needs a key.",
+    help="The address to listen on. Any other than localhost requires a key.",
 )
 @click.option(
     "--port",
@@ -36,40 +36,40 @@ if TYPE_CHECKING:
     type=click.IntRange(0, 65535),
     default=DEFAULT_PORT,
     show_default=True,
-    help="Which port; 0 takes any free one.",
+    help="The port to listen on; 0 picks a free one.",
 )
-@click.option("--api-key", metavar="KEY", help="Ask clients for this key.  [default: EDGELORA_API_KEY]")
+@click.option("--api-key", metavar="KEY", help="Require this key from clients.  [default: EDGELORA_API_KEY]")
 @click.option(
     "--allow-origin",
     "allow_origins",
     metavar="ORIGIN",
     multiple=True,
-    help="Let web pages of ORIGIN call (https://example.org, or `desktop` for app shells). May be given several times.",
+    help="Allow web pages of ORIGIN (https://example.org, or `desktop` for app shells). May be given several times.",
 )
 @click.option(
     "--allow-host",
     "allow_hosts",
     metavar="NAME",
     multiple=True,
-    help="Another name this machine is called by, for clients elsewhere. May be given several times.",
+    help="Another host name that clients use for this machine. May be given several times.",
 )
 @click.option(
     "--allow-keyless",
     "keyless",
     is_flag=True,
-    help="Let programs of this machine in without a key though there are keys.",
+    help="Allow programs on this machine without a key, even if keys exist.",
 )
 @click.option(
     "--requests-per-minute",
     metavar="N",
     type=click.IntRange(1, 10**9),
-    help="Requests that all programs together may send in a minute.",
+    help="The number of requests that all programs together may send in a minute.",
 )
 @click.option(
     "--tokens-per-minute",
     metavar="N",
     type=click.IntRange(1, 10**9),
-    help="Tokens, of prompts and answers, that all programs together may use in a minute.",
+    help="The number of prompt and answer tokens that all programs together may use in a minute.",
 )
 @click.option(
     "--pin",
@@ -85,13 +85,13 @@ if TYPE_CHECKING:
     type=click.FloatRange(min=0, min_open=True),
     default=300.0,
     show_default=True,
-    help="How long a request may wait for its place.",
+    help="How long a request may wait before it starts.",
 )
 @click.option(
     "--deadline",
     metavar="SECONDS",
     type=click.FloatRange(min=0, min_open=True),
-    help="How long a request may take altogether.  [default: no limit]",
+    help="How long a request may take in total.  [default: no limit]",
 )
 @click.option(
     "--adapter-root",
@@ -99,21 +99,25 @@ if TYPE_CHECKING:
     metavar="DIR",
     multiple=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Let clients load adapters below DIR by their path (vLLM's way). May be given several times.",
+    help="Let clients load adapters below DIR by path, as vLLM does. May be given several times.",
 )
 @click.option(
     "--engine",
     type=click.Choice(["child", "in-process"]),
     default="child",
     show_default=True,
-    help="Compute in a process of its own, which is started again when it crashes, or in the server's.",
+    help="Compute in a child process that is restarted if it crashes, or in the server's own process.",
 )
-@click.option("--access-log", is_flag=True, help="Log a line for each request: names, numbers and times, no content.")
+@click.option("--access-log", is_flag=True, help="Log a line for each request, without its content.")
 @click.option(
-    "--log-format", type=click.Choice(FORMATS), default="text", show_default=True, help="Log lines of text, or of JSON."
+    "--log-format", type=click.Choice(FORMATS), default="text", show_default=True, help="The format of log lines."
 )
 @click.option(
-    "--log-level", type=click.Choice(LEVELS), default="warning", show_default=True, help="What is worth a line."
+    "--log-level",
+    type=click.Choice(LEVELS),
+    default="warning",
+    show_default=True,
+    help="The lowest level to log.",
 )
 @base_option
 @context_option
@@ -143,8 +147,8 @@ def serve(
 ) -> None:
     """Serve the base and its adapters as an OpenAI-style API, until Ctrl-C.
 
-    Every installed adapter is a model; clients change only their base URL. A key on the command line can be seen by
-    other users of this machine: EDGELORA_API_KEY cannot, and `edgelora keys add` gives each program one of its own.
+    Every installed adapter is a model; clients change only their base URL. Other users of this machine can see a key on
+    the command line. Use EDGELORA_API_KEY instead, or give each program a key of its own with `edgelora keys add`.
     """
     from edgelora.cli.commands.run import check_adapter
     from edgelora.cli.support.progress import progress_bars
@@ -172,20 +176,20 @@ def serve(
     )
     with ExitStack() as held:
         held.enter_context(logged(LogOptions(log_format, log_level)))
-        close_all(bind(options))  # a port that is taken is told before the base is loaded
+        close_all(bind(options))  # a port in use is reported before the base is loaded
         ensure_token(settings.directories.config)
         with progress_bars() as bars:
             service = (app.supervised if engine == "child" else app.service)(settings, base=base, progress=bars)
         held.enter_context(service)
         threading.Thread(target=service.registry.library.store.tidy, name="edgelora-gc", daemon=True).start()
-        wanted = tuple(dict.fromkeys(pins or settings.pins))
+        to_pin = tuple(dict.fromkeys(pins or settings.pins))
         later = None
         if service.health().state == "ready":
-            pin_all(service, wanted)
+            pin_all(service, to_pin)
         else:
-            for name in wanted:
+            for name in to_pin:
                 check_adapter(service.library, name)
-            later = partial(prepare, service, wanted)
+            later = partial(prepare, service, to_pin)
 
         def ready(urls: list[str]) -> None:
             held.enter_context(present(settings.directories.state, urls[0]))
@@ -196,13 +200,13 @@ def serve(
 
 
 def prepare(service: Service, pins: Sequence[str]) -> None:
-    """What is done while the server listens already. Raises what keeps the base, or a pin, out of memory."""
+    """Wait for the base and load the pins while the server listens. Raises if one of them cannot be loaded."""
     from edgelora.cli.support.progress import progress_bars
 
     with progress_bars() as bars:
         service.wait_ready(bars)
     pin_all(service, pins)
-    hint("The base is in memory.")
+    hint("The base is loaded.")
 
 
 def pin_all(service: Service, pins: Sequence[str]) -> None:
@@ -211,7 +215,7 @@ def pin_all(service: Service, pins: Sequence[str]) -> None:
 
 
 def announce(service: Service, urls: list[str], host: str) -> None:
-    """Tell where it listens, what there is, and what a client needs."""
+    """Print the address, the installed adapters and the setup."""
     adapters = [card.id for card in service.models() if card.parent is not None]
     count = {0: "no adapters", 1: "1 adapter"}.get(len(adapters), f"{len(adapters)} adapters")
     shown = f": {', '.join(adapters[:8])}{' ...' if len(adapters) > 8 else ''}" if adapters else ""
@@ -219,14 +223,14 @@ def announce(service: Service, urls: list[str], host: str) -> None:
     if pinned := [card.id for card in service.models() if card.pinned]:
         note(f"  pinned: {', '.join(pinned)}")
     note(f"  OPENAI_BASE_URL={_friendly(urls[0], host)}/v1")
-    hint(f"  A page to try it on: {_friendly(urls[0], host)}/")
+    hint(f"  Try it in a browser: {_friendly(urls[0], host)}/")
     if service.setup is not None:
         hint(f"  {service.setup}")
     if service.health().state != "ready":
-        hint("  The base is being loaded; until then requests are told to come back.")
-    hint("Ctrl-C stops.")
+        hint("  The base is loading; until then, requests are answered with 503 and Retry-After.")
+    hint("Press Ctrl-C to stop.")
 
 
 def _friendly(url: str, host: str) -> str:
-    """Return the first URL, by the name it was asked for where that is localhost: it reaches IPv4 and IPv6 alike."""
+    """Return the URL with `localhost` if that was asked for, since it reaches both IPv4 and IPv6."""
     return url.replace("127.0.0.1", host) if host == DEFAULT_HOST else url

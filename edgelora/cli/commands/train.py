@@ -1,4 +1,4 @@
-"""`edgelora train`: an adapter from examples, on this machine. What is told on the way, and what Ctrl-C means."""
+"""`edgelora train`: train an adapter on examples, print its progress, and handle Ctrl-C."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RecipeOptions:
-    """What the command line says about the training; None is the recipe's own value."""
+    """The training options given on the command line; None leaves the recipe's default."""
 
     rank: int | None
     alpha: float | None
@@ -56,25 +56,27 @@ def _option(name: str, kind: click.ParamType[Any], metavar: str, text: str) -> C
 
 _RECIPE = (
     _option("--rank", _COUNT, "N", "The adapter's rank.  [default: 16]"),
-    _option("--alpha", click.FloatRange(min=0, min_open=True), "X", "Its scale is X / rank.  [default: 32]"),
-    _option("--layers", click.IntRange(min=0), "N", "Adapt the last N layers.  [default: 0, which is all]"),
-    _option("--learning-rate", click.FloatRange(min=0, min_open=True), "X", "Adam's.  [default: 0.0002]"),
-    _option("--iterations", _COUNT, "N", "How many in all.  [default: 1000]"),
-    _option("--batch-size", _COUNT, "N", "Examples an iteration.  [default: 4]"),
-    _option("--dropout", click.FloatRange(0, 1, max_open=True), "P", "Of what goes into the adapter.  [default: 0]"),
-    _option("--max-length", click.IntRange(min=2), "N", "Tokens of an example; the rest is cut.  [default: 2048]"),
+    _option("--alpha", click.FloatRange(min=0, min_open=True), "X", "The adapter's scale is X / rank.  [default: 32]"),
+    _option("--layers", click.IntRange(min=0), "N", "Adapt the last N layers; 0 adapts all.  [default: 0]"),
+    _option("--learning-rate", click.FloatRange(min=0, min_open=True), "X", "Adam's learning rate.  [default: 0.0002]"),
+    _option("--iterations", _COUNT, "N", "The total number of iterations.  [default: 1000]"),
+    _option("--batch-size", _COUNT, "N", "The number of examples in an iteration.  [default: 4]"),
+    _option("--dropout", click.FloatRange(0, 1, max_open=True), "P", "The dropout before the adapter.  [default: 0]"),
+    _option("--max-length", click.IntRange(min=2), "N", "Cut examples after N tokens.  [default: 2048]"),
     _option("--seed", click.INT, "N", "The same seed on the same machine gives the same adapter.  [default: 0]"),
     _option(
         "--validation",
         click.FloatRange(0, 1, max_open=True),
         "SHARE",
-        "Of the examples, where there is no valid.jsonl; 0: none.  [default: 0.1]",
+        "The share of examples for validation if there is no valid.jsonl; 0 for none.  [default: 0.1]",
     ),
-    click.option("--learn-prompts", is_flag=True, default=None, help="Learn whole conversations, not the last answer."),
-    click.option("--grad-checkpoint", is_flag=True, default=None, help="Less memory for more time."),
-    _option("--report-every", _COUNT, "N", "Tell the loss every N iterations.  [default: 10]"),
-    _option("--validate-every", _COUNT, "N", "Measure the validation loss every N.  [default: 100]"),
-    _option("--save-every", _COUNT, "N", "Keep a checkpoint every N.  [default: 100]"),
+    click.option(
+        "--learn-prompts", is_flag=True, default=None, help="Learn whole conversations, not only the last answer."
+    ),
+    click.option("--grad-checkpoint", is_flag=True, default=None, help="Use less memory and more time."),
+    _option("--report-every", _COUNT, "N", "Print the loss every N iterations.  [default: 10]"),
+    _option("--validate-every", _COUNT, "N", "Measure the validation loss every N iterations.  [default: 100]"),
+    _option("--save-every", _COUNT, "N", "Save a checkpoint every N iterations.  [default: 100]"),
 )
 
 
@@ -89,8 +91,8 @@ def _recipe_options(verb: Callable[..., Any]) -> Callable[..., Any]:
 )
 @base_option
 @_recipe_options
-@click.option("--resume", is_flag=True, help="Go on from the last checkpoint, exactly.")
-@click.option("--restart", is_flag=True, help="Begin anew though a training of NAME is unfinished.")
+@click.option("--resume", is_flag=True, help="Continue from the last checkpoint, exactly as if it had not stopped.")
+@click.option("--restart", is_flag=True, help="Start over, even if a training of NAME is unfinished.")
 @json_option
 @click.pass_obj
 def train(
@@ -103,11 +105,11 @@ def train(
     restart: bool,
     as_json: bool,
 ) -> None:
-    """Train the adapter NAME on the examples in PATH, with mlx-lm's LoRA trainer, and install it.
+    """Train the adapter NAME on the examples in PATH with mlx-lm's LoRA trainer, and install it.
 
-    A line of PATH is {"messages": [...]}, {"prompt": ..., "completion": ...} or {"text": ...}. It trains on an MLX
-    base, or the MLX form of the chosen one; the adapter is for every form of that model. Ctrl-C ends it after the
-    iteration it is in and keeps all that is needed to go on; once more ends it at once.
+    Each line of PATH is {"messages": [...]}, {"prompt": ..., "completion": ...} or {"text": ...}. Training uses an MLX
+    base, or the MLX form of the chosen base; the adapter runs on every form of that model. Ctrl-C stops after the
+    current iteration and saves a checkpoint for --resume; a second Ctrl-C stops at once.
 
     \b
     edgelora train support --data ./examples.jsonl
@@ -127,7 +129,7 @@ def train(
             trained = _train(app, name, data, base, options, follower, resume=resume, restart=restart)
         except Stopped as stopped:
             note(f"Stopped after iteration {stopped.iteration} of {printer.iterations}; nothing was installed.")
-            hint(f"Go on: edgelora train {name} --resume")
+            hint(f"Continue: edgelora train {name} --resume")
             raise KeyboardInterrupt from None
     if as_json:
         emit_json(printer.as_json(trained))
@@ -166,39 +168,44 @@ def _check_options(data: Path | None, base: str | None, options: RecipeOptions, 
 
     if not resume:
         if data is None:
-            raise UsageError("no_training_data", "There is nothing to train on.", "Give it: --data PATH.", param="data")
+            raise UsageError(
+                "no_training_data", "There is no training data.", "Give it with --data PATH.", param="data"
+            )
         return
     odd = [*(["--data"] if data else []), *(["--base"] if base else []), *(["--restart"] if restart else [])]
     odd += [f"--{given.replace('_', '-')}" for given in options.given() if given != "iterations"]
     if odd:
-        message = f"{odd[0]} cannot be given with --resume, which goes on with what the training was begun with."
-        raise UsageError("resume_options", message, "Leave it out, or begin anew (--restart).")
+        message = f"{odd[0]} cannot be given with --resume, which continues with the original options."
+        raise UsageError("resume_options", message, "Leave it out, or start over with --restart.")
 
 
 @contextmanager
 def ending() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C has been pressed; a second one interrupts as ever. Only a main thread hears of it."""
-    asked = threading.Event()
+    """Yield a function that returns whether Ctrl-C was pressed. A second Ctrl-C raises KeyboardInterrupt.
 
-    def heard(_signal: int, _frame: object) -> None:
-        if asked.is_set():
+    Signals arrive in the main thread only; in other threads the function always returns False.
+    """
+    requested = threading.Event()
+
+    def on_interrupt(_signal: int, _frame: object) -> None:
+        if requested.is_set():
             raise KeyboardInterrupt
-        asked.set()
-        note("Stopping after this iteration. Ctrl-C again stops at once, and what was saved last is kept.")
+        requested.set()
+        note("Stopping after this iteration. Press Ctrl-C again to stop at once and keep the last checkpoint.")
 
     if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
+        yield requested.is_set
         return
-    before = signal.signal(signal.SIGINT, heard)
+    before = signal.signal(signal.SIGINT, on_interrupt)
     try:
-        yield asked.is_set
+        yield requested.is_set
     finally:
         signal.signal(signal.SIGINT, before)
 
 
 @dataclass(slots=True)
 class TrainingPrinter:
-    """Tells how a training goes, line by line on stderr, and remembers the losses."""
+    """Prints the progress of a training to stderr, line by line, and records the losses."""
 
     name: str
     iterations: int = 0
@@ -213,9 +220,9 @@ class TrainingPrinter:
         note(f"Training {self.name} on {on.name} ({on.quantization}): {examples}, {kept}.")
         note(f"Rank {recipe.rank}, alpha {recipe.alpha:g}, {layers}; {recipe.iterations} iterations.")
         if plan.done:
-            note(f"Going on after iteration {plan.done}.")
+            note(f"Continuing after iteration {plan.done}.")
         if plan.cut:
-            note(f"{plan.cut} examples are longer than {recipe.max_length} tokens and cut there (--max-length).")
+            note(f"{plan.cut} examples are longer than {recipe.max_length} tokens and were cut (--max-length).")
 
     def measured(self, measured: Measured) -> None:
         self.losses.append(measured)
@@ -235,7 +242,7 @@ class TrainingPrinter:
 
         peaks = [measured.peak_bytes for measured in self.losses if measured.peak_bytes is not None]
         if peaks:
-            note(f"MLX held {size_text(max(peaks))} at most.")
+            note(f"MLX used at most {size_text(max(peaks))} of memory.")
         version = trained.version
         note(f"Installed {trained.manifest.name}, version {version.number}, for {trained.base.name}.")
         hint(f'Try it: edgelora run --adapter {trained.manifest.name} "..."')

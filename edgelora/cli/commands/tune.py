@@ -1,4 +1,4 @@
-"""`edgelora tune`: measure what is fastest here, and use it from then on."""
+"""`edgelora tune`: measure the fastest settings on this machine and store them for later starts."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
     from edgelora.store.bases.record import BaseRecord
 
 
-@click.command(short_help="Measure what is fastest on this machine.")
+@click.command(short_help="Measure the fastest settings on this machine.")
 @base_option
-@click.option("--show", is_flag=True, help="Only show what was measured.")
-@click.option("--clear", is_flag=True, help="Forget what was measured.")
+@click.option("--show", is_flag=True, help="Show the stored result without measuring.")
+@click.option("--clear", is_flag=True, help="Delete the stored result.")
 @json_option
 @click.pass_obj
 def tune(app: App, base: str | None, show: bool, clear: bool, as_json: bool) -> None:
-    """Measure how many threads are fastest for this base on this machine, and whether to repack its weights.
+    """Measure how many threads are fastest for a base on this machine, and whether repacking its weights pays.
 
-    Every start uses the result, unless --threads, --weights or their variables say otherwise. Takes seconds for a
-    small base and some minutes for a large one; let the machine rest meanwhile. A setting that is not surely faster
-    than the default is not taken.
+    Later starts use the result unless --threads, --weights or their variables override it. This takes seconds for a
+    small base and minutes for a large one; leave the machine idle meanwhile. A setting is used only if it is reliably
+    faster than the default.
     """
     from edgelora.core.errors import UsageError
     from edgelora.runtime.tuning.record import Tunings
 
     if show and clear:
-        raise UsageError("show_or_clear", "--show and --clear exclude each other.", "Give one of them.")
+        raise UsageError("show_or_clear", "--show and --clear cannot be combined.", "Give one of them.")
     library = app.open_library()
     record = library.bases.get(base) if base else library.bases.current()
     tunings = Tunings(library.settings.directories)
@@ -60,18 +60,18 @@ def _show(tuning: Tuning | None, record: BaseRecord, as_json: bool) -> None:
     if as_json:
         emit_json(None if tuning is None else _as_json(tuning))
     elif tuning is None:
-        note(f"Nothing was measured for {record.name}: `edgelora tune` does it.")
+        note(f"Nothing was measured for {record.name}. `edgelora tune` measures it.")
     else:
         emit_fields(_fields(tuning))
 
 
-def _clear(known: bool, record: BaseRecord, as_json: bool) -> None:
+def _clear(existed: bool, record: BaseRecord, as_json: bool) -> None:
     from edgelora.cli.support.output import emit_json, note
 
     if as_json:
-        emit_json({"base": record.name, "cleared": known})
+        emit_json({"base": record.name, "cleared": existed})
     else:
-        note(f"Forgotten for {record.name}." if known else f"Nothing was measured for {record.name}.")
+        note(f"Deleted the result for {record.name}." if existed else f"Nothing was measured for {record.name}.")
 
 
 def _as_json(tuning: Tuning) -> Any:
@@ -89,13 +89,13 @@ def _fields(tuning: Tuning) -> list[tuple[str, str]]:
 
     times = {work: f"{1e3 * seconds:,.1f} ms" for work, seconds in tuning.seconds.items()}
     where = tuning.conditions
-    stale = "" if where == conditions() else "; not used, since the machine or a library has changed: tune again"
+    stale = "" if where == conditions() else "; not used, because the machine or a library has changed: tune again"
     busy = f", others using {tuning.others:.0%} of the machine" if tuning.others >= 0.01 else ""
     return [
         ("base", tuning.base),
         ("machine", f"{where.processor}, {where.cores} cores, {where.processors} processors"),
         *((finding.question, str(finding)) for finding in tuning.findings),
-        *([("weights", "not measured: repacked ones need more memory than is free")] if tuning.weights is None else []),
+        *([("weights", "not measured: repacking needs more memory than is free")] if tuning.weights is None else []),
         ("one token", times[Workload.ONE]),
         (f"{BATCH_ROWS} side by side", times[Workload.BATCH]),
         (f"prompt of {PROMPT_ROWS}", times[Workload.PROMPT]),

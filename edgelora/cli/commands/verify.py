@@ -1,4 +1,4 @@
-"""`edgelora verify`: the proof of every conversion, repeated; with a base also what the adapter does, measured."""
+"""`edgelora verify`: prove again that conversions are exact and, with a base, measure what the adapter does."""
 
 from __future__ import annotations
 
@@ -23,12 +23,16 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Prove that conversions are exact.")
 @click.argument("adapter", metavar="ADAPTER", shell_complete=adapter_names)
-@base_path_option("Run prompts on this base as well: an installed one, a GGUF file or a Hugging Face folder.")
+@base_path_option("Also run prompts on this base: an installed base, a GGUF file or a Hugging Face folder.")
 @click.option(
-    "--source", metavar="DIR", type=click.Path(path_type=Path, exists=True), help="What a converted file was made of."
+    "--source", metavar="DIR", type=click.Path(path_type=Path, exists=True), help="The source of a converted file."
 )
 @click.option(
-    "--prompt", "prompts", multiple=True, metavar="TEXT", help="With --base: ask this. May be given several times."
+    "--prompt",
+    "prompts",
+    multiple=True,
+    metavar="TEXT",
+    help="With --base: a prompt. May be given several times.",
 )
 @click.option(
     "--tokens",
@@ -36,9 +40,9 @@ if TYPE_CHECKING:
     default=48,
     show_default=True,
     metavar="N",
-    help="With --base: of each prompt so many tokens at most.",
+    help="With --base: the most tokens used of each prompt.",
 )
-@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="With --base: compute threads.")
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="With --base: the number of compute threads.")
 @json_option
 @click.pass_obj
 def verify(
@@ -51,15 +55,15 @@ def verify(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Prove ADAPTER's conversions again: each module's change, rebuilt from the converted file, is the source's.
+    """Prove that conversions of ADAPTER are exact: rebuild each module's delta and compare it with the source.
 
-    ADAPTER is an installed adapter, whose every conversion is read; or a converted file or folder, held against the
-    installed adapter it says it was made of, or against --source; or an adapter that is not converted yet: then every
-    format is tried.
+    ADAPTER is an installed adapter, whose conversions are all checked; or a converted file or folder, which is compared
+    with the installed adapter it was made from, or with --source; or an adapter that is not converted yet, for which
+    every format is tried.
 
-    With --base the adapter is run as well, and so is a plain numpy Llama with the base's dequantized weights. It tells
-    how far apart the two are with the adapter and without, and how much the adapter changes. Numpy reads every weight
-    of the base once: seconds for a small base, minutes for an 8B.
+    With --base, prompts are also run by the runtime and by a plain numpy Llama with the base's dequantized weights. The
+    report shows how far the two differ with the adapter and without, and how much the adapter changes. numpy reads
+    every weight of the base once: seconds for a small base, minutes for an 8B.
 
     \b
     edgelora verify medical-faq
@@ -76,8 +80,8 @@ def verify(
             if base is None:
                 proofs, parity = list(prove(library, subject, library.find_base(None), PLAIN, bars)), None
             else:
-                wanted = VerifyOptions(prompts, tokens, threads)
-                proofs, parity = _run(library, subject, base, wanted, bars)
+                options = VerifyOptions(prompts, tokens, threads)
+                proofs, parity = _run(library, subject, base, options, bars)
     if as_json:
         emit_json(_as_json(adapter, proofs, parity))
     else:
@@ -87,7 +91,7 @@ def verify(
 
 @dataclass(frozen=True, slots=True)
 class VerifyOptions:
-    """How the adapter is to be run."""
+    """The options for running the adapter on a base."""
 
     prompts: tuple[str, ...]
     tokens: int
@@ -95,9 +99,9 @@ class VerifyOptions:
 
 
 def _run(
-    library: Library, subject: Subject, base: str, wanted: VerifyOptions, bars: Progress | None
+    library: Library, subject: Subject, base: str, options: VerifyOptions, bars: Progress | None
 ) -> tuple[list[ConversionCheck], Parity | None]:
-    """Return the proofs, and where none failed the figures of the adapter on the base."""
+    """Return the proofs and, if none failed, the figures of the adapter on the base."""
     from edgelora.runtime.verify.conversions import for_base, prove
     from edgelora.runtime.verify.parity import PROMPTS, measure
     from edgelora.runtime.verify.run_base import open_base
@@ -120,22 +124,22 @@ def _run(
                 complete(adapter, on.gguf, to="mapped"),
                 converted,
                 shape=on.fingerprint.shape,
-                prompts=wanted.prompts or PROMPTS,
-                tokens=wanted.tokens,
-                threads=wanted.threads,
+                prompts=options.prompts or PROMPTS,
+                tokens=options.tokens,
+                threads=options.threads,
                 progress=bars,
             )
 
 
 def _judge(proofs: Sequence[ConversionCheck], parity: Parity | None) -> None:
-    """Raise for the exit code where something failed."""
+    """Raise the first failure, so that the exit code reports it."""
     from edgelora.core.errors import AdapterError
 
     failed = [proof.error for proof in proofs if proof.error is not None]
     if failed:
         raise failed[0]
     if not any(proof.modules for proof in proofs):
-        message = "There was nothing that could be looked at."
+        message = "No conversion could be checked."
         raise AdapterError("nothing_proven", message, "Install the base it was made for, or convert it for this one.")
     if parity is not None and not parity.passed:
         far = f"{parity.adapter.kl:.1e} nats from the oracle; {parity.limit:.1e} is allowed"
@@ -181,11 +185,14 @@ def _worst(proof: ConversionCheck) -> str:
 def _outcome(proof: ConversionCheck) -> str:
     if proof.error is not None:
         return f"FAILED: {proof.error.what}"
-    return f"not looked at: {proof.skipped}" if proof.skipped else "proven"
+    return f"not checked: {proof.skipped}" if proof.skipped else "proven"
 
 
 def _show_parity(parity: Parity) -> None:
-    rows = [(name, *_agreement(one)) for name, one in (("with the adapter", parity.adapter), ("base", parity.base))]
+    rows = [
+        (name, *_agreement(agreement))
+        for name, agreement in (("with the adapter", parity.adapter), ("base", parity.base))
+    ]
     emit_table(("RUNTIME AND ORACLE", "KL, MEAN", "KL, WORST", "SAME TOKEN"), rows, right=frozenset({1, 2, 3}))
     emit_fields(
         [
@@ -195,8 +202,8 @@ def _show_parity(parity: Parity) -> None:
         ]
     )
     if not parity.visible:
-        note("The adapter changes less than the base's own rounding: it may be untrained, or for other prompts.")
+        note("The adapter changes less than the base's own rounding. It may be untrained, or for other prompts.")
 
 
-def _agreement(one: Agreement) -> tuple[str, str, str]:
-    return f"{one.kl:.1e}", f"{one.kl_max:.1e}", f"{one.top1:.1%}"
+def _agreement(agreement: Agreement) -> tuple[str, str, str]:
+    return f"{agreement.kl:.1e}", f"{agreement.kl_max:.1e}", f"{agreement.top1:.1%}"

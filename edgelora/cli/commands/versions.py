@@ -1,4 +1,4 @@
-"""`edgelora alias`, `rollback`: which version a name means."""
+"""`edgelora alias` and `rollback`: choose the version that a name refers to."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from edgelora.store.adapters.manifest import AdapterManifest
 
 
-@click.command(short_help="Name a version of an adapter.")
+@click.command(short_help="Give a version of an adapter a name.")
 @click.argument("name", metavar="NAME[@VERSION]", shell_complete=adapter_names)
 @click.argument("alias", metavar="ALIAS")
-@click.option("-d", "--delete", is_flag=True, help="Take the alias away instead; the version stays.")
+@click.option("-d", "--delete", is_flag=True, help="Delete the alias instead; the version stays.")
 @json_option
 @click.pass_obj
 def alias(app: App, name: str, alias: str, delete: bool, as_json: bool) -> None:
-    """Have NAME@ALIAS mean a version of the adapter NAME: VERSION, or the latest. The alias can be moved at any time.
+    """Make NAME@ALIAS refer to VERSION of the adapter NAME (default: the latest). An alias can be moved at any time.
 
     \b
     edgelora alias medical-faq@2 stable
@@ -32,10 +32,10 @@ def alias(app: App, name: str, alias: str, delete: bool, as_json: bool) -> None:
     bare, _, selector = name.partition("@")
     if delete:
         manifest = store.unpoint(bare, alias)
-        note(f"{bare}@{alias} means nothing any more.")
+        note(f"Deleted the alias {bare}@{alias}.")
     else:
         manifest = store.point(bare, alias, selector or "latest")
-        note(f"{bare}@{alias} means version {manifest.aliases[alias]}.")
+        note(f"{bare}@{alias} is now version {manifest.aliases[alias]}.")
     _emit(manifest, as_json)
 
 
@@ -44,16 +44,16 @@ def alias(app: App, name: str, alias: str, delete: bool, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def rollback(app: App, name: str, as_json: bool) -> None:
-    """Have NAME mean its version VERSION again, or the one before the present. Newer versions stay as NAME@NUMBER.
+    """Make NAME refer to VERSION again (default: the previous version). Newer versions stay available as NAME@NUMBER.
 
-    A server that runs uses it from the next request on.
+    A running server uses it from the next request on.
     """
     from edgelora.store.adapters.manifest import LATEST, previous
 
     store = app.open_library().store
     bare, _, selector = name.partition("@")
     manifest = store.point(bare, LATEST, selector or previous(store.get(bare)))
-    note(f"{bare} means version {manifest.latest.number}.")
+    note(f"{bare} is now version {manifest.latest.number}.")
     _emit(manifest, as_json)
 
 

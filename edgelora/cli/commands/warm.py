@@ -1,4 +1,4 @@
-"""`edgelora warm`: adapters made ready before they are asked for."""
+"""`edgelora warm`: prepare adapters before their first use."""
 
 from __future__ import annotations
 
@@ -14,52 +14,53 @@ if TYPE_CHECKING:
     from edgelora.store.adapters.prewarm import Prewarmed
 
 
-@click.command(short_help="Make adapters ready for their first use.")
+@click.command(short_help="Prepare adapters for their first use.")
 @click.argument("names", metavar="NAME...", nargs=-1, required=True, shell_complete=adapter_names)
 @base_option
 @json_option
 @click.pass_obj
 def warm(app: App, names: tuple[str, ...], base: str | None, as_json: bool) -> None:
-    """Make the adapters NAME ready: convert them for the base where that was not done yet, and bring them into memory.
+    """Prepare the adapters NAME: convert them for the base if needed, and read them into the system's file cache.
 
-    Into the system's file cache, that is, from where a server or a chat that runs now or later maps them at once. Loads
-    no base.
+    A server or a chat then maps them at once. No base is loaded.
 
     \b
     edgelora warm medical-faq sql
     """
     from edgelora.cli.support.progress import progress_bars
-    from edgelora.store.adapters.prewarm import warm as warm_one
+    from edgelora.store.adapters.prewarm import warm as prewarm
 
     with progress_bars() as bars:
         library = app.open_library(bars)
         record = library.bases.get(base) if base else library.bases.current()
-        wanted = list(dict.fromkeys(names))
-        for name in wanted:
-            library.store.resolve(name)  # all of them are known, or nothing is done
-        done = [warm_one(library.store, name, record, progress=bars) for name in wanted]
+        unique = list(dict.fromkeys(names))
+        for name in unique:
+            library.store.resolve(name)  # an unknown name raises before anything is done
+        done = [prewarm(library.store, name, record, progress=bars) for name in unique]
     if as_json:
-        emit_json([_fields(one, record.name) for one in done])
-    for one in () if as_json else done:
-        note(_told(one, record.name))
+        emit_json([_fields(result, record.name) for result in done])
+        return
+    for result in done:
+        note(_summary(result, record.name))
 
 
-def _told(one: Prewarmed, base: str) -> str:
+def _summary(result: Prewarmed, base: str) -> str:
     from edgelora_models.storage import size_text
 
-    converted = f"converted for {base} in {one.convert_seconds:.2f} s, then " if one.converted else ""
-    return f"{one.ref.name}@{one.number}: {converted}{size_text(one.nbytes)} read in {one.read_seconds:.3f} s."
+    converted = f"converted for {base} in {result.convert_seconds:.2f} s, then " if result.converted else ""
+    size = size_text(result.nbytes)
+    return f"{result.ref.name}@{result.number}: {converted}{size} read in {result.read_seconds:.3f} s."
 
 
-def _fields(one: Prewarmed, base: str) -> dict[str, Any]:
+def _fields(result: Prewarmed, base: str) -> dict[str, Any]:
     return {
-        "name": one.ref.name,
-        "version": one.number,
-        "digest": one.ref.version,
+        "name": result.ref.name,
+        "version": result.number,
+        "digest": result.ref.version,
         "base": base,
-        "path": str(one.ref.path),
-        "bytes": one.nbytes,
-        "converted": one.converted,
-        "convert_seconds": one.convert_seconds,
-        "read_seconds": one.read_seconds,
+        "path": str(result.ref.path),
+        "bytes": result.nbytes,
+        "converted": result.converted,
+        "convert_seconds": result.convert_seconds,
+        "read_seconds": result.read_seconds,
     }

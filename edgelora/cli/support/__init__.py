@@ -1,1 +1,1 @@
-"""What the verbs share: options, output, progress, answers and the translation of errors."""
+"""Shared code of the verbs: options, output, progress, answers and the translation of errors."""

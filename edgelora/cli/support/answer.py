@@ -1,4 +1,4 @@
-"""One answer, from stream to stdout. Owns the cancel: whatever ends the reading early ends the generation too."""
+"""Print an answer from a stream. Ending the reading early cancels the generation."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def follow(stream: Stream, on_text: Callable[[str], None]) -> Finished:
-    """Hand on the text as it comes and give the end. Raises what the generation failed with.
+    """Pass the text to `on_text` as it is generated, and return the last event. Raises the generation's error.
 
-    An interrupt, or anything `on_text` raises, cancels the generation before it is passed on.
+    An interrupt, or an exception from `on_text`, cancels the generation before it propagates.
     """
     try:
         for event in stream:
@@ -35,7 +35,7 @@ def follow(stream: Stream, on_text: Callable[[str], None]) -> Finished:
 
 
 class Printer:
-    """Writes an answer to stdout piece by piece; remembers it, and whether its line is still open."""
+    """Writes an answer to stdout as it is generated, and keeps its text."""
 
     def __init__(self, waiting: Spinner | None = None) -> None:
         self.text = ""
@@ -48,7 +48,7 @@ class Printer:
         sys.stdout.flush()
 
     def quiet(self) -> None:
-        """End the spinner, so that nothing else writes on the terminal."""
+        """Stop the spinner, so that nothing else writes to the terminal."""
         if self._waiting is not None:
             self._waiting.stop()
 
@@ -59,8 +59,8 @@ class Printer:
 
 
 def note_length(finished: Finished) -> None:
-    """Say so where an answer was cut, or nothing came at all."""
+    """Print a hint if the answer was cut off or empty."""
     if finished.reason is FinishReason.LENGTH:
-        hint(f"(cut after {finished.usage.completion_tokens} tokens: --max-tokens or the context allows no more)")
+        hint(f"(cut off after {finished.usage.completion_tokens} tokens by --max-tokens or the context)")
     elif finished.usage.completion_tokens <= 1:
-        hint("(the model ended its turn at once)")
+        hint("(the model gave an empty answer)")

@@ -1,9 +1,8 @@
-"""What the commands reach the rest through: settings, the library, the service. Tests hand in their own openers."""
+"""The commands' access to settings, the library and the service. Tests replace the openers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -40,23 +39,33 @@ def _open_supervised(settings: Settings, *, base: str | None, progress: Progress
     return Service.supervised(settings, base=base, progress=progress)
 
 
-@dataclass(slots=True)
 class App:
-    """click's context object: one for each run of the command line."""
+    """click's context object, one for each run of the command line. Not a dataclass, which would slow down `--help`."""
 
-    environ: Mapping[str, str] | None = None
-    """Where settings are read from; None is the process's environment."""
-    library: OpenLibrary = _open_library
-    service: OpenService = _open_service
-    supervised: OpenService = _open_supervised
-    """The same with the base in a process of its own, which may still be loading it."""
-    offline: bool = False
-    """The global `--offline`."""
-    as_json: bool = False
-    """Whether `--json` was given, so that errors are JSON too."""
+    def __init__(
+        self,
+        environ: Mapping[str, str] | None = None,
+        library: OpenLibrary = _open_library,
+        service: OpenService = _open_service,
+        supervised: OpenService = _open_supervised,
+    ) -> None:
+        """Settings are read from `environ`, or from the process's environment if it is None.
+
+        `supervised` opens a service whose base is in a child process, which may still be loading it.
+        """
+        self.environ = environ
+        self.library = library
+        self.service = service
+        self.supervised = supervised
+        self.offline = False
+        """True after the global option `--offline`."""
+        self.as_json = False
+        """True after `--json`; errors are then JSON too."""
 
     def settings(self, *, context: int | None = None, machine: MachineOptions | None = None) -> Settings:
-        """Return the environment's settings under what the command line says. Raises UsageError."""
+        """Return the environment's settings, overridden by the command line. Raises UsageError."""
+        from dataclasses import replace
+
         from edgelora.core.config import read_settings
 
         settings = read_settings(self.environ)
@@ -67,5 +76,5 @@ class App:
         return settings if context is None else replace(settings, context_length=context)
 
     def open_library(self, progress: Progress | None = None) -> Library:
-        """Return what is installed. Raises StorageError."""
+        """Return the installed adapters and bases. Raises StorageError."""
         return self.library(self.settings(), progress=progress)

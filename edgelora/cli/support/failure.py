@@ -20,7 +20,7 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An exception as the command line tells it."""
+    """An exception as the command line reports it."""
 
     exit_code: int
     code: str
@@ -37,7 +37,7 @@ class Failure:
 
 
 def report(error: BaseException, *, as_json: bool) -> int:
-    """Tell `error` on stderr and give the exit code that goes with it."""
+    """Print `error` to stderr and return its exit code."""
     if isinstance(error, BrokenPipeError):
         _close_stdout()
         return 0
@@ -54,11 +54,11 @@ def report(error: BaseException, *, as_json: bool) -> int:
 
 
 def describe(error: BaseException) -> Failure:
-    """Return what to say of `error`: ours, click's, an interrupt, or something nobody foresaw."""
+    """Return the report of `error`: one of edgelora's, one of click's, an interrupt, or an unexpected exception."""
     if isinstance(error, KeyboardInterrupt | click.Abort):
         error = Cancelled("Interrupted.")
     if isinstance(error, NotFound) and error.code == "model_not_found":
-        # The service speaks of models, as HTTP does; here the same thing is called an adapter everywhere.
+        # The service says "model", as HTTP does; the command line says "adapter".
         message = f"There is no adapter named {error.name!r}."
         return Failure(
             error.exit_code, "adapter_not_found", message, error.remedy or "`edgelora ls` lists the adapters."
@@ -75,8 +75,8 @@ def _usage_remedy(error: click.ClickException) -> str:
     if not isinstance(error, click.UsageError) or error.ctx is None:
         return ""
     if isinstance(error, click.NoSuchOption) and _is_global(error.option_name, error.ctx):
-        return f"It stands before the verb: `edgelora {error.option_name} {error.ctx.info_name} ...`."
-    return f"`{error.ctx.command_path} --help` shows how it is used."
+        return f"It goes before the verb: `edgelora {error.option_name} {error.ctx.info_name} ...`."
+    return f"`{error.ctx.command_path} --help` shows the usage."
 
 
 def _is_global(option: str, ctx: click.Context) -> bool:
@@ -89,5 +89,5 @@ def _sentence(text: str) -> str:
 
 
 def _close_stdout() -> None:
-    """Send what is still buffered nowhere: the reader is gone, and the interpreter flushes once more on its way out."""
+    """Discard what is still buffered: the reader is gone, and the interpreter flushes stdout once more at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

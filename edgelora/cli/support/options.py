@@ -1,4 +1,4 @@
-"""Options that several verbs share, and the completion of names. Owns no verb."""
+"""Options that several verbs share, and shell completion of names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Verb = TypeVar("Verb", bound=Callable[..., Any])
 
 
 def _read_schema(_ctx: click.Context, _parameter: click.Parameter, path: Path | None) -> Constraint | None:
-    """Raises UsageError: code schema_not_json, unsupported_schema."""
+    """Return the constraint of a JSON schema file. Raises UsageError(schema_not_json, unsupported_schema)."""
     if path is None:
         return None
     import json
@@ -34,7 +34,7 @@ def _read_schema(_ctx: click.Context, _parameter: click.Parameter, path: Path | 
     try:
         schema = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        message = f"{path} is no file with a JSON schema: {error}."
+        message = f"{path} is not a readable JSON schema: {error}."
         raise UsageError("schema_not_json", message, "Write the schema as JSON, in UTF-8.") from error
     return of_schema(schema, param="--json-schema")
 
@@ -45,28 +45,28 @@ _SAMPLING = (
         "--temperature",
         type=click.FloatRange(min=0),
         metavar="T",
-        help="0 always takes the likeliest token; 1 is lively.",
+        help="0 always takes the likeliest token; higher values are more random.",
     ),
     click.option(
         "--top-p",
         type=click.FloatRange(min=0, max=1, min_open=True),
         metavar="P",
-        help="Choose among the likeliest tokens that make up P.",
+        help="Choose among the likeliest tokens whose probabilities add up to P.",
     ),
     click.option(
-        "--top-k", type=click.IntRange(min=0), metavar="K", help="Choose among the K likeliest tokens; 0: all."
+        "--top-k", type=click.IntRange(min=0), metavar="K", help="Choose among the K likeliest tokens; 0 keeps all."
     ),
     click.option(
         "--min-p",
         type=click.FloatRange(min=0, max=1),
         metavar="P",
-        help="Leave out tokens less likely than P times the likeliest.",
+        help="Drop tokens less likely than P times the likeliest one.",
     ),
     click.option(
         "--repeat-penalty",
         type=click.FloatRange(min=0, min_open=True),
         metavar="X",
-        help="Above 1: repeat less. 1: no penalty.",
+        help="Values above 1 reduce repetition; 1 is no penalty.",
     ),
     click.option("--seed", type=int, metavar="N", help="The same seed gives the same answer."),
     click.option("--stop", multiple=True, metavar="TEXT", help="Stop before TEXT. May be given several times."),
@@ -76,7 +76,7 @@ _SAMPLING = (
         type=click.Path(dir_okay=False, path_type=Path),
         metavar="FILE",
         callback=_read_schema,
-        help="Answer with JSON that the schema in FILE describes.",
+        help="Answer with JSON that matches the schema in FILE.",
     ),
 )
 
@@ -89,7 +89,7 @@ def sampling_options(verb: Callable[..., Any]) -> Callable[..., Any]:
 def gather(
     verb: Callable[..., Any], kind: type[Any], options: Sequence[Callable[[Any], Any]], name: str
 ) -> Callable[..., Any]:
-    """`verb` with `options`, whose values it receives as one `kind` in the argument `name`."""
+    """Add `options` to `verb`, which receives their values as one `kind` in the argument `name`."""
 
     @wraps(verb)
     def gathered(*args: Any, **kwargs: Any) -> Any:
@@ -102,31 +102,31 @@ def gather(
     return decorated
 
 
-def _remember_json(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> bool:
-    ctx.ensure_object(App).as_json = wanted
-    return wanted
+def _remember_json(ctx: click.Context, _parameter: click.Parameter, as_json: bool) -> bool:
+    ctx.ensure_object(App).as_json = as_json
+    return as_json
 
 
 def json_option(verb: Verb) -> Verb:
-    """Add `--json`; errors of that run are JSON too. Eager, so that errors in the other options already are."""
+    """Add `--json`, which makes errors JSON too. It is eager, so that this covers errors in the other options."""
     return click.option(
         "--json",
         "as_json",
         is_flag=True,
         is_eager=True,
         callback=_remember_json,
-        help="Print JSON, for programs. Errors are JSON on stderr.",
+        help="Print JSON. Errors are JSON on stderr.",
     )(verb)
 
 
 def out_option(where: str, *, required: bool = True) -> Callable[[Verb], Verb]:
-    """Add `-o OUT`, a path that nothing is at yet. `where`: what it becomes, for the help."""
+    """Add `-o OUT`, a path that must not exist yet. `where` is its help text."""
     path = click.Path(path_type=Path)
     return click.option("-o", "--out", metavar="OUT", type=path, required=required, help=f"{where} Never replaced.")
 
 
 def base_path_option(purpose: str, *, required: bool = False) -> Callable[[Verb], Verb]:
-    """Add `--base`, an installed base's name or a path."""
+    """Add `--base`, the name of an installed base or a path."""
     return click.option("--base", metavar="NAME|PATH", required=required, shell_complete=base_names, help=purpose)
 
 
@@ -135,7 +135,7 @@ def context_option(verb: Verb) -> Verb:
         "--context",
         type=click.IntRange(min=16),
         metavar="N",
-        help="Tokens of prompt and answer together at most.  [default: 4096, or what the base can]",
+        help="The most tokens of prompt and answer together.  [default: 4096, or the base's maximum]",
     )(verb)
 
 
@@ -144,22 +144,22 @@ _MACHINE = (
         "--threads",
         type=click.IntRange(min=1),
         metavar="N",
-        help="Compute threads.  [default: what `edgelora tune` measured, or one per core]",
+        help="The number of compute threads.  [default: the result of `edgelora tune`, or one per core]",
     ),
     click.option(
         "--weights",
         type=click.Choice(["auto", "mapped", "repacked"]),
-        help="Compute with the base as it stands in its file, or in a layout that takes time and memory to make.",
+        help="Map the base's weights from its file, or repack them, which takes time and memory.  [default: auto]",
     ),
     click.option(
         "--kv-type",
         type=click.Choice(["f16", "f32", "q8_0", "q4_0"]),
-        help="What to keep the context in: q8_0 takes half the memory of f16.  [default: f16]",
+        help="The type of the KV cache; q8_0 takes half the memory of f16.  [default: f16]",
     ),
     click.option(
         "--backend",
         type=click.Choice(["auto", "mlx", "llama.cpp"]),
-        help="What computes: auto goes by the base, and prefers MLX on Apple Silicon.  [default: auto]",
+        help="The backend; auto depends on the base and prefers MLX on Apple Silicon.  [default: auto]",
     ),
 )
 
@@ -176,7 +176,7 @@ def base_option(verb: Verb) -> Verb:
 
 
 def adapter_names(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Installed adapters for the shell's completion. Only looks: installs nothing."""
+    """Return the installed adapters for shell completion, without installing anything."""
 
     def names() -> Iterable[str]:
         from edgelora.store.adapters.store import Store
@@ -187,7 +187,7 @@ def adapter_names(ctx: click.Context, _parameter: click.Parameter, incomplete: s
 
 
 def base_names(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Installed bases for the shell's completion."""
+    """Return the installed bases for shell completion."""
 
     def names() -> Iterable[str]:
         from edgelora.store.bases.registry import Bases
@@ -198,7 +198,7 @@ def base_names(ctx: click.Context, _parameter: click.Parameter, incomplete: str)
 
 
 def prefix_names(ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Named prefixes for the shell's completion."""
+    """Return the named prefixes for shell completion."""
 
     def names() -> Iterable[str]:
         from edgelora.store.prefixes.store import PrefixStore
@@ -210,7 +210,7 @@ def prefix_names(ctx: click.Context, _parameter: click.Parameter, incomplete: st
 
 
 def catalogue_names(_ctx: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Bases that can be pulled, for the shell's completion."""
+    """Return the bases that can be pulled, for shell completion."""
     from edgelora_models.catalogue import ENTRIES
 
     return _completed(lambda: (entry.name for entry in ENTRIES), incomplete)
@@ -221,7 +221,7 @@ def _directories(ctx: click.Context) -> Directories:
 
 
 def _completed(names: Callable[[], Iterable[str]], incomplete: str) -> list[CompletionItem]:
-    """Return the names that begin so; none where they cannot be read, because a shell is no place for an error."""
+    """Return the names that begin with `incomplete`; none on an error, since completion must not fail."""
     from edgelora.core.errors import EdgeloraError
 
     try:

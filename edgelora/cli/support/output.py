@@ -1,6 +1,6 @@
-"""What a person or a program sees: tables, fields, JSON, notes, ages.
+"""Output for people and programs: tables, fields, JSON, notes and ages.
 
-Answers and data go to stdout, the rest to stderr.
+Answers and data go to stdout, everything else to stderr.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def tell_treatments(parts: Iterable[Part]) -> None:
-    """A line on stderr for each part whose reading says something of it."""
+    """Print how each part was read, if its reader recorded it."""
     for part in parts:
-        if told := part.adapter.metadata.get("treatment"):
-            note(f"{part.name}: {told}")
+        if treatment := part.adapter.metadata.get("treatment"):
+            note(f"{part.name}: {treatment}")
 
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
@@ -33,24 +33,24 @@ def interactive(stream: TextIO) -> bool:
 
 
 def paint(text: str, *, to: TextIO, bold: bool = False, dim: bool = False, fg: str | None = None) -> str:
-    """`text` in a style, where `to` is a terminal and NO_COLOR is not set."""
+    """Return `text` in a style if `to` is a terminal and NO_COLOR is not set."""
     if not interactive(to) or os.environ.get("NO_COLOR"):
         return text
     return click.style(text, bold=bold or None, dim=dim or None, fg=fg)
 
 
 def note(text: str) -> None:
-    """Something worth saying that is not the answer."""
+    """Print a message to stderr."""
     click.echo(text, err=True)
 
 
 def hint(text: str) -> None:
-    """The same, for what can be done next: less loud."""
+    """Print a dimmed message to stderr, such as what to do next."""
     click.echo(paint(text, to=sys.stderr, dim=True), err=True, color=True)
 
 
 def emit(text: str) -> None:
-    """A line of the answer itself."""
+    """Print a line to stdout."""
     click.echo(text, color=True)
 
 
@@ -59,7 +59,7 @@ def emit_json(value: Any) -> None:
 
 
 def emit_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: frozenset[int] = frozenset()) -> None:
-    """Columns two spaces apart, never cut; `right` are the columns of numbers."""
+    """Print columns two spaces apart, never cut; the columns in `right` are right-aligned."""
     lines = [tuple(header), *map(tuple, rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
 
@@ -73,15 +73,15 @@ def emit_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, right: f
 
 
 def emit_fields(pairs: Iterable[tuple[str, str]]) -> None:
-    """One `label  value` a line, values below each other."""
-    known = list(pairs)
-    width = max(len(label) for label, _ in known)
-    for label, value in known:
+    """Print a `label  value` line for each pair, with the values aligned."""
+    rows = list(pairs)
+    width = max(len(label) for label, _ in rows)
+    for label, value in rows:
         emit(f"{paint(label.ljust(width), to=sys.stdout, bold=True)}  {value}")
 
 
 def human_age(seconds: float) -> str:
-    """Return how long ago, in one unit: just now, 5 minutes ago, 3 days ago."""
+    """Return an age in one unit: just now, 5 minutes ago, 3 days ago."""
     for unit, length in (("day", DAY), ("hour", HOUR), ("minute", MINUTE)):
         count = int(seconds // length)
         if count > 0:

@@ -1,4 +1,4 @@
-"""Overrides."""
+"""Options that override the base's sampling defaults and the machine settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SamplingOptions:
-    """What the command line says about sampling; None leaves it to the base."""
+    """The sampling options given on the command line; None leaves the base's default."""
 
     temperature: float | None
     top_p: float | None
@@ -25,14 +25,14 @@ class SamplingOptions:
     constraint: Constraint | None = None
 
     def over(self, defaults: SamplingParams) -> SamplingParams:
-        """`defaults`, with whatever was given in their place."""
+        """Return `defaults` with the given options replaced."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(defaults, **{name: value for name, value in given.items() if value not in (None, ())})
 
 
 @dataclass(frozen=True, slots=True)
 class MachineOptions:
-    """What the command line says about how the machine is used; None leaves it to the settings."""
+    """The machine options given on the command line; None leaves the setting."""
 
     threads: int | None = None
     weights: WeightsChoice | None = None
@@ -40,6 +40,6 @@ class MachineOptions:
     backend: BackendChoice | None = None
 
     def over(self, settings: Settings) -> Settings:
-        """`settings`, with whatever was given in their place."""
+        """Return `settings` with the given options replaced."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(settings, **{name: value for name, value in given.items() if value is not None})

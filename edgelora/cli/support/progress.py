@@ -1,6 +1,6 @@
-"""Long work on a terminal: bars for work that reports, a spinner for work that does not. Off a terminal: nothing.
+"""Progress on a terminal: bars for work that reports, a spinner for work that does not.
 
-Everything here is drawn on stderr and leaves no trace when it ends.
+They are drawn on stderr, only on a terminal, and leave no trace when they end.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from edgelora.core.progress import Progress
 
 PATIENCE = 0.4
-"""Seconds before a spinner shows: quick work needs none."""
+"""The seconds before a spinner is shown."""
 
 BYTES = 1 << 20
-"""A total of at least this is taken for bytes, and shown as sizes with a rate."""
+"""Totals of at least this are shown as sizes in bytes with a rate."""
 
 
 @contextmanager
 def progress_bars() -> Iterator[Progress | None]:
-    """A `Progress` that draws one bar for each label; None where nobody would see it."""
+    """Yield a `Progress` that draws a bar for each label, or None off a terminal."""
     if not interactive(sys.stderr):
         yield None
         return
@@ -40,7 +40,7 @@ def progress_bars() -> Iterator[Progress | None]:
 
 
 class Bars:
-    """Bars by label, made when first reported and taken away when done."""
+    """Progress bars by label, added when first reported and removed when done."""
 
     def __init__(self) -> None:
         self._display: RichProgress | None = None
@@ -95,7 +95,7 @@ def _display() -> RichProgress:
 
 
 def amount(done: float, total: float | None, speed: float | None) -> str:
-    """What stands behind a bar: sizes, rate and time left for bytes; a percentage otherwise; nothing while unknown."""
+    """Return the text behind a bar: sizes, rate and time left for bytes, otherwise a percentage."""
     from edgelora_models.storage import size_text
 
     if total is None:
@@ -111,7 +111,7 @@ def amount(done: float, total: float | None, speed: float | None) -> str:
 
 @contextmanager
 def spinner(label: str) -> Iterator[Spinner | None]:
-    """A spinner with `label` until the block ends or `stop` is called, if that takes a while."""
+    """Show a spinner with `label` until the block ends or `stop` is called, unless that is soon."""
     if not interactive(sys.stderr):
         yield None
         return
@@ -123,7 +123,7 @@ def spinner(label: str) -> Iterator[Spinner | None]:
 
 
 class Spinner:
-    """Turns on its own thread. `stop` returns when its line is clean again; safe twice."""
+    """A spinner on its own thread. `stop` returns when its line is clear, and may be called twice."""
 
     def __init__(self, label: str) -> None:
         self._label = label

@@ -1,4 +1,4 @@
-"""The options for adapters that take more than their own files: base's weights, the adapter before training."""
+"""The options for adapters that need more than their own files: the base's weights, the adapter before training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ReadingOptions:
-    """What the command line gives beside an adapter."""
+    """The files and permissions given for reading an adapter."""
 
     base_weights: Path | None = None
     initial: Path | None = None
@@ -32,25 +32,28 @@ _READING = (
         "--base-weights",
         metavar="PATH",
         type=click.Path(path_type=Path),
-        help="The base as it was trained, a Hugging Face folder or a GGUF of 16 or 32 bits: "
-        "PiSSA, OLoRA, KaSA and copies of the base need it.",
+        help="The base's original weights: a Hugging Face folder, or a GGUF file with 16 or 32 bits. "
+        "PiSSA, OLoRA, KaSA and adapters with copies of base weights need it.",
     ),
     click.option(
         "--initial",
         metavar="DIR",
         type=click.Path(path_type=Path),
-        help="The adapter as it was saved before training: CorDA and LoRA-GA need it.",
+        help="The adapter as it was saved before training. CorDA and LoRA-GA need it.",
     ),
     click.option(
-        "--allow-approximate", is_flag=True, help="Take what cannot be exact as near as it can be, and say how near."
+        "--allow-approximate", is_flag=True, help="Approximate what cannot be converted exactly, and report the error."
     ),
 )
 
 
 @contextmanager
 def opened(given: ReadingOptions, bars: Progress | None, *, usual: Path | None = None) -> Iterator[ReadOptions | None]:
-    """What was given, open for the block; None where nothing was. `usual` is the base itself, whose weights serve where
-    no others were given and they can be read. `bars` shows how far a decomposition of them is."""
+    """Open the given files for the block and yield the options for reading; None if nothing was given.
+
+    `usual` is the base itself, whose weights are used if no others were given and they can be read. `bars` shows the
+    progress of a decomposition.
+    """
     from edgelora_converters.peft.read_options import ReadOptions
     from edgelora_converters.weights.open import open_base_weights
 
@@ -62,12 +65,12 @@ def opened(given: ReadingOptions, bars: Progress | None, *, usual: Path | None =
         if given.base_weights is not None:
             weights = stack.enter_context(open_base_weights(given.base_weights))
         elif usual is not None:
-            with suppress(BaseError):  # packed as MLX packs it: what needs the weights asks for them by name
+            with suppress(BaseError):  # an MLX packing: an adapter that needs the weights asks for --base-weights
                 weights = stack.enter_context(open_base_weights(usual))
-        yield ReadOptions(weights, given.initial, given.allow_approximate, progress=_told(bars))
+        yield ReadOptions(weights, given.initial, given.allow_approximate, progress=_decomposition_progress(bars))
 
 
-def _told(bars: Progress | None) -> Callable[[int, int], None] | None:
+def _decomposition_progress(bars: Progress | None) -> Callable[[int, int], None] | None:
     return None if bars is None else lambda done, total: bars("Decomposing the base's weights", done, total)
 
 

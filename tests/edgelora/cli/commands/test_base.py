@@ -96,4 +96,4 @@ def test_interrupted_pull(installed: Library, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(pull_module, "pull", pull)
     done = run(make_app(installed), "base", "pull", "llama-3.1-8b")
-    assert (done.exit_code, "goes on from there" in done.stderr) == (130, True)
+    assert (done.exit_code, "same command to resume" in done.stderr) == (130, True)

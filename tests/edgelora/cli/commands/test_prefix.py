@@ -42,7 +42,7 @@ def test_ls_tells_what_is_kept(library: Library) -> None:
     """By the names people gave; what is not installed any more is told by its digest."""
     done = run(make_app(library), "prefix", "ls")
     lines = [line.split("  ") for line in done.stdout.splitlines()]
-    assert [line[0] for line in lines] == ["NAME", "clinic", "plain", "(by itself)"]
+    assert [line[0] for line in lines] == ["NAME", "clinic", "plain", "(automatic)"]
     assert "medical-faq@1" in done.stdout and "medical-faq@1 + eeeeeeeeeeee*0.5" in done.stdout
     assert "(not installed)" in lines[3] and "tiny" in done.stdout and "EDGELORA_PREFIX_DISK" in done.stderr
     found = json.loads(run(make_app(library), "prefix", "ls", "--json").stdout)

@@ -54,7 +54,7 @@ def test_json(library: Library, asked: list[SimpleNamespace]) -> None:
 def test_a_base_and_a_cached_adapter(library: Library, asked: list[SimpleNamespace]) -> None:
     """A base is chosen next; what did not come from the hub just now is said to be old."""
     assert "edgelora base use tiny" in run(make_app(library), "pull", "o/base").stderr
-    assert "The hub was not asked" in run(make_app(library), "pull", "o/cached").stderr
+    assert "The hub was not contacted" in run(make_app(library), "pull", "o/cached").stderr
 
 
 def test_interrupted(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,7 +65,7 @@ def test_interrupted(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(pull_module, "pull", pull)
     done = run(make_app(library), "pull", "o/r")
-    assert done.exit_code == 130 and "goes on from there" in done.stderr
+    assert done.exit_code == 130 and "same command to resume" in done.stderr
 
 
 def test_offline(library: Library) -> None:

@@ -24,7 +24,7 @@ def library(tmp_path: Path) -> Library:
 def test_ls_and_doctor_tell(library: Library) -> None:
     """The list names it with what to do, in JSON too, and doctor warns of it."""
     done = run(make_app(library), "ls")
-    assert "medical-faq is not run" in done.stderr and "edgelora release medical-faq" in done.stderr
+    assert "medical-faq is in quarantine" in done.stderr and "edgelora release medical-faq" in done.stderr
     assert "pirate is not run" not in done.stderr
     told = {load["name"]: load["quarantined"] for load in json.loads(run(make_app(library), "ls", "--json").stdout)}
     assert told == {"medical-faq": "SIGSEGV", "pirate": None}

@@ -23,7 +23,7 @@ def data(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["odd"], "nothing to train on"),
+        (["odd"], "no training data"),
         (["odd", "--resume", "--rank", "4"], "--rank cannot be given with --resume"),
         (["odd", "--resume", "--restart"], "--restart cannot be given with --resume"),
         (["odd", "--data", "a.jsonl", "--rank", "0"], "--rank"),

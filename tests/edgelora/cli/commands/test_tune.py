@@ -55,7 +55,7 @@ def test_it_measures_and_keeps(installed: Library, measured: list[str]) -> None:
     done = run(make_app(installed), "tune")
     assert (done.exit_code, measured) == (0, ["tiny"])
     assert "threads         3: 1.25 times as fast as 2" in done.stdout
-    assert "not measured: repacked ones need more memory" in done.stdout
+    assert "not measured: repacking needs more memory" in done.stdout
     assert "4.2 ms" in done.stdout and "1,500.0 ms" in done.stdout and "others using 25%" in done.stdout
     stored = Tunings(installed.settings.directories).current(installed.bases.get("tiny"))
     assert stored is not None and stored.threads == 3
@@ -70,7 +70,7 @@ def test_show_and_clear(installed: Library, measured: list[str]) -> None:
     assert json.loads(run(app, "tune", "--show", "--json").stdout) is None
     run(app, "tune", "--base", "tiny")
     assert "1.25 times" in run(app, "tune", "--show").stdout
-    assert run(app, "tune", "--clear").stderr == "Forgotten for tiny.\n"
+    assert run(app, "tune", "--clear").stderr == "Deleted the result for tiny.\n"
     assert run(app, "tune", "--clear").stderr == "Nothing was measured for tiny.\n"
     assert json.loads(run(app, "tune", "--clear", "--json").stdout) == {"base": "tiny", "cleared": False}
     assert measured == ["tiny"]

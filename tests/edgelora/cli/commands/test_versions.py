@@ -25,7 +25,7 @@ def versions(library: Library, tmp_path: Path) -> Library:
 def test_an_alias_is_given_moved_and_taken_away(versions: Library) -> None:
     """The latest version where none is named; --json has the adapter with its aliases."""
     app = make_app(versions)
-    assert run(app, "alias", "pirate", "stable").stderr == "pirate@stable means version 3.\n"
+    assert run(app, "alias", "pirate", "stable").stderr == "pirate@stable is now version 3.\n"
     told = json.loads(run(app, "alias", "pirate@1", "stable", "--json").stdout)
     assert told["aliases"] == {"latest": 3, "stable": 1}
     assert run(app, "show", "pirate@stable").exit_code == 0
@@ -36,7 +36,7 @@ def test_an_alias_is_given_moved_and_taken_away(versions: Library) -> None:
 def test_rollback_goes_one_back_or_to_the_version_named(versions: Library) -> None:
     """The newer versions stay; before the first there is nothing."""
     app = make_app(versions)
-    assert run(app, "rollback", "pirate").stderr == "pirate means version 2.\n"
+    assert run(app, "rollback", "pirate").stderr == "pirate is now version 2.\n"
     assert run(app, "rollback", "pirate@3").exit_code == 0 and versions.store.get("pirate").latest.number == 3
     assert json.loads(run(app, "rollback", "pirate@1", "--json").stdout)["version"] == 1
     assert len(versions.store.get("pirate").versions) == 3
