@@ -5,6 +5,7 @@ Writes docs/images/speed-light.svg and speed-dark.svg, and what stands between t
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -92,8 +93,9 @@ def readme_page(page: str) -> str:
     """Return the README with the newest decode table."""
     decode = load("decode")
     runs = "one run" if decode.runs == 1 else f"medians of {decode.runs} runs"
-    machine = f"{decode.machine.processor}, {decode.machine.cores} cores, {decode.date}; {runs}."
-    return between(page, "decode", f"{table(decode)}\n\n{machine}")
+    facts = f"{decode.machine.processor}, {decode.machine.cores} cores, {decode.date}; {runs}."
+    paragraph = "\n".join(textwrap.wrap(" ".join([facts, *decode.notes]), 100))
+    return between(page, "decode", f"{table(decode)}\n\n{paragraph}")
 
 
 def main() -> None:

@@ -23,3 +23,11 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith(("EDGELORA_", "HF_", "HUGGING_FACE_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("EDGELORA_HOME", str(tmp_path / "edgelora-home"))
+
+
+@pytest.fixture(autouse=True)
+def torch_libraries(request: pytest.FixtureRequest) -> None:
+    """Tests marked `torch` are skipped where torch, transformers or PEFT is missing."""
+    if request.node.get_closest_marker("torch") is not None:
+        for name in ("torch", "transformers", "peft"):
+            pytest.importorskip(name)

@@ -6,6 +6,6 @@ from edgelora_models.errors import AdapterError
 
 
 class ConversionFailed(AdapterError):
-    """What was written is not what was read. The adapter is not at fault, so no client is told to change it."""
+    """The written file differs from what was read. The adapter is not at fault, so no client is told to change it."""
 
     status = 500

@@ -27,4 +27,4 @@ def specs() -> Iterator[BackendSpec]:
 
 def spec_for(base_format: BaseFormat) -> BackendSpec:
     """Return the backend that opens bases of a format."""
-    return next(found for found in specs() if found.base_format == base_format)
+    return next(backend for backend in specs() if backend.base_format == base_format)

@@ -58,8 +58,8 @@ class Setup:
     @property
     def threads_text(self) -> str:
         """The threads in words."""
-        one = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
-        return one if self.threads == self.batch_threads else f"{one}, {self.batch_threads} for batches"
+        single = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
+        return single if self.threads == self.batch_threads else f"{single}, {self.batch_threads} for batches"
 
     def __str__(self) -> str:
         if not self.tunable:

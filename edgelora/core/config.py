@@ -30,7 +30,7 @@ KV_TYPES: tuple[KvType, ...] = get_args(KvType)
 
 @dataclass(frozen=True, slots=True)
 class Directories:
-    """Where things live. All below EDGELORA_HOME where that is set; the platform's folders otherwise."""
+    """The folders edgelora uses: all below EDGELORA_HOME where that is set, else the platform's own."""
 
     data: Path
     """The store: adapters, conversions, base records. Losing it loses installed adapters."""
@@ -64,19 +64,19 @@ class Settings:
     threads: int | None
     """Compute threads; None: what `edgelora tune` measured, or one per physical core (EDGELORA_THREADS)."""
     weights: WeightsChoice
-    """How llama.cpp holds the base (EDGELORA_WEIGHTS): `opening.py` says what auto becomes."""
+    """Form in which llama.cpp holds the base (EDGELORA_WEIGHTS); `runtime.opening` resolves auto."""
     kv_type: KvType
-    """What keys and values are kept in (EDGELORA_KV_TYPE)."""
+    """Element type of the KV cache (EDGELORA_KV_TYPE)."""
     pins: tuple[str, ...]
     """Adapters a server keeps in memory from its start on (EDGELORA_PIN: names with commas or spaces between)."""
     kernel: Kernel
-    """What adds the adapters in llama.cpp (EDGELORA_KERNEL). auto: the native kernel where it was built."""
+    """Implementation that adds adapters in llama.cpp (EDGELORA_KERNEL). auto: the native kernel if it was built."""
     memory_check: MemoryCheck
-    """Whether a base that does not fit into memory is refused (EDGELORA_MEMORY_CHECK)."""
+    """Policy for a base that does not fit into memory (EDGELORA_MEMORY_CHECK)."""
     backend: BackendChoice
-    """What computes (EDGELORA_BACKEND): `bases/choosing.py` says which base each of them opens."""
+    """Backend that computes (EDGELORA_BACKEND); `store.bases.selection` chooses the base for it."""
     speculate: Speculate
-    """Whether tokens are drafted from what came before (EDGELORA_SPECULATE). auto: where it pays, as measured."""
+    """Speculative decoding by prompt lookup (EDGELORA_SPECULATE). auto: where measurements show that it pays."""
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -122,11 +122,11 @@ def _flag(env: Mapping[str, str], name: str) -> bool:
     return env.get(name, "").strip().lower() in {"1", "true", "yes", "on"}
 
 
-def _choice(env: Mapping[str, str], name: str, known: Sequence[str]) -> str:
-    """One of `known`, the first where the variable says nothing."""
-    text = env.get(name, "").strip().lower() or known[0]
-    if text not in known:
-        listed = f"{', '.join(known[:-1])} or {known[-1]}"
+def _choice(env: Mapping[str, str], name: str, choices: Sequence[str]) -> str:
+    """Return the value of a variable that must be one of `known`; the first of them if it is not set."""
+    text = env.get(name, "").strip().lower() or choices[0]
+    if text not in choices:
+        listed = f"{', '.join(choices[:-1])} or {choices[-1]}"
         raise UsageError("bad_setting", f"{name} is {text!r}.", f"Set it to {listed}, or unset it.")
     return text
 

@@ -1,4 +1,4 @@
-"""What the engine's readers are told where something other than their request went wrong. Pure."""
+"""Errors for the engine's clients where something other than their request went wrong. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def engine_stopped(why: str) -> BackendError:
 
 
 def as_backend_error(error: Exception, what: str) -> EdgeloraError:
-    """An error of the tree as it is; anything else, with a line in the log, as the backend's."""
+    """Return an error of the tree as it is; log anything else and return it as the backend's."""
     if isinstance(error, EdgeloraError):
         return error
     _log.error("%s", what, exc_info=error)

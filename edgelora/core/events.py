@@ -22,7 +22,7 @@ class Usage:
     drafted_tokens: int = 0
     """Tokens that were computed as drafts of the answer (prompt lookup)."""
     accepted_tokens: int = 0
-    """Of those, the ones that came: each saved a step."""
+    """Number of drafted tokens that were accepted; each saved a step."""
 
     @property
     def total_tokens(self) -> int:
@@ -61,7 +61,7 @@ class ScoredToken:
     top: tuple[Candidate, ...]
     """Likeliest first."""
     start: int
-    """Where its text begins, in characters of the answer."""
+    """Offset of the token's text, in characters of the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +70,11 @@ class TextDelta:
 
     text: str
     tokens: tuple[ScoredToken, ...] = ()
-    """Those whose text is now shown, where logprobs were asked for: what a stop string swallowed is not among them."""
+    """Tokens whose text is now shown, if logprobs were requested; tokens swallowed by a stop string are not
+    included."""
     anew: bool = False
-    """What came before this is void: the process that computed it died, and the answer begins again. Only where the
-    reader has set `Stream.whole`."""
+    """True if all earlier events are void, because the process that computed them died and the answer begins again.
+    Happens only if the reader has set `Stream.whole`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,14 +29,15 @@ _RESERVED = {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lp
 
 
 def valid_name(text: str) -> bool:
-    """Whether `text` may name an adapter or a base: safe as a file name on every system, and never a path."""
+    """Return whether `text` may name an adapter or a base: safe as a file name on every system, and never a path."""
     if not _NAME.fullmatch(text) or text.endswith("."):
         return False
     return text.partition(".")[0] not in _RESERVED
 
 
 def check_name(text: str, *, kind: str) -> str:
-    """`text`, or UsageError. `kind` is the word for the message, such as `adapter`."""
+    """Return `text` if it is a valid name, else raise UsageError. `kind` is the word for the message, such as
+    `adapter`."""
     if not valid_name(text):
         raise UsageError(
             "bad_name",
@@ -48,17 +49,17 @@ def check_name(text: str, *, kind: str) -> str:
 
 
 def suggest_name(text: str, *, kind: str) -> str:
-    """The nearest valid name to a folder's or file's own. Raises UsageError where nothing usable is left."""
+    """Return the nearest valid name to a folder's or file's own. Raises UsageError where nothing usable is left."""
     return check_name(re.sub(r"[^a-z0-9._-]+", "-", text.lower()).lstrip("._-")[:128].rstrip("._-"), kind=kind)
 
 
 def valid_digest(text: str) -> bool:
-    """Whether `text` is a sha256 in small hex digits."""
+    """Return whether `text` is a sha256 in small hex digits."""
     return _DIGEST.fullmatch(text) is not None
 
 
 def inside(root: Path, *parts: str) -> Path:
-    """`root` joined with single path components. Raises UsageError for one that could lead anywhere else."""
+    """Join `root` with single path components. Raises UsageError for one that could lead anywhere else."""
     for part in parts:
         if part in {"", ".", ".."} or any(sign in part for sign in "/\\:\0"):
             raise UsageError("bad_path", f"{part!r} cannot be part of a path below {root}.")

@@ -24,12 +24,13 @@ BASE: Key = frozenset()
 
 
 def parting(one: Key, other: Key) -> int:
-    """The first position whose KV differs under the two although its tokens are the same; sys.maxsize where none."""
+    """Return the first position whose KV differs under the two although its tokens are the same; sys.maxsize where
+    none."""
     return min((start for _, _, start in one ^ other), default=maxsize)
 
 
 def common_length(one: list[int], other: list[int]) -> int:
-    """How many first tokens are the same. Halves the rest each time and compares slices: no Python per token."""
+    """Return the length of the common beginning. Bisects and compares slices: no Python per token."""
     same, unknown = 0, min(len(one), len(other))
     while same < unknown:
         middle = (same + unknown + 1) // 2

@@ -1,4 +1,4 @@
-"""How a long-running process logs: lines of text, or JSON objects one a line, to stderr. Owns the form and no content.
+"""Log output of a long-running process: lines of text, or one JSON object a line, on stderr.
 
 What is logged holds names, numbers and times. Prompts, answers and keys are nobody's to write down: who logs leaves
 them out, and tests/edgelora/server/telemetry/test_logs.py looks.
@@ -28,7 +28,7 @@ ACCESS = "edgelora.access"
 class LogOptions:
     format: LogFormat = "text"
     level: LogLevel = "warning"
-    """Of edgelora's own lines; other packages' are shown from warnings on."""
+    """Lowest level of edgelora's own lines; other packages log from warnings on."""
 
 
 @contextmanager
@@ -56,7 +56,8 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: time, level, logger, message, and whatever `extra={"fields": {...}}` brought."""
+    """Formats a record as one JSON object: time, level, logger, message, and the fields in `extra={"fields":
+    {...}}`."""
 
     def format(self, record: logging.LogRecord) -> str:
         value: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""What this machine is: its processor's name, the cores and the memory this process may use, how much others use."""
+"""The machine: its processor, the cores and memory that this process may use, and the load of other processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ProcessMemory:
 
 
 def process_memory(pid: int) -> ProcessMemory | None:
-    """None for a process that is gone, or whose memory this user may not see."""
+    """Return the memory of a process; None if it is gone, or this user may not see it."""
     import psutil
 
     try:
@@ -68,7 +68,7 @@ def usable_processors() -> int:
 
 
 def processor_name() -> str:
-    """As the system writes it; the architecture where it does not say."""
+    """Return the processor's name as the system gives it; the architecture where it gives none."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -85,20 +85,20 @@ class Memory:
     """Bytes."""
 
     total: int
-    """Of the machine, or of the container this process is in."""
+    """Memory of the machine, or of the container this process is in."""
     available: int
-    """What can be had now without pushing other programs out."""
+    """Memory that can be allocated without pushing other programs out."""
 
 
 def memory() -> Memory:
     import psutil
 
-    whole = psutil.virtual_memory()
-    return within(Memory(int(whole.total), int(whole.available)), _cgroup_limits())
+    machine = psutil.virtual_memory()
+    return within(Memory(int(machine.total), int(machine.available)), _cgroup_limits())
 
 
 def within(machine: Memory, groups: Iterable[tuple[int, int]]) -> Memory:
-    """What is left of `machine` inside control groups, each as (limit, used) in bytes."""
+    """Limit `machine` by control groups, each given as (limit, used) in bytes."""
     total, available = machine.total, machine.available
     for limit, used in groups:
         total, available = min(total, limit), min(available, max(0, limit - used))
@@ -106,7 +106,7 @@ def within(machine: Memory, groups: Iterable[tuple[int, int]]) -> Memory:
 
 
 def _cgroup_limits() -> Iterable[tuple[int, int]]:
-    """Of this process's group, in Linux's version 2 and version 1; groups without a limit are left out.
+    """Return the limits of this process's control groups, versions 1 and 2; groups without a limit are left out.
 
     What a group uses counts without the files it has read, which make room by themselves.
     """
@@ -124,7 +124,7 @@ def _cgroup_limits() -> Iterable[tuple[int, int]]:
 
 
 class OtherWork:
-    """How busy other processes, or other guests of the same host, have kept the processors since this was made."""
+    """Measures how busy other processes, or other guests of the host, have kept the processors since its creation."""
 
     def __init__(self) -> None:
         self._start = _times()
@@ -137,7 +137,7 @@ class OtherWork:
 
 
 def _times() -> tuple[float, float, float]:
-    """Seconds of all processors since the start: in all, not idle, this process's."""
+    """Return the seconds of all processors since the start: in all, not idle, this process's."""
     import psutil
 
     times = psutil.cpu_times()._asdict()

@@ -21,7 +21,7 @@ from edgelora.core.request import MAX_WEIGHT, AdapterUse
 
 
 def split_weight(text: str) -> tuple[str, float]:
-    """`NAME` or `NAME=WEIGHT`: no name has a `=`, while `:` and `@` belong to model ids. Raises UsageError."""
+    """Split `NAME` or `NAME=WEIGHT`: no name has a `=`, while `:` and `@` belong to model ids. Raises UsageError."""
     name, sign, digits = text.rpartition("=")
     if not sign:
         return text, 1.0
@@ -36,7 +36,7 @@ def split_weight(text: str) -> tuple[str, float]:
 
 
 def show_weight(use: AdapterUse) -> str:
-    """As `split_weight` reads it."""
+    """Format a weight so that `split_weight` reads it back."""
     return use.ref.name if use.weight == 1.0 else f"{use.ref.name}={use.weight:g}"
 
 
@@ -52,7 +52,8 @@ class ModelId:
 
 
 def split_model_id(text: str) -> ModelId:
-    """The parts of a model id, unresolved: a lone word is given as `adapter`, and may yet be the name of a base."""
+    """Split a model id into its parts, unresolved: a lone word is given as `adapter`, and may yet be the name of a
+    base."""
     if hosted := _HOSTED.fullmatch(text):
         return ModelId(hosted["base"], f"{hosted['name']}@{hosted['hash']}")
     base, colon, adapter = text.partition(":")
@@ -62,6 +63,7 @@ def split_model_id(text: str) -> ModelId:
 
 
 def without_project(adapter: str) -> str:
-    """An adapter as the store knows it: names have no slash, so what stands before one can only be a project."""
+    """Return an adapter's name as the store knows it: names have no slash, so what stands before one can only be a
+    project."""
     project, slash, name = adapter.partition("/")
     return name if project and slash and "/" not in name else adapter

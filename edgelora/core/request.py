@@ -15,7 +15,7 @@ AdapterFormat = Literal["mapped", "gguf", "mlx"]
 
 @dataclass(frozen=True, slots=True)
 class AdapterRef:
-    """One installed adapter version, converted for the resident base: all the engine needs to load it."""
+    """An installed adapter version, converted for the resident base: all the engine needs to load it."""
 
     name: str
     version: str
@@ -36,14 +36,14 @@ class AdapterRef:
 
 
 MAX_WEIGHT = 4.0
-"""Of an adapter in a request, either sign: far beyond what a trained adapter is good for."""
+"""Largest weight of an adapter in a request, of either sign: far beyond what a trained adapter is good for."""
 MAX_ADAPTERS = 8
 """In one request."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterUse:
-    """One adapter's part in a request."""
+    """An adapter's part in a request."""
 
     ref: AdapterRef
     weight: float = 1.0
@@ -58,7 +58,7 @@ class AdapterUse:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One generation, frozen before it reaches the engine thread.
+    """A generation request, frozen before it reaches the engine thread.
 
     Raises UsageError for too many adapters, for one given twice, or for a weight or start that cannot be.
     """
@@ -70,9 +70,9 @@ class Request:
     """Given in any order, kept in one, those of weight 0 left out; empty is the base alone."""
     sampling: SamplingParams
     client: str = ""
-    """Who asks: places are given by turns between clients. All that say nothing are one."""
+    """The client that sent it: clients take turns. Requests without one count as one client's."""
     system: int = 0
-    """How many first tokens of the prompt are its system prompt's, up to where the user's message begins."""
+    """Number of leading prompt tokens that belong to the system prompt, up to the beginning of the user's message."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "adapters", _composed(self.adapters))

@@ -10,15 +10,16 @@ from edgelora.core.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What an answer's text must be, to the letter, unless it is cut by its length. `grammar.py` makes them."""
+    """A grammar that the whole text of an answer must match, unless it is cut at its length limit; see
+    `text.schema_grammar`."""
 
     grammar: str
-    """As llguidance reads it (its JSON of named grammars)."""
+    """The grammar in llguidance's JSON form, with named grammars."""
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token is chosen. temperature 0 is greedy and ignores top_p, top_k, min_p and seed."""
+    """Sampling settings of a request. Temperature 0 is greedy and ignores top_p, top_k, min_p and seed."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -27,11 +28,11 @@ class SamplingParams:
     min_p: float = 0.0
     repeat_penalty: float = 1.0
     repeat_last_n: int = 64
-    """How many of the latest tokens (prompt included) the penalty looks at."""
+    """Number of latest tokens, prompt included, that the repetition penalty considers."""
     seed: int | None = None
-    """None draws a fresh seed for each request."""
+    """Random seed; None draws a fresh one for each request."""
     max_tokens: int | None = None
-    """None: until the model stops or the context is full."""
+    """Largest number of tokens in the answer; None generates until the model stops or the context is full."""
     stop: tuple[str, ...] = ()
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
@@ -39,7 +40,7 @@ class SamplingParams:
     logit_bias: tuple[tuple[int, float], ...] = ()
     """Token ids, each once, and what is added to their logits."""
     logprobs: int | None = None
-    """How many of the likeliest tokens are told beside each one that is chosen; 0 that one alone, None nothing."""
+    """Number of likeliest tokens reported beside each chosen one; 0 reports the chosen one alone, None nothing."""
     constraint: Constraint | None = None
 
 
@@ -83,13 +84,13 @@ def _check_bias(biases: tuple[tuple[int, float], ...]) -> None:
 def _check_number(name: str, value: float, *, low: float, high: float = math.inf) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not number or not low <= value <= high:
-        wanted = f"a number of at least {low:g}" if math.isinf(high) else f"a number from {low:g} to {high:g}"
-        raise _out_of_range(name, value, wanted)
+        expected = f"a number of at least {low:g}" if math.isinf(high) else f"a number from {low:g} to {high:g}"
+        raise _out_of_range(name, value, expected)
 
 
 def _check_count(name: str, value: int, *, low: int, high: int = (1 << 31) - 1) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or not low <= value <= high:
+    integral = isinstance(value, int) and not isinstance(value, bool)
+    if not integral or not low <= value <= high:
         raise _out_of_range(name, value, f"a whole number from {low} to {high}")
 
 
@@ -105,5 +106,5 @@ def _check_stops(stop: tuple[str, ...]) -> None:
         )
 
 
-def _out_of_range(name: str, value: object, wanted: str) -> UsageError:
-    return UsageError("invalid_value", f"{name} is {value}.", f"It must be {wanted}.", param=name)
+def _out_of_range(name: str, value: object, expected: str) -> UsageError:
+    return UsageError("invalid_value", f"{name} is {value}.", f"It must be {expected}.", param=name)

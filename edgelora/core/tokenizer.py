@@ -20,7 +20,7 @@ class Tokenizer(Protocol):
 
     @property
     def bos_text(self) -> str:
-        """How the template writes the beginning-of-text token; empty where there is none."""
+        """The beginning-of-text token as the template writes it; empty where there is none."""
         ...
 
     @property
@@ -36,10 +36,10 @@ class Tokenizer(Protocol):
         ...
 
     def fewest_tokens(self, text: str) -> int:
-        """No fewer tokens than this come of `text`, however it is tokenised; 0 where nothing can be said. For a long
-        text this costs far less than tokenising it."""
+        """Return a lower bound for the number of tokens in `text`, however it is tokenised; 0 where there is none. For
+        a long text this costs far less than tokenising it."""
         ...
 
     def piece(self, token: int) -> bytes:
-        """The token's bytes in text; b"" for control tokens. May be part of a UTF-8 character."""
+        """Return the token's bytes in text; b"" for control tokens. May be part of a UTF-8 character."""
         ...

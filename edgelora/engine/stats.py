@@ -23,7 +23,7 @@ class EngineStats:
     """Tokens chosen since the start."""
     drafted: int = 0
     accepted: int = 0
-    """Tokens computed as drafts since the start, and of those the ones that came (`speculation.py`)."""
+    """Tokens computed as drafts since the start, and of those the ones that came (`draft_budget.py`)."""
     allocated_bytes: int = 0
     allocated_peak_bytes: int = 0
     """Bytes the backend's own allocator holds, where it counts: MLX's, on Metal and a CPU."""

@@ -65,14 +65,18 @@ class AdapterRegistry:
         """Return the latest version of every adapter installed for this base, by name."""
         mine = self.base.identity.fingerprint.digest
         held = self._holder()
-        return [held(one, one.latest) for one in self.library.store.list() if one.latest.base_fingerprint == mine]
+        return [
+            held(manifest, manifest.latest)
+            for manifest in self.library.store.list()
+            if manifest.latest.base_fingerprint == mine
+        ]
 
     def versions(self) -> list[InstalledAdapter]:
         """Every version of every adapter installed for this base, by name, then number."""
         mine = self.base.identity.fingerprint.digest
         held = self._holder()
-        every = ((one, version) for one in self.library.store.list() for version in one.versions)
-        return [held(one, version) for one, version in every if version.base_fingerprint == mine]
+        every = ((manifest, version) for manifest in self.library.store.list() for version in manifest.versions)
+        return [held(manifest, version) for manifest, version in every if version.base_fingerprint == mine]
 
     def get(self, model_id: str) -> InstalledAdapter:
         """Return one version by any form of a model id. Raises NotFound; also for the base, which is no adapter."""

@@ -31,6 +31,6 @@ def last_occurrence(invocation: Sequence[int], prompt: Sequence[int]) -> int | N
     """The position where `invocation` last begins in `prompt`; 0 for an empty one, None where it does not occur."""
     if not invocation:
         return 0
-    wanted, length = list(invocation), len(invocation)
-    starts = (at for at in range(len(prompt) - length, -1, -1) if prompt[at] == wanted[0])
-    return next((at for at in starts if list(prompt[at : at + length]) == wanted), None)
+    invocation_tokens, length = list(invocation), len(invocation)
+    starts = (at for at in range(len(prompt) - length, -1, -1) if prompt[at] == invocation_tokens[0])
+    return next((at for at in starts if list(prompt[at : at + length]) == invocation_tokens), None)

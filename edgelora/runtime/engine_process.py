@@ -42,10 +42,10 @@ def start_engine(
     if store.budget_bytes:
         template = record.identity.fingerprint.template
         prefixes = messages.Prefixes(store.layout.root, store.budget_bytes, record.path, template)
-    asked = OpenRequest(record, setup, replace(settings, api_key=None))
+    open_request = OpenRequest(record, setup, replace(settings, api_key=None))
     first = messages.Open(
         OPENER,
-        messages.encode(asked),
+        messages.encode(open_request),
         settings.adapter_budget_bytes,
         settings.max_queue,
         settings.speculate == "auto",
@@ -58,5 +58,5 @@ def start_engine(
 
 def open_base(argument: bytes, progress: Progress) -> Backend:
     """In the engine's process. Raises as `open_backend` does."""
-    asked = messages.decoded(argument, OpenRequest)
-    return open_backend(asked.record.check(), asked.setup, asked.settings, progress)
+    open_request = messages.decoded(argument, OpenRequest)
+    return open_backend(open_request.record.check(), open_request.setup, open_request.settings, progress)

@@ -185,7 +185,7 @@ class Service:
         `service.chat(..., adapters=service.compose(("medical-faq", 0.7), ("pirate", 0.3)), ...)`; an id of the base
         adds nothing. Raises as `resolve` does, and UsageError for a weight of the base.
         """
-        return compose(self.resolve, ((one, 1.0) if isinstance(one, str) else one for one in wanted))
+        return compose(self.resolve, ((entry, 1.0) if isinstance(entry, str) else entry for entry in wanted))
 
     def chat(
         self,
@@ -198,7 +198,8 @@ class Service:
     ) -> Stream:
         """Begin an answer to a conversation, by the base alone or with `adapters` (see `compose`).
 
-        `tools`: functions it is told of; what it calls is in the answer's text, as `calls.py` reads it. An aLoRA acts
+        `tools`: functions it is told of; what it calls is in the answer's text, as `tool_parser.py` reads it.
+        An aLoRA acts
         from the last occurrence of its invocation in the prompt on. `client`: who asks; clients take turns. Raises as
         `Engine.submit` does.
         """

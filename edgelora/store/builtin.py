@@ -33,7 +33,7 @@ TIMEOUT = 600.0
 
 
 class Source(Protocol):
-    """What `edgelora_models.builtin` offers."""
+    """The interface of `edgelora_models.builtin`."""
 
     @property
     def BASE_NAME(self) -> str: ...
@@ -44,10 +44,10 @@ class Source(Protocol):
 
 
 class _Marker(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What has been installed so far, removed since or not."""
+    """Record of what has been installed so far, including what was removed since."""
 
     signature: str = ""
-    """Of the source files as last seen: where it is the same, there is nothing to do."""
+    """Signature of the source files; while it is the same, there is nothing to install."""
     bases: frozenset[str] = frozenset()
     """sha256 of each base file."""
     adapters: frozenset[str] = frozenset()
@@ -93,12 +93,12 @@ def _install(bases: Bases, store: Store, source: Source, *, marker: _Marker, pro
 
 
 def _install_base(bases: Bases, source: Source, marker: _Marker) -> tuple[BaseRecord | None, _Marker]:
-    """The built-in base's record; None where the user removed it or has another base of that name."""
+    """Return the built-in base's record; None where the user removed it or has another base of that name."""
     name, path = source.BASE_NAME, source.base_gguf()
     with storing(path):
         digest = file_digest(path)
-    known = next((record for record in bases.list() if record.name == name), None)
-    if (known is None and digest in marker.bases) or (known is not None and known.origin != BUILTIN):
+    installed = next((record for record in bases.list() if record.name == name), None)
+    if (installed is None and digest in marker.bases) or (installed is not None and installed.origin != BUILTIN):
         return None, marker
     record = bases.add(path, name, origin=BUILTIN)  # again where it is there: a new environment is a new path
     if bases.chosen() is None:
@@ -141,7 +141,7 @@ def _signature(source: Source) -> str:
 
 
 def _read(path: Path) -> _Marker:
-    """The marker; an empty one where it is missing or damaged, which costs one more look at everything."""
+    """Return the marker; an empty one where it is missing or damaged, which costs one more look at everything."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=_Marker)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What is installed: the bases and adapters on disk, nothing loaded. Owns what crosses their stores."""
+"""The library of installed bases and adapters, with the operations that concern several of its stores."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class KnownBase:
     record: BaseRecord | None
 
     def installed(self) -> BaseRecord:
-        """Its record. Raises UsageError for a path that was never added."""
+        """Return the installed base's record. Raises UsageError for a path that was never added."""
         if self.record is None:
             message = f"{self.path} is not an installed base."
             raise UsageError(
@@ -40,7 +40,7 @@ class KnownBase:
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """What is installed. The built-in base and its adapters are there after `open_library`."""
+    """The installed bases and adapters. The built-in ones are there after `open_library`."""
 
     settings: Settings
     bases: Bases
@@ -53,13 +53,13 @@ class Library:
         return PrefixStore(self.settings.directories.cache / "prefixes", budget_bytes=self.settings.prefix_disk_bytes)
 
     def quarantine(self) -> Quarantine:
-        """The adapters that crashed the engine and are not run."""
+        """Return the adapters that crashed the engine and are not run."""
         from edgelora.store.adapters.quarantine import Quarantine
 
         return Quarantine(self.settings.directories.data / "quarantine")
 
     def find_base(self, name: str | None) -> KnownBase:
-        """The chosen base (None), an installed one, or that of a GGUF file, an MLX or a Hugging Face folder.
+        """Return the chosen base (None), an installed one, or that of a GGUF file, an MLX or a Hugging Face folder.
 
         Raises NotFound with near names, BaseError where its file is gone, changed, or no Llama.
         """
@@ -72,7 +72,8 @@ class Library:
         return KnownBase(record.path, record.identity.fingerprint, record)
 
     def remove_adapter(self, spec: str) -> tuple[Version, ...]:
-        """`Store.remove`, the prefixes that no version left could use any more, and its quarantine."""
+        """Remove an adapter (`Store.remove`), the prefixes that no version left could use any more, and its
+        quarantine."""
         gone = self.store.remove(spec)
         left = {version.digest for manifest in self.store.list() for version in manifest.versions}
         dead = {version.digest for version in gone} - left
@@ -83,7 +84,7 @@ class Library:
         return gone
 
     def remove_base(self, name: str) -> BaseRecord:
-        """`Bases.remove`, and the base's prefixes, unless another installed base has the same file."""
+        """Remove a base (`Bases.remove`), and its prefixes unless another installed base has the same file."""
         from edgelora.store.prefixes.base_digest import BaseDigests
 
         record = self.bases.remove(name)
@@ -97,7 +98,7 @@ class Library:
 
 
 def open_library(settings: Settings, *, progress: Progress | None = None) -> Library:
-    """The installed bases and adapters; installs the built-in ones on first use. Raises StorageError."""
+    """Open the installed bases and adapters; installs the built-in ones on first use. Raises StorageError."""
     from edgelora.store.adapters.store import Store
     from edgelora.store.bases.registry import Bases
     from edgelora.store.builtin import ensure_builtin

@@ -46,11 +46,11 @@ _FREE_SOME = "Delete files that are not needed (DELETE /v1/files/ID), or give th
 
 
 class UploadedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One uploaded file. Times in Unix seconds."""
+    """An uploaded file. Times are Unix seconds."""
 
     id: str
     filename: str
-    """As its sender called it; never part of a path."""
+    """File name given by the client; never part of a path."""
     purpose: str
     nbytes: int
     digest: str
@@ -60,7 +60,7 @@ class UploadedFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Uploads:
-    """Everything below one folder, which is made on the first write. Thread-safe and process-safe."""
+    """The uploads below one folder, which is made on the first write. Thread-safe and process-safe."""
 
     def __init__(self, root: Path, *, budget_bytes: int, clock: Callable[[], float] = time.time) -> None:
         self._root = root
@@ -71,24 +71,26 @@ class Uploads:
         """Bytes that are being sent now."""
 
     def every(self) -> list[UploadedFile]:
-        """What has not expired, oldest first."""
+        """Return the files that have not expired, oldest first."""
         now = self._clock()
-        return sorted((one for one in self._records() if one.expires > now), key=lambda one: (one.created, one.id))
+        return sorted(
+            (file for file in self._records() if file.expires > now), key=lambda file: (file.created, file.id)
+        )
 
     def get(self, file_id: str) -> UploadedFile:
         """Raises NotFound; also for one that has expired."""
-        found = self._read(self._record(file_id)) if _ID.fullmatch(file_id) else None
-        if found is None or found.expires <= self._clock():
+        file = self._read(self._record(file_id)) if _ID.fullmatch(file_id) else None
+        if file is None or file.expires <= self._clock():
             raise _unknown(file_id)
-        return found
+        return file
 
     def delete(self, file_id: str) -> UploadedFile:
-        """Its bytes go too where no other file has the same. Raises NotFound."""
+        """Delete a file; its bytes go too where no other file has the same. Raises NotFound."""
         with self._changing():
-            found = self.get(file_id)
-            self._forget(found)
+            file = self.get(file_id)
+            self._forget(file)
             self._drop_unused()
-        return found
+        return file
 
     def begin(self) -> Incoming:
         """Take in a file: write its bytes, then `keep`; `close` in any case. Raises StorageError where no room is."""
@@ -103,16 +105,16 @@ class Uploads:
     def expire(self) -> None:
         """Delete what is past its end, and bytes that a kill left without a record."""
         now = self._clock()
-        gone = [one for one in self._records() if one.expires <= now]
+        gone = [file for file in self._records() if file.expires <= now]
         if gone or self._unused():
             with self._changing():
-                for one in gone:
-                    self._forget(one)
+                for file in gone:
+                    self._forget(file)
                 self._drop_unused()
 
     @contextmanager
     def borrowed(self, file: UploadedFile) -> Iterator[Path]:
-        """A file's bytes, every one checked, at a path that stays for the block whatever is deleted meanwhile.
+        """Yield a file's bytes, every one checked, at a path that stays for the block whatever is deleted meanwhile.
 
         Raises NotFound, StorageError.
         """
@@ -130,7 +132,7 @@ class Uploads:
             yield path
 
     def workspace(self) -> AbstractContextManager[Path]:
-        """A folder for what is sent in pieces; removed at the end of the block, or by a later sweep."""
+        """Return a folder for what is sent in pieces; removed at the end of the block, or by a later sweep."""
         return workspace(self._root / "tmp")
 
     def claim(self, count: int, stored: int) -> None:
@@ -142,7 +144,7 @@ class Uploads:
             self._flying += count
 
     def publish(self, temp: Path, file: UploadedFile) -> None:
-        """A synced file takes its place, its record last."""
+        """Move a synced file to its place, its record last."""
         blob = self._blob(file.digest)
         make_folder(blob.parent)
         with self._changing(), storing(blob):
@@ -167,7 +169,7 @@ class Uploads:
             return sorted((self._root / "files").glob("file-*.json"))
 
     def _records(self) -> list[UploadedFile]:
-        return [found for path in self._record_paths() if (found := self._read(path)) is not None]
+        return [record for path in self._record_paths() if (record := self._read(path)) is not None]
 
     def _read(self, path: Path) -> UploadedFile | None:
         try:
@@ -228,7 +230,7 @@ class Incoming:
             self._file.write(data)
 
     def sync(self) -> Path:
-        """Everything written is on the disk: where it lies until `keep` or `close`. Nothing more is written."""
+        """Push everything written to the disk. Nothing more may be written before `keep` or `close`."""
         if self._file is None:
             self.write(b"")
         with storing(self._temp):

@@ -104,16 +104,16 @@ def _check(messages: Sequence[Message]) -> None:
         raise UsageError("bad_messages", "There are no messages.", "Send at least one.", param="messages")
     for message in messages:
         if message.role not in ROLES:
-            what = f"A message has the role {message.role!r}."
-            raise UsageError("bad_messages", what, f"Use one of {', '.join(ROLES)}.", param="messages")
+            problem = f"A message has the role {message.role!r}."
+            raise UsageError("bad_messages", problem, f"Use one of {', '.join(ROLES)}.", param="messages")
 
 
 def _check_text(text: str, tokenizer: Tokenizer, limit: int | None, *, param: str) -> None:
     if len(text) > LARGE:
         _check_fits(text, tokenizer, limit)
         if limit is None or not tokenizer.fewest_tokens(text):
-            what = f"The text has {len(text):,} characters; at most {LARGE:,} are accepted."
-            raise UsageError("prompt_too_large", what, "Shorten it.", param=param)
+            problem = f"The text has {len(text):,} characters; at most {LARGE:,} are accepted."
+            raise UsageError("prompt_too_large", problem, "Shorten it.", param=param)
     _check_unicode(text, param=param)
 
 
@@ -121,8 +121,8 @@ def _check_unicode(text: str, *, param: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        what = "The text holds half of a surrogate pair, which is no character."
-        raise UsageError("bad_messages", what, "Send well-formed Unicode.", param=param) from None
+        problem = "The text holds half of a surrogate pair, which is no character."
+        raise UsageError("bad_messages", problem, "Send well-formed Unicode.", param=param) from None
 
 
 def _check_fits(text: str, tokenizer: Tokenizer, limit: int | None) -> None:

@@ -1,6 +1,7 @@
 """From what a client asks of an answer's form to a `Constraint`: a JSON schema, any JSON object, calls of functions.
 
-Bounds the schemas; whether llguidance can hold an answer to them is told when the constraint is compiled (`guides.py`).
+Bounds the schemas; whether llguidance can hold an answer to them is told when the constraint is compiled
+(`guided_decoding.py`).
 Pure, and without llguidance: only its input is written here.
 """
 
@@ -83,9 +84,9 @@ def check_schema(schema: object, param: str) -> Schema:
             raise _refused(f"it is nested deeper than {MAX_DEPTH} levels", param)
         if isinstance(value, Mapping):
             _check_object(value, param)
-            waiting += ((one, depth + 1) for one in value.values())
+            waiting += ((value_inside, depth + 1) for value_inside in value.values())
         elif isinstance(value, list):
-            waiting += ((one, depth + 1) for one in value)
+            waiting += ((value_inside, depth + 1) for value_inside in value)
     if len(json.dumps(schema)) > MAX_CHARS:
         raise _refused(f"it has more than {MAX_CHARS} characters", param)
     return schema

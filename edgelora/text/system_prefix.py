@@ -28,8 +28,8 @@ def system_length(
     """
     if not messages or messages[0].role != "system":
         return 0
-    said = messages[1].content.lstrip() if len(messages) > 1 else ""
-    other = next(word for word in _OPENINGS if not said.startswith(word))
+    question = messages[1].content.lstrip() if len(messages) > 1 else ""
+    other = next(word for word in _OPENINGS if not question.startswith(word))
     alike = encode_chat([messages[0], Message("user", other)], tokenizer, tools=tools, limit=limit)
     return common_length(list(tokens), list(alike))
 

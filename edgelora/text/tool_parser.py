@@ -110,10 +110,10 @@ class ForcedCallParser:
     def _begun(self) -> str | None:
         """Return the function whose opening was read, with what ended the call before; None: it is not complete."""
         places = {opening: self._waiting.find(opening) for opening in self._openings}
-        found = [(place, opening) for opening, place in places.items() if place >= 0]
-        if not found:
+        openings = [(place, opening) for opening, place in places.items() if place >= 0]
+        if not openings:
             return None
-        place, opening = min(found)
+        place, opening = min(openings)
         self._waiting = self._waiting[place + len(opening) :]
         return self._openings[opening]
 
@@ -171,24 +171,24 @@ class CallParser:
             if not self._may_begin:
                 yield self._tell_line()
                 continue
-            found = self._look(last=last)
-            if found is None:
+            parsed = self._look(last=last)
+            if parsed is None:
                 return
             self._json = None
-            if found.call is None:
+            if parsed.call is None:
                 self._may_begin = False
                 continue
-            self._called, self._waiting = True, self._waiting[found.end :]
-            name, arguments = found.call
+            self._called, self._waiting = True, self._waiting[parsed.end :]
+            name, arguments = parsed.call
             yield CallBegun(name)
             yield CallArguments(arguments)
 
     def _tell_line(self) -> TextPart:
         """Return what waits, up to the next line."""
         end = self._waiting.find("\n") + 1
-        said = self._waiting[:end] if end else self._waiting
-        self._called, self._may_begin, self._waiting = False, bool(end), self._waiting[len(said) :]
-        return TextPart(said)
+        line = self._waiting[:end] if end else self._waiting
+        self._called, self._may_begin, self._waiting = False, bool(end), self._waiting[len(line) :]
+        return TextPart(line)
 
     def _look(self, *, last: bool) -> _ParsedCall | None:
         """Return what the waiting text begins with; None: more must come before that can be said."""
@@ -241,7 +241,7 @@ def _begins(text: str) -> bool | None:
     if text[0] != "{":
         return False
     key = text[1:].lstrip()
-    return None if any(one.startswith(key) for one in _KEYS if key != one) else key.startswith(_KEYS)
+    return None if any(other_key.startswith(key) for other_key in _KEYS if key != other_key) else key.startswith(_KEYS)
 
 
 def _unwrapped(value: dict[str, object]) -> tuple[object, object]:

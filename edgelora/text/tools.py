@@ -1,6 +1,6 @@
 """Functions that an answer may call, as values; and how a conversation with them reads where a template knows none.
 
-Owns no template: those that know functions write them in their own way (`template.py`).
+Owns no template: those that know functions write them in their own way (`chat_template.py`).
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def one_call_each(turns: Sequence[Turn]) -> list[Turn]:
     for turn in turns:
         calls = turn.get("tool_calls", ())
         if len(calls) < 2:
-            given += [] if any(turn is one for one in given) else [turn]
+            given += [] if any(turn is earlier for earlier in given) else [turn]
             continue
         for call in calls:
             given.append({**turn, "tool_calls": [call]})
@@ -115,8 +115,8 @@ def _worded(turn: Turn) -> Turn:
     if turn["role"] == "tool":
         return {"role": "user", "content": f"The function's result: {turn['content']}"}
     calls = [call["function"] for call in turn.get("tool_calls", ())]
-    said = "; ".join(_json({"name": call["name"], "parameters": call["arguments"]}) for call in calls)
-    return {"role": turn["role"], "content": "\n".join(filter(None, (turn["content"], said)))}
+    worded = "; ".join(_json({"name": call["name"], "parameters": call["arguments"]}) for call in calls)
+    return {"role": turn["role"], "content": "\n".join(filter(None, (turn["content"], worded)))}
 
 
 def _json(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Which examples are computed together, and in what order. Pure, and known from the seed alone: whoever goes on from
+"""The batches of examples and their order. Pure, and known from the seed alone: whoever goes on from
 iteration n gets the batches that would have come.
 
 Examples of like length share a batch, as in mlx-lm; unlike there those left over are one too, and no other work with
@@ -26,7 +26,8 @@ def groups(lengths: Sequence[int], size: int) -> list[list[int]]:
 
 
 def order(count: int, *, seed: int, first: int = 0) -> Iterator[int]:
-    """Which of `count` batches comes in iteration `first`, `first` + 1 and so on, without end: all of them once in each
+    """Yield which of `count` batches comes in iteration `first`, `first` + 1 and so on, without end: all of
+    them once in each
     pass, shuffled anew."""
     epoch, skipped = divmod(first, count)
     while True:

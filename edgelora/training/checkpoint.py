@@ -19,7 +19,7 @@ _ITERATION = "iteration"
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """What a checkpoint is taken from, and put back into."""
+    """The state that a checkpoint is taken from and put back into."""
 
     model: Any
     """The base with LoRA layers, all else frozen (mlx.nn.Module)."""
@@ -61,8 +61,8 @@ def restore(path: Path, live: TrainingState) -> int:
     except (RuntimeError, ValueError, KeyError) as error:
         raise damaged(path) from error
     factors = _below(_FACTORS, arrays)
-    wanted = {name: array.shape for name, array in live.factors().items()}
-    if {name: array.shape for name, array in factors.items()} != wanted:
+    shapes = {name: array.shape for name, array in live.factors().items()}
+    if {name: array.shape for name, array in factors.items()} != shapes:
         raise damaged(path)
     live.model.load_weights(list(factors.items()), strict=False)
     live.optimizer.state = tree_unflatten(list(_below(_OPTIMIZER, arrays).items()))

@@ -30,14 +30,14 @@ class Example:
     """`train.jsonl, line 3`."""
     form: Form
     messages: tuple[dict[str, Any], ...] = ()
-    """Of a chat; a prompt and its completion are a chat of two."""
+    """The messages of a chat; a prompt and its completion are a chat of two."""
     tools: list[Any] | None = None
     text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """What is trained on, and what the loss is validated on."""
+    """The examples for training and for validation."""
 
     training: tuple[Example, ...]
     validation: tuple[Example, ...]
@@ -76,7 +76,7 @@ def read_examples(source: Path, *, share: float, seed: int) -> Examples:
     problems.check()
     if not read[0]:
         problems.add(files[0].name, "it holds no example")
-    for example in (example for found in read for example in found):
+    for example in (example for from_file in read for example in from_file):
         if example.form != read[0][0].form:
             problems.add(example.where, f"it is {_named(example.form)}, the first line is {_named(read[0][0].form)}")
     problems.check()

@@ -1,4 +1,4 @@
-"""From examples to an installed adapter: the order of the work, begun or gone on with. Owns no file, no mathematics.
+"""The way from examples to an installed adapter, begun or continued. Owns no file, no mathematics.
 
 What can be wrong is found in the order of its cost: options and data before the tokenizer, every line before the base
 is loaded, all before the first iteration.
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """What is about to be trained, as told before it starts."""
+    """The plan of a training, reported before it starts."""
 
     run: TrainingRun
     trained_on: BaseRecord
@@ -45,7 +45,7 @@ class TrainingPlan:
     """Examples."""
     validation: int
     cut: int
-    """How many of both are longer than the recipe allows, and learnt up to there."""
+    """Number of examples longer than the recipe allows, which are learnt up to there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Trained:
 
 @dataclass(frozen=True, slots=True)
 class TrainingListener:
-    """Who follows a training."""
+    """The receiver of a training's progress."""
 
     planned: Callable[[TrainingPlan], None]
     watcher: TrainerListener

@@ -1,4 +1,4 @@
-"""What a training is told: a value, kept with its checkpoints, so that going on means going on with the same."""
+"""The options of a training, kept with its checkpoints, so that it continues with the same."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     rank: Count = 16
     alpha: Annotated[float, msgspec.Meta(gt=0)] = 32.0
     layers: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """How many layers from the end are adapted, all seven linear modules of each; 0: all."""
+    """Number of layers adapted, counted from the end, all seven linear modules of each; 0: all."""
     learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 2e-4
     """Adam's, the same from the first step to the last."""
     iterations: Count = 1000
@@ -24,11 +24,11 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     max_length: Annotated[int, msgspec.Meta(ge=2)] = 2048
     """Tokens of an example; what is longer is cut."""
     seed: int = 0
-    """Of the first factors, the order of the examples, the split, and dropout."""
+    """The seed of the first factors, the order of the examples, the split, and dropout."""
     validation: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.1
     """Share of the examples kept for validation, where there is no file of them."""
     learn_prompts: bool = False
-    """Whether the loss is of the whole conversation; else of its last answer alone."""
+    """Whether the loss covers the whole conversation; else its last answer alone."""
     grad_checkpoint: bool = False
     """Whether activations are computed twice instead of kept: less memory, more time."""
     report_every: Count = 10

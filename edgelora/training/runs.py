@@ -17,10 +17,10 @@ from edgelora_models.storage import discard, write_atomic
 
 
 class TrainingRun(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One training, as it was begun."""
+    """A training as it was begun."""
 
     name: str
-    """Of the adapter it makes."""
+    """The name of the adapter it makes."""
     base: str
     """The installed base the adapter is for."""
     weights: str

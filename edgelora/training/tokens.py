@@ -9,7 +9,7 @@ from edgelora.training.examples import Example, Problems
 
 
 class ChatTokenizer(Protocol):
-    """What is used of the tokenizer that mlx-lm loads (a wrapper of transformers' own)."""
+    """The used part of the tokenizer that mlx-lm loads (a wrapper of transformers' own)."""
 
     bos_token: str | None
     eos_token_id: int
@@ -23,7 +23,7 @@ class ChatTokenizer(Protocol):
 class Encoded(NamedTuple):
     tokens: list[int]
     offset: int
-    """How many of the first tokens are prompt, which is not learnt."""
+    """Number of first tokens that are prompt, which is not learnt."""
 
 
 def encode_all(
@@ -38,20 +38,20 @@ def encode_all(
     encoded = []
     for example in examples:
         try:
-            found = encode(example, tokenizer, learn_prompts=learn_prompts)
+            encoded_example = encode(example, tokenizer, learn_prompts=learn_prompts)
         except Exception as error:  # a template may raise anything, and it is the line that has to be told
             problems.add(example.where, _said(error))
             continue
-        if found.offset >= min(len(found.tokens), max_length):
+        if encoded_example.offset >= min(len(encoded_example.tokens), max_length):
             longer = f"nothing of its answer is within {max_length} tokens (--max-length)"
-            problems.add(example.where, longer if len(found.tokens) > max_length else "its answer is empty")
-        encoded.append(found)
+            problems.add(example.where, longer if len(encoded_example.tokens) > max_length else "its answer is empty")
+        encoded.append(encoded_example)
     problems.check()
-    return encoded, sum(len(one.tokens) > max_length for one in encoded)
+    return encoded, sum(len(encoded_one.tokens) > max_length for encoded_one in encoded)
 
 
 def encode(example: Example, tokenizer: ChatTokenizer, *, learn_prompts: bool = False) -> Encoded:
-    """One example. Raises ValueError, or whatever its template raises."""
+    """Encode an example. Raises ValueError, or whatever its template raises."""
     if example.form == "text":
         return Encoded(_text(example.text, tokenizer), 0)
     _check_control(example, tokenizer)
@@ -82,10 +82,10 @@ def _check_control(example: Example, tokenizer: ChatTokenizer) -> None:
     """The tokenizer would read it as the control token, and at run time it is plain text: not the same prompt."""
     for message in example.messages:
         text = message.get("content") or ""
-        if found := next((token for token in tokenizer.all_special_tokens if token in text), None):
-            raise ValueError(f"a message spells the control token {found}, which only the chat template may write")
+        if control := next((token for token in tokenizer.all_special_tokens if token in text), None):
+            raise ValueError(f"a message spells the control token {control}, which only the chat template may write")
 
 
 def _said(error: Exception) -> str:
-    said = str(error).strip().splitlines()
-    return said[0] if said else type(error).__name__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

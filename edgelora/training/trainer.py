@@ -52,7 +52,7 @@ class Stopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TrainerListener:
-    """Who follows a training, on its own thread."""
+    """The receiver of a training's progress, on its own thread."""
 
     measured: Callable[[Measured], None]
     progressed: Callable[[int], None]
@@ -209,7 +209,7 @@ class _BatchFeed:
 
 
 class _Checkpointer:
-    """What happens after an iteration."""
+    """The work after an iteration."""
 
     def __init__(self, live: checkpoint.TrainingState, saved: Path, recipe: Recipe, watcher: TrainerListener) -> None:
         self._live, self._saved, self._recipe, self._watcher = live, saved, recipe, watcher

@@ -1,1 +1,1 @@
-"""What edgelora knows of base models: names, shapes, fingerprints, the catalogue, and the built-in demonstration."""
+"""Base models: names, shapes, fingerprints, the catalogue, the built-in demonstration, and the lowest file helpers."""

@@ -16,12 +16,12 @@ Format = Literal["gguf", "mlx"]
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """One quantized form of a base in one repository."""
+    """A quantized build of a base in one repository."""
 
     format: Format
     repository: str
     files: tuple[str, ...]
-    """What must be there for the base to load: the GGUF file, or all files of the MLX folder."""
+    """Files needed to load the base: the GGUF file, or all files of the MLX folder."""
     quantization: str
     nbytes: int
     """About how large the download is."""
@@ -34,9 +34,9 @@ class Entry:
     name: str
     title: str
     licence: str
-    """Which licence holds for the weights, and where to read it."""
+    """Licence of the weights, and where to read it."""
     aliases: tuple[str, ...]
-    """What else people and hosted services call it."""
+    """Other names that people and hosted services use."""
     builds: tuple[Build, ...]
     temperature: float
     """The makers' sampling defaults (generation_config.json)."""
@@ -88,12 +88,12 @@ ENTRIES: tuple[Entry, ...] = (
 
 
 def find(name: str) -> Entry:
-    """An entry by name or alias, in any case. Raises NotFound with near names."""
-    wanted = name.lower()
+    """Return an entry by name or alias, in any case. Raises NotFound with near names."""
+    lowered = name.lower()
     for entry in ENTRIES:
-        if wanted in {known.lower() for known in (entry.name, *entry.aliases)}:
+        if lowered in {alias.lower() for alias in (entry.name, *entry.aliases)}:
             return entry
-    known = [known for entry in ENTRIES for known in (entry.name, *entry.aliases)]
-    names = ", ".join(entry.name for entry in ENTRIES)
-    remedy = f"Known: {names}. Or name a Hugging Face repository (org/name), or add a file: edgelora base add PATH."
-    raise NotFound("base", name, known, remedy)
+    names = [alias for entry in ENTRIES for alias in (entry.name, *entry.aliases)]
+    listed = ", ".join(entry.name for entry in ENTRIES)
+    remedy = f"Known: {listed}. Or name a Hugging Face repository (org/name), or add a file: edgelora base add PATH."
+    raise NotFound("base", name, names, remedy)

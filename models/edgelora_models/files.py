@@ -37,13 +37,13 @@ def regular_size(path: Path, *, error: ErrorClass) -> int:
 
 
 def unreadable(path: Path, e: Exception) -> StorageError:
-    """The error for an operating system's refusal to read."""
+    """Return the error for an operating system's refusal to read."""
     reason = (e.strerror if isinstance(e, OSError) else None) or str(e)
     return StorageError("unreadable", f"{path} cannot be read: {reason}.", "Check its permissions and the disk.")
 
 
 def read_bytes(path: Path, *, limit: int, error: ErrorClass) -> bytes:
-    """The whole file, at most `limit` bytes."""
+    """Read the whole file, at most `limit` bytes."""
     size = regular_size(path, error=error)
     if size > limit:
         raise error("file_too_large", f"{path.name} has {size} bytes; at most {limit} are read.", "Check the file.")
@@ -55,17 +55,17 @@ def read_bytes(path: Path, *, limit: int, error: ErrorClass) -> bytes:
 
 
 def read_text(path: Path, *, limit: int, error: ErrorClass) -> str:
-    """The whole file as UTF-8, line ends as they stand."""
+    """Read the whole file as UTF-8, line ends as they stand."""
     return _decode(read_bytes(path, limit=limit, error=error), path.name, error)
 
 
 def read_json(path: Path, *, limit: int, error: ErrorClass) -> dict[str, Any]:
-    """A JSON object from a file of at most `limit` bytes; see parse_object."""
+    """Read a JSON object from a file of at most `limit` bytes; see parse_object."""
     return parse_object(read_bytes(path, limit=limit, error=error), where=path.name, error=error)
 
 
 def parse_object(data: bytes, *, where: str, error: ErrorClass) -> dict[str, Any]:
-    """A JSON object in UTF-8. `where` names the source in messages.
+    """Parse a JSON object in UTF-8. `where` names the source in messages.
 
     Refused: duplicate keys at any depth, NaN and Infinity, lone surrogates, too deep nesting, other JSON types.
     """
@@ -84,7 +84,7 @@ def parse_object(data: bytes, *, where: str, error: ErrorClass) -> dict[str, Any
 
 
 def quoted(text: str, limit: int = 160) -> str:
-    """A name from outside as it may stand in a message: quoted, cut, control characters escaped."""
+    """Format a name from outside for a message: quoted, cut, control characters escaped."""
     return repr(text if len(text) <= limit else text[:limit] + "...")
 
 

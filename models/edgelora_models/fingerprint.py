@@ -1,4 +1,4 @@
-"""What makes two base files the same base for an adapter: architecture, shapes, vocabulary, chat template."""
+"""The fingerprint that decides whether an adapter fits a base: architecture, shapes, vocabulary and chat template."""
 
 from __future__ import annotations
 

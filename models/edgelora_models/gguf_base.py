@@ -1,4 +1,4 @@
-"""Whether a GGUF header describes a Llama base llama.cpp can load without harm, and its shape.
+"""Checking that a GGUF header describes a Llama base that llama.cpp can load without harm, and reading its shape.
 
 llama.cpp is not the one to find out: a missing key or a tensor of another shape has crashed it, not failed. Every
 tensor is expected by name and shape, and no other may be there, as in llama.cpp's own count.
@@ -27,7 +27,7 @@ T = TypeVar("T", bool, int, float, str)
 
 
 def read_shape(header: GgufHeader) -> LlamaShape:
-    """The base's shape, after checking metadata and tensors against each other. Raises BaseError."""
+    """Read the base's shape, after checking metadata and tensors against each other. Raises BaseError."""
     _check_kind(header)
     shape = _shape(header)
     check_shape(shape)
@@ -38,12 +38,12 @@ def read_shape(header: GgufHeader) -> LlamaShape:
 
 
 def text(header: GgufHeader, key: str) -> str | None:
-    """A string from the metadata; None where it is absent. Raises BaseError for another type."""
+    """Return a string from the metadata; None where it is absent. Raises BaseError for another type."""
     return _optional(header, key, str)
 
 
 def count(header: GgufHeader, key: str, *, default: int | None = None) -> int:
-    """A positive whole number from the metadata. Raises BaseError."""
+    """Return a positive whole number from the metadata. Raises BaseError."""
     value = _optional(header, key, int)
     value = default if value is None else value
     if value is None or not 1 <= value <= MAX_COUNT:
@@ -52,7 +52,7 @@ def count(header: GgufHeader, key: str, *, default: int | None = None) -> int:
 
 
 def texts(header: GgufHeader, key: str) -> list[str] | None:
-    """A list of strings from the metadata; None where it is absent. Raises BaseError for another type."""
+    """Return a list of strings from the metadata; None where it is absent. Raises BaseError for another type."""
     value = header.metadata.get(key)
     if value is None:
         return None
@@ -148,8 +148,8 @@ def _check_tokenizer(header: GgufHeader, shape: LlamaShape) -> None:
         raise _corrupt(f"it has {len(tokens or [])} tokens for {shape.vocab} rows of token_embd.weight")
     for key, kind in (("token_type", "[i32]"), ("scores", "[f32]")):
         values = header.metadata.get(f"tokenizer.ggml.{key}")
-        wanted = header.types.get(f"tokenizer.ggml.{key}") == kind and isinstance(values, list)
-        if values is not None and not (wanted and len(values) == shape.vocab):  # type: ignore[arg-type]
+        typed = header.types.get(f"tokenizer.ggml.{key}") == kind and isinstance(values, list)
+        if values is not None and not (typed and len(values) == shape.vocab):  # type: ignore[arg-type]
             raise _corrupt(f"tokenizer.ggml.{key} does not give one value per token")
     texts(header, "tokenizer.ggml.merges")
 
@@ -162,24 +162,24 @@ def _check_tensors(header: GgufHeader, shape: LlamaShape) -> None:
         raise _unsupported(
             f"it holds {quoted(name)}, " + ("a fused tensor" if fused else "which a plain Llama has not")
         )
-    for name, wanted in expected.items():
+    for name, expected_shape in expected.items():
         tensor = header.tensors.get(name)
         if tensor is not None:
-            _check_tensor(name, tensor, wanted)
+            _check_tensor(name, tensor, expected_shape)
         elif name not in optional:
             raise _corrupt(f"the tensor {name} is missing")
 
 
-def _check_tensor(name: str, tensor: GgufTensor, wanted: tuple[int, ...]) -> None:
-    if tensor.shape != wanted:
-        raise _corrupt(f"the tensor {name} has the shape {list(tensor.shape)}, not {list(wanted)}")
+def _check_tensor(name: str, tensor: GgufTensor, expected: tuple[int, ...]) -> None:
+    if tensor.shape != expected:
+        raise _corrupt(f"the tensor {name} has the shape {list(tensor.shape)}, not {list(expected)}")
     kind = GGML_TYPES[tensor.type].name
-    if (len(wanted) == 1 and tensor.type != GGML_F32) or tensor.type in NOT_WEIGHTS:
+    if (len(expected) == 1 and tensor.type != GGML_F32) or tensor.type in NOT_WEIGHTS:
         raise _corrupt(f"the tensor {name} is stored as {kind}")
 
 
 def _expected(shape: LlamaShape) -> Mapping[str, tuple[int, ...]]:
-    """Every tensor a Llama of this shape may have, with its shape in ggml's order."""
+    """Return every tensor a Llama of this shape may have, with its shape in ggml's order."""
     tensors: dict[str, tuple[int, ...]] = {
         "token_embd.weight": (shape.hidden, shape.vocab),
         "output_norm.weight": (shape.hidden,),

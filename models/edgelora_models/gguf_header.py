@@ -40,7 +40,7 @@ _AGAIN = "Fetch, copy or convert the file again; it may be cut short or changed.
 
 @dataclass(frozen=True, slots=True)
 class GgufTensor:
-    """One tensor's place and form."""
+    """A tensor's place, shape and type."""
 
     shape: tuple[int, ...]
     """In ggml's order `ne`: the row length first (numpy's shape reversed)."""
@@ -61,7 +61,7 @@ class GgufHeader:
     tensors: Mapping[str, GgufTensor]
     """By name, in the order of the data."""
     data_offset: int
-    """Where the data begins, in bytes from the start of the file."""
+    """Offset of the data in bytes from the start of the file."""
     file_size: int
     alignment: int
 
@@ -77,7 +77,7 @@ def read_header(path: Path, *, error: ErrorClass = BaseError) -> GgufHeader:
 
 
 def read_open(file: BinaryIO, *, name: str, error: ErrorClass) -> GgufHeader:
-    """The header of an open regular file, whose size is asked of the file itself. Raises `error`, and OSError."""
+    """Read the header of an open regular file, whose size is asked of the file itself. Raises `error`, and OSError."""
     return _read(_Cursor(file, os.fstat(file.fileno()).st_size, name, error))
 
 
@@ -104,13 +104,13 @@ class _Cursor:
                 "it ends within its header" if end > self.size else f"its header is over {MAX_HEADER_BYTES} bytes"
             )
         if end > len(self._buffer):
-            wanted = min(self._limit, max(end, 2 * len(self._buffer), 1 << 20))
-            self._buffer += self._file.read(wanted - len(self._buffer))
+            target = min(self._limit, max(end, 2 * len(self._buffer), 1 << 20))
+            self._buffer += self._file.read(target - len(self._buffer))
             if end > len(self._buffer):
                 self.fail("it ends within its header")
 
     def unpack(self, code: str, count: int = 1) -> tuple[Any, ...]:
-        """`count` little-endian values of one struct code."""
+        """Read `count` little-endian values of one struct code."""
         form = f"<{count}{code}"
         nbytes = struct.calcsize(form)
         self.need(nbytes)
@@ -131,7 +131,8 @@ class _Cursor:
         return self.texts(1, what)[0]
 
     def texts(self, count: int, what: str) -> list[str]:
-        """`count` strings, each a u64 length and UTF-8 bytes. The hot loop: a Llama-3 header holds 400,000 of them."""
+        """Read `count` strings, each a u64 length and UTF-8 bytes. The hot loop: a Llama-3 header holds 400,000 of
+        them."""
         result: list[str] = []
         add, from_bytes = result.append, int.from_bytes
         buffer, position, have = self._buffer, self.position, len(self._buffer)
@@ -150,7 +151,7 @@ class _Cursor:
         return result
 
     def _length(self) -> int:
-        """The length of the string at the position, with all of its bytes fetched; the position stays."""
+        """Return the length of the string at the position, with all of its bytes fetched; the position stays."""
         self.need(8)
         length = int.from_bytes(self._buffer[self.position : self.position + 8], "little")
         self.need(8 + length)
@@ -206,7 +207,8 @@ def _read_value(cursor: _Cursor, key: str) -> tuple[Value, str]:
 
 
 def _read_values(cursor: _Cursor, key: str, *, kind: int, count: int) -> tuple[list[Any], str]:
-    """`count` values of one kind, and the kind's name. Arrays of arrays are refused, as llama.cpp does."""
+    """Read `count` values of one kind, and return them with the kind's name. Arrays of arrays are refused, as llama.cpp
+    does."""
     if kind == VALUE_STRING:
         if count > cursor.remaining() // 8:
             cursor.fail(f"{quoted(key)} claims {count} strings, more than the file can hold")
@@ -262,7 +264,7 @@ def _read_info(cursor: _Cursor) -> _Info:
 
 
 def _nbytes(cursor: _Cursor, name: str, shape: tuple[int, ...], kind: int) -> int:
-    """Bytes of a tensor's data, after checking that its type and shape make sense."""
+    """Return the bytes of a tensor's data, after checking that its type and shape make sense."""
     if kind not in GGML_TYPES:
         cursor.fail(f"the tensor {quoted(name)} has the unknown type {kind}")
     elements = 1

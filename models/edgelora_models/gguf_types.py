@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class GgmlType:
-    """How a row of elements is stored: blocks of `block` elements, `nbytes` bytes each."""
+    """The storage of a row of elements: blocks of `block` elements, `nbytes` bytes each."""
 
     name: str
     block: int

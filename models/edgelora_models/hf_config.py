@@ -30,7 +30,7 @@ class HfConfig:
 
 
 def read_shape(folder: Path) -> LlamaShape:
-    """The shape of the base in `folder`. Raises BaseError where it is no Llama or its config.json is unsound."""
+    """Read the shape of the base in `folder`. Raises BaseError where it is no Llama or its config.json is unsound."""
     return read_hf_config(folder).shape
 
 
@@ -40,7 +40,7 @@ def read_hf_config(folder: Path) -> HfConfig:
 
 
 def read_mlx_bits(folder: Path) -> frozenset[int]:
-    """How many bits an MLX folder's quantized weights have, those with settings of their own included; none where it is
+    """Return the bit widths of an MLX folder's quantized weights, overrides of single modules included; empty if it is
     not quantized. Raises BaseError."""
     quantization = read_json(folder / CONFIG_NAME, limit=MAX_CONFIG_BYTES, error=BaseError).get("quantization")
     if not isinstance(quantization, dict):

@@ -52,7 +52,7 @@ def _added_tokens(tokenizer: Mapping[str, Any]) -> list[tuple[Any, Any]]:
 
 
 def read_template(folder: Path) -> str | None:
-    """The chat template as transformers picks it: chat_template.jinja, else the one in tokenizer_config.json.
+    """Read the chat template as transformers picks it: chat_template.jinja, else the one in tokenizer_config.json.
 
     Where the latter lists several, the one named `default`. None where there is none. Raises BaseError.
     """

@@ -1,4 +1,4 @@
-"""What a base is: its fingerprint and the facts shown to people, read from a GGUF file or a folder, no weights touched.
+"""The identity of a base: its fingerprint and facts for people, read from a GGUF file or a folder without its weights.
 
 A model as GGUF and the same model as a Hugging Face or MLX folder have equal fingerprints, so that an adapter made for
 one fits the other.
@@ -33,20 +33,22 @@ class BaseIdentity:
     quantization: str
     """Such as `Q4_K_M`, `4-bit, groups of 64` or `bfloat16`; for people."""
     nbytes: int
-    """Of the GGUF file, or of the folder's safetensors files."""
+    """Size of the GGUF file, or of the folder's safetensors files."""
     chat_template: str | None
     name: str | None
-    """What the file calls itself; for people."""
+    """Name that the file gives itself; for people."""
 
 
 def identify_gguf(path: Path) -> BaseIdentity:
-    """The base in a GGUF file. Raises BaseError where it is none or llama.cpp should not see it."""
+    """Identify the base in a GGUF file. Raises BaseError where it is none or llama.cpp should not see it."""
     header = read_header(path, error=BaseError)
     shape = gguf_base.read_shape(header)
-    known = gguf_base.text(header, "tokenizer.ggml.model") not in (None, "none")
+    has_tokenizer = gguf_base.text(header, "tokenizer.ggml.model") not in (None, "none")
     template = gguf_base.text(header, "tokenizer.chat_template")
     return BaseIdentity(
-        fingerprint=_fingerprint(shape, gguf_base.texts(header, "tokenizer.ggml.tokens") if known else None, template),
+        fingerprint=_fingerprint(
+            shape, gguf_base.texts(header, "tokenizer.ggml.tokens") if has_tokenizer else None, template
+        ),
         context_length=gguf_base.count(header, "llama.context_length"),
         quantization=_quantization(header),
         nbytes=header.file_size,
@@ -56,7 +58,7 @@ def identify_gguf(path: Path) -> BaseIdentity:
 
 
 def identify_folder(path: Path) -> BaseIdentity:
-    """The base in a Hugging Face or MLX folder. Raises BaseError."""
+    """Identify the base in a Hugging Face or MLX folder. Raises BaseError."""
     if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
         raise BaseError(
             "base_is_adapter", f"{path} holds an adapter and not a base.", f"Install it: edgelora add {path}"
@@ -87,12 +89,13 @@ def _digest_tokens(tokens: Sequence[str]) -> str:
 
 
 def _digest_count(vocab: int) -> str:
-    """For a base without a tokenizer (tests and benchmarks run such): only the number of rows is known."""
+    """Return a digest for a base without a tokenizer (as in tests and benchmarks), of which only the number of rows is
+    known."""
     return hashlib.sha256(f"no tokenizer, {vocab} rows".encode()).hexdigest()
 
 
 def _quantization(header: GgufHeader) -> str:
-    """`general.file_type`, or where it is missing the type that most of the bytes are stored in."""
+    """Return `general.file_type`, or where it is missing the type that most of the bytes are stored in."""
     stated = header.metadata.get("general.file_type")
     if isinstance(stated, int) and stated in FILE_TYPES:
         return FILE_TYPES[stated]

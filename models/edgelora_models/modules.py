@@ -19,8 +19,8 @@ Width = Literal["hidden", "q", "kv", "ffn", "vocab"]
 
 @dataclass(frozen=True, slots=True)
 class LinearModule:
-    """One kind of module, in every layer or (EMBEDDING, HEAD) once. Weight shape is [out_width, in_width], but for the
-    embedding, whose weight is [vocab, hidden]: it maps a token, which is one of `vocab`, to `hidden` values."""
+    """A kind of linear module, in every layer or (EMBEDDING, HEAD) once. Its weight is [out_width, in_width], but for
+    the embedding, whose weight is [vocab, hidden]: it maps a token, one of `vocab`, to `hidden` values."""
 
     hf: str
     """Path below `model.layers.N.`; the whole path where there is one of it."""
@@ -29,7 +29,7 @@ class LinearModule:
     out_width: Width
     in_width: Width
     rotary: Literal["q", "kv"] | None = None
-    """Which head count orders the rows in GGUF; None where the order is unchanged."""
+    """Head count that orders the rows in GGUF; None if the order is unchanged."""
 
     @property
     def short(self) -> str:
@@ -37,7 +37,7 @@ class LinearModule:
         return self.hf.rpartition(".")[2]
 
     def hf_path(self, layer: int | None) -> str:
-        """`layer` is None for EMBEDDING and HEAD."""
+        """Return the module's Hugging Face path; `layer` is None for EMBEDDING and HEAD."""
         return self.hf if layer is None else f"model.layers.{layer}.{self.hf}"
 
     def gguf_path(self, layer: int | None) -> str:

@@ -71,6 +71,9 @@ def storage_error(path: Path, error: OSError) -> StorageError:
     if error.errno == errno.EROFS:
         message = f"{where} is on a read-only disk."
         return StorageError("read_only", message, "Write to a folder on another disk.")
+    if error.errno == errno.ENOENT:
+        shown = path if where.name.startswith(TEMP_PREFIX) else where
+        return StorageError("io_error", f"{shown}: {error.strerror}.", "Check that the folder exists, then try again.")
     message = f"{where}: {error.strerror or error}."
     return StorageError("io_error", message, "Check the disk, then try again.")
 

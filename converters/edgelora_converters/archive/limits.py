@@ -1,4 +1,4 @@
-"""What every archive of an adapter must hold to: names, sizes, and how its two files are written. Owns no format.
+"""The limits on every archive of an adapter (names and sizes), and the writing of its two files. Owns no format.
 
 Only the two files of an adapter are ever written, under their own fixed names, straight into the caller's folder; every
 other member is checked by name and skipped. Sizes are counted while inflating, never believed.
@@ -17,7 +17,7 @@ from edgelora_models.errors import AdapterCorrupt, StorageError
 from edgelora_models.files import quoted
 
 MAX_TOTAL_BYTES = 4 << 30
-"""Of both files, inflated. Rank 128 on all modules of an 8B takes 1.3 GB as float32."""
+"""Largest size of both files, inflated. Rank 128 on all modules of an 8B takes 1.3 GB as float32."""
 MAX_RATIO = 200
 """Inflated bytes per compressed byte, above RATIO_FLOOR_BYTES. Trained weights hardly compress; JSON does tenfold."""
 RATIO_FLOOR_BYTES = 1 << 20
@@ -26,7 +26,7 @@ BLOCK_BYTES = 1 << 20
 
 
 def corrupt(what: str) -> AdapterCorrupt:
-    """The error for an archive that is damaged or hostile."""
+    """Return the error for an archive that is damaged or hostile."""
     remedy = "Make it again from the folder PEFT saved, or give the folder itself."
     return AdapterCorrupt("bad_archive", f"The archive cannot be trusted: {what}.", remedy)
 
@@ -55,14 +55,14 @@ def too_many() -> AdapterCorrupt:
 
 
 def chosen(names: Iterable[str]) -> dict[str, str]:
-    """The members to unpack: by the name each gets, its name in the archive."""
+    """Choose the members to unpack: by the name each gets, its name in the archive."""
     files = set(names)
     folder = adapter_folder(files, where="The archive", depth=2, mlx=True)
     return {name: f"{folder}{name}" for name in adapter_files(files, folder)}
 
 
 class Budget:
-    """How many bytes may still be written."""
+    """The number of bytes that may still be written."""
 
     def __init__(self) -> None:
         self._left = MAX_TOTAL_BYTES

@@ -30,9 +30,9 @@ from edgelora_converters.archive.limits import (
 from edgelora_models.files import quoted, unreadable
 
 MAX_INFLATED_BYTES = 4 * MAX_TOTAL_BYTES
-"""Of the whole archive, with what is skipped: optimizer states may lie beside the adapter."""
+"""Largest size of the whole archive, skipped members included: optimizer states may lie beside the adapter."""
 MAX_EXTENDED_BYTES = 64 << 10
-"""Of one extended header, which holds a long name."""
+"""Largest extended header, which holds a long name."""
 
 _UNIT = 512
 _FILES, _FOLDER, _PAX, _PAX_GLOBAL, _LONG_NAME = (b"0", b"\0"), b"5", b"x", b"g", b"L"
@@ -50,8 +50,8 @@ class _Member:
 def unpack(path: Path, into: Path) -> None:
     """Write the adapter's two files from the tar.gz at `path` into the folder `into`. Raises as `archive.unpack`."""
     with _opened(path) as tar:
-        wanted = chosen([member.name for member in tar.members() if not member.folder])
-    targets = {member: into / name for name, member in wanted.items()}
+        members = chosen([member.name for member in tar.members() if not member.folder])
+    targets = {member: into / name for name, member in members.items()}
     budget = Budget()
     with _opened(path) as tar:
         for member in tar.members():
@@ -74,7 +74,7 @@ def _opened(path: Path) -> Iterator[_Tar]:
 
 
 class _Tar:
-    """One pass over an inflated archive."""
+    """A single pass over an inflated archive."""
 
     def __init__(self, stream: gzip.GzipFile, *, compressed: int) -> None:
         self._stream = stream
@@ -83,10 +83,10 @@ class _Tar:
         self._left = 0
         """Bytes of the present member not yet read, its padding included."""
         self._size = 0
-        """Of those, bytes of content."""
+        """Bytes of content in it."""
 
     def members(self) -> Iterator[_Member]:
-        """Every file and folder, checked; what is not read of one's content is skipped before the next."""
+        """Yield every file and folder, checked; what is not read of one's content is skipped before the next."""
         seen = SeenNames()
         extended: dict[str, str] = {}
         while (header := self._read(_UNIT)) != _ZEROS:
@@ -110,7 +110,7 @@ class _Tar:
             pass
 
     def content(self) -> Iterator[bytes]:
-        """What is left of the present member's bytes."""
+        """Yield the remaining bytes of the present member."""
         while self._size:
             block = self._read(min(self._size, BLOCK_BYTES))
             self._size -= len(block)
@@ -122,7 +122,7 @@ class _Tar:
         self._left = size + -size % _UNIT
 
     def _extension(self, kind: bytes, size: int) -> dict[str, str]:
-        """The name or the records of an extended header, as pax records."""
+        """Return the name or the records of an extended header, as pax records."""
         if size > MAX_EXTENDED_BYTES:
             raise corrupt(f"it has an extended header of {size} bytes")
         data = self._read(size + -size % _UNIT)[:size]
@@ -153,7 +153,7 @@ class _Tar:
 
 
 def _check_header(header: bytes) -> tuple[bytes, int]:
-    """The type flag and the size in a header whose checksum is right."""
+    """Return the type flag and the size in a header, after checking its checksum."""
     total = sum(header) - sum(header[148:156]) + 8 * ord(" ")
     if _octal(header[148:156]) != total:
         raise corrupt("it is no tar file, or a header of it is damaged")
@@ -180,7 +180,7 @@ def _header_name(header: bytes) -> str:
 
 
 def _pax_records(data: bytes) -> Iterator[tuple[str, str]]:
-    """`length key=value` lines; the length counts the whole line."""
+    """Yield the records of `length key=value` lines; the length counts the whole line."""
     while data:
         number, space, _ = data.partition(b" ")
         length = _decimal(number.decode("latin-1"))

@@ -1,5 +1,5 @@
 """Takes an adapter out of a zip or tar.gz file, trusting nothing in it. Owns which container a path is and that a
-failure leaves nothing; `archive_zip` and `archive_tar` read them, `archive_rules` has what both hold to, `peft` judges
+failure leaves nothing; `archive.zip` and `archive.tar` read them, `archive.limits` has what both hold to, `peft` judges
 what comes out.
 """
 
@@ -22,7 +22,7 @@ _SUFFIXES = (".zip", ".tar.gz", ".tgz")
 
 
 def source_kind(path: Path) -> Container:
-    """Whether `path` is an adapter's folder or a zip or tar.gz of one, by what it is and not by its name.
+    """Return whether `path` is an adapter's folder or a zip or tar.gz of one, by its content and not by its name.
 
     Raises UsageError where there is nothing, AdapterUnsupported for other files.
     """
@@ -51,7 +51,7 @@ def source_kind(path: Path) -> Container:
 
 
 def bare_name(path: Path) -> str:
-    """A path's name without what says that it is an archive."""
+    """Return a path's name without what says that it is an archive."""
     suffix = next((suffix for suffix in _SUFFIXES if path.name.lower().endswith(suffix)), path.suffix)
     return path.name[: len(path.name) - len(suffix)]
 

@@ -17,7 +17,7 @@ from edgelora_models.errors import AdapterCorrupt, AdapterUnsupported
 from edgelora_models.files import quoted, regular_size, unreadable
 
 MAX_DIRECTORY_BYTES = 1 << 20
-"""Of the list of members at the end of the file."""
+"""Largest central directory, the list of members at the end of the file."""
 
 # What zipfile lets through for damaged files, found by mutating them.
 _LIBRARY_ERRORS = (
@@ -76,7 +76,7 @@ def _check_end(file: BinaryIO, size: int) -> None:
 
 
 def _members(infos: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
-    """The files by name, after checking every member's name and kind."""
+    """Return the files by name, after checking every member's name and kind."""
     seen = SeenNames()
     for info in infos:
         # orig_filename: the library cuts names at a zero byte and turns the system's separator into a slash.

@@ -45,7 +45,7 @@ class Checkpoint:
     config: BaseConfig
     weights: BaseWeights
     dtypes: Mapping[str, str]
-    """What each weight is stored in, such as `BF16`."""
+    """Stored type of each weight, such as `BF16`."""
 
     @property
     def parameters(self) -> int:
@@ -53,7 +53,7 @@ class Checkpoint:
 
     @property
     def nbytes(self) -> int:
-        """Of all weights as they are stored."""
+        """Size of all weights as they are stored."""
         return sum(math.prod(self.weights.shape(name)) * ITEMSIZE[dtype] for name, dtype in self.dtypes.items())
 
 
@@ -86,7 +86,8 @@ def _refuse_pickles(folder: Path) -> None:
 
 
 def _check_set(folder: Path, files: tuple[Path, ...]) -> None:
-    """Every file there; numbered shards complete; no other file that could be meant instead."""
+    """Check that every file is there, that numbered shards are complete, and that no other file could be meant
+    instead."""
     if missing := [path.name for path in files if not path.is_file()]:
         raise weights_error(f"{', '.join(missing)} of {INDEX_NAME} is not there")
     numbered = [match for path in files if (match := _SHARD.fullmatch(path.name))]
@@ -97,28 +98,28 @@ def _check_set(folder: Path, files: tuple[Path, ...]) -> None:
 
 
 def _check_tensors(folder: Path, files: tuple[Path, ...], config: BaseConfig) -> dict[str, str]:
-    """The dtype of every weight, after checking names against the index and against a Llama's."""
+    """Return the dtype of every weight, after checking names against the index and against a Llama's."""
     index = _index(folder)
     expected = llama_tensors(config.shape)
-    found: dict[str, str] = {}
+    dtypes: dict[str, str] = {}
     odd: list[str] = []
     for path in files:
         with _open(path) as file:
             for name, info in file.tensors.items():
-                if name in found:
+                if name in dtypes:
                     raise weights_error(f"the tensor {quoted(name)} stands in two files", name)
                 if index is not None and index.get(name) != path.name:
                     raise weights_error(f"{INDEX_NAME} does not say that {quoted(name)} is in {path.name}", name)
-                found[name] = info.dtype
+                dtypes[name] = info.dtype
                 if name not in expected and name != HEAD and not _BUFFER.fullmatch(name):
                     odd.append(name)
-    if index is not None and (missing := sorted(index.keys() - found.keys())):
+    if index is not None and (missing := sorted(index.keys() - dtypes.keys())):
         raise weights_error(f"{_some(missing)} of {INDEX_NAME} stands in no file", missing[0])
-    if missing := sorted(expected.keys() - found.keys()):
+    if missing := sorted(expected.keys() - dtypes.keys()):
         raise weights_error(f"{_some(missing)} is missing", missing[0])
     if odd:
         raise weights_error(f"a plain Llama has no {_some(sorted(odd))}", odd[0])
-    return {name: _readable(name, found[name]) for name in expected}
+    return {name: _readable(name, dtypes[name]) for name in expected}
 
 
 def _index(folder: Path) -> Mapping[str, str] | None:
@@ -134,7 +135,7 @@ def _readable(name: str, dtype: str) -> str:
 
 
 def _check_tied(weights: BaseWeights, files: tuple[Path, ...], config: BaseConfig) -> None:
-    """A head beside tied embeddings must be the same numbers: transformers would not look at it."""
+    """Check that a head beside tied embeddings has the same numbers: transformers would not look at it."""
     if not config.shape.tied:
         return
     for path in files:
@@ -155,6 +156,6 @@ def _open(path: Path) -> SafetensorsFile:
 
 
 def _some(names: list[str]) -> str:
-    """A few names, and how many more."""
+    """Return a few names, and how many more."""
     rest = len(names) - 3
     return ", ".join(map(quoted, names[:3])) + (f" and {rest} more" if rest > 0 else "")

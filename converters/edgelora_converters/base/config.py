@@ -63,7 +63,7 @@ _PLAIN: Mapping[str, Callable[[Any], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class BaseConfig:
-    """What a conversion takes from config.json."""
+    """The values of config.json that a conversion uses."""
 
     shape: LlamaShape
     context_length: int
@@ -84,7 +84,7 @@ def read_base_config(folder: Path) -> BaseConfig:
 
 
 def parse_base_config(fields: Mapping[str, Any], *, besides: Collection[str] = ()) -> BaseConfig:
-    """The same for a file that was read; it may have the keys `besides`, which are the caller's to honour."""
+    """Parse a config.json that was read; it may have the keys `besides`, which are the caller's to honour."""
     if fields.get("model_type") == "llama":
         _refuse_odd({key: value for key, value in fields.items() if key not in besides})
     parsed = parse_hf_config(fields)

@@ -25,7 +25,7 @@ BASE_CONVERTER_VERSION = "1"
 
 Format = Literal["gguf", "mlx"]
 Progress = Callable[[str, int, int], None]
-"""What is done now, how far, and of how much (bytes or tensors; 0 where that is not known)."""
+"""Called with the present step's label, the amount done, and the total (bytes or tensors; 0 if unknown)."""
 
 _DIRECT: Mapping[str, Quantization] = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0", "q4_0": "Q4_0"}
 _MIXES: Mapping[str, str] = {mix.lower(): mix for mix in base_quantize.FILE_TYPES}
@@ -43,7 +43,7 @@ _BITS: Mapping[str, float] = {"q6_k": 6.6, "q5_k_m": 5.8, "q4_k_m": 5.0, "q3_k_m
 
 @dataclass(frozen=True, slots=True)
 class BaseReport:
-    """What was converted, and how exactly."""
+    """The outcome of a base conversion, with its exactness."""
 
     format: Format
     type: str
@@ -112,23 +112,25 @@ def _write_gguf(
     if kind in _DIRECT:
         writing = _labelled(progress, "Writing weights")
         return write_checkpoint(checkpoint, path, quantization=_DIRECT[kind], provenance=provenance, progress=writing)
-    with scratch(path) as whole:
+    with scratch(path) as unquantized:
         writing = _labelled(progress, "Preparing weights")
-        digest = write_checkpoint(checkpoint, whole, quantization="source", provenance=provenance, progress=writing)
+        digest = write_checkpoint(
+            checkpoint, unquantized, quantization="source", provenance=provenance, progress=writing
+        )
         quantizing = _labelled(progress, "Quantizing")
-        base_quantize.quantize_file(whole, path, mix=_MIXES[kind], threads=threads, progress=quantizing)
+        base_quantize.quantize_file(unquantized, path, mix=_MIXES[kind], threads=threads, progress=quantizing)
     return digest
 
 
 def _gguf_bytes(checkpoint: Checkpoint, kind: str) -> int:
-    """Of all that is on the disk at once, headers estimated."""
+    """Return the bytes that are on the disk at the same time, headers estimated."""
     planned = plan_tensors(checkpoint, _DIRECT.get(kind, "source"))
     nbytes = _HEADER_BYTES + sum(tensor.nbytes for tensor in planned)
     return nbytes if kind in _DIRECT else nbytes + _mix_bytes(checkpoint, kind)
 
 
 def _mix_bytes(checkpoint: Checkpoint, kind: str) -> int:
-    """An estimate: what the quantizer makes of each tensor is its own choice."""
+    """Estimate the size of a K-quant mix: what the quantizer makes of each tensor is its own choice."""
     outer = sum(_elements(checkpoint, name) for name in (EMBEDDING, HEAD) if name in checkpoint.dtypes)
     bits = _BITS[kind] * (checkpoint.parameters - outer) + _BITS["q6_k"] * outer
     return _HEADER_BYTES + int(bits / 8)

@@ -1,4 +1,4 @@
-"""What a checkpoint's weights are known by: a digest of their values, the same for one file and for shards. Pure."""
+"""The digest that identifies a checkpoint by its values, the same for one file and for shards. Pure."""
 
 from __future__ import annotations
 

@@ -132,7 +132,8 @@ def _opened(writer: GGUFWriter) -> BinaryIO:
 def _write_data(
     writer: GGUFWriter, checkpoint: Checkpoint, tensors: list[PlannedTensor], progress: Progress | None
 ) -> str:
-    """The data of every tensor. GGUFWriter's own way ends in ndarray.tofile, which drops a full disk's error."""
+    """Write the data of every tensor and return the digest. GGUFWriter's own way ends in ndarray.tofile, which drops a
+    full disk's error."""
     file = _opened(writer)
     done, total = 0, sum(tensor.nbytes for tensor in tensors)
     digests: dict[str, str] = {}
@@ -151,17 +152,17 @@ def _write_data(
 
 
 class _TensorReader:
-    """One tensor on its way: read in blocks of rows, digested, put in order, encoded."""
+    """Reads a tensor in blocks of rows, digests them, puts them in order and encodes them."""
 
     def __init__(self, checkpoint: Checkpoint, tensor: PlannedTensor) -> None:
         self._checkpoint = checkpoint
         self._tensor = tensor
         self._dtype = "F32" if tensor.source is None else checkpoint.dtypes[tensor.source]
         self.digest = WeightDigest(self._dtype, tensor.shape)
-        """Of what has been read so far."""
+        """Digest of the rows read so far."""
 
     def encoded(self) -> Iterator[NDArray[np.uint8]]:
-        """The tensor's bytes in the file, in order."""
+        """Yield the tensor's bytes in the file, in order."""
         tensor = self._tensor
         if tensor.source is None:
             yield self._bytes(self._rope_factors())
@@ -176,7 +177,7 @@ class _TensorReader:
         return np.empty(0, np.float32) if factors is None else factors
 
     def _blocks(self, source: str) -> Iterator[tuple[NDArray[np.float32], int | None]]:
-        """Rows with the number of heads among them; a norm as one block."""
+        """Yield rows with the number of heads among them; a norm as one block."""
         tensor, weights = self._tensor, self._checkpoint.weights
         if len(tensor.shape) == 1:
             yield weights.read(source), None

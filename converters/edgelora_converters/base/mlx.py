@@ -80,7 +80,8 @@ def _mlx() -> Any:
 
 
 def _dtype(checkpoint: Checkpoint, kind: str) -> str:
-    """What is not quantized is stored in: the type asked for, else the widest of the checkpoint's own."""
+    """Return the type for tensors that are not quantized: the type asked for, else the widest of the checkpoint's
+    own."""
     stored = set(checkpoint.dtypes.values())
     if odd := sorted(stored - _STORED.keys()):
         message = f"The base's tensors are stored as {', '.join(odd)}, which mlx-lm cannot load."
@@ -154,7 +155,7 @@ class _TensorReader:
         self.digests: dict[str, str] = {}
 
     def kind(self, name: str) -> str:
-        """What the weight is stored in, as the gate's bounds call it."""
+        """Return the stored type of a weight, as the gate's bounds name it."""
         if self._scales(name) in self._stored:
             return f"{self._quantization['bits']}-bit"
         if name not in self._stored:

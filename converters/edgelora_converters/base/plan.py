@@ -15,7 +15,7 @@ from edgelora_models.shape import LlamaShape
 Stored = Literal["F32", "F16", "BF16", "Q8_0", "Q4_0"]
 """The types this package writes itself."""
 Quantization = Stored | Literal["source"]
-"""What matrices become; `source`: what each is stored in, so that nothing is rounded."""
+"""Target type of matrices; `source` keeps each one's stored type, so that nothing is rounded."""
 
 FILE_TYPES: Mapping[Stored, int] = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 7, "BF16": 32}
 """llama.cpp's general.file_type of each."""
@@ -24,7 +24,7 @@ _SIZES = {kind.name: kind for kind in GGML_TYPES.values()}
 
 @dataclass(frozen=True, slots=True)
 class PlannedTensor:
-    """One tensor of the file to be."""
+    """A tensor of the file to be written."""
 
     name: str
     source: str | None
@@ -32,7 +32,7 @@ class PlannedTensor:
     shape: tuple[int, ...]
     kind: Stored
     heads: int | None = None
-    """Where rows go into llama.cpp's rotary order: of so many heads."""
+    """Number of heads if the rows go into llama.cpp's rotary order."""
 
     @property
     def nbytes(self) -> int:
@@ -41,7 +41,7 @@ class PlannedTensor:
 
 
 def plan_tensors(checkpoint: Checkpoint, quantization: Quantization) -> list[PlannedTensor]:
-    """Every tensor in file order. Norms and rope factors are F32, always."""
+    """Return every tensor in file order. Norms and rope factors are F32, always."""
     return list(_Planner(checkpoint, quantization).tensors())
 
 

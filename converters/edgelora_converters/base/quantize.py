@@ -18,7 +18,7 @@ from edgelora_models.errors import BaseError
 FILE_TYPES: Mapping[str, int] = {"Q6_K": 18, "Q5_K_M": 17, "Q4_K_M": 15, "Q3_K_M": 12, "Q2_K": 10}
 """llama.cpp's mixes that are offered, with their llama_ftype."""
 _KEPT_BYTES = 4096
-"""Of what the quantizer had to say."""
+"""Bytes of the quantizer's output that are kept."""
 
 
 def quantize_file(
@@ -57,7 +57,7 @@ def quantize_file(
 
 
 def _end(child: subprocess.Popen[str]) -> None:
-    """No process and no pipe is left. Safe where it has ended."""
+    """End the process and close its pipe. Safe where it has ended."""
     child.kill()
     child.wait()
     if child.stdout is not None:

@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 BUFFER_BYTES = 96 << 20
-"""Of rows in memory at once; libllama's default is 8 GiB."""
+"""Bytes of rows in memory at once; libllama's default is 8 GiB."""
 _ERROR = 4
 """GGML_LOG_LEVEL_ERROR"""
 _TENSOR = re.compile(rb"\[ *(\d+)/ *(\d+)\]")
@@ -33,8 +33,8 @@ def main(source: str, out: str, file_type: str, threads: str) -> int:
 
 
 def _log(level: int, text: bytes, _user: object) -> None:
-    if found := _TENSOR.match(text.lstrip()):
-        sys.stdout.write(f"{int(found[1])} {int(found[2])}\n")
+    if match := _TENSOR.match(text.lstrip()):
+        sys.stdout.write(f"{int(match[1])} {int(match[2])}\n")
         sys.stdout.flush()
     elif level == _ERROR:
         sys.stderr.write(text.decode("utf-8", "replace"))

@@ -1,4 +1,4 @@
-"""How a Llama's rotary frequencies are scaled: from config.json (transformers 4 or 5) to divisors or the older keys.
+"""Scaling of a Llama's rotary frequencies: from config.json (transformers 4 or 5) to divisors or the older keys.
 
 Pure. llama.cpp takes the divisors as the tensor `rope_freqs.weight`; mlx-lm reads the two keys of transformers 4 only.
 """
@@ -32,10 +32,10 @@ class Rope:
     kind: str
     """`default`, `linear` or `llama3`"""
     numbers: Mapping[str, float]
-    """What the kind needs, by transformers' names."""
+    """Parameters of the kind, by transformers' names."""
 
     def factors(self, head_dim: int) -> NDArray[np.float32] | None:
-        """What each rotary frequency is divided by: [head_dim / 2], or None where nothing is scaled."""
+        """Return the divisor of each rotary frequency, [head_dim / 2]; None if nothing is scaled."""
         if self.kind == "default":
             return None
         if self.kind == "linear":
@@ -49,21 +49,21 @@ class Rope:
         return np.where(wavelengths < original / high, 1.0, scaled).astype(np.float32)
 
     def legacy(self) -> dict[str, Any]:
-        """`rope_theta` and `rope_scaling` as transformers 4 writes them."""
+        """Return `rope_theta` and `rope_scaling` as transformers 4 writes them."""
         scaling = None if self.kind == "default" else {"rope_type": self.kind, **self.numbers}
         return {"rope_theta": self.theta, "rope_scaling": scaling}
 
 
 def read_rope(fields: Mapping[str, Any]) -> Rope:
-    """The rope of a config.json.
+    """Read the rope settings of a config.json.
 
     Raises BaseError (`base_rope`) for a kind, a key or a number that cannot be honoured, and where the keys of
     transformers 4 and 5 are both there and differ.
     """
-    found = [rope for rope in (_new(fields), _old(fields)) if rope is not None]
-    if len(found) == 2 and found[0] != found[1]:
+    ropes = [rope for rope in (_new(fields), _old(fields)) if rope is not None]
+    if len(ropes) == 2 and ropes[0] != ropes[1]:
         raise _error("rope_parameters and rope_theta with rope_scaling contradict each other")
-    return found[0] if found else Rope(_DEFAULT_THETA, "default", {})
+    return ropes[0] if ropes else Rope(_DEFAULT_THETA, "default", {})
 
 
 def _new(fields: Mapping[str, Any]) -> Rope | None:
@@ -89,8 +89,8 @@ def _parse(given: Any, *, where: str, theta: Any) -> Rope:
     kind = kinds.pop()
     if kinds or kind not in _NUMBERS:
         raise _error(f"{where} scales by {' and '.join(map(repr, sorted({kind, *kinds})))}")
-    known = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *_NUMBERS["llama3"]}
-    odd = sorted(key for key in given.keys() - known if given[key] is not None)
+    supported = {"rope_type", "type", "rope_theta", "partial_rotary_factor", *_NUMBERS["llama3"]}
+    odd = sorted(key for key in given.keys() - supported if given[key] is not None)
     if odd or given.get("partial_rotary_factor", 1.0) not in (None, 1, 1.0):
         raise _error(f"{where} has {', '.join(odd or ['partial_rotary_factor'])}")
     own = given.get("rope_theta")

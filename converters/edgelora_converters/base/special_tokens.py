@@ -1,4 +1,4 @@
-"""Which tokens of a base begin a text, end it or a turn, or pad: from several files to GGUF's few keys. Pure."""
+"""The tokens of a base that begin a text, end it or a turn, or pad: from several files to GGUF's few keys. Pure."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SpecialIds:
 def special_ids(
     settings: Mapping[str, Any], config: Mapping[str, Any], generation: Mapping[str, Any], tokens: Sequence[str]
 ) -> SpecialIds:
-    """The special tokens of a base, from tokenizer_config.json, config.json and generation_config.json.
+    """Return the special tokens of a base, from tokenizer_config.json, config.json and generation_config.json.
 
     A name in tokenizer_config.json goes before an id in config.json. Every token that generation_config.json (else
     config.json) ends with is an end in GGUF too. Raises BaseError (`base_tokenizer`).

@@ -23,7 +23,7 @@ NORMAL, CONTROL, USER_DEFINED = 1, 3, 4
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """Everything that stands under `tokenizer.` in a GGUF base."""
+    """The values of all `tokenizer.` keys in a GGUF base."""
 
     pre: str
     """llama.cpp's name of the split pattern."""
@@ -38,13 +38,13 @@ class Vocabulary:
 
 
 def tokenizer_error(what: str) -> BaseError:
-    """A tokenizer that GGUF cannot express, or that contradicts itself."""
+    """Return the error for a tokenizer that GGUF cannot express, or that contradicts itself."""
     remedy = "Use a Llama base with Llama 3's tokenizer, in its original Hugging Face form."
     return BaseError("base_tokenizer", f"The base's tokenizer cannot be converted: {what}.", remedy)
 
 
 def read_vocabulary(folder: Path, vocab: int, config: Mapping[str, Any]) -> Vocabulary:
-    """The tokenizer and chat template of `folder`, padded to `vocab` entries; `config` is its config.json.
+    """Read the tokenizer and chat template of `folder`, padded to `vocab` entries; `config` is its config.json.
 
     Raises BaseError (`base_tokenizer`) for anything llama.cpp would do differently, StorageError for the disk.
     """
@@ -95,18 +95,18 @@ def _place(by_id: dict[int, tuple[str, int]], number: Any, text: Any, kind: int)
 
 def _check_added(tokenizer: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """transformers adds what tokenizer_config.json lists over what tokenizer.json has: the two must agree."""
-    known = {str(added["id"]): added["content"] for added in tokenizer.get("added_tokens") or []}
+    contents = {str(added["id"]): added["content"] for added in tokenizer.get("added_tokens") or []}
     listed = settings.get("added_tokens_decoder") or {}
     for number, added in listed.items():
         content = added.get("content") if isinstance(added, dict) else None
-        if known.get(number) != content:
+        if contents.get(number) != content:
             raise tokenizer_error(
                 f"{TOKENIZER_CONFIG_NAME} says that {quoted(str(content))} is {number}, {TOKENIZER_NAME} does not"
             )
 
 
 def _merges(tokenizer: Mapping[str, Any], ids: Mapping[str, int]) -> list[str]:
-    """The merges as `left right`, from that form or from pairs."""
+    """Return the merges as `left right`, from that form or from pairs."""
     merges = []
     for merge in tokenizer["model"].get("merges") or []:
         halves = merge.split(" ") if isinstance(merge, str) else merge
@@ -121,13 +121,13 @@ def _merges(tokenizer: Mapping[str, Any], ids: Mapping[str, int]) -> list[str]:
 
 
 def _wrapping(tokenizer: Mapping[str, Any], settings: Mapping[str, Any], special: SpecialIds) -> tuple[bool, bool]:
-    """Whether the begin and the end token are put around a text."""
-    found = wrapping(tokenizer.get("post_processor"))
-    if found is None:
+    """Return whether the beginning and the end token are put around a text."""
+    wrapped = wrapping(tokenizer.get("post_processor"))
+    if wrapped is None:
         raise tokenizer_error("its post-processor does more than to add a begin and an end token")
-    for ids, known, key in zip(found, (special.bos, special.eos), ("add_bos_token", "add_eos_token"), strict=True):
-        if ids not in ([], [known]):
+    for ids, token, key in zip(wrapped, (special.bos, special.eos), ("add_bos_token", "add_eos_token"), strict=True):
+        if ids not in ([], [token]):
             raise tokenizer_error(f"it adds the ids {ids}, which are no begin or end token")
         if isinstance(settings.get(key), bool) and settings[key] is not bool(ids):
             raise tokenizer_error(f"{TOKENIZER_CONFIG_NAME} says {key}: {settings[key]}, its post-processor does not")
-    return bool(found[0]), bool(found[1])
+    return bool(wrapped[0]), bool(wrapped[1])

@@ -15,7 +15,7 @@ _MODEL_OFF = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_
 
 
 def check_pipeline(tokenizer: Mapping[str, Any]) -> str | None:
-    """What keeps the stages other than the split from being plain byte-level BPE; None where nothing does."""
+    """Return why the stages other than the split are no plain byte-level BPE; None if they are."""
     model = tokenizer.get("model")
     if not isinstance(model, dict) or model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
         return "its model is not BPE"
@@ -35,7 +35,7 @@ def check_pipeline(tokenizer: Mapping[str, Any]) -> str | None:
 
 
 def byte_alphabet() -> list[str]:
-    """How byte-level BPE writes each byte 0..255 as one visible character."""
+    """Return the visible character that byte-level BPE writes for each byte 0..255."""
     visible = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     hidden = iter(range(256, 512))
     return [chr(byte if byte in visible else next(hidden)) for byte in range(256)]
@@ -47,16 +47,16 @@ def pre_name(tokenizer: Mapping[str, Any]) -> str | None:
     `llama-bpe` takes a piece that is a token whole, whatever the merges say (ignore_merges); `smaug-bpe` splits alike
     and merges; `gpt-2` is GPT-2's own split. (llama-vocab.cpp.)
     """
-    whole = tokenizer["model"].get("ignore_merges", False)
+    ignores_merges = tokenizer["model"].get("ignore_merges", False)
     before = tokenizer.get("pre_tokenizer")
     if _is_byte_level(before, own_split=True):
-        return None if whole else "gpt-2"
+        return None if ignores_merges else "gpt-2"
     steps = before.get("pretokenizers") if isinstance(before, dict) and before.get("type") == "Sequence" else None
     if not isinstance(steps, list) or len(steps) != 2 or not _is_llama3_split(steps[0]):
         return None
     if not _is_byte_level(steps[1], own_split=False):
         return None
-    return "llama-bpe" if whole else "smaug-bpe"
+    return "llama-bpe" if ignores_merges else "smaug-bpe"
 
 
 def _is_byte_level(step: Any, *, own_split: bool) -> bool:
@@ -72,7 +72,7 @@ def _is_llama3_split(step: Any) -> bool:
 
 
 def wrapping(processor: Any) -> tuple[list[int], list[int]] | None:
-    """The ids a post-processor puts before and behind a text; None where that is not all it does."""
+    """Return the ids a post-processor puts before and behind a text; None where that is not all it does."""
     if not processor:
         return [], []
     if not isinstance(processor, dict):
@@ -96,8 +96,8 @@ def _template(processor: Mapping[str, Any]) -> tuple[list[int], list[int]] | Non
         if "Sequence" in piece and not seen:
             seen = True
         elif "SpecialToken" in piece:
-            known = (processor.get("special_tokens") or {}).get(piece["SpecialToken"].get("id")) or {}
-            (behind if seen else before).extend(known.get("ids") or [-1])
+            special = (processor.get("special_tokens") or {}).get(piece["SpecialToken"].get("id")) or {}
+            (behind if seen else before).extend(special.get("ids") or [-1])
         else:
             return None
     return (before, behind) if seen else None

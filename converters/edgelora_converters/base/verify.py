@@ -45,7 +45,7 @@ F32 is not there: whatever the source is stored in, it must come out of float32 
 
 @dataclass(frozen=True, slots=True)
 class BaseVerification:
-    """How near a written base is to its checkpoint. Distances are relative, in the Frobenius norm."""
+    """The distance between a written base and its checkpoint, relative, in the Frobenius norm."""
 
     tensors: int
     exact: int
@@ -55,7 +55,7 @@ class BaseVerification:
     worst: float
     worst_tensor: str
     kinds: Mapping[str, int]
-    """How many tensors are stored in each type."""
+    """Number of tensors stored in each type."""
 
 
 def verify_gguf(
@@ -82,14 +82,14 @@ def verify_gguf(
 
 
 def check_identity(written: BaseIdentity, checkpoint: Checkpoint) -> None:
-    """The written base must be the source's: shapes, every token, the chat template. Raises BaseError."""
-    wanted = identify_folder(checkpoint.folder)
-    if (written.fingerprint, written.context_length) != (wanted.fingerprint, wanted.context_length):
+    """Check that the written base is the source's: shapes, every token, the chat template. Raises BaseError."""
+    source = identify_folder(checkpoint.folder)
+    if (written.fingerprint, written.context_length) != (source.fingerprint, source.context_length):
         raise failed("shapes, tokens or chat template are not the source's")
 
 
 def failed(what: str, param: str | None = None) -> BaseError:
-    """What was written is not what was read: no fault of the checkpoint."""
+    """Return the error for a written base that differs from its checkpoint, which is no fault of the checkpoint."""
     remedy = "Nothing was kept. Choose a type with more bits; if that fails too, check the disk."
     return BaseError("base_conversion_failed", f"The written base is not its source: {what}.", remedy, param=param)
 
@@ -97,11 +97,11 @@ def failed(what: str, param: str | None = None) -> BaseError:
 def _check_rope(written: GgufWeights, checkpoint: Checkpoint) -> None:
     config = checkpoint.config
     factors = config.rope.factors(config.shape.head_dim)
-    found = written.rope_factors()
-    if (None if factors is None else tuple(factors.tolist())) != found:
+    stored = written.rope_factors()
+    if (None if factors is None else tuple(factors.tolist())) != stored:
         raise failed("its rope factors differ")
-    wanted = {"rope.freq_base": config.rope.theta, "attention.layer_norm_rms_epsilon": config.norm_epsilon}
-    for key, value in wanted.items():
+    expected = {"rope.freq_base": config.rope.theta, "attention.layer_norm_rms_epsilon": config.norm_epsilon}
+    for key, value in expected.items():
         if written.metadata.get(f"llama.{key}") != float(np.float32(value)):
             raise failed(f"its {key} differs")
 
@@ -126,10 +126,10 @@ class Comparison:
         """Compare one tensor, stored as `kind`. Raises BaseError."""
         error = size = 0.0
         same = True
-        for written, wanted in blocks:
-            same = same and same_bits(written, wanted)
-            error += _square(written - wanted)
-            size += _square(wanted)
+        for written, source in blocks:
+            same = same and same_bits(written, source)
+            error += _square(written - source)
+            size += _square(source)
             self._report(name, written.size)
         if not same:
             self._check(name, kind, error, size)
@@ -139,7 +139,7 @@ class Comparison:
         self._squares = (self._squares[0] + error, self._squares[1] + size)
 
     def proof(self) -> BaseVerification:
-        """Of all that was added. Raises BaseError where a weight was not."""
+        """Return the verification of everything added. Raises BaseError if a weight is missing."""
         if sum(self._kinds.values()) != len(self.checkpoint.weights.names):
             raise failed("weights are missing")
         kinds = dict(sorted(self._kinds.items()))
@@ -159,7 +159,7 @@ class Comparison:
 
 
 def _square(values: NDArray[np.float32]) -> float:
-    """In float32, whose rounding is far below what is told of the result."""
+    """Return the sum of squares in float32, whose rounding is far below the reported distances."""
     return float(np.vdot(values, values))
 
 

@@ -1,4 +1,4 @@
-"""One conversion from end to end: read an adapter, write another form of it beside the goal, reopen, compare, publish.
+"""A conversion from end to end: read an adapter, write another form of it, reopen that, compare, publish.
 
 Owns the order of these steps and the version of their outcome; each step is a module of its own.
 """
@@ -43,7 +43,7 @@ _GATES = {"mapped": verify_mapped, "gguf": verify_gguf, "mlx": verify_mlx, "peft
 
 @dataclass(frozen=True, slots=True)
 class ConversionReport:
-    """What was converted, and how exactly."""
+    """The outcome of a conversion, with its exactness."""
 
     format: Format
     modules: int
@@ -56,11 +56,11 @@ class ConversionReport:
     nbytes: int
     """Size on disk."""
     memory_bytes: int
-    """What the factors take in memory at run time: as stored where they are mapped, else in float32; MLX pads every
-    pair to the largest rank."""
+    """Bytes that the factors take in memory at run time: as stored where they are mapped, else as float32; MLX pads
+    every pair to the largest rank."""
     source_digest: str
     treatment: str = ""
-    """What was done to the source's factors before they were plain ones, in words; mostly nothing."""
+    """Description of the steps that made the source's factors plain ones; empty for most adapters."""
 
 
 def convert(
@@ -98,7 +98,7 @@ def write_verified(
     base: BaseFingerprint,
     progress: Callable[[int, int], None] | None = None,
 ) -> ConversionReport:
-    """The second half of `convert`, for an adapter that is in memory. Raises as `convert` does."""
+    """Run the second half of `convert` for an adapter that is in memory. Raises as `convert` does."""
     refuse_existing(out)
     report = _Progress(progress, modules=len(adapter.pairs))
     report.done(1)

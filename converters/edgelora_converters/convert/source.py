@@ -1,4 +1,4 @@
-"""What kind of adapter a path holds, and reading it whatever it is. Owns the choice; each format has its own module."""
+"""Detecting the kind of adapter at a path, and reading it. Each format has its own module."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ _MAGIC = b"GGUF"
 
 
 def adapter_kind(path: Path) -> SourceKind:
-    """By what is there: a GGUF container, a folder with MLX's file of tensors, or else PEFT's business to explain."""
+    """Detect the kind of adapter: a GGUF container, a folder with MLX's tensors, or else PEFT, whose reader explains
+    what is wrong."""
     if path.is_dir():
         return "mlx" if (path / mlx_writer.TENSORS_NAME).exists() and not (path / WEIGHTS_NAME).exists() else "peft"
     if not _is_gguf(path):

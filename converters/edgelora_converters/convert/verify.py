@@ -1,7 +1,7 @@
 """The gate behind every conversion: the written file, read back, must be the adapter that was read.
 
 Each module's delta is rebuilt from the file and compared with scale * B @ A of the source in float64. Owns the
-comparison and its limit; reading the formats is `gguf_adapter` and `mlx`.
+comparison and its limit; reading the formats is `gguf.adapter_reader` and `mlx.writer`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Rebuilt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What the gate saw. `worst` is the largest relative distance over all modules, `worst_target` that module."""
+    """The result of the gate: the largest relative distance over all modules, and the module it is of."""
 
     modules: int
     worst: float
@@ -90,8 +90,8 @@ def verify_mlx(
     with mlx_writer.opened(folder, shape) as stored:
 
         def rebuilt(target: Target) -> Rebuilt:
-            found = stored[target]
-            return Rebuilt(found.a.T, found.b.T, magnitude=found.m)
+            module = stored[target]
+            return Rebuilt(module.a.T, module.b.T, magnitude=module.m)
 
         return compare(adapter, LazyMapping(stored, rebuilt), progress=progress)
 
@@ -141,20 +141,20 @@ def _of_pair(pair: LoraPair) -> Rebuilt:
     return Rebuilt(pair.a, pair.b.astype(np.float64) * pair.scale, bias, magnitude=pair.magnitude)
 
 
-def _same(one: LoraPair, other: LoraPair) -> bool:
+def _same(pair: LoraPair, other: LoraPair) -> bool:
     """Bit for bit; a bias of zeros is the same as none."""
-    if not (same_bits(one.a, other.a) and same_bits(one.b, other.b)):
+    if not (same_bits(pair.a, other.a) and same_bits(pair.b, other.b)):
         return False
-    none = np.zeros(len(one.b), np.float32)
+    none = np.zeros(len(pair.b), np.float32)
     return all(
         np.array_equal(none if mine is None else mine, none if yours is None else yours)
-        for mine, yours in ((one.magnitude, other.magnitude), (one.bias, other.bias))
+        for mine, yours in ((pair.magnitude, other.magnitude), (pair.bias, other.bias))
     )
 
 
-def _check_invocation(found: tuple[int, ...], adapter: LoraAdapter) -> None:
-    if found != adapter.invocation:
-        message = f"The converted file has the invocation {list(found)}; the source's is {list(adapter.invocation)}."
+def _check_invocation(written: tuple[int, ...], adapter: LoraAdapter) -> None:
+    if written != adapter.invocation:
+        message = f"The converted file has the invocation {list(written)}; the source's is {list(adapter.invocation)}."
         raise ConversionFailed("conversion_mismatch", message, _REMEDY)
 
 
@@ -193,29 +193,29 @@ def _badness(distance: float) -> float:
     return math.inf if math.isnan(distance) else distance
 
 
-def _rows_distance(target: Target, adapter: LoraAdapter, found: Rebuilt) -> float:
-    """The largest relative distance of what stands by rows: bias, row scales, magnitude."""
+def _rows_distance(target: Target, adapter: LoraAdapter, written: Rebuilt) -> float:
+    """Return the largest relative distance of what stands by rows: bias, row scales, magnitude."""
     pair = adapter.pairs[target]
-    if pair.magnitude is not None and found.row_scale is None and found.magnitude is None:
+    if pair.magnitude is not None and written.row_scale is None and written.magnitude is None:
         raise _mismatch(target, "has lost its magnitude")
     bias = None if pair.bias is None else pair.bias.astype(np.float64) * pair.scale
-    compared: list[tuple[Vector | None, Vector | None]] = [(bias, found.bias)]
-    if found.row_scale is not None:
-        compared.append((adapter.row_scales.get(target), found.row_scale))
-    if found.magnitude is not None:
-        compared.append((pair.magnitude, found.magnitude))
+    compared: list[tuple[Vector | None, Vector | None]] = [(bias, written.bias)]
+    if written.row_scale is not None:
+        compared.append((adapter.row_scales.get(target), written.row_scale))
+    if written.magnitude is not None:
+        compared.append((pair.magnitude, written.magnitude))
     return max((_vector_distance(target, source, rows) for source, rows in compared), key=_badness)
 
 
-def _vector_distance(target: Target, source: Vector | None, found: Vector | None) -> float:
-    """None is a vector of zeros."""
-    if source is None and found is None:
+def _vector_distance(target: Target, source: Vector | None, written: Vector | None) -> float:
+    """Return the relative distance of two vectors; None stands for a vector of zeros."""
+    if source is None and written is None:
         return 0.0
-    if source is not None and found is not None and source.shape != found.shape:
-        raise _mismatch(target, f"has {found.shape} rows and not {source.shape}")
-    wanted = np.zeros(1) if source is None else source.astype(np.float64)
-    rows = np.zeros(1) if found is None else found.astype(np.float64)
-    return float(np.linalg.norm(rows - wanted)) / max(float(np.linalg.norm(wanted)), _VANISHING)
+    if source is not None and written is not None and source.shape != written.shape:
+        raise _mismatch(target, f"has {written.shape} rows and not {source.shape}")
+    expected = np.zeros(1) if source is None else source.astype(np.float64)
+    rows = np.zeros(1) if written is None else written.astype(np.float64)
+    return float(np.linalg.norm(rows - expected)) / max(float(np.linalg.norm(expected)), _VANISHING)
 
 
 def relative_distance(pair: LoraPair, rebuilt: Factors) -> float:
@@ -238,7 +238,7 @@ def relative_distance(pair: LoraPair, rebuilt: Factors) -> float:
 
 
 def _rows(factor: NDArray[np.float64], rank: int) -> NDArray[np.float64]:
-    """`factor` with zero rows up to `rank`: the same delta."""
+    """Return `factor` with zero rows up to `rank`: the same delta."""
     return np.pad(factor, ((0, rank - factor.shape[0]), (0, 0)))
 
 

@@ -56,7 +56,7 @@ def read(path: Path, shape: LlamaShape, *, widen: bool = True) -> dict[Target, F
 
 @contextmanager
 def opened(path: Path, shape: LlamaShape, *, widen: bool = True) -> Iterator[Mapping[Target, Factors]]:
-    """`read`, but each pair is read, and checked for values, when it is asked for. Raises as `read` does."""
+    """Yield the pairs as `read` does, but read each, and check its values, on access. Raises as `read` does."""
     header = read_header(path, error=AdapterCorrupt)
     check_kind(header)
     _invocation(header)
@@ -75,15 +75,15 @@ def opened(path: Path, shape: LlamaShape, *, widen: bool = True) -> Iterator[Map
 
 
 def read_invocation(path: Path) -> tuple[int, ...]:
-    """The token ids an aLoRA acts from on; empty for plain LoRA. Raises AdapterCorrupt, StorageError."""
+    """Return the token ids an aLoRA acts from on; empty for plain LoRA. Raises AdapterCorrupt, StorageError."""
     return _invocation(read_header(path, error=AdapterCorrupt))
 
 
 def check_kind(header: GgufHeader) -> None:
     """Raise AdapterUnsupported unless the file says it is a LoRA adapter, AdapterIncompatible unless for a Llama."""
-    for key, wanted in (("general.type", "adapter"), ("adapter.type", "lora")):
-        if (found := header.metadata.get(key)) != wanted:
-            message = f"The file's {key} is {quoted(str(found))}, not {wanted!r}."
+    for key, expected in (("general.type", "adapter"), ("adapter.type", "lora")):
+        if (value := header.metadata.get(key)) != expected:
+            message = f"The file's {key} is {quoted(str(value))}, not {expected!r}."
             raise AdapterUnsupported("not_a_lora", message, "Give a LoRA adapter converted to GGUF.", param=key)
     if (architecture := header.metadata.get("general.architecture")) != "llama":
         message = f"The adapter is for the architecture {quoted(str(architecture))}, not 'llama'."
@@ -109,15 +109,15 @@ def read_alpha(header: GgufHeader) -> float:
 
 
 def _halves(tensors: Mapping[str, GgufTensor], shape: LlamaShape) -> dict[Target, tuple[GgufTensor, GgufTensor]]:
-    """The checked (lora_a, lora_b) of every module: names, pairs, widths, ranks and dtypes, no data yet."""
-    found: dict[Target, dict[str, GgufTensor]] = {}
+    """Return the checked (lora_a, lora_b) of every module: names, pairs, widths, ranks and dtypes, no data yet."""
+    halves: dict[Target, dict[str, GgufTensor]] = {}
     for name, tensor in tensors.items():
         target, half = _parse_name(name, shape)
         _check_type(name, tensor)
-        found.setdefault(target, {})[half] = tensor
-    if not found:
+        halves.setdefault(target, {})[half] = tensor
+    if not halves:
         raise AdapterCorrupt("empty_adapter", "The adapter has no tensors.", _REMEDY_AGAIN)
-    return {target: _checked_pair(target, pair, shape) for target, pair in found.items()}
+    return {target: _checked_pair(target, pair, shape) for target, pair in halves.items()}
 
 
 def _parse_name(name: str, shape: LlamaShape) -> tuple[Target, str]:
@@ -165,9 +165,11 @@ def _checked_pair(target: Target, pair: Mapping[str, GgufTensor], shape: LlamaSh
     if len(a) != 2 or len(b) != 2 or a[1] != b[0]:
         message = f"The factors of {name} do not fit together: {list(a)} and {list(b)}."
         raise AdapterCorrupt("rank_mismatch", message, _REMEDY_AGAIN, param=name)
-    found, wanted = (a[0], b[1]), (target.module.in_features(shape), target.module.out_features(shape))
-    if found != wanted:
-        message = f"{name} maps {found[0]} to {found[1]} in the adapter and {wanted[0]} to {wanted[1]} in the base."
+    widths, expected = (a[0], b[1]), (target.module.in_features(shape), target.module.out_features(shape))
+    if widths != expected:
+        message = (
+            f"{name} maps {widths[0]} to {widths[1]} in the adapter and {expected[0]} to {expected[1]} in the base."
+        )
         raise AdapterIncompatible("shape_mismatch", message, _REMEDY_BASE, param=name)
     return pair["lora_a"], pair["lora_b"]
 
@@ -184,7 +186,7 @@ def _read_pair(file: BinaryIO, target: Target, halves: tuple[GgufTensor, GgufTen
 
 
 def _read_tensor(file: BinaryIO, name: str, tensor: GgufTensor) -> NDArray[Any]:
-    """As stored, finite."""
+    """Return a tensor in its stored type. Raises AdapterCorrupt for a value that is not finite."""
     kind = GGML_TYPES[tensor.type].name
     file.seek(tensor.offset)
     raw: NDArray[Any] = np.fromfile(file, dtype=DTYPES[kind], count=tensor.shape[0] * tensor.shape[1])

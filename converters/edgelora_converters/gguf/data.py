@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def write_tensor(writer: GGUFWriter, tensor: NDArray[Any]) -> None:
-    """What `writer.write_tensor_data(tensor)` is for: the next tensor's bytes and padding. Raises OSError.
+    """Write the next tensor's bytes and padding, in place of `writer.write_tensor_data`. Raises OSError.
 
     That method ends in ndarray.tofile, which drops the error of its last, buffered bytes: on a full disk a small tensor
     is gone and nothing says so.

@@ -20,7 +20,8 @@ _COUNTS = 24
 
 
 def with_keys(path: Path, header: GgufHeader, added: Mapping[str, str]) -> bytes:
-    """The bytes before the tensors' data, of the file at `path` whose `header` was read, with string keys `added`.
+    """Return the bytes before the tensors' data, of the file at `path` whose `header` was read, with string keys
+    `added`.
 
     Raises BaseError where the file is another one now, StorageError.
     """
@@ -38,7 +39,7 @@ def with_keys(path: Path, header: GgufHeader, added: Mapping[str, str]) -> bytes
 
 
 def _infos(header: GgufHeader) -> bytes:
-    """The tensors' infos as the format writes them: they stand between the keys and the data."""
+    """Return the tensors' infos as the format writes them: they stand between the keys and the data."""
     return b"".join(
         _text(name)
         + struct.pack(f"<I{len(tensor.shape)}Q", len(tensor.shape), *tensor.shape)
@@ -48,7 +49,7 @@ def _infos(header: GgufHeader) -> bytes:
 
 
 def _start_of(infos: bytes, raw: bytes, path: Path, alignment: int) -> int:
-    """Where the infos begin: so that at most padding is between them and the data."""
+    """Return the offset at which the infos begin, so that at most padding is between them and the data."""
     for padding in range(alignment):
         start = len(raw) - padding - len(infos)
         if raw.startswith(infos, start):

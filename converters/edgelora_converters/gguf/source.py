@@ -2,7 +2,7 @@
 
 Where the file has an alpha, factors stay as stored and the scale is alpha / rank; where it has none (or 0.0, as ours),
 the scale is 1. F32, F16 and BF16 are widened exactly; Q8_0, in which llama.cpp's converter can store adapters, is
-dequantized exactly to float32. Checks for the runtime are `gguf_adapter`'s, which trusts less.
+dequantized exactly to float32. Checks for the runtime are `gguf.adapter_reader`'s, which trusts less.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _REMEDY_BASE = "It was made for another base: choose that base (--base)."
 
 
 def read(path: Path, shape: LlamaShape) -> LoraAdapter:
-    """The adapter in the file at `path`, for a base of `shape`, q and k back in Hugging Face row order.
+    """Read the adapter in the file at `path` for a base of `shape`, q and k back in Hugging Face row order.
 
     Raises AdapterCorrupt for an unsound file, AdapterIncompatible for another architecture, layer count or width,
     AdapterUnsupported for tensors and types that are no plain LoRA, StorageError.
@@ -55,18 +55,18 @@ def read(path: Path, shape: LlamaShape) -> LoraAdapter:
 
 
 def _halves(header: GgufHeader, shape: LlamaShape) -> dict[Target, dict[str, GgufTensor]]:
-    found: dict[Target, dict[str, GgufTensor]] = {}
+    halves: dict[Target, dict[str, GgufTensor]] = {}
     for name, tensor in header.tensors.items():
         target, half = _target(name, shape)
-        found.setdefault(target, {})[half] = tensor
+        halves.setdefault(target, {})[half] = tensor
         if (kind := GGML_TYPES[tensor.type].name) not in READABLE or len(tensor.shape) != 2:
             message = f"The tensor {name} is stored as {kind} in {len(tensor.shape)} dimensions."
             raise AdapterUnsupported("tensor_dtype", message, "Convert it again with --outtype f32.", param=name)
-    if not found:
+    if not halves:
         raise AdapterCorrupt("empty_adapter", "The adapter has no tensors.", _REMEDY_AGAIN)
-    for target, pair in found.items():
+    for target, pair in halves.items():
         _check_pair(target, pair, shape)
-    return dict(sorted(found.items(), key=lambda item: (item[0].depth, item[0].module.gguf)))
+    return dict(sorted(halves.items(), key=lambda item: (item[0].depth, item[0].module.gguf)))
 
 
 def _target(name: str, shape: LlamaShape) -> tuple[Target, str]:
@@ -93,15 +93,17 @@ def _check_pair(target: Target, pair: Mapping[str, GgufTensor], shape: LlamaShap
     if a[0] != b[1]:
         message = f"The factors of {target.gguf_path} do not fit together: {list(a)} and {list(b)}."
         raise AdapterCorrupt("rank_mismatch", message, _REMEDY_AGAIN, param=target.gguf_path)
-    found, wanted = (a[1], b[0]), (target.module.in_features(shape), target.module.out_features(shape))
-    if found != wanted:
+    widths, expected = (a[1], b[0]), (target.module.in_features(shape), target.module.out_features(shape))
+    if widths != expected:
         name = target.gguf_path
-        message = f"{name} maps {found[0]} to {found[1]} in the adapter and {wanted[0]} to {wanted[1]} in the base."
+        message = (
+            f"{name} maps {widths[0]} to {widths[1]} in the adapter and {expected[0]} to {expected[1]} in the base."
+        )
         raise AdapterIncompatible("shape_mismatch", message, _REMEDY_BASE, param=name)
 
 
 def _shape(target: Target, half: str, tensor: GgufTensor) -> tuple[int, ...]:
-    """[rank, in] of an a, [out, rank] of a b. llama.cpp keeps the embedding's a turned round: [vocab, rank]."""
+    """Return [rank, in] of an a, [out, rank] of a b. llama.cpp keeps the embedding's a transposed: [vocab, rank]."""
     rows = tensor.shape[::-1]
     return rows[::-1] if target.module == EMBEDDING and half == "lora_a" else rows
 
@@ -133,9 +135,9 @@ def _values(file: BinaryIO, name: str, tensor: GgufTensor) -> NDArray[np.float32
 
 
 def _base_model(header: GgufHeader) -> str | None:
-    """What we, or llama.cpp's converter, noted of the base; for people."""
-    said = (header.metadata.get(f"{PROVENANCE_PREFIX}trained_on"), header.metadata.get("general.base_model.0.name"))
-    return next((name for name in said if isinstance(name, str) and name), None)
+    """Return the base's name as we, or llama.cpp's converter, noted it; for people."""
+    names = (header.metadata.get(f"{PROVENANCE_PREFIX}trained_on"), header.metadata.get("general.base_model.0.name"))
+    return next((name for name in names if isinstance(name, str) and name), None)
 
 
 def _facts(header: GgufHeader, alpha: float) -> Mapping[str, str]:

@@ -1,4 +1,5 @@
-"""Writing an adapter as GGUF. Owns the layout of the file; reading it back is `gguf_adapter`, comparing is `verify`.
+"""Writing an adapter as GGUF. Owns the layout of the file; `gguf.adapter_reader` reads it back and `convert.verify`
+compares.
 
 The layout is llama.cpp's for adapters (general.type "adapter", adapter.type "lora", pairs `blk.N.X.weight.lora_a`
 [rank, in] and `.lora_b` [out, rank], f32), with one choice of ours: each module's whole scale is folded into its B and

@@ -18,10 +18,10 @@ _BEHIND = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One linear module of one layer; or the embedding or the head, which have no layer."""
+    """A linear module of one layer; or the embedding or the head, which have no layer."""
 
     layer: int | None
-    """None for EMBEDDING and HEAD of edgelora_models.modules."""
+    """Number of the layer; None for EMBEDDING and HEAD of edgelora_models.modules."""
     module: LinearModule
 
     @property
@@ -42,8 +42,8 @@ class Target:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoraPair:
-    """One module's delta, in Hugging Face row order: y gains scale * (b @ a @ x + bias); with DoRA's magnitude all of
-    y is scaled by rows, see LoraAdapter.row_scales.
+    """A module's delta, in Hugging Face row order: y gains scale * (b @ a @ x + bias); with DoRA's magnitude all of y
+    is scaled by rows, see LoraAdapter.row_scales.
 
     The embedding's x is one-hot: what it looks up for token t gains scale * b @ a[:, t].
     """
@@ -89,12 +89,12 @@ class TokenRows:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoraAdapter:
-    """A whole adapter. `source_digest` is the sha256 hex of its PEFT files (see peft_folder.source_digest)."""
+    """A whole adapter. `source_digest` is the sha256 hex of its PEFT files (see `peft.folder.source_digest`)."""
 
     pairs: Mapping[Target, LoraPair]
     source_digest: str
     base_model: str | None
-    """What the adapter's config calls its base; a hint for people, never trusted."""
+    """The base's name in the adapter's configuration; a hint for people, never trusted."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     """Facts worth showing: rank, alpha, target_modules, use_rslora, peft_version."""
     invocation: tuple[int, ...] = ()

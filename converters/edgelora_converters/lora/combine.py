@@ -21,7 +21,7 @@ from edgelora_models.errors import AdapterIncompatible, AdapterUnsupported, Usag
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Part:
-    """One adapter with its weight. `name` is what errors and the result's metadata call it."""
+    """An adapter with its weight. `name` is used in errors and in the result's metadata."""
 
     name: str
     adapter: LoraAdapter
@@ -30,7 +30,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class ModuleLoss:
-    """What a module lost to a lower rank, relative to its whole delta (Frobenius)."""
+    """The loss of a module that was reduced to a lower rank, relative to its whole delta (Frobenius)."""
 
     path: str
     rank: int
@@ -42,13 +42,13 @@ class ModuleLoss:
 class Combination:
     adapter: LoraAdapter
     losses: tuple[ModuleLoss, ...]
-    """One for each module that was reduced; empty where the combination is exact."""
+    """Losses of the modules that were reduced; empty if the combination is exact."""
     error: float
-    """Of all modules together, relative Frobenius; 0.0 where the combination is exact."""
+    """Relative error of all modules together (Frobenius); 0.0 if the combination is exact."""
 
 
 def combine(parts: Sequence[Part], *, rank: int | None = None) -> Combination:
-    """The weighted sum of `parts` as one adapter, of at most `rank` where that is given.
+    """Return the weighted sum of `parts` as one adapter, of at most `rank` where that is given.
 
     Where all parts have one weight and scale the factors stay as they are; otherwise weight and scale go into B, in
     float64, rounded once. Raises UsageError for no parts, a rank below 1 or a sum that is zero everywhere;
@@ -103,7 +103,7 @@ def _invocation(parts: Sequence[Part]) -> tuple[int, ...]:
 
 
 def _targets(parts: Iterable[Part]) -> list[Target]:
-    """Every module of any part, in the order in which they first appear."""
+    """Return every module of any part, in the order in which they first appear."""
     return list(dict.fromkeys(target for part in parts for target in part.adapter.pairs))
 
 
@@ -125,7 +125,7 @@ def _weighted(pair: LoraPair, weight: float) -> LoraPair:
 
 
 def _folded(target: Target, pair: LoraPair) -> LoraPair:
-    """The same delta with scale 1; lora_B's bias is scaled with it."""
+    """Return the same delta with its scale folded into B; lora_B's bias is scaled with it."""
     bias = None if pair.bias is None else (pair.bias.astype(np.float64) * pair.scale).astype(np.float32)
     return LoraPair(pair.a, folded_b(target, pair), 1.0, bias=bias)
 
@@ -145,5 +145,5 @@ def _digest(parts: Sequence[Part], rank: int | None) -> str:
 
 def _losses(summed: dict[Target, LoraPair], reduced: dict[Target, Reduced]) -> tuple[tuple[ModuleLoss, ...], float]:
     losses = tuple(ModuleLoss(t.hf_path, summed[t].rank, r.error) for t, r in reduced.items() if r.lost)
-    whole, lost = (math.hypot(*(getattr(r, name) for r in reduced.values())) for name in ("norm", "lost"))
-    return losses, lost / whole if whole else 0.0
+    norm, lost = (math.hypot(*(getattr(r, name) for r in reduced.values())) for name in ("norm", "lost"))
+    return losses, lost / norm if norm else 0.0

@@ -1,7 +1,8 @@
-"""What an adapter takes of the very base it will run on: DoRA's norms, and the rows that trainable tokens replace.
+"""Completing an adapter with values of the very base it will run on: DoRA's norms, and the rows that trainable tokens
+replace.
 
 An adapter read from PEFT lacks them; `complete` fills them in where the format needs them. Owns that choice, and what
-is noted of it; the mathematics is `dora` and `tokens`.
+is noted of it; the mathematics is `lora.dora` and `lora.token_rows`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _MLX_BITS = frozenset({2, 4, 8})
 
 
 def needs_base(adapter: LoraAdapter) -> bool:
-    """Whether it takes anything of the base it will run on, in some format."""
+    """Return whether an adapter needs the base it will run on, in some format."""
     return is_dora(adapter) or bool(adapter.token_rows)
 
 
@@ -37,7 +38,7 @@ def complete(
     norms: BaseWeights | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> LoraAdapter:
-    """`adapter` with all that the format `to` takes of the base at `base`, a GGUF file or a folder.
+    """Complete `adapter` with all that the format `to` takes of the base at `base`, a GGUF file or a folder.
 
     `norms`: other weights that DoRA's norms are to be of, such as the trained ones behind a quantized base. MLX takes
     the norms itself, and PEFT all of it. `progress` is called with modules done and in all. Raises AdapterUnsupported

@@ -21,14 +21,14 @@ from edgelora_models.modules import EMBEDDING
 
 
 def is_dora(adapter: LoraAdapter) -> bool:
-    """Whether any of its modules has a magnitude."""
+    """Return whether any module of an adapter has a magnitude."""
     return any(pair.magnitude is not None for pair in adapter.pairs.values())
 
 
 def with_row_scales(
     adapter: LoraAdapter, weights: BaseWeights, *, progress: Callable[[int, int], None] | None = None
 ) -> LoraAdapter:
-    """`adapter` with the row scale of every pair that has a magnitude; the same where none has.
+    """Return `adapter` with the row scale of every pair that has a magnitude; the same where none has.
 
     `progress` is called with modules done and in all. Raises AdapterUnsupported for DoRA of the embedding (PEFT scales
     its columns there) and where a norm is zero, BaseError and StorageError as BaseWeights does.

@@ -1,4 +1,5 @@
-"""What every writer does with a pair before any format: check it against the base, fold its scale. Owns no file."""
+"""Checks of every writer before any format: that a pair fits the base, and that its scale can be folded. Owns no
+file."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from edgelora_models.modules import EMBEDDING, LINEAR_MODULES, OUTER_MODULES
 from edgelora_models.shape import LlamaShape
 
 Part = Literal["dora", "dora_embedding", "lora_bias", "embedding_lora", "head_lora"]
-"""What an adapter may have beyond factors of a layer's linear modules."""
+"""Parts that an adapter may have beyond the factors of a layer's linear modules."""
 EVERY_PART: frozenset[Part] = frozenset(get_args(Part)) - {"dora_embedding"}
 """All that any format carries: PEFT's DoRA of an embedding scales its columns, which no runtime does."""
 
@@ -33,8 +34,8 @@ def check_fits(adapter: LoraAdapter, shape: LlamaShape) -> None:
 
 
 def _check_pair(target: Target, pair: LoraPair, shape: LlamaShape) -> None:
-    wanted = ((pair.rank, target.module.in_features(shape)), (target.module.out_features(shape), pair.rank))
-    if pair.rank >= 1 and _has_place(target, shape) and (pair.a.shape, pair.b.shape) == wanted:
+    expected = ((pair.rank, target.module.in_features(shape)), (target.module.out_features(shape), pair.rank))
+    if pair.rank >= 1 and _has_place(target, shape) and (pair.a.shape, pair.b.shape) == expected:
         return
     factors = f"lora_A {list(pair.a.shape)} and lora_B {list(pair.b.shape)}"
     message = f"The base has no place for {target.hf_path} with {factors}."
@@ -105,7 +106,8 @@ def _not_carried(target: Target, part: Part, to: str) -> AdapterUnsupported:
 
 
 def folded_b(target: Target, pair: LoraPair) -> NDArray[np.float32]:
-    """`pair.folded_b()`, [out_features, rank]; AdapterUnsupported where the scale takes it out of float32's range."""
+    """Return `pair.folded_b()`, [out_features, rank]. Raises AdapterUnsupported where the scale takes it out of
+    float32's range."""
     with np.errstate(over="ignore", invalid="ignore"):
         folded = pair.folded_b()
     if np.isfinite(folded).all():

@@ -31,7 +31,7 @@ class Reduced:
 
 
 def reduce_rank(pair: LoraPair, rank: int) -> Reduced:
-    """`pair`, which has no magnitude, cut to `rank`: scale 1.0, the roots of the singular values in both factors. A
+    """Cut `pair`, which has no magnitude, to `rank`: scale 1.0, the roots of the singular values in both factors. A
     pair of no higher rank stays as it is.
 
     Computed in float64 and rounded once to float32, which is not counted in `lost` (about 1e-7 of `norm`).

@@ -20,13 +20,13 @@ from edgelora_models.errors import AdapterUnsupported
 from edgelora_models.modules import EMBEDDING, HEAD
 
 MAX_TOKENS = 256
-"""Of one module: each takes a row as long as the vocabulary."""
+"""Largest number of trained tokens of a module: each takes a row as long as the vocabulary."""
 
 _EMBEDDING, _HEAD = Target(None, EMBEDDING), Target(None, HEAD)
 
 
 def with_token_pairs(adapter: LoraAdapter, weights: BaseWeights) -> LoraAdapter:
-    """`adapter` with a pair in place of every set of token rows; the same where it has none.
+    """Return `adapter` with a pair in place of every set of token rows; the same where it has none.
 
     Raises AdapterUnsupported where a module has a pair already or too many tokens, BaseError and StorageError as
     BaseWeights does.

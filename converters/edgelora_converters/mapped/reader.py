@@ -29,7 +29,7 @@ from edgelora_models.modules import BY_GGUF, EMBEDDING, OUTER_MODULES
 from edgelora_models.shape import LlamaShape
 
 _PARTS = ("a", "b", "row_scale", "bias")
-"""Of a module, in the order of the file."""
+"""Tensors of a module, in the order of the file."""
 _OUTER = {module.gguf: module for module in OUTER_MODULES}
 
 _REMEDY_BASE = "Use the base it was made for; its conversion for this one is made from the PEFT adapter."
@@ -38,7 +38,7 @@ _REMEDY_AGAIN = "Delete the file: it is made again from the adapter when it is n
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MappedPair:
-    """One module's factors where they lie: views of the mapping, which lives as long as they do."""
+    """A module's factors as views of the mapping, which lives as long as they do."""
 
     a: NDArray[Any]
     """[rank, in], the embedding's [vocab, rank]: float32, float16, or bfloat16 as the uint16 of its bits."""
@@ -82,9 +82,9 @@ def read(path: Path, shape: LlamaShape) -> MappedAdapter:
 
 
 def _check_kind(header: GgufHeader) -> None:
-    found = (header.metadata.get("general.type"), header.metadata.get("general.architecture"))
-    if found != (KIND, ARCHITECTURE):
-        message = f"The file's general.type is {quoted(str(found[0]))}, not {KIND!r}."
+    kind = (header.metadata.get("general.type"), header.metadata.get("general.architecture"))
+    if kind != (KIND, ARCHITECTURE):
+        message = f"The file's general.type is {quoted(str(kind[0]))}, not {KIND!r}."
         raise AdapterUnsupported("not_mapped", message, _REMEDY_AGAIN, param="general.type")
     layout = header.metadata.get("edgelora.layout")
     if layout not in (PLAIN_LAYOUT, LAYOUT):
@@ -101,16 +101,17 @@ def _pairs(header: GgufHeader, data: Bytes, shape: LlamaShape) -> dict[Target, M
     if not modules:
         raise _corrupt("incomplete_pair", "it has no tensors")
     pairs: dict[Target, MappedPair] = {}
-    for (path, found), scale in zip(modules.items(), scales, strict=True):
+    for (path, tensors), scale in zip(modules.items(), scales, strict=True):
         target = _target(path, shape, outer=more)
-        _check_shapes(target, path, found, shape)
-        views = {part: _view(data, f"{path}.{part}", tensor) for part, tensor in found.items()}
+        _check_shapes(target, path, tensors, shape)
+        views = {part: _view(data, f"{path}.{part}", tensor) for part, tensor in tensors.items()}
         pairs[target] = MappedPair(views["a"], views["b"], scale, views.get("row_scale"), views.get("bias"))
     return pairs
 
 
 def _modules(tensors: Mapping[str, GgufTensor], *, parts: Sequence[str]) -> dict[str, dict[str, GgufTensor]]:
-    """By module and part, both in the order of the file: a and b, then what else its layout may have."""
+    """Group the tensors by module and part, both in the order of the file: a and b, then what else its layout may
+    have."""
     modules: dict[str, dict[str, GgufTensor]] = {}
     last = ""
     for name, tensor in tensors.items():
@@ -119,12 +120,12 @@ def _modules(tensors: Mapping[str, GgufTensor], *, parts: Sequence[str]) -> dict
             raise _corrupt("unknown_tensor", f"the tensor {quoted(name)} is none of its layout", name)
         if part == "a":
             last = path
-        known = modules.setdefault(path, {})
-        if path != last or (part == "b") != (list(known) == ["a"]):
+        module = modules.setdefault(path, {})
+        if path != last or (part == "b") != (list(module) == ["a"]):
             raise _corrupt("incomplete_pair", f"the tensor {quoted(name)} does not stand behind its pair", name)
-        known[part] = tensor
-    for path, found in modules.items():
-        if "b" not in found:
+        module[part] = tensor
+    for path, module in modules.items():
+        if "b" not in module:
             raise _corrupt("incomplete_pair", f"{path}.a stands alone", f"{path}.a")
     return modules
 
@@ -152,24 +153,26 @@ def _target(path: str, shape: LlamaShape, *, outer: bool) -> Target:
     return Target(layer, BY_GGUF[match[2]])
 
 
-def _check_shapes(target: Target, name: str, found: Mapping[str, GgufTensor], shape: LlamaShape) -> None:
+def _check_shapes(target: Target, name: str, tensors: Mapping[str, GgufTensor], shape: LlamaShape) -> None:
     # ggml's order, row length first: a is (in, rank), of the embedding (rank, in); b is (out, rank).
-    a, b = found["a"].shape, found["b"].shape
+    a, b = tensors["a"].shape, tensors["b"].shape
     if target.module == EMBEDDING:
         a = a[::-1]
     if len(a) != 2 or len(b) != 2 or a[1] != b[1]:
         raise _corrupt("rank_mismatch", f"{name} has the factors {list(a)} and {list(b)}", name)
-    widths, wanted = (a[0], b[0]), (target.module.in_features(shape), target.module.out_features(shape))
-    if widths != wanted:
-        message = f"{name} maps {widths[0]} to {widths[1]} in the adapter and {wanted[0]} to {wanted[1]} in the base."
+    widths, expected = (a[0], b[0]), (target.module.in_features(shape), target.module.out_features(shape))
+    if widths != expected:
+        message = (
+            f"{name} maps {widths[0]} to {widths[1]} in the adapter and {expected[0]} to {expected[1]} in the base."
+        )
         raise AdapterIncompatible("shape_mismatch", message, _REMEDY_BASE, param=name)
     for part in _PARTS[2:]:
-        if part in found and (found[part].shape != (wanted[1],) or GGML_TYPES[found[part].type].name != "F32"):
-            raise _corrupt("bad_rows", f"{name}.{part} is not one F32 for each of {wanted[1]} rows", f"{name}.{part}")
+        if part in tensors and (tensors[part].shape != (expected[1],) or GGML_TYPES[tensors[part].type].name != "F32"):
+            raise _corrupt("bad_rows", f"{name}.{part} is not one F32 for each of {expected[1]} rows", f"{name}.{part}")
 
 
 def _view(data: Bytes, name: str, tensor: GgufTensor) -> NDArray[Any]:
-    """The reader of the header made sure that the tensor lies within the file."""
+    """Return a view of a tensor's data. The reader of the header made sure that it lies within the file."""
     kind = GGML_TYPES[tensor.type].name
     if kind not in DTYPES:
         raise _corrupt("tensor_dtype", f"the tensor {name} is stored as {kind}", name)

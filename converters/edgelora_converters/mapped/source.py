@@ -21,22 +21,22 @@ from edgelora_models.shape import LlamaShape
 
 
 def read(path: Path, shape: LlamaShape) -> LoraAdapter:
-    """The adapter in the file at `path`, for a base of `shape`. Raises what `mapped_adapter.read` raises, and
-    AdapterUnsupported for DoRA: the file has its row scales, and its magnitudes only with the base they were made for.
-    """
+    """Return the adapter in the file at `path`, for a base of `shape`. Raises what `mapped.reader.read` raises, and
+    AdapterUnsupported for DoRA: the file has its row scales, and its magnitudes only with the base they were made
+    for."""
     mapped = mapped_reader.read(path, shape)
     scaled = next((target for target, pair in mapped.pairs.items() if pair.row_scale is not None), None)
     if scaled is not None:
         message = f"{scaled.hf_path} is a DoRA adapter's, of which the file has the row scales and not the magnitudes."
         raise AdapterUnsupported("dora", message, "Give the PEFT adapter it was made from.", param=scaled.hf_path)
     pairs = {target: pair_of(target, pair, shape) for target, pair in mapped.pairs.items()}
-    said = ours(read_header(path, error=AdapterCorrupt).metadata)
+    metadata = ours(read_header(path, error=AdapterCorrupt).metadata)
     digest = hashlib.sha256(mapped.data.data).hexdigest()
-    return LoraAdapter(pairs, digest, said.get("trained_on"), invocation=invocation_of(said))
+    return LoraAdapter(pairs, digest, metadata.get("trained_on"), invocation=invocation_of(metadata))
 
 
 def pair_of(target: Target, pair: MappedPair, shape: LlamaShape) -> LoraPair:
-    """A module's factors and bias in Hugging Face row order, widened."""
+    """Return a module's factors and bias in Hugging Face row order, widened."""
     heads = target.module.rotary_heads(shape)
     a, b = widened(pair.a), deinterleave(widened(pair.b).T, heads)
     bias = None if pair.bias is None else deinterleave(pair.bias[:, None], heads)[:, 0]

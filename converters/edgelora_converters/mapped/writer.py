@@ -9,7 +9,7 @@ scales stand apart, in `edgelora.scales`, one float32 for each pair.
 Layout 2 is the same with more in it: behind its pair a module may have `.row_scale` [out], DoRA's g, and `.bias` [out],
 lora_bias without the scale, both float32 and in GGUF row order; and the pairs may be `token_embd.a` [vocab, rank], a
 row for each token, with `token_embd.b` [rank, hidden], and `output.a` and `.b`. An adapter that has none of these is
-written as layout 1. Reading both back is `mapped_adapter`.
+written as layout 1. Reading both back is `mapped.reader`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 SUFFIX = ".lora"
-"""Of such files' names. A reader goes by what stands in them."""
+"""Suffix of such files' names. A reader goes by the content."""
 KIND = "edgelora-lora"
 ARCHITECTURE = "edgelora"
 PLAIN_LAYOUT, LAYOUT = 1, 2
@@ -47,7 +47,7 @@ _ORDER = {module: number for number, module in enumerate((*LINEAR_MODULES, *OUTE
 
 
 def tensor_path(target: Target) -> str:
-    """What a pair's tensors are called, without `.a` and `.b`."""
+    """Return the name of a pair's tensors, without `.a` and `.b`."""
     return target.gguf_path.removesuffix(".weight")
 
 
@@ -113,7 +113,7 @@ def _forms(
 def _values(
     adapter: LoraAdapter, target: Target, kinds: tuple[Kind, Kind], shape: LlamaShape
 ) -> Iterator[NDArray[Any]]:
-    """The same tensors' values."""
+    """Yield the values of each tensor of a module."""
     pair, heads = adapter.pairs[target], target.module.rotary_heads(shape)
     yield stored(np.ascontiguousarray(pair.a.T) if target.module == EMBEDDING else pair.a, kinds[0])
     yield stored(np.ascontiguousarray(interleave(pair.b, heads).T), kinds[1])

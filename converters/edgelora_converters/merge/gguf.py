@@ -54,15 +54,15 @@ def write(
 
 def check(base: Path, out: Path) -> None:
     """Raise BaseError unless the merged file holds exactly the base's tensors in the base's forms."""
-    found, wanted = (_forms(read_header(path)) for path in (out, base))
-    if found != wanted:
+    written, expected = (_forms(read_header(path)) for path in (out, base))
+    if written != expected:
         raise BaseError("merge_mismatch", f"{out} does not hold the tensors of {base}.", "Merge again.")
 
 
-def numbered(known: Mapping[str, object], facts: Mapping[str, str]) -> dict[str, str]:
-    """`facts` under the first number that no earlier merge has taken."""
+def numbered(keys: Mapping[str, object], facts: Mapping[str, str]) -> dict[str, str]:
+    """Return `facts` under the first number that no earlier merge has taken."""
     number = 1
-    while any(key.startswith(f"{PREFIX}{number}.") for key in known):
+    while any(key.startswith(f"{PREFIX}{number}.") for key in keys):
         number += 1
     return {f"{PREFIX}{number}.{name}": value for name, value in sorted(facts.items())}
 
@@ -77,7 +77,7 @@ def _merged(weights: BaseWeights, target: Target, changes: Changes, kind: str) -
 
 
 def _file_order(block: Block, target: Target, shape: LlamaShape) -> Wide:
-    """A block is of whole heads, so that its rows can be interleaved by themselves."""
+    """Interleave a block's rows, which are of whole heads, into the file's order."""
     heads = target.module.rotary_heads(shape)
     if heads is None:
         return block.after

@@ -63,13 +63,13 @@ def write(
 
 def check(base: Path, out: Path) -> None:
     """Raise BaseError unless the merged folder holds exactly the base's tensors in the base's forms."""
-    found, wanted = (_forms(folder) for folder in (out, base))
-    if found != wanted:
+    written, expected = (_forms(folder) for folder in (out, base))
+    if written != expected:
         raise BaseError("merge_mismatch", f"{out} does not hold the tensors of {base}.", "Merge again.")
 
 
 def _others(base: Path) -> Iterable[Path]:
-    """The configuration, tokenizer, template and licence: files beside the weights. Folders are left out."""
+    """Return the configuration, tokenizer, template and licence: files beside the weights. Folders are left out."""
     kept = (path for path in sorted(base.iterdir()) if path.is_file() and not path.name.startswith("."))
     return [path for path in kept if path.name == INDEX_NAME or not _of_weights(path)]
 

@@ -36,7 +36,7 @@ QUANTIZED = 0.5
 
 @dataclass(frozen=True, slots=True)
 class MergedModule:
-    """One matrix of the merged base, beside the exact sum. See merge_rows.Tally."""
+    """A matrix of the merged base compared with the exact sum. See merge.rows.ErrorTally."""
 
     path: str
     error: float
@@ -48,13 +48,13 @@ class MergedModule:
 class MergeReport:
     modules: tuple[MergedModule, ...]
     error: float
-    """Of all merged matrices together: ||stored - exact|| / ||exact||, Frobenius."""
+    """Error of all merged matrices together: ||stored - exact|| / ||exact||, Frobenius."""
     noise: float
     """The same beside the change: ||stored - exact|| / ||exact - base||."""
     kept: float
-    """How much of the change is there along its own direction; 1.0 is all of it."""
+    """Share of the change that survived rounding, along its own direction; 1.0 is all of it."""
     nbytes: int
-    """Of the weights written."""
+    """Size of the weights written."""
 
 
 def merge(
@@ -92,7 +92,7 @@ def merge(
 
 
 def weights_size(path: Path) -> int:
-    """Bytes of a base's weights."""
+    """Return the bytes of a base's weights."""
     if not path.is_dir():
         return path.stat().st_size
     return sum(file.stat().st_size for file in path.glob("*.safetensors"))
@@ -173,8 +173,8 @@ def _compare(out: Path, weights: BaseWeights, acting: Changes, meter: _Meter) ->
 
 
 def _report(tallies: Mapping[Target, ErrorTally], nbytes: int) -> MergeReport:
-    whole = ErrorTally()
+    total = ErrorTally()
     for tally in tallies.values():
-        whole += tally
+        total += tally
     modules = tuple(MergedModule(t.hf_path, tally.error, tally.noise, tally.kept) for t, tally in tallies.items())
-    return MergeReport(modules, whole.error, whole.noise, whole.kept, nbytes)
+    return MergeReport(modules, total.error, total.noise, total.kept, nbytes)

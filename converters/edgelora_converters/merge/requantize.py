@@ -21,14 +21,14 @@ Rows = NDArray[np.float32]
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 GGUF_PACKAGE = frozenset({"Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"})
 GGML = frozenset({"Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"})
-"""Those that ggml quantizes well without an importance matrix."""
+"""Types that ggml quantizes well without an importance matrix."""
 _ROWS = 64
-"""Of a thread's turn: milliseconds of work."""
+"""Rows that a thread takes at a time: milliseconds of work."""
 WRITABLE = FLOATS | GGUF_PACKAGE | GGML
 
 
 def requantised(rows: Rows, kind: str) -> NDArray[Any]:
-    """`rows` stored as `kind`, one of WRITABLE: an array whose bytes are the file's. Values beyond F16's range become
+    """Quantize `rows` to `kind`, one of WRITABLE: an array whose bytes are the file's. Values beyond F16's range become
     infinite, which is for the caller to find."""
     if kind in FLOATS:
         return _ROUNDED[kind](rows)

@@ -1,4 +1,4 @@
-"""What adapters make of the rows of a base's weights. Owns the arithmetic, in float64; no file.
+"""The arithmetic of merging adapters into the rows of a base's weights, in float64. Owns no file.
 
 A plain adapter adds w s B A to W. DoRA's W becomes g (W + s B A) with g = m / ||W + s B A|| by rows, so that it adds
 w (g (W + s B A) - W). Every row needs its own row of W only, which is why a base can be merged block by block.
@@ -29,17 +29,17 @@ Changes = Mapping[Target, Sequence[tuple[LoraPair, float]]]
 
 
 def changes(parts: Sequence[Part]) -> Changes:
-    """By module, in the order of a forward pass; parts of weight 0 change nothing."""
-    found: dict[Target, list[tuple[LoraPair, float]]] = {}
+    """Group the parts by module, in the order of a forward pass; parts of weight 0 change nothing."""
+    changed: dict[Target, list[tuple[LoraPair, float]]] = {}
     for part in parts:
         for target, pair in part.adapter.pairs.items():
             if part.weight:
-                found.setdefault(target, []).append((pair, part.weight))
-    return dict(sorted(found.items(), key=lambda item: (item[0].depth, _PLACE[item[0].module])))
+                changed.setdefault(target, []).append((pair, part.weight))
+    return dict(sorted(changed.items(), key=lambda item: (item[0].depth, _PLACE[item[0].module])))
 
 
 def weight_name(target: Target) -> str:
-    """The Hugging Face name of the matrix a module's pair changes."""
+    """Return the Hugging Face name of the matrix a module's pair changes."""
     return f"{target.hf_path}.weight"
 
 
@@ -50,11 +50,11 @@ class Block:
     start: int
     before: NDArray[np.float32]
     after: Wide
-    """As it would be without rounding."""
+    """The row as it would be without rounding."""
 
 
 def merged_blocks(weights: BaseWeights, target: Target, acting: Sequence[tuple[LoraPair, float]]) -> Iterator[Block]:
-    """The rows of a module's matrix from first to last, in blocks of whole rotary heads."""
+    """Yield the rows of a module's matrix from first to last, in blocks of whole rotary heads."""
     name = weight_name(target)
     rows, width = weights.shape(name)
     step = _step(target, weights.llama, rows=rows, width=width)
@@ -64,7 +64,7 @@ def merged_blocks(weights: BaseWeights, target: Target, acting: Sequence[tuple[L
 
 
 def merged_rows(before: Wide, target: Target, acting: Sequence[tuple[LoraPair, float]], start: int) -> Wide:
-    """`before` are the rows from `start` on."""
+    """Return the merged rows; `before` are the rows from `start` on."""
     after = before.copy()
     for pair, weight in acting:
         rows = slice(start, start + len(before))
@@ -84,7 +84,7 @@ def _row_scales(magnitude: NDArray[np.float32], moved: Wide) -> Wide:
 
 
 def _delta(pair: LoraPair, target: Target, rows: slice) -> Wide:
-    """Rows of scale * B @ A; of the embedding, whose rows are tokens, of its transpose."""
+    """Return the rows of scale * B @ A; of the embedding, whose rows are tokens, of its transpose."""
     left, right = (pair.a.T, pair.b.T) if target.module == EMBEDDING else (pair.b, pair.a)
     delta: Wide = (left[rows].astype(np.float64) * pair.scale) @ right.astype(np.float64)
     return delta
@@ -98,7 +98,7 @@ def _step(target: Target, shape: LlamaShape, *, rows: int, width: int) -> int:
 
 @dataclass(slots=True)
 class ErrorTally:
-    """What became of the rows of a matrix, summed up block by block."""
+    """The errors of a matrix's rows, summed up block by block."""
 
     _wanted: float = field(default=0.0)
     _change: float = field(default=0.0)
@@ -106,7 +106,7 @@ class ErrorTally:
     _along: float = field(default=0.0)
 
     def add(self, block: Block, stored: NDArray[np.float32]) -> None:
-        """`stored`: the same rows as the merged file holds them."""
+        """Add rows to the sums; `stored` are the same rows as the merged file holds them."""
         change, made = block.after - block.before, stored.astype(np.float64) - block.before
         self._wanted += _square(block.after)
         self._change += _square(change)
@@ -132,7 +132,7 @@ class ErrorTally:
 
     @property
     def kept(self) -> float:
-        """How much of that change is there, along its own direction: 1.0 is all of it, 0.0 nothing."""
+        """Return the share of the change that survived, along its own direction: 1.0 is all of it, 0.0 nothing."""
         return _ratio(self._along, self._change) if self._change else 1.0
 
 
@@ -140,5 +140,5 @@ def _square(values: Wide) -> float:
     return float(np.vdot(values, values))
 
 
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else 0.0
+def _ratio(part: float, total: float) -> float:
+    return part / total if total else 0.0

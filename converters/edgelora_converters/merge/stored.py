@@ -1,4 +1,5 @@
-"""What merging into any kind of file needs: rows in the type the base stores, bytes carried over. Owns no layout."""
+"""Shared steps of merging into any kind of file: rows in the type the base stores, bytes carried over. Owns no
+layout."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ def check_type(target: Target, kind: str) -> None:
 
 
 def stored_rows(target: Target, exact: NDArray[np.float64], kind: str) -> NDArray[Any]:
-    """Rows as their bytes in the file. Raises AdapterUnsupported where a value leaves the type's range."""
+    """Encode rows as their bytes in the file. Raises AdapterUnsupported where a value leaves the type's range."""
     with np.errstate(over="ignore"):
         rows = exact.astype(np.float32)
     stored = requantised(rows, kind)
@@ -37,7 +38,7 @@ def stored_rows(target: Target, exact: NDArray[np.float64], kind: str) -> NDArra
 
 
 def copied(source: BinaryIO, offset: int, nbytes: int) -> Iterator[bytes]:
-    """`nbytes` of an open file from `offset` on, in pieces. Raises BaseError where it ends before, OSError."""
+    """Yield `nbytes` of an open file from `offset` on, in chunks. Raises BaseError where it ends before, OSError."""
     source.seek(offset)
     while nbytes:
         piece = source.read(min(nbytes, _CHUNK))

@@ -2,7 +2,7 @@
 
 mlx-lm has one rank and one scale for all modules. `keys` are names within a layer, for the last `num_layers` layers, or
 full paths; without any, all linear modules of those layers are adapted. The tensors are the truth and the
-configuration must agree with them. `mlx` writes such folders and reads its own for the gate.
+configuration must agree with them. `mlx.writer` writes such folders and reads its own for the gate.
 
 Source: mlx-lm 0.32.2, tuner/utils.py (linear_to_lora_layers, load_adapters) and tuner/lora.py.
 """
@@ -39,9 +39,9 @@ class _Config:
     scale: float
     dora: bool
     keys: frozenset[str] | None
-    """None: all linear modules."""
+    """Names of the selected modules; None for all linear modules."""
     last: int
-    """How many layers from the end; 0 or fewer are all."""
+    """Number of layers from the end; 0 or fewer select all."""
     base_model: str | None
 
 
@@ -53,16 +53,16 @@ def read(folder: Path, shape: LlamaShape, *, digest: str | None = None) -> LoraA
     other widths or layers, AdapterUnsupported for full fine-tunes and what PEFT has no form for, StorageError.
     """
     config = _read_config(folder / CONFIG_NAME)
-    wanted = _selected(config, shape)
+    targets = _selected(config, shape)
     with open_safetensors(folder / TENSORS_NAME) as file:
-        _check_selection(_targets(file, config, shape), wanted)
-        _check_tied(wanted, shape)
-        pairs = {target: _pair(file, target, shape, config) for target in wanted}
+        _check_selection(_targets(file, config, shape), targets)
+        _check_tied(targets, shape)
+        pairs = {target: _pair(file, target, shape, config) for target in targets}
     return LoraAdapter(pairs, digest or source_digest(folder), config.base_model, _facts(config))
 
 
 def source_digest(folder: Path) -> str:
-    """`files_digest` of the two files."""
+    """Return `files_digest` of the two files."""
     return files_digest(folder, (CONFIG_NAME, TENSORS_NAME))
 
 
@@ -96,10 +96,10 @@ def _read_config(path: Path) -> _Config:
 
 
 def _base_model(fields: Mapping[str, Any]) -> str | None:
-    """What mlx-lm's trainer, or we, noted of the base; for people."""
+    """Return the base's name as mlx-lm's trainer, or we, noted it; for people."""
     ours = fields.get("edgelora")
-    said = (fields.get("model"), ours.get("trained_on") if isinstance(ours, dict) else None)
-    return next((name for name in said if isinstance(name, str) and name), None)
+    names = (fields.get("model"), ours.get("trained_on") if isinstance(ours, dict) else None)
+    return next((name for name in names if isinstance(name, str) and name), None)
 
 
 def _bad(path: Path, field: str) -> AdapterCorrupt:
@@ -107,7 +107,8 @@ def _bad(path: Path, field: str) -> AdapterCorrupt:
 
 
 def _selected(config: _Config, shape: LlamaShape) -> list[Target]:
-    """The modules mlx-lm would adapt, in the order of a forward pass. Keys that match nothing mean nothing there."""
+    """Return the modules mlx-lm would adapt, in the order of a forward pass. Keys that match nothing mean nothing
+    there."""
     keys = frozenset(module.hf for module in LINEAR_MODULES) if config.keys is None else config.keys
     first = max(shape.layers - config.last, 0) if config.last > 0 else 0
     inner = [Target(layer, module) for layer in range(shape.layers) for module in LINEAR_MODULES]
@@ -119,8 +120,8 @@ def _selected(config: _Config, shape: LlamaShape) -> list[Target]:
 
 
 def _targets(file: SafetensorsFile, config: _Config, shape: LlamaShape) -> frozenset[Target]:
-    """The modules of the file. Every tensor is a factor of one, and every one is complete."""
-    found: dict[Target, set[str]] = {}
+    """Return the modules of the file. Every tensor is a factor of one, and every one is complete."""
+    leaves_of: dict[Target, set[str]] = {}
     for name in file.names:
         path, _, leaf = name.rpartition(".")
         if leaf not in ("lora_a", "lora_b", "m"):
@@ -128,14 +129,14 @@ def _targets(file: SafetensorsFile, config: _Config, shape: LlamaShape) -> froze
             raise AdapterUnsupported(
                 "unknown_tensor", message, "Train the adapter with mlx-lm's lora alone.", param=name
             )
-        found.setdefault(_target(path, name, shape), set()).add(leaf)
-    wanted = {"lora_a", "lora_b", "m"} if config.dora else {"lora_a", "lora_b"}
-    for target, leaves in found.items():
-        if odd := sorted(leaves ^ wanted):
-            how = "is missing" if odd[0] in wanted else "belongs to DoRA, which the configuration does not say"
+        leaves_of.setdefault(_target(path, name, shape), set()).add(leaf)
+    expected = {"lora_a", "lora_b", "m"} if config.dora else {"lora_a", "lora_b"}
+    for target, leaves in leaves_of.items():
+        if odd := sorted(leaves ^ expected):
+            how = "is missing" if odd[0] in expected else "belongs to DoRA, which the configuration does not say"
             message = f"The tensor {target.hf_path}.{odd[0]} {how}."
             raise AdapterCorrupt("incomplete_pair", message, _FIX, param=f"{target.hf_path}.{odd[0]}")
-    return frozenset(found)
+    return frozenset(leaves_of)
 
 
 def _target(path: str, name: str, shape: LlamaShape) -> Target:
@@ -153,16 +154,16 @@ def _target(path: str, name: str, shape: LlamaShape) -> Target:
     return Target(int(match[1]), BY_HF[match[2]])
 
 
-def _check_selection(found: frozenset[Target], wanted: list[Target]) -> None:
+def _check_selection(present: frozenset[Target], chosen: list[Target]) -> None:
     """mlx-lm refuses tensors of modules it does not adapt, and leaves adapted modules without tensors untrained."""
-    if odd := sorted(found ^ set(wanted), key=lambda target: (target.depth, target.hf_path)):
-        how = "has tensors and is not selected" if odd[0] in found else "is selected and has no tensors"
+    if odd := sorted(present ^ set(chosen), key=lambda target: (target.depth, target.hf_path)):
+        how = "has tensors and is not selected" if odd[0] in present else "is selected and has no tensors"
         message = f"{odd[0].hf_path} {how} by {CONFIG_NAME}, for a base of this many layers."
         raise AdapterCorrupt("adapter_modules", message, _REMEDY_BASE, param=odd[0].hf_path)
 
 
-def _check_tied(wanted: list[Target], shape: LlamaShape) -> None:
-    if shape.tied and (outer := [target for target in wanted if target.layer is None]):
+def _check_tied(targets: list[Target], shape: LlamaShape) -> None:
+    if shape.tied and (outer := [target for target in targets if target.layer is None]):
         message = f"The base's head is its embedding, so mlx-lm applies the factors of {outer[0].hf_path} to both."
         remedy = "Merge it with mlx-lm (mlx_lm.fuse); PEFT and GGUF have no form for it."
         raise AdapterUnsupported("mlx_tied_embedding", message, remedy, param=outer[0].hf_path)
@@ -170,9 +171,11 @@ def _check_tied(wanted: list[Target], shape: LlamaShape) -> None:
 
 def _pair(file: SafetensorsFile, target: Target, shape: LlamaShape, config: _Config) -> LoraPair:
     a, b = (file.read_f32(f"{target.hf_path}.{leaf}") for leaf in ("lora_a", "lora_b"))
-    wanted = ((target.module.in_features(shape), config.rank), (config.rank, target.module.out_features(shape)))
-    if (a.shape, b.shape) != wanted:
-        message = f"{target.hf_path} has factors {list(a.shape)} and {list(b.shape)}, not {[list(w) for w in wanted]}."
+    expected = ((target.module.in_features(shape), config.rank), (config.rank, target.module.out_features(shape)))
+    if (a.shape, b.shape) != expected:
+        message = (
+            f"{target.hf_path} has factors {list(a.shape)} and {list(b.shape)}, not {[list(w) for w in expected]}."
+        )
         raise AdapterIncompatible("shape_mismatch", message, _REMEDY_BASE, param=target.hf_path)
     rank = used_rank(a.T, b.T)
     a, b = np.ascontiguousarray(a.T[:rank]), np.ascontiguousarray(b.T[:, :rank])
@@ -180,7 +183,8 @@ def _pair(file: SafetensorsFile, target: Target, shape: LlamaShape, config: _Con
 
 
 def used_rank(a: NDArray[Any], b: NDArray[Any]) -> int:
-    """The rank without the zeros that padding has put behind it, in both factors: a [rank, in], b [out, rank]."""
+    """Return the rank without the zeros that padding has put behind it, in both factors: a [rank, in], b [out,
+    rank]."""
     used = np.flatnonzero(a.any(axis=1) | b.any(axis=0))
     return int(used[-1]) + 1 if used.size else 1
 

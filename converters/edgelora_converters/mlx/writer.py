@@ -43,7 +43,7 @@ Pair = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 class Stored(NamedTuple):
-    """One module of a folder, the folder's scale in b, padding included."""
+    """A module of a folder, with the folder's scale in b, padding included."""
 
     a: NDArray[np.float32]
     """[in, rank]"""
@@ -110,7 +110,7 @@ def _is_dora(adapter: LoraAdapter) -> bool:
 
 
 def _tensors(adapter: LoraAdapter) -> Iterator[Planned]:
-    """In the order of their names; each padded, turned and folded when it is written."""
+    """Yield the tensors in the order of their names; each is padded, transposed and folded when it is written."""
     rank = adapter.max_rank
     for target in sorted(adapter.pairs, key=lambda target: target.hf_path):
         pair = adapter.pairs[target]
@@ -122,14 +122,14 @@ def _tensors(adapter: LoraAdapter) -> Iterator[Planned]:
 
 
 def _padded_a(pair: LoraPair, rank: int) -> list[NDArray[np.float32]]:
-    """[in, rank]"""
+    """Return A as [rank, in], padded."""
     a = np.zeros((pair.a.shape[1], rank), np.float32)
     a[:, : pair.rank] = pair.a.T
     return [a]
 
 
 def _padded_b(target: Target, pair: LoraPair, rank: int) -> list[NDArray[np.float32]]:
-    """[rank, out]"""
+    """Return B as [rank, out], padded."""
     b = np.zeros((rank, pair.b.shape[0]), np.float32)
     b[: pair.rank] = folded_b(target, pair).T
     return [b]
@@ -148,7 +148,7 @@ def read(folder: Path, shape: LlamaShape) -> dict[Target, Stored]:
 
 @contextmanager
 def opened(folder: Path, shape: LlamaShape) -> Iterator[Mapping[Target, Stored]]:
-    """`read`, but each module is read, and checked, when it is asked for. Raises as `read` does."""
+    """Yield the modules as `read` does, but read and check each on access. Raises as `read` does."""
     config = _read_config(folder / CONFIG_NAME, shape)
     with open_safetensors(folder / TENSORS_NAME) as file:
         _check_names(file.names, config)
@@ -197,9 +197,9 @@ def _target(key: object, shape: LlamaShape) -> Target:
 def _check_names(names: Iterable[str], config: _Config) -> None:
     """mlx-lm loads a folder that lacks tensors, and runs the base alone; here every key has its pair and no more."""
     halves = ("lora_a", "lora_b", "m") if config.dora else ("lora_a", "lora_b")
-    wanted = {f"{target.hf_path}.{half}" for target in config.targets for half in halves}
-    if odd := sorted(wanted ^ set(names)):
-        how = "is missing" if odd[0] in wanted else "belongs to none of its keys"
+    expected = {f"{target.hf_path}.{half}" for target in config.targets for half in halves}
+    if odd := sorted(expected ^ set(names)):
+        how = "is missing" if odd[0] in expected else "belongs to none of its keys"
         raise AdapterCorrupt("incomplete_pair", f"The tensor {odd[0]} {how}.", REMEDY_CONVERT, param=odd[0])
 
 
@@ -207,10 +207,10 @@ def _read_module(file: SafetensorsFile, target: Target, shape: LlamaShape, confi
     a, b = (file.read_f32(f"{target.hf_path}.{half}") for half in ("lora_a", "lora_b"))
     m = file.read_f32(f"{target.hf_path}.m") if config.dora else None
     width, out = target.module.in_features(shape), target.module.out_features(shape)
-    wanted = [(width, config.rank), (config.rank, out), (out,)]
-    found = [tensor.shape for tensor in (a, b, m) if tensor is not None]
-    if found != wanted[: len(found)]:
-        message = f"{target.hf_path} has tensors of {[list(f) for f in found]}, not {[list(w) for w in wanted]}."
+    expected = [(width, config.rank), (config.rank, out), (out,)]
+    shapes = [tensor.shape for tensor in (a, b, m) if tensor is not None]
+    if shapes != expected[: len(shapes)]:
+        message = f"{target.hf_path} has tensors of {[list(f) for f in shapes]}, not {[list(w) for w in expected]}."
         raise AdapterIncompatible("shape_mismatch", message, REMEDY_BASE, param=target.hf_path)
     return Stored(a, b if config.scale == 1 else folded_b(target, LoraPair(a.T, b.T, config.scale)).T, m)
 

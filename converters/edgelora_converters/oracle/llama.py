@@ -24,7 +24,7 @@ Array = NDArray[Any]
 
 
 class Delta(NamedTuple):
-    """One module's delta: y becomes row_scale * (y + b @ a @ x) + bias. The embedding's x is one-hot."""
+    """A module's delta: y becomes row_scale * (y + b @ a @ x) + bias. The embedding's x is one-hot."""
 
     a: Array
     """[rank, in]; of the embedding [rank, vocab]."""
@@ -45,7 +45,7 @@ _EMBEDDING, _HEAD = Target(None, EMBEDDING), Target(None, HEAD)
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One adapter among several that act on a sequence, each with its own weight, from its own position on."""
+    """An adapter among several that act on a sequence, each with its own weight, from its own position on."""
 
     deltas: Deltas
     weight: float = 1.0
@@ -54,7 +54,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class LlamaConfig:
-    """What the forward pass needs beyond the weights."""
+    """The configuration that the forward pass needs beside the weights."""
 
     shape: LlamaShape
     norm_epsilon: float
@@ -80,7 +80,7 @@ def llama3_factors(
 
 
 def deltas_of(adapter: LoraAdapter) -> Deltas:
-    """Every module's delta of an adapter, DoRA's with its row scales."""
+    """Return every module's delta of an adapter, DoRA's with its row scales."""
     return {
         target: Delta(pair.a, pair.folded_b(), folded_bias(target, pair), adapter.row_scales.get(target))
         for target, pair in adapter.pairs.items()
@@ -109,7 +109,8 @@ class NumpyLlama:
         return self.logits_of([Case(tokens, parts)])[0]
 
     def logits_of(self, cases: Sequence[Case], *, progress: Callable[[int], None] | None = None) -> list[Array]:
-        """`logits` of several cases side by side, layer by layer, so that each weight is asked for by one layer only.
+        """Return `logits` of several cases side by side, layer by layer, so that each weight is asked for by one layer
+        only.
 
         `progress` is called with the number of layers done.
         """
@@ -130,7 +131,7 @@ class NumpyLlama:
         return self._changed(_EMBEDDING, self._embedded(case), lambda a, start: a[:, tokens[start:]].T, case.parts)
 
     def _embedded(self, case: Case) -> Array:
-        """The base's own rows."""
+        """Return the base's own rows."""
         rows: Array = self._weight("model.embed_tokens.weight")[np.asarray(case.tokens)]
         return rows
 
@@ -145,7 +146,7 @@ class NumpyLlama:
         return "model.embed_tokens.weight" if self.config.shape.tied else "lm_head.weight"
 
     def _heads_of(self, states: Sequence[Array]) -> list[Array]:
-        """Each case's logits from its last normed state."""
+        """Return each case's logits from its last normed state."""
         return [x @ self._weight(self.head).T for x in states]
 
     def _norm(self, x: Array, name: str) -> Array:
@@ -166,7 +167,8 @@ class NumpyLlama:
     def _changed(
         self, target: Target, y: Array, products: Callable[[Array, int], Array], parts: Sequence[Part]
     ) -> Array:
-        """`products` gives a's part of a delta, [tokens from a start on, rank]. Every part's change is of y alone."""
+        """Return y with the changes of all parts; `products` gives a's part of a delta, [tokens from a start on, rank].
+        Every part's change is of y alone."""
         result = y.copy()
         for part in parts:
             if target not in part.deltas:
@@ -209,7 +211,7 @@ class NumpyLlama:
 
 
 def _heads(x: Array, count: int) -> Array:
-    """[tokens, count * head_dim] to [count, tokens, head_dim]."""
+    """Reshape [tokens, count * head_dim] to [count, tokens, head_dim]."""
     return x.reshape(len(x), count, -1).swapaxes(0, 1)
 
 

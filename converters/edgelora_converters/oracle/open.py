@@ -23,21 +23,22 @@ JSON_LIMIT = 16 << 20
 
 
 def load_hf(folder: Path, *, dtype: Precision = "float32") -> NumpyLlama:
-    """The Llama in a Hugging Face folder: config.json and safetensors, sharded or not. Raises BaseError."""
+    """Load the Llama in a Hugging Face folder: config.json and safetensors, sharded or not. Raises BaseError."""
     config = hf_config(read_json(folder / "config.json", limit=JSON_LIMIT, error=BaseError))
     with open_base_weights(folder) as weights:
         return NumpyLlama({name: weights.read(name) for name in weights.names}, config, dtype=dtype)
 
 
 def load_gguf(path: Path, *, dtype: Precision = "float32") -> NumpyLlama:
-    """The Llama in a GGUF file, dequantized to float32, q and k back in Hugging Face row order. Raises BaseError."""
+    """Load the Llama in a GGUF file, dequantized to float32, q and k back in Hugging Face row order. Raises
+    BaseError."""
     with GgufWeights(path) as base:
         return NumpyLlama({name: base.read(name) for name in base.names}, _gguf_config(base), dtype=dtype)
 
 
 @contextmanager
 def open_streamed(path: Path) -> Iterator[StreamedLlama]:
-    """The Llama in a Hugging Face folder or a GGUF file, its weights read as they are needed. Raises BaseError."""
+    """Open the Llama in a Hugging Face folder or a GGUF file, its weights read as they are needed. Raises BaseError."""
     with open_base_weights(path) as weights:
         if isinstance(weights, GgufWeights):
             config = _gguf_config(weights)
@@ -47,7 +48,7 @@ def open_streamed(path: Path) -> Iterator[StreamedLlama]:
 
 
 def hf_config(config: Mapping[str, Any]) -> LlamaConfig:
-    """What the forward pass needs of a config.json, in the form of transformers 4 or 5. Raises BaseError."""
+    """Read from config.json what the forward pass needs, in the form of transformers 4 or 5. Raises BaseError."""
     try:
         shape = _hf_shape(config)
         rope = config.get("rope_parameters") or config.get("rope_scaling") or {}

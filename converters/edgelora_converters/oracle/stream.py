@@ -30,7 +30,7 @@ class StreamedLlama(NumpyLlama):
         return np.concatenate([self._base.rows(name, token, token + 1) for token in case.tokens])
 
     def _heads_of(self, states: Sequence[Array]) -> list[Array]:
-        """In blocks of rows: the head of a large vocabulary takes more memory than a layer."""
+        """Compute the logits in blocks of rows: the head of a large vocabulary takes more memory than a layer."""
         together = np.concatenate(states)
         blocks = [together @ rows.T for _, rows in row_blocks(self._base, self.head)]
         ends = np.cumsum([len(x) for x in states])[:-1]

@@ -84,7 +84,7 @@ class PeftConfig:
     """A regular expression, or names; None where the file does not say."""
     exclude_modules: str | tuple[str, ...]
     layers_to_transform: frozenset[int] | None
-    """None is all layers."""
+    """Numbers of the adapted layers; None for all layers."""
     base_model: str | None
     peft_version: str | None
     invocation: tuple[int, ...] = ()
@@ -98,7 +98,7 @@ class PeftConfig:
     token_indices: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """By the path of embedding or head, the tokens whose rows are replaced."""
     initialisation: Initialisation | None = None
-    """Where it took something out of the base's weight; None is any other."""
+    """Initialisation that took something out of the base's weight; None for any other."""
     kasa: bool = False
     blocks: BlockDiagonal | None = None
     """BD-LoRA."""
@@ -109,7 +109,7 @@ class PeftConfig:
 
 
 def read_fields(folder: Path) -> dict[str, Any]:
-    """`folder`/adapter_config.json as JSON. Raises AdapterCorrupt, StorageError."""
+    """Read `folder`/adapter_config.json as JSON. Raises AdapterCorrupt, StorageError."""
     return read_json(folder / CONFIG_NAME, limit=MAX_CONFIG_BYTES, error=AdapterCorrupt)
 
 
@@ -127,13 +127,13 @@ def parse_config(fields: Mapping[str, Any], problems: Problems | None = None) ->
             "Some other kinds can be rewritten with peft.tuners.lora.conversion.save_as_lora.",
             param="peft_type",
         )
-    found = Problems() if problems is None else problems
-    taking = Fields(fields, found)
+    collected = Problems() if problems is None else problems
+    taking = Fields(fields, collected)
     taking.taken |= {"peft_type", "bias"}
     config = _adalora(taking) if kind == "ADALORA" else _lora(taking)
     _check_rest(taking)
     if problems is None:
-        found.refuse_any(CONFIG_NAME)
+        collected.refuse_any(CONFIG_NAME)
     return config
 
 
@@ -164,7 +164,7 @@ def _lora(fields: Fields) -> PeftConfig:
 
 
 def _adalora(fields: Fields) -> PeftConfig:
-    """AdaLoRA takes its rank from init_r, and looks at neither use_rslora nor alpha_pattern."""
+    """Parse AdaLoRA's configuration: its rank is init_r, and neither use_rslora nor alpha_pattern applies."""
     own = variants.adalora(fields)
     fields.taken |= {"init_lora_weights", "qalora_group_size"}  # it initialises its own way
     return PeftConfig(
@@ -191,8 +191,8 @@ def _layers(fields: Fields) -> frozenset[int] | None:
     value = fields.take("layers_to_transform")
     if value is None or value == []:
         return None
-    found = fields.numbers("layers_to_transform", value if isinstance(value, list) else [value])
-    return None if found is None else frozenset(found)
+    layers = fields.numbers("layers_to_transform", value if isinstance(value, list) else [value])
+    return None if layers is None else frozenset(layers)
 
 
 def _invocation(fields: Fields) -> tuple[int, ...]:
@@ -211,14 +211,14 @@ def _token_indices(fields: Fields) -> dict[str, tuple[int, ...]]:
     name, value = "trainable_token_indices", fields.take("trainable_token_indices")
     if is_off(value):
         return {}
-    found: dict[str, tuple[int, ...]] = {}
+    by_module: dict[str, tuple[int, ...]] = {}
     for key, indices in (value if isinstance(value, dict) else {"embed_tokens": value}).items():
         numbers = fields.numbers(name, indices) or ()
         if key not in _TOKEN_MODULES or not numbers or len(set(numbers)) != len(numbers):
             fields.refuse(name, f"{shown(value)} does not name tokens of embed_tokens or lm_head, each once")
             return {}
-        found[_TOKEN_MODULES[key]] = numbers
-    return found
+        by_module[_TOKEN_MODULES[key]] = numbers
+    return by_module
 
 
 def _check_rest(fields: Fields) -> None:

@@ -27,13 +27,13 @@ _FIX = "Correct it, or save the adapter again with PEFT."
 
 
 def shown(value: Any) -> str:
-    """A value from the file as it may stand in a message: one line of ASCII JSON, cut."""
+    """Format a value from the file for a message: one line of ASCII JSON, cut."""
     text = json.dumps(value)
     return text if len(text) <= 80 else text[:80] + "..."
 
 
 def is_off(value: Any) -> bool:
-    """Whether a field says nothing."""
+    """Return whether a field's value turns its feature off."""
     return value is None or value is False or value in ("", [], {})
 
 
@@ -46,7 +46,7 @@ class Fields:
         self.taken: set[str] = set()
 
     def take(self, name: str) -> Any:
-        """A field's value, None where it is absent; from here on it is accounted for."""
+        """Return a field's value, None where it is absent, and mark it as accounted for."""
         self.taken.add(name)
         return self.fields.get(name)
 
@@ -77,7 +77,7 @@ class Fields:
         return value if isinstance(value, str) and value else None
 
     def strings(self, name: str, value: Any) -> tuple[str, ...]:
-        """A list of names; null is empty."""
+        """Return a list of names; null is empty."""
         if value is None:
             return ()
         if not isinstance(value, list) or len(value) > MAX_LIST or not all(isinstance(v, str) for v in value):
@@ -86,7 +86,7 @@ class Fields:
         return tuple(value)
 
     def patterns(self, name: str) -> Mapping[str, Any]:
-        """An object from module names, or expressions for them, to anything."""
+        """Return an object from module names, or expressions for them, to anything."""
         value = self.mapping(name)
         for key in (key for key in value if PLAIN_KEY.fullmatch(key) is None):
             self.expression(name, rf"(.*\.)?({key})$")
@@ -108,7 +108,7 @@ class Fields:
             self.refuse(name, f"the expression {quoted(text)} cannot be used: {e}", "Write the modules' plain names.")
 
     def modules(self, name: str) -> str | tuple[str, ...] | None:
-        """A regular expression or a list of names; None where the file does not say."""
+        """Return a regular expression or a list of names; None where the file does not say."""
         value = self.take(name)
         if value is None or isinstance(value, str):
             if value and value != "all-linear":
@@ -117,7 +117,7 @@ class Fields:
         return self.strings(name, value)
 
     def numbers(self, name: str, value: Any) -> tuple[int, ...] | None:
-        """A list of whole numbers from 0 on."""
+        """Return a list of whole numbers from 0 on."""
         if not isinstance(value, list) or len(value) > MAX_LIST or not all(type(n) is int and n >= 0 for n in value):
             self.refuse(name, f"{shown(value)} is not a list of at most {MAX_LIST} whole numbers")
             return None

@@ -1,4 +1,4 @@
-"""Where an adapter's two files are, and what a folder holds instead. Owns no format of theirs.
+"""Finding an adapter's two files, and explaining what a folder holds instead. Owns no format of theirs.
 
 PEFT saves the adapter called `default` into the folder itself, and any other into a folder below it that has the
 adapter's name. Trainers write checkpoints below it too, which are never taken in place of the adapter.
@@ -27,7 +27,8 @@ _CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
 def adapter_folder(names: Collection[str], *, where: str, depth: int = 1, mlx: bool = False) -> str:
-    """Where among a folder's, archive's or repository's files the adapter lies: "" for the root, else `some/folder/`.
+    """Return the folder of the adapter among a folder's, archive's or repository's files: "" for the root, else
+    `some/folder/`.
 
     `names` are paths with `/`; `where` names their place in messages. The highest folder with a configuration is taken,
     at most `depth` below the root, if it is the only one of its height. `mlx`: whether it may be mlx-lm's. Raises
@@ -48,13 +49,14 @@ def adapter_folder(names: Collection[str], *, where: str, depth: int = 1, mlx: b
 
 
 def adapter_files(names: Collection[str], folder: str = "") -> tuple[str, str]:
-    """Names of the adapter's two files in `folder`: MLX_FILES where only mlx-lm's weights are there, else FILES."""
+    """Return the names of the adapter's two files in `folder`: MLX_FILES where only mlx-lm's weights are there, else
+    FILES."""
     mlx = f"{folder}{MLX_WEIGHTS_NAME}" in names and f"{folder}{WEIGHTS_NAME}" not in names
     return MLX_FILES if mlx else FILES
 
 
 def find_adapter(folder: Path, *, mlx: bool = False) -> Path:
-    """The folder that holds the adapter's two files: `folder` itself, or the one below it.
+    """Return the folder that holds the adapter's two files: `folder` itself, or the one below it.
 
     Raises AdapterCorrupt, AdapterUnsupported (a pickle, several adapters, an MLX adapter unless `mlx`), StorageError.
     """
@@ -63,22 +65,22 @@ def find_adapter(folder: Path, *, mlx: bool = False) -> Path:
             raise AdapterCorrupt(
                 "adapter_missing", f"{folder} is not a folder.", "Give the folder PEFT saved the adapter in."
             )
-        found = folder / adapter_folder(_names(folder), where=str(folder), mlx=mlx)
-        files = folder_files(found) if mlx else FILES
+        adapter = folder / adapter_folder(_names(folder), where=str(folder), mlx=mlx)
+        files = folder_files(adapter) if mlx else FILES
     except OSError as e:
         raise unreadable(folder, e) from e
     for name in files:
-        regular_size(found / name, error=AdapterCorrupt)
-    return found
+        regular_size(adapter / name, error=AdapterCorrupt)
+    return adapter
 
 
 def folder_files(folder: Path) -> tuple[str, str]:
-    """`adapter_files` of a folder that `find_adapter` found. Raises OSError."""
+    """Return `adapter_files` of a folder that `find_adapter` found. Raises OSError."""
     return adapter_files({path.name for path in folder.iterdir()})
 
 
 def source_digest(folder: Path) -> str:
-    """`files_digest` of the two files in FILES.
+    """Return `files_digest` of the two files in FILES.
 
     What else the folder holds (a README, a tokenizer) does not matter: it does not change what the adapter computes.
     """
@@ -86,7 +88,7 @@ def source_digest(folder: Path) -> str:
 
 
 def refuse_pickle(name: str) -> AdapterUnsupported:
-    """The error for weights in Python's pickle form, which can run any code when it is read."""
+    """Return the error for weights in Python's pickle form, which can run any code when it is read."""
     return AdapterUnsupported(
         "adapter_is_pickle",
         f"{quoted(name)} is a Python pickle, which can run any code when it is read, so it is never opened.",
@@ -96,9 +98,9 @@ def refuse_pickle(name: str) -> AdapterUnsupported:
 
 
 def _names(folder: Path) -> set[str]:
-    """What lies in a folder and one below it, as far as it matters here."""
-    found = {path.name for path in folder.iterdir()}
-    return found | {f"{path.parent.name}/{path.name}" for path in folder.glob("*/adapter*")}
+    """Return the relevant file names in a folder and one level below it."""
+    names = {path.name for path in folder.iterdir()}
+    return names | {f"{path.parent.name}/{path.name}" for path in folder.glob("*/adapter*")}
 
 
 def _many(folders: Iterable[str], where: str) -> AdapterUnsupported:
@@ -111,7 +113,7 @@ def _many(folders: Iterable[str], where: str) -> AdapterUnsupported:
 
 
 def _half(names: Collection[str], folder: str, where: str) -> AdapterCorrupt | AdapterUnsupported:
-    """A configuration without weights beside it."""
+    """Return the error for a configuration without weights beside it."""
     beside = sorted(name for name in names if name.startswith(folder) and "/" not in name[len(folder) :])
     pickle = next((name for name in beside if PurePosixPath(name).suffix in PICKLES), None)
     if pickle is not None:
@@ -124,7 +126,7 @@ def _half(names: Collection[str], folder: str, where: str) -> AdapterCorrupt | A
 def _missing(
     names: Collection[str], folders: list[str], where: str, *, mlx: bool
 ) -> AdapterCorrupt | AdapterUnsupported:
-    """No configuration where one is looked for."""
+    """Return the error for a folder without a configuration where one is looked for."""
     if not mlx and MLX_WEIGHTS_NAME in names:
         return _mlx(where)
     inner = quoted(folders[0].rstrip("/")) if folders else ""

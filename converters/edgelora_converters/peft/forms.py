@@ -1,4 +1,5 @@
-"""How variants of LoRA store a module's two factors, and the way back to plain ones: [rank, in] and [out, rank]. Pure.
+"""The forms in which variants of LoRA store a module's two factors, and the way back to plain ones: [rank, in] and
+[out, rank]. Pure.
 
 Block-diagonal LoRA stores only the blocks on the diagonal; QALoRA stores one column for each group of inputs, which it
 averages; KaSA and AdaLoRA keep a factor for each rank apart. Exact: blocks are placed, columns repeated, and QALoRA's
@@ -27,12 +28,12 @@ class BlockDiagonal:
     b_in: tuple[str, ...]
     blocks: int
     strict: bool
-    """Whether every module must be in one of them."""
+    """True if every module must be in one of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How one module's factors are stored: A as [rank, in / (a_blocks * pool)], B as [out, rank / b_blocks]."""
+    """The stored form of a module's factors: A as [rank, in / (a_blocks * pool)], B as [out, rank / b_blocks]."""
 
     a_blocks: int = 1
     b_blocks: int = 1
@@ -40,19 +41,19 @@ class Form:
     """Inputs that QALoRA averages."""
 
     def stored_a(self, rank: int, width: int) -> tuple[int, int] | None:
-        """The shape A is stored in; None where blocks or groups do not divide it."""
+        """Return the shape A is stored in; None where blocks or groups do not divide it."""
         if rank % self.a_blocks or width % (self.a_blocks * self.pool):
             return None
         return rank, width // (self.a_blocks * self.pool)
 
     def stored_b(self, rank: int, out: int) -> tuple[int, int] | None:
-        """The shape B is stored in; None where the blocks do not divide it."""
+        """Return the shape B is stored in; None where the blocks do not divide it."""
         if rank % self.b_blocks or out % self.b_blocks:
             return None
         return out, rank // self.b_blocks
 
     def plain_a(self, stored: Array) -> Array:
-        """A as [rank, in]."""
+        """Return A as [rank, in]."""
         return block_diagonal(np.repeat(stored, self.pool, axis=1) if self.pool > 1 else stored, self.a_blocks)
 
     def plain_b(self, stored: Array) -> Array:
@@ -60,7 +61,7 @@ class Form:
         return block_diagonal(stored, self.b_blocks)
 
     def gain(self, width: int) -> float:
-        """What the scale is multiplied by: QALoRA takes the mean of `pool` inputs times the number of groups."""
+        """Return the factor on the scale: QALoRA takes the mean of `pool` inputs times the number of groups."""
         return width / self.pool / self.pool if self.pool > 1 else 1.0
 
 
@@ -68,7 +69,7 @@ PLAIN = Form()
 
 
 def block_diagonal(stored: Array, blocks: int) -> Array:
-    """`blocks` blocks below one another, [rows, width], as the blocks of a diagonal: [rows, width * blocks]."""
+    """Arrange `blocks` blocks below one another, [rows, width], as the blocks of a diagonal: [rows, width * blocks]."""
     if blocks == 1:
         return stored
     rows, width = stored.shape
@@ -80,6 +81,6 @@ def block_diagonal(stored: Array, blocks: int) -> Array:
 
 
 def scaled_rows(a: Array, factors: Array) -> Array:
-    """Each row of A, [rank, in], times its factor, of `rank` of them in any shape: in float64, rounded once."""
+    """Multiply each row of A, [rank, in], by its factor, of `rank` of them in any shape: in float64, rounded once."""
     product: NDArray[np.float64] = factors.astype(np.float64).reshape(-1, 1) * a
     return product.astype(np.float32)

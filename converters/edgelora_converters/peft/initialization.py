@@ -1,4 +1,5 @@
-"""What an initialisation took out of the base's weight, so that an adapter trained beside the rest fits the whole.
+"""The part that an initialisation took out of the base's weight: with it, an adapter trained beside the rest fits the
+whole.
 
 PiSSA, OLoRA, CorDA and LoRA-GA start from W = W0 + taken and train beside W0; KaSA trains beside W less its smallest
 singular components. With W itself the delta is that of the trained factors less what was taken: rank r + r, exact.
@@ -31,24 +32,24 @@ _FLOAT32_ERROR = 8 * float(np.finfo(np.float32).eps)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InitialState:
-    """What is missing from the weight the adapter was trained beside: b @ a, [out, in]."""
+    """The part missing from the weight that the adapter was trained beside: b @ a, [out, in]."""
 
     a: Wide
     """[rank, in]"""
     b: Wide
     """[out, rank]"""
     doubt: float
-    """How far what training took out may be from this, relative to the weight (Frobenius): an estimate."""
+    """Estimated distance between this and what training took out, relative to the weight (Frobenius)."""
 
 
 def less_taken(pair: LoraPair, taken: InitialState) -> LoraPair:
-    """The pair beside the whole weight: delta = scale * B A - taken. `pair.scale` is not 0."""
+    """Return the pair beside the whole weight: delta = scale * B A - taken. `pair.scale` is not 0."""
     b = np.hstack([pair.b, (-taken.b / pair.scale).astype(np.float32)])
     return _joined(pair, np.vstack([pair.a, taken.a.astype(np.float32)]), b)
 
 
 def less_initial(pair: LoraPair, initial: LoraPair) -> LoraPair:
-    """The pair beside the whole weight, by the factors it started from, which have its scale: bit for bit."""
+    """Return the pair beside the whole weight, by the factors it started from, which have its scale: bit for bit."""
     return _joined(pair, np.vstack([pair.a, initial.a]), np.hstack([pair.b, -initial.b]))
 
 

@@ -28,11 +28,11 @@ class Pattern:
     _node: pattern_nodes.Node
 
     def match(self, name: str, budget: Budget) -> bool:
-        """As `re.match`: from the start of `name` to anywhere."""
+        """Match as `re.match` does: from the start of `name`, to any end."""
         return self._node(pattern_nodes.Text(name, budget), 1) != 0
 
     def fullmatch(self, name: str, budget: Budget) -> bool:
-        """As `re.fullmatch`."""
+        """Match all of `name`, as `re.fullmatch` does."""
         text = pattern_nodes.Text(name, budget)
         return self._node(text, 1) & text.end != 0
 
@@ -91,7 +91,7 @@ class _Parser:
         return parts[0] if len(parts) == 1 else pattern_nodes.sequence(tuple(parts))
 
     def literals(self) -> pattern_nodes.Node | None:
-        """A run of plain characters as one node; the last one is left where a repetition follows it."""
+        """Return a run of plain characters as one node; the last one is left where a repetition follows it."""
         run = re.compile(r"[\w\-]{2,}").match(self.expression, self.position)
         if run is None:
             return None
@@ -129,14 +129,14 @@ class _Parser:
         for sign, bounds in {"*": (0, None), "+": (1, None), "?": (0, 1)}.items():
             if self.take(sign):
                 return bounds
-        found = _REPEAT.match(self.expression, self.position)
-        if found is None:
+        match = _REPEAT.match(self.expression, self.position)
+        if match is None:
             return 1, 1
-        self.position = found.end()
-        low = int(found[1] or 0)
-        high = low if found[2] is None else int(found[3]) if found[3] else None
+        self.position = match.end()
+        low = int(match[1] or 0)
+        high = low if match[2] is None else int(match[3]) if match[3] else None
         if (high is not None and high < low) or (low, high) == (1, 1):  # {1} says nothing, and re forbids {2,1}
-            raise PatternError(f"the repetition {found[0]} is not supported")
+            raise PatternError(f"the repetition {match[0]} is not supported")
         return low, high
 
     def group(self) -> pattern_nodes.Node:
@@ -152,9 +152,9 @@ class _Parser:
 
     def group_kind(self) -> Callable[[pattern_nodes.Node], pattern_nodes.Node]:
         if self.take("?="):
-            return lambda node: pattern_nodes.lookahead(node, wanted=True)
+            return lambda node: pattern_nodes.lookahead(node, positive=True)
         if self.take("?!"):
-            return lambda node: pattern_nodes.lookahead(node, wanted=False)
+            return lambda node: pattern_nodes.lookahead(node, positive=False)
         if self.peek() == "?" and not self.take("?:"):
             raise PatternError(f"the group at position {self.position - 1} is of an unsupported kind")
         return lambda node: node

@@ -36,14 +36,14 @@ class Text:
 
 
 Node = Callable[[Text, int], int]
-"""From the set of beginnings to the set of ends."""
+"""Maps a set of match beginnings to the set of ends."""
 
 CATEGORIES: dict[str, Callable[[str], bool]] = {
     "d": str.isdecimal,
     "w": lambda c: c.isalnum() or c == "_",
     "s": str.isspace,
 }
-"""What \\d, \\w and \\s stand for."""
+"""Predicates for the character classes \\d, \\w and \\s."""
 
 
 def category(c: str) -> Callable[[str], bool]:
@@ -51,14 +51,14 @@ def category(c: str) -> Callable[[str], bool]:
     return test if c.islower() else lambda other: not test(other)
 
 
-def literal(wanted: str) -> Node:
+def literal(expected: str) -> Node:
     def node(text: Text, starts: int) -> int:
         text.spend()
         ends = 0
         while starts:
             low = starts & -starts
-            if text.text.startswith(wanted, low.bit_length() - 1):
-                ends |= low << len(wanted)
+            if text.text.startswith(expected, low.bit_length() - 1):
+                ends |= low << len(expected)
             starts ^= low
         return ends
 
@@ -75,7 +75,7 @@ def character(test: Callable[[str], bool]) -> Node:
 
 @lru_cache(maxsize=4096)
 def _where(test: Callable[[str], bool], text: str) -> int:
-    """The positions whose character passes the test."""
+    """Return the positions whose character passes the test."""
     return sum(1 << i for i, c in enumerate(text) if test(c))
 
 
@@ -121,9 +121,11 @@ def repeat(body: Node, low: int, high: int | None) -> Node:
     return node
 
 
-def lookahead(body: Node, *, wanted: bool) -> Node:
+def lookahead(body: Node, *, positive: bool) -> Node:
     def node(text: Text, starts: int) -> int:
-        return sum(1 << i for i in range(starts.bit_length()) if starts >> i & 1 and bool(body(text, 1 << i)) == wanted)
+        return sum(
+            1 << i for i in range(starts.bit_length()) if starts >> i & 1 and bool(body(text, 1 << i)) == positive
+        )
 
     return node
 

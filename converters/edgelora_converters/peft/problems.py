@@ -1,4 +1,5 @@
-"""What cannot be honoured exactly in an adapter, gathered so that one error names all of it. Owns no rule."""
+"""Collecting everything in an adapter that cannot be honoured exactly, so that one error names all of it. Owns no
+rule."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ _MAX_LISTED = 20
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One reason to refuse an adapter."""
+    """A reason to refuse an adapter."""
 
     code: str
     """Stable, for programs."""

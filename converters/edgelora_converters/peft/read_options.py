@@ -1,4 +1,4 @@
-"""What a reader may use beside an adapter's own files, and what it may do. A value; owns no file and reads none."""
+"""Options of a reader: what it may use beside an adapter's own files. A value; owns no file and reads none."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ReadOptions:
     initial: Path | None = None
     """The folder of the adapter as it was initialised, before the first step of training."""
     allow_approximate: bool = False
-    """Whether what cannot be exact may be approximated, its error reported."""
+    """True if what cannot be exact may be approximated, with its error reported."""
     progress: Callable[[int, int], None] | None = None
     """Called with modules done and in all where the base's weights are decomposed: minutes for each layer of an 8B."""
 

@@ -1,7 +1,7 @@
 """Reads a PEFT adapter folder into a LoraAdapter, checked against the shape of the base it is for.
 
-Owns the order of what is checked and read; `peft_names` owns the tensors' names, `peft_tensors` which make up a module,
-`peft_folder` where the files are, `treatment` how factors become plain. The tensors are the truth and the configuration
+Owns the order of what is checked and read; `tensor_names` owns the tensors' names, `tensors` which make up a module,
+`folder` where the files are, `treatment` how factors become plain. The tensors are the truth and the configuration
 must agree with them; every tensor is accounted for or the adapter is refused, so that nothing a user trained is dropped
 in silence. Never unpickles.
 """
@@ -46,8 +46,8 @@ def read(folder: Path, shape: LlamaShape, *, reading: ReadOptions = PLAIN, diges
     """
     folder = find_adapter(folder)
     _check_weights(reading, shape)
-    with _opened(folder, shape, reading) as found:
-        config, rows, pairs = found.config, found.token_rows, dict(found.pairs)
+    with _opened(folder, shape, reading) as tensors:
+        config, rows, pairs = tensors.config, tensors.token_rows, dict(tensors.pairs)
     initial = None
     if config.initialisation is not None and reading.initial is not None:
         with _opened(find_adapter(reading.initial), shape, reading) as first:
@@ -57,7 +57,7 @@ def read(folder: Path, shape: LlamaShape, *, reading: ReadOptions = PLAIN, diges
         pairs=treated,
         source_digest=digest or source_digest(folder),
         base_model=config.base_model,
-        metadata=_facts(config) | _notes(config, found.told, found.dropped, doubt),
+        metadata=_facts(config) | _notes(config, tensors.treatment, tensors.dropped, doubt),
         invocation=config.invocation,
         token_rows=rows,
     )
@@ -68,17 +68,17 @@ class ReadTensors(NamedTuple):
 
     config: PeftConfig
     pairs: Mapping[Target, LoraPair]
-    """As trained, made plain; each read, and its values checked, when it is asked for."""
+    """Pairs as trained, made plain; each is read, and its values checked, on access."""
     token_rows: Mapping[Target, TokenRows]
     """Rows that were replaced."""
     dropped: list[str]
     """The tensors that were found to be the base's own."""
-    told: str
-    """What was done to the adapter before it was written, as its file tells."""
+    treatment: str
+    """Description of what was done to the adapter before it was written, from its file's metadata."""
 
 
 def opened(folder: Path, shape: LlamaShape) -> AbstractContextManager[ReadTensors]:
-    """An adapter of plain factors, read module by module: what `to_peft` writes. Raises as `read`."""
+    """Open an adapter of plain factors, read module by module: what `peft.writer` writes. Raises as `read`."""
     return _opened(find_adapter(folder), shape, PLAIN)
 
 
@@ -106,7 +106,7 @@ def _opened(folder: Path, shape: LlamaShape, reading: ReadOptions) -> Iterator[R
 
         pairs = LazyMapping([target for target, parts in stored.items() if weights.tensors[parts.a].shape[0]], pair)
         rows = read_token_rows(config, weights, names, shape)
-        yield ReadTensors(config, pairs, rows, dropped, _told(weights.metadata))
+        yield ReadTensors(config, pairs, rows, dropped, _treatment(weights.metadata))
 
 
 def _pair(weights: SafetensorsFile, stored: Stored, form: Form, scale: float, width: int) -> LoraPair:
@@ -133,14 +133,14 @@ def _check_invocation(config: PeftConfig, shape: LlamaShape) -> None:
         raise AdapterIncompatible("adapter_invocation", message, remedy, param="alora_invocation_tokens")
 
 
-def _check_selection(config: PeftConfig, found: Iterable[Target], shape: LlamaShape, names: Names) -> None:
+def _check_selection(config: PeftConfig, stored: Iterable[Target], shape: LlamaShape, names: Names) -> None:
     """PEFT drops tensors its configuration does not select, and leaves selected modules without tensors untrained."""
     everything = [Target(layer, module) for layer in range(shape.layers) for module in LINEAR_MODULES]
     everything += [Target(None, module) for module in OUTER_MODULES]
-    wanted = selected(config, everything, spelled=names.spelled)
-    if wanted is None:
+    chosen = selected(config, everything, spelled=names.spelled)
+    if chosen is None:
         return
-    extra = [target.hf_path for target in found if target not in wanted]
+    extra = [target.hf_path for target in stored if target not in chosen]
     if extra:
         raise AdapterCorrupt(
             "adapter_modules",
@@ -148,8 +148,8 @@ def _check_selection(config: PeftConfig, found: Iterable[Target], shape: LlamaSh
             "The two files do not belong together, or one was changed: save the adapter again.",
             param=extra[0],
         )
-    present = set(found)
-    lacking = [target.hf_path for target in everything if target in wanted and target not in present]
+    present = set(stored)
+    lacking = [target.hf_path for target in everything if target in chosen and target not in present]
     if lacking:
         raise AdapterIncompatible(
             "adapter_modules",
@@ -163,17 +163,18 @@ def _more(names: list[str]) -> str:
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
-def _told(metadata: Mapping[str, str]) -> str:
-    """For people, from a file of unknown origin: a line of plain text or nothing."""
+def _treatment(metadata: Mapping[str, str]) -> str:
+    """Return the treatment noted in a file's metadata, a line of plain text or nothing: the file's origin is
+    unknown."""
     text = metadata.get("edgelora.treatment", "")
     return text if text.isascii() and text.isprintable() and len(text) <= _LONGEST_NOTE else ""
 
 
-def _notes(config: PeftConfig, told: str, dropped: list[str], doubt: float) -> dict[str, str]:
-    """What was done beyond reading plain factors, for people."""
+def _notes(config: PeftConfig, earlier: str, dropped: list[str], doubt: float) -> dict[str, str]:
+    """Return notes for people on everything beyond reading plain factors."""
     taken = "KaSA" if config.kasa else config.initialisation
     own = {
-        told: bool(told),
+        earlier: bool(earlier),
         "AdaLoRA's singular values multiplied in": config.adalora is not None,
         "block-diagonal factors filled up with zeros": config.blocks is not None,
         "QALoRA's groups of inputs spread out; it was trained on a GPTQ base": config.pool > 1,

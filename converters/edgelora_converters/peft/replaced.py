@@ -58,9 +58,9 @@ def check_replaced(
                 dropped.append(name)
             else:
                 other.setdefault(why, []).append((name, kind))
-        for why, found in other.items():
+        for why, tensors in other.items():
             remedy = f"{_GIVE} {_MERGE}" if why == _UNKNOWN else _MERGE
-            problems.add(code, about, f"the file holds {listed(found)}, which {why}", remedy)
+            problems.add(code, about, f"the file holds {listed(tensors)}, which {why}", remedy)
     return dropped
 
 
@@ -74,15 +74,15 @@ def _check_saved(names: Names, config: PeftConfig, shape: LlamaShape) -> None:
 
 
 def _difference(file: SafetensorsFile, tensor: str, weights: BaseWeights | None, name: str) -> str | None:
-    """Why a tensor is not known to be the base's `name`; None where it is."""
+    """Return why a tensor is not known to be the base's `name`; None where it is."""
     if weights is None or name not in weights.names or not weights.is_exact(name):
         return _UNKNOWN
-    shape, wanted = file.tensors[tensor].shape, weights.shape(name)
-    if shape != wanted:
-        return f"has the shape {list(shape)} where the base has {list(wanted)}"
+    shape, expected = file.tensors[tensor].shape, weights.shape(name)
+    if shape != expected:
+        return f"has the shape {list(shape)} where the base has {list(expected)}"
     dtype = file.tensors[tensor].dtype
-    for start, stop in _spans(wanted):
-        own = weights.rows(name, start, stop) if len(wanted) == 2 else weights.read(name)
+    for start, stop in _spans(expected):
+        own = weights.rows(name, start, stop) if len(expected) == 2 else weights.read(name)
         if not np.array_equal(file.rows_f32(tensor, start, stop), _as_stored(own, dtype)):
             return "differs from the base"
     return None
@@ -98,7 +98,8 @@ def _spans(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
 
 
 def _as_stored(values: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:
-    """The base's values as a file of that dtype holds them: a base loaded in 16 bits is saved rounded to them."""
+    """Return the base's values as a file of that dtype holds them: a base loaded in 16 bits is saved rounded to
+    them."""
     if dtype == "F16":
         with np.errstate(over="ignore"):
             return values.astype(np.float16).astype(np.float32)

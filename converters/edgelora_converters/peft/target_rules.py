@@ -22,7 +22,8 @@ from edgelora_converters.peft.variants import AdaLora
 from edgelora_models.errors import AdapterCorrupt, AdapterUnsupported
 
 MAX_STEPS = 3_000_000
-"""Of matching expressions, for one adapter: about two seconds. Plain names, of which EVA writes hundreds, cost none."""
+"""Limit on steps of matching expressions for one adapter: about two seconds. Plain names, of which EVA writes hundreds,
+cost none."""
 
 _Rule = Callable[[PeftConfig, str, Budget], tuple[int, float]]
 """Rank and alpha of the module at a path."""
@@ -31,7 +32,7 @@ _Rule = Callable[[PeftConfig, str, Budget], tuple[int, float]]
 def selected(
     config: PeftConfig, targets: Iterable[Target], *, spelled: Callable[[str], str] = str
 ) -> frozenset[Target] | None:
-    """Those of `targets` that PEFT would adapt by this configuration; None where it does not say.
+    """Return those of `targets` that PEFT would adapt by this configuration; None if the configuration does not decide.
 
     `spelled` gives a module's path as the training had it, from its path in a plain Llama. Raises AdapterUnsupported
     where an expression is too costly to match.
@@ -43,7 +44,8 @@ def selected(
 
 
 def scales(config: PeftConfig, ranks: Mapping[str, int]) -> dict[str, float]:
-    """The scale of each module by its path as the training had it, given the ranks of its tensors by the same path.
+    """Return the scale of each module by its path as the training had it, given the ranks of its tensors by the same
+    path.
 
     Raises AdapterCorrupt where a rank disagrees with the configuration, AdapterUnsupported where the meaning of the
     patterns is uncertain or an expression is too costly to match.
@@ -68,16 +70,16 @@ def _scale(config: PeftConfig, rank: int, alpha: float) -> float:
 def _adalora_scale(config: PeftConfig, own: AdaLora, path: str, rank: int) -> float:
     """PEFT divides by the rank training began with. Where alpha is not above 0 it multiplies by the rank, in training
     by that one, and after loading by the one that was left."""
-    wanted = own.ranks.get(path, own.init_rank)
-    if rank != wanted:
-        raise _wrong_rank({path: rank}, {path: (wanted, 0.0)})
+    expected = own.ranks.get(path, own.init_rank)
+    if rank != expected:
+        raise _wrong_rank({path: rank}, {path: (expected, 0.0)})
     if config.alpha <= 0 and rank not in (0, own.init_rank):
         raise _uncertain(path, [float(own.init_rank), float(rank)])
     return (config.alpha if config.alpha > 0 else float(rank)) / (own.init_rank + 1e-5)
 
 
 def _matched(config: PeftConfig, path: str) -> str:
-    """What PEFT matches patterns against: the parameter's path where a parameter was targeted."""
+    """Return the path that PEFT matches patterns against: the parameter's where a parameter was targeted."""
     return f"{path}.weight" if _is_parameter(config, path) else path
 
 
@@ -100,17 +102,17 @@ def _bounded() -> Iterator[Budget]:
 
 def _selects(config: PeftConfig, target: Target, path: str, budget: Budget) -> bool:
     """PEFT's check_target_module_exists, and its choice of target_parameters."""
-    wanted = config.target_modules
+    modules = config.target_modules
     if _is_parameter(config, path):
         return True
-    if wanted is None or _listed(config.exclude_modules, path, budget):
+    if modules is None or _listed(config.exclude_modules, path, budget):
         return False
-    if wanted == "all-linear":
+    if modules == "all-linear":
         return target.layer is not None  # neither embedding nor head
-    if not _listed(wanted, path, budget):
+    if not _listed(modules, path, budget):
         return False
     # The layer numbers limit only names matched by their end, as in PEFT.
-    by_end = not isinstance(wanted, str) and path not in wanted
+    by_end = not isinstance(modules, str) and path not in modules
     return not by_end or config.layers_to_transform is None or target.layer in config.layers_to_transform
 
 
@@ -121,7 +123,7 @@ def _listed(modules: str | tuple[str, ...], path: str, budget: Budget) -> bool:
 
 
 def _rules(config: PeftConfig) -> list[_Rule]:
-    """The meanings the patterns may have, newest first."""
+    """Return the meanings the patterns may have, newest first."""
     version = re.match(r"(\d{1,4})\.(\d{1,4})", config.peft_version or "")
     recent = version is not None and (int(version[1]), int(version[2])) >= (0, 15)
     has_patterns = bool(config.rank_pattern or config.alpha_pattern)
@@ -145,14 +147,15 @@ def _in_0_14(config: PeftConfig, path: str, budget: Budget) -> tuple[int, float]
 
 
 def _before_0_14(config: PeftConfig, path: str, budget: Budget) -> tuple[int, float]:
-    """One key was looked up in both patterns, so that a key of rank_pattern could hide one of alpha_pattern."""
+    """Rule before 0.14: a single key was looked up in both patterns, so that a key of rank_pattern could hide one of
+    alpha_pattern."""
     keys = chain(config.rank_pattern, config.alpha_pattern)
     key = next((key for key in keys if _hits(key, path, budget, whole=False)), path)
     return config.rank_pattern.get(key, config.rank), config.alpha_pattern.get(key, config.alpha)
 
 
 def _hits(key: str, path: str, budget: Budget, *, whole: bool) -> bool:
-    """Whether a pattern's key matches a path: its end after a dot, or since 0.15 also the `whole` of it."""
+    """Return whether a pattern's key matches a path: its end after a dot, or since 0.15 also the `whole` of it."""
     if PLAIN_KEY.fullmatch(key) is None:
         return compile_pattern(rf"(.*\.)?({key})$" if whole else rf".*\.{key}$").match(path, budget)
     start = len(path) - len(key)

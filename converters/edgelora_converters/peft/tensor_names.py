@@ -40,7 +40,7 @@ Leaf = Literal[
     "weight",
     "bias",
 ]
-"""What a tensor is to its module, in PEFT's words. `base_layer.*` is a frozen copy of the base's own, whatever wraps it
+"""Role of a tensor in its module, in PEFT's words. `base_layer.*` is a frozen copy of the base's own, whatever wraps it
 (`original_module` for modules_to_save); `weight` and `bias` are what modules_to_save or bias trained in its place.
 AdaLoRA writes its `lora_A` and `lora_B` without `.weight`."""
 
@@ -71,7 +71,7 @@ _PARAMETERS: tuple[Leaf, ...] = (
 
 
 def _spellings() -> Iterator[tuple[str, Leaf]]:
-    """Every way a leaf is written; a star stands for an adapter's name."""
+    """Yield every way a leaf is written; a star stands for an adapter's name."""
     modules: tuple[Leaf, ...] = ("lora_A", "lora_B", "lora_magnitude_vector")
     for leaf in modules:
         yield from ((f"{leaf}{end}", leaf) for end in ("", ".*", ".weight", ".*.weight"))
@@ -92,16 +92,16 @@ def _spellings() -> Iterator[tuple[str, Leaf]]:
 _SPELLINGS: Mapping[str, Leaf] = dict(_spellings())
 
 _WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module"})
-"""What torch.compile, FSDP, activation checkpointing and DistributedDataParallel put between two modules."""
+"""Path components that torch.compile, FSDP, activation checkpointing and DistributedDataParallel insert."""
 _PREFIX = "base_model.model."
 
 _ROOTS = ("model", "language_model.model", "model.language_model")
-"""What stands for `model` in a path: plain; multimodal models before and since transformers 4.52."""
+"""Paths that stand for `model`: plain; multimodal models before and since transformers 4.52."""
 _HEAD_ROOTS: Mapping[str, tuple[str, ...]] = {
     "lm_head": ("model", "model.language_model"),
     "language_model.lm_head": ("language_model.model",),
 }
-"""How the head is written beside which roots."""
+"""Names of the head beside each root."""
 
 _LAYER = r"layers\.(?:0|[1-9][0-9]{0,4})"
 _LINEAR = "|".join(re.escape(module.hf) for module in LINEAR_MODULES)
@@ -125,22 +125,22 @@ class Names:
     unknown: tuple[str, ...]
     """Names that are no leaf of a Llama's module, as they stand in the file."""
     root: str
-    """What the training had in place of `model` in the modules' paths; PEFT matches expressions against that."""
+    """Path that the training had in place of `model`; PEFT matches expressions against it."""
 
     def spelled(self, path: str) -> str:
-        """A module's path as the training had it."""
+        """Return a module's path as the training had it."""
         if path == "lm_head":
             return next(head for head, roots in _HEAD_ROOTS.items() if self.root in roots)
         return self.root + path.removeprefix("model")
 
     def having(self, leaf: Leaf) -> dict[str, str]:
-        """The tensors that are `leaf`, by module."""
+        """Return the tensors that are `leaf`, by module."""
         return {path: leaves[leaf] for path, leaves in self.modules.items() if leaf in leaves}
 
 
 @dataclass(frozen=True, slots=True)
 class _Parsed:
-    """One name, taken apart."""
+    """A tensor's name, parsed."""
 
     module: str
     leaf: Leaf
@@ -149,7 +149,7 @@ class _Parsed:
 
 
 def sort_names(names: Iterable[str]) -> Names:
-    """Every tensor's module and leaf, modules in the order of the file.
+    """Return every tensor's module and leaf, modules in the order of the file.
 
     Raises AdapterCorrupt where two names are the same tensor, AdapterUnsupported where the file holds two adapters or
     two spellings of the model's path.
@@ -175,14 +175,15 @@ def sort_names(names: Iterable[str]) -> Names:
 
 
 def kind_of(path: str) -> Kind:
-    """What kind of module a path of `Names.modules` is."""
+    """Return the kind of module at a path of `Names.modules`."""
     if path in ("lm_head", "model.embed_tokens"):
         return "head" if path == "lm_head" else "embedding"
     return "norm" if path.endswith("norm") else "linear"
 
 
 def listed(names: Iterable[tuple[str, str]]) -> str:
-    """Names with a reason each, for a message: those that differ only in the layer's number are one entry."""
+    """Return the names with a reason each, for a message: those that differ only in the layer's number are one
+    entry."""
     groups: dict[tuple[str, str], list[str]] = {}
     for name, reason in names:
         groups.setdefault((_NUMBER.sub(".N.", name), reason), []).append(name)
@@ -197,17 +198,17 @@ def listed(names: Iterable[tuple[str, str]]) -> str:
 def _parse(name: str) -> _Parsed | None:
     bare = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
     match = _MODULE.fullmatch(bare.removeprefix(_PREFIX))
-    found = match and _leaf(match["leaf"])
-    if match is None or found is None:
+    parsed = match and _leaf(match["leaf"])
+    if match is None or parsed is None:
         return None
-    leaf, adapter = found
+    leaf, adapter = parsed
     if match["head"]:
         return _Parsed("lm_head", leaf, adapter, _HEAD_ROOTS[match["head"]])
     return _Parsed(f"model.{match['inner']}", leaf, adapter, (match["root"],))
 
 
 def _leaf(text: str) -> tuple[Leaf, str | None] | None:
-    """A leaf and the adapter's name in it."""
+    """Return a leaf and the adapter's name in it."""
     if text in _SPELLINGS:
         return _SPELLINGS[text], None
     parts = text.split(".")
@@ -227,10 +228,10 @@ def _check_one(adapters: Mapping[str, str], twins: list[tuple[str, str]], roots:
             param=next(iter(adapters.values())),
         )
     if twins:
-        one, other = twins[0]
+        first, other = twins[0]
         raise AdapterCorrupt(
             "adapter_tensor_twice",
-            f"{quoted(one)} and {quoted(other)} are the same tensor.",
+            f"{quoted(first)} and {quoted(other)} are the same tensor.",
             "Save the adapter again.",
             param=other,
         )

@@ -1,7 +1,7 @@
-"""Which of a file's tensors make up an adapter, and whether their shapes are a base's. Reads no values.
+"""Sorting a file's tensors into modules, and checking their shapes against a base. Reads no values.
 
 Every tensor is claimed for a module, known to be of the training alone, left to be compared with the base, or a reason
-to refuse the adapter: nothing that was trained is dropped in silence. `peft_names` owns the names.
+to refuse the adapter: nothing that was trained is dropped in silence. `peft.tensor_names` owns the names.
 """
 
 from __future__ import annotations
@@ -53,49 +53,49 @@ class Stored:
     a: str
     b: str
     factors: str | None = None
-    """One number for each rank: KaSA's lora_diag, AdaLoRA's lora_E."""
+    """Vector with a number for each rank: KaSA's lora_diag, AdaLoRA's lora_E."""
     magnitude: str | None = None
     bias: str | None = None
 
 
 def claimed(config: PeftConfig, kind: Kind) -> tuple[Leaf, ...]:
-    """The leaves that a module of that kind has, all of them: A, B, and what the configuration adds."""
+    """Return the leaves that a module of that kind has, all of them: A, B, and what the configuration adds."""
     if kind == "norm":
         return ()
     if kind == "embedding":
         factors: tuple[Leaf, ...] = ("lora_embedding_A", "lora_embedding_B")
         return (*factors, "lora_magnitude_vector") if config.use_dora else factors
-    wanted: dict[Leaf, bool] = {
+    optional: dict[Leaf, bool] = {
         "lora_diag": config.kasa,
         "lora_E": config.adalora is not None,
         "lora_magnitude_vector": config.use_dora,
         "lora_B.bias": config.lora_bias,
     }
-    return ("lora_A", "lora_B", *(leaf for leaf, there in wanted.items() if there))
+    return ("lora_A", "lora_B", *(leaf for leaf, there in optional.items() if there))
 
 
 def sort_tensors(config: PeftConfig, names: Names, problems: Problems) -> dict[Target, Stored]:
-    """The tensors of every adapted module, layer by layer; what is no part of one goes to `problems`.
+    """Return the tensors of every adapted module, layer by layer; what is no part of one goes to `problems`.
 
     Raises AdapterCorrupt where a module lacks one, or there are none.
     """
     _report_foreign(config, names, problems)
-    found: dict[Target, Stored] = {}
+    modules: dict[Target, Stored] = {}
     for path, leaves in names.modules.items():
-        wanted = claimed(config, kind_of(path))
-        have = [leaf for leaf in wanted if leaf in leaves]
+        expected = claimed(config, kind_of(path))
+        have = [leaf for leaf in expected if leaf in leaves]
         if not have:
             continue
-        if len(have) < len(wanted):
+        if len(have) < len(expected):
             if problems.found:  # which may be why
                 continue
-            raise _incomplete(path, leaves[have[0]], next(leaf for leaf in wanted if leaf not in leaves))
-        found[_target(path)] = _stored(leaves)
-    if not found and not problems.found:
+            raise _incomplete(path, leaves[have[0]], next(leaf for leaf in expected if leaf not in leaves))
+        modules[_target(path)] = _stored(leaves)
+    if not modules and not problems.found:
         message = f"{WEIGHTS_NAME} holds no {'adapted modules' if names.modules else 'tensors'}."
         raise AdapterCorrupt("adapter_empty", message, "Save the adapter again.")
     order = {module: i for i, module in enumerate(LINEAR_MODULES)}
-    return dict(sorted(found.items(), key=lambda item: (item[0].depth, order.get(item[0].module, 0))))
+    return dict(sorted(modules.items(), key=lambda item: (item[0].depth, order.get(item[0].module, 0))))
 
 
 def _report_foreign(config: PeftConfig, names: Names, problems: Problems) -> None:
@@ -104,17 +104,17 @@ def _report_foreign(config: PeftConfig, names: Names, problems: Problems) -> Non
         foreign.setdefault("adapter_tensor", []).append((name, _unknown(name)))
     for path, leaves in names.modules.items():
         kind = kind_of(path)
-        known = {*claimed(config, kind), *TRAINING_ONLY, *COMPARED}
+        recognized = {*claimed(config, kind), *TRAINING_ONLY, *COMPARED}
         if path in config.token_indices:
-            known.add(TOKEN_ROWS)
+            recognized.add(TOKEN_ROWS)
         for leaf, name in leaves.items():
-            if leaf not in known:
+            if leaf not in recognized:
                 reason = _REASONS.get(leaf, f"the {kind} has no such factor")
                 foreign.setdefault(_CODES.get(leaf, "adapter_tensor"), []).append((name, reason))
-    for code, found in foreign.items():
-        message = f"it is in {WEIGHTS_NAME}: {listed(found)}"
+    for code, reasons in foreign.items():
+        message = f"it is in {WEIGHTS_NAME}: {listed(reasons)}"
         remedy = "Train LoRA on the linear modules and save it with PEFT, or merge the adapter into its base"
-        problems.add(code, found[0][0], message, remedy)
+        problems.add(code, reasons[0][0], message, remedy)
 
 
 def _unknown(name: str) -> str:
@@ -132,11 +132,11 @@ def _stored(leaves: Mapping[Leaf, str]) -> Stored:
     )
 
 
-def _incomplete(path: str, alone: str, wanted: Leaf) -> AdapterCorrupt:
-    if wanted in ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"):
-        code, message = "adapter_half_pair", f"The tensor {alone} stands alone: its {wanted} is missing."
+def _incomplete(path: str, alone: str, missing: Leaf) -> AdapterCorrupt:
+    if missing in ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"):
+        code, message = "adapter_half_pair", f"The tensor {alone} stands alone: its {missing} is missing."
     else:
-        code, message = "adapter_incomplete", f"{path} lacks its {wanted}, which the configuration asks for."
+        code, message = "adapter_incomplete", f"{path} lacks its {missing}, which the configuration asks for."
     return AdapterCorrupt(code, message, "The file is incomplete: save the adapter again.", param=alone)
 
 
@@ -171,16 +171,16 @@ def check_shapes(
             raise _incompatible(names.a, message)
         rank = _check_factors(weights, target, names, forms[target], shape)
         for name, length in _vectors(names, rank, target.module.out_features(shape)):
-            found = weights.tensors[name].shape
-            if found not in ((length,), (length, 1)):
-                raise _misshapen(name, found, f"that of {length} numbers")
+            shape_of = weights.tensors[name].shape
+            if shape_of not in ((length,), (length, 1)):
+                raise _misshapen(name, shape_of, f"that of {length} numbers")
 
 
 def _check_factors(weights: SafetensorsFile, target: Target, names: Stored, form: Form, shape: LlamaShape) -> int:
     a, b = weights.tensors[names.a].shape, weights.tensors[names.b].shape
-    for name, found in ((names.a, a), (names.b, b)):
-        if len(found) != 2:
-            raise _misshapen(name, found, "that of a matrix")
+    for name, form_shape in ((names.a, a), (names.b, b)):
+        if len(form_shape) != 2:
+            raise _misshapen(name, form_shape, "that of a matrix")
     rank, width, out = a[0], target.module.in_features(shape), target.module.out_features(shape)
     wanted_a, wanted_b = form.stored_a(rank, width), form.stored_b(rank, out)
     if wanted_a is None or wanted_b is None:
@@ -204,8 +204,8 @@ def _vectors(names: Stored, rank: int, out: int) -> Iterator[tuple[str, int]]:
             yield name, length
 
 
-def _misshapen(name: str, found: tuple[int, ...], wanted: str) -> AdapterCorrupt:
-    message = f"The tensor {name} has the shape {list(found)}, not {wanted}."
+def _misshapen(name: str, shape: tuple[int, ...], expected: str) -> AdapterCorrupt:
+    message = f"The tensor {name} has the shape {list(shape)}, not {expected}."
     return AdapterCorrupt("adapter_tensor_shape", message, _AGAIN, param=name)
 
 

@@ -1,4 +1,4 @@
-"""What is done with an adapter's factors before they are a plain pair: by form, by rank, by what the base had lost.
+"""Treatment of an adapter's factors to a plain pair: by form, by rank, and by what initialisation took out of the base.
 
 Owns the decision, per adapter and per module; the arithmetic is `forms` and `initial`. What needs the base's weights or
 the adapter as it was initialised, and has not got them, is refused here, with what to give.
@@ -26,8 +26,8 @@ from edgelora_models.errors import AdapterCorrupt, AdapterUnsupported
 from edgelora_models.modules import EMBEDDING
 
 DOUBT = 1e-4
-"""How far, relative to the weight, what is taken out may be from what training took out; the bfloat16 weights that most
-adapters are trained beside are rounded by 1e-3."""
+"""Largest accepted distance, relative to the weight, between what is computed and what training took out; the bfloat16
+weights that most adapters are trained beside are rounded by 1e-3."""
 
 _AGAIN = "Save the adapter again with PEFT; both files come from one save."
 _CONVERTED = (
@@ -40,7 +40,8 @@ _MERGE = "merge the adapter into its base where it was trained"
 
 
 def form_of(config: PeftConfig, path: str) -> Form:
-    """How the module at `path` (as the training had it) is stored. Raises AdapterCorrupt where PEFT could not say."""
+    """Return the form in which the module at `path` (as the training had it) is stored. Raises AdapterCorrupt where
+    PEFT could not decide."""
     if config.pool > 1:
         return Form(pool=config.pool)
     if config.blocks is None:
@@ -80,7 +81,7 @@ def treat(
     initial: Mapping[Target, LoraPair] | None,
     reading: ReadOptions,
 ) -> tuple[dict[Target, LoraPair], float]:
-    """The pairs beside the whole base, and the largest doubt of any (see Taken).
+    """Return the pairs beside the whole base, and the largest doubt of any (see Taken).
 
     `initial` are the pairs training began with, where they were given. Raises AdapterUnsupported where the doubt is
     above DOUBT and approximations are not allowed, AdapterCorrupt where `initial` is of another adapter.
@@ -110,7 +111,7 @@ def treat(
 
 
 def _taking(config: PeftConfig, weights: BaseWeights | None) -> Callable[[Target, LoraPair], InitialState] | None:
-    """How what was taken out of a module's weight is computed; None where nothing was."""
+    """Return the function that computes what was taken out of a module's weight; None if nothing was."""
     if weights is None:
         return None
     if config.kasa:
@@ -124,8 +125,8 @@ def _taking(config: PeftConfig, weights: BaseWeights | None) -> Callable[[Target
 
 def _check_initial(pairs: Mapping[Target, LoraPair], initial: Mapping[Target, LoraPair]) -> None:
     for target in pairs.keys() | initial.keys():
-        one, other = pairs.get(target), initial.get(target)
-        if one is None or other is None or one.rank != other.rank or one.scale != other.scale:
+        trained, other = pairs.get(target), initial.get(target)
+        if trained is None or other is None or trained.rank != other.rank or trained.scale != other.scale:
             message = f"The adapter saved before training has another {target.hf_path}: its rank or scale, or none."
             raise AdapterCorrupt("initial_mismatch", message, "Give the one this adapter was trained from.")
 

@@ -16,7 +16,7 @@ from edgelora_converters.peft.config_fields import Fields, is_off, shown
 from edgelora_converters.peft.forms import BlockDiagonal
 
 Initialisation = Literal["pissa", "pissa_niter", "olora", "corda", "lora_ga"]
-"""Those that take something out of the base's weight."""
+"""Initialisations that take something out of the base's weight."""
 
 SAFE_INITIALISATIONS = frozenset({"gaussian", "orthogonal", "eva", "mica"})
 """Named initialisations that leave the base's weights alone."""
@@ -34,12 +34,12 @@ _ADALORA_SCHEDULE = ("target_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", 
 
 @dataclass(frozen=True, slots=True)
 class AdaLora:
-    """What AdaLoRA adds to the configuration."""
+    """The fields that AdaLoRA adds to the configuration."""
 
     init_rank: int
     """The rank training began with: the scale is alpha over it, whatever rank a module was left with."""
     ranks: Mapping[str, int]
-    """What is left of it by the module's path, where that was decided."""
+    """Remaining rank by the module's path, where that was decided."""
 
 
 def check_together(fields: Fields) -> None:
@@ -53,7 +53,7 @@ def check_together(fields: Fields) -> None:
 
 
 def initialisation(fields: Fields) -> Initialisation | None:
-    """The initialisation where it has changed the base."""
+    """Return the initialisation where it has changed the base."""
     value = fields.take("init_lora_weights")
     if value is None or isinstance(value, bool):
         return None
@@ -78,10 +78,10 @@ def block_diagonal(fields: Fields) -> BlockDiagonal | None:
     value = fields.take("use_bdlora")
     if is_off(value):
         return None
-    known = {"target_modules_bd_a", "target_modules_bd_b", "nblocks", "match_strict"}
+    settings = {"target_modules_bd_a", "target_modules_bd_b", "nblocks", "match_strict"}
     if (
         not isinstance(value, dict)
-        or not value.keys() <= known
+        or not value.keys() <= settings
         or not isinstance(value.get("match_strict", True), bool)
     ):
         fields.refuse("use_bdlora", f"{shown(value)} is not BD-LoRA's setting")
@@ -95,13 +95,13 @@ def block_diagonal(fields: Fields) -> BlockDiagonal | None:
 
 
 def pool(fields: Fields) -> int:
-    """How many inputs QALoRA averages; 1 without it."""
+    """Return the number of inputs that QALoRA averages; 1 without it."""
     size = fields.take("qalora_group_size")
     return fields.count("qalora_group_size", size, limit=1 << 16) if fields.flag("use_qalora") else 1
 
 
 def kasa(fields: Fields) -> bool:
-    """Whether it is KaSA. Its own settings are of the training."""
+    """Return whether the adapter is KaSA. Its own settings concern the training only."""
     value = fields.take("kasa_config")
     if not is_off(value) and not isinstance(value, dict):
         fields.refuse("kasa_config", f"{shown(value)} is not KaSA's setting")
@@ -109,7 +109,7 @@ def kasa(fields: Fields) -> bool:
 
 
 def adalora(fields: Fields) -> AdaLora:
-    """AdaLoRA's setting: the rank it began with, and from the masks in rank_pattern the ranks it left."""
+    """Return AdaLoRA's settings: the rank it began with, and from the masks in rank_pattern the ranks it left."""
     fields.taken |= {"r", "use_rslora", "alpha_pattern", *_ADALORA_SCHEDULE}
     init_rank = fields.count("init_r", fields.take("init_r"))
     ranks = {}

@@ -3,7 +3,7 @@
 Factors are written as they are, in the narrowest of float16, bfloat16 and float32 that holds all of them, and the scale
 as lora_alpha = scale * rank. What PEFT cannot say so (a scale that is zero or negative) goes into lora_B, with
 lora_alpha = r. Where ranks or alphas differ, the most common ones are `r` and `lora_alpha`, and the others stand in
-rank_pattern and alpha_pattern under full module paths. Reading such a folder back is `peft`.
+rank_pattern and alpha_pattern under full module paths. Reading such a folder back is `peft.reader`.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from edgelora_models.shape import LlamaShape
 from edgelora_models.storage import staged
 
 PEFT_VERSION = "0.21.2"
-"""Whose meaning of the configuration is written; readers of patterns need to know."""
+"""PEFT version whose meaning of the configuration is written; readers of patterns need to know."""
 MAX_ALPHA = 1e6
-"""What our own reader takes; a larger scale goes into lora_B."""
+"""Largest alpha that our own reader takes; a larger scale goes into lora_B."""
 
 
 def write(adapter: LoraAdapter, shape: LlamaShape, out: Path, *, provenance: Mapping[str, str]) -> None:
@@ -55,7 +55,7 @@ def write(adapter: LoraAdapter, shape: LlamaShape, out: Path, *, provenance: Map
 
 
 def sayable(target: Target, pair: LoraPair) -> LoraPair:
-    """`pair` with a scale that lora_alpha can say: as it is, or the same delta with scale 1."""
+    """Return `pair` with a scale that lora_alpha can say: as it is, or the same delta with scale 1."""
     if 0 < pair.scale * pair.rank <= MAX_ALPHA:
         return pair
     bias = None if pair.bias is None else (pair.bias.astype(np.float64) * pair.scale).astype(np.float32)
@@ -108,11 +108,11 @@ def _names(targets: Iterable[Target], shape: LlamaShape) -> Iterator[str]:
     layers: dict[LinearModule, list[Target]] = {}
     for target in targets:
         layers.setdefault(target.module, []).append(target)
-    for module, found in layers.items():
-        if found[0].layer is None or len(found) == shape.layers:
+    for module, adapted in layers.items():
+        if adapted[0].layer is None or len(adapted) == shape.layers:
             yield module.short
         else:
-            yield from (target.hf_path for target in found)
+            yield from (target.hf_path for target in adapted)
 
 
 def _tensors(pairs: Mapping[Target, LoraPair], token_rows: Mapping[Target, TokenRows]) -> Iterator[Planned]:
@@ -131,7 +131,7 @@ def _narrowed(array: NDArray[np.float32], kind: Kind) -> Callable[[], Iterable[N
 def _arrays(
     target: Target, pair: LoraPair, pairs: Mapping[Target, LoraPair]
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """A module's tensors under the names PEFT saves them by. With lora_bias every module has one."""
+    """Yield a module's tensors under the names PEFT saves them by. With lora_bias every module has one."""
     path = f"base_model.model.{target.hf_path}"
     if target.module == EMBEDDING:
         yield f"{path}.lora_embedding_A", pair.a

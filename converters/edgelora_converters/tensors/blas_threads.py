@@ -33,7 +33,7 @@ def one_blas_thread() -> Iterator[None]:
 
 @cache
 def _openblas() -> ctypes.CDLL | None:
-    """The OpenBLAS inside numpy's wheel, which is loaded already; None where numpy was built with another."""
+    """Return the OpenBLAS inside numpy's wheel, which is loaded already; None where numpy was built with another."""
     package = Path(np.__file__).parent
     for folder in (package.with_name("numpy.libs"), package / ".dylibs"):
         for path in folder.glob("libscipy_openblas64_*"):

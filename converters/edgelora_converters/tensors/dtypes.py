@@ -22,7 +22,7 @@ _FEW = 1024
 
 
 def kind_of(values: NDArray[np.float32]) -> Kind:
-    """The narrowest type that holds every one of `values` exactly."""
+    """Return the narrowest type that holds every one of `values` exactly."""
     few = values.reshape(-1)[:_FEW]
     for kind in NARROW:
         if holds(few, kind) and holds(values, kind):
@@ -31,7 +31,7 @@ def kind_of(values: NDArray[np.float32]) -> Kind:
 
 
 def stored(values: NDArray[np.float32], kind: Kind) -> NDArray[Any]:
-    """`values` in a type that holds them."""
+    """Return `values` in a type that holds them."""
     if kind == "F16":
         with np.errstate(over="ignore"):
             return values.astype(np.float16)
@@ -59,8 +59,8 @@ def widened_from(raw: NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:
 
 
 def rounded(values: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The nearest float32 of each value, ties to even: one rounding, of at most 2**-24 of a value in float32's normal
-    range and 2**-150 below it. What lies above the range becomes infinity."""
+    """Return the nearest float32 of each value, ties to even: one rounding, of at most 2**-24 of a value in float32's
+    normal range and 2**-150 below it. What lies above the range becomes infinity."""
     with np.errstate(over="ignore", under="ignore"):
         return values.astype(np.float32)
 
@@ -72,7 +72,7 @@ def same_bits(one: NDArray[np.float32], other: NDArray[np.float32]) -> bool:
 
 @cache
 def _fp8(dtype: str) -> NDArray[np.float32]:
-    """The 256 values of an 8-bit type."""
+    """Return the 256 values of an 8-bit type."""
     codes = np.arange(256, dtype=np.uint16)
     if dtype == "F8_E5M2":  # the upper half of a float16
         return (codes << 8).view(np.float16).astype(np.float32)
@@ -84,7 +84,7 @@ def _fp8(dtype: str) -> NDArray[np.float32]:
 
 
 def holds(values: NDArray[np.float32], kind: Kind) -> bool:
-    """Whether every one of `values` is exact in `kind`."""
+    """Return whether every one of `values` is exact in `kind`."""
     if kind == "BF16":
         return not (values.view(np.uint32) & 0xFFFF).any()
     return same_bits(widened(stored(values, kind)), values)

@@ -40,9 +40,9 @@ ITEMSIZE: Mapping[str, int] = {
 """Bytes per element of the dtypes a header may name."""
 
 READABLE = frozenset({"F32", "F16", "BF16"})
-"""What is read as float32 unless more is asked for: no more, because a base in 8 bits has scales beside its weights."""
+"""Types read as float32 by default: no others, because a base in 8 bits has scales beside its weights."""
 FACTORS = READABLE | {"F64", "F8_E4M3", "F8_E5M2"}
-"""What an adapter's factors may be stored in: FP8 is widened exactly, F64 rounded once (dtypes.rounded)."""
+"""Types that an adapter's factors may be stored in: FP8 is widened exactly, F64 rounded once (dtypes.rounded)."""
 
 MAX_DIMENSIONS = 8
 _BLOCK = 1 << 20
@@ -53,7 +53,7 @@ _AGAIN = "Fetch or copy the file again; it may be cut short or changed."
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """Where one tensor lies."""
+    """The place, shape and type of a tensor in the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -90,7 +90,8 @@ class SafetensorsFile(AbstractContextManager["SafetensorsFile"]):
         return tuple(self.tensors)
 
     def read_f32(self, name: str) -> NDArray[np.float32]:
-        """A tensor as a fresh float32 array of its shape: exactly, but for F64, which is rounded once (dtypes.rounded).
+        """Read a tensor as a fresh float32 array of its shape: exactly, but for F64, which is rounded once
+        (dtypes.rounded).
 
         Takes little memory beside the array. Raises the `unsupported` error for dtypes that are not `readable` and for
         F64 values outside float32's range, the `corrupt` error for NaN and infinity, naming the tensor; KeyError for a
@@ -100,7 +101,8 @@ class SafetensorsFile(AbstractContextManager["SafetensorsFile"]):
         return self._floats(name, info.offset, math.prod(info.shape)).reshape(info.shape)
 
     def rows_f32(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """As `read_f32`, of the rows from `start` to before `stop` alone. IndexError for rows that are not there."""
+        """Read the rows from `start` to before `stop` as `read_f32` does. Raises IndexError for rows that are not
+        there."""
         info = self.tensors[name]
         if not info.shape or not 0 <= start <= stop <= info.shape[0]:
             raise IndexError(f"rows {start} to {stop} of a tensor of shape {info.shape}")
@@ -116,7 +118,7 @@ class SafetensorsFile(AbstractContextManager["SafetensorsFile"]):
         self.close()
 
     def _floats(self, name: str, offset: int, count: int) -> NDArray[np.float32]:
-        """`count` values from `offset` on, widened block by block."""
+        """Read `count` values from `offset` on, widened block by block."""
         dtype = self.tensors[name].dtype
         if dtype not in self._readable:
             raise self._unsupported(
@@ -219,7 +221,7 @@ class _Check:
         )
 
     def header(self, file: FileIO, size: int, limit: int) -> tuple[dict[str, Any], int]:
-        """The header as parsed, and where the data begins."""
+        """Parse the header, and return it with the offset at which the data begins."""
         if size < 8:
             raise self.fail(f"it has {size} bytes, too few for a header")
         length = int.from_bytes(file.read(8), "little")
@@ -256,7 +258,7 @@ class _Check:
         return result
 
     def tensor(self, name: str, entry: Any) -> TensorInfo:
-        """One entry's own rules; its offset counts from the start of the data."""
+        """Check a single header entry; its offset counts from the start of the data."""
         if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
             raise self.fail(f"the entry of {quoted(name)} must have dtype, shape and data_offsets", name)
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -280,5 +282,5 @@ class _Check:
 
 
 def _counts(value: Any) -> bool:
-    """Whether `value` is a list of whole numbers that fit a file's 63 bits. (A bool is not a number here.)"""
+    """Return whether `value` is a list of whole numbers that fit a file's 63 bits. (A bool is not a number here.)"""
     return isinstance(value, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in value)

@@ -39,7 +39,8 @@ class Planned:
 
 
 def by_width(tensors: Iterable[Planned]) -> list[Planned]:
-    """The order in which the format's own package writes: wide types first, which keeps all aligned; then by name."""
+    """Return the order in which the format's own package writes: wide types first, which keeps all aligned; then by
+    name."""
     return sorted(tensors, key=lambda tensor: (-ITEMSIZE[tensor.dtype], tensor.name))
 
 

@@ -13,7 +13,7 @@ from edgelora_models.modules import LINEAR_MODULES
 from edgelora_models.shape import LlamaShape
 
 BLOCK_BYTES = 16 << 20
-"""Of float32 rows in one block of `row_blocks`."""
+"""Bytes of float32 rows in one block of `row_blocks`."""
 
 
 class BaseWeights(Protocol):
@@ -28,15 +28,15 @@ class BaseWeights(Protocol):
 
     @property
     def exact(self) -> bool:
-        """Whether every weight is as trained (F32, F16, BF16). False: some are dequantized, so near the trained ones
-        only, and what is computed from them is right for this quantized base and for no other."""
+        """True if every weight is as trained (F32, F16, BF16). Otherwise some are dequantized and only near the trained
+        ones, and what is computed from them is right for this quantized base and for no other."""
 
     def is_exact(self, name: str) -> bool:
-        """Whether this one weight is as trained: norms are, in quantized files too."""
+        """Return whether a single weight is as trained: norms are, in quantized files too."""
 
     @property
     def precision(self) -> str:
-        """What the matrices are stored in, for people: such as `BF16` or `Q4_K, Q6_K`."""
+        """Stored types of the matrices, for people: such as `BF16` or `Q4_K, Q6_K`."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -44,17 +44,18 @@ class BaseWeights(Protocol):
         `lm_head.weight` where the base is tied."""
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """[out_features, in_features] of a matrix, [vocab, hidden] of embedding and head, [hidden] of a norm."""
+        """Return [out_features, in_features] of a matrix, [vocab, hidden] of embedding and head, [hidden] of a norm."""
 
     def read(self, name: str) -> NDArray[np.float32]:
-        """The whole tensor, a fresh array."""
+        """Read the whole tensor, a fresh array."""
 
     def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows `start` to before `stop` of a matrix, a fresh array; `start` < `stop`."""
+        """Read the rows `start` to before `stop` of a matrix, a fresh array; `start` < `stop`."""
 
 
 def row_blocks(weights: BaseWeights, name: str) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """A matrix from its first row to its last in blocks of about BLOCK_BYTES, each with the number of its first row."""
+    """Yield a matrix from its first row to its last in blocks of about BLOCK_BYTES, each with the number of its first
+    row."""
     rows, width = weights.shape(name)
     step = max(1, BLOCK_BYTES // (4 * width))
     for start in range(0, rows, step):
@@ -62,7 +63,7 @@ def row_blocks(weights: BaseWeights, name: str) -> Iterator[tuple[int, NDArray[n
 
 
 def llama_tensors(shape: LlamaShape) -> Mapping[str, tuple[int, ...]]:
-    """The name and shape of every weight of a Llama."""
+    """Return the name and shape of every weight of a Llama."""
     tensors: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (shape.vocab, shape.hidden)}
     for layer in range(shape.layers):
         for norm in ("input_layernorm", "post_attention_layernorm"):
@@ -77,5 +78,5 @@ def llama_tensors(shape: LlamaShape) -> Mapping[str, tuple[int, ...]]:
 
 
 def no_such_weight(name: str) -> BaseError:
-    """The error for a name that is none of a base's weights."""
+    """Return the error for a name that is none of a base's weights."""
     return BaseError("base_tensor", f"The base has no tensor {name}.", "It may be another base than the adapter's.")

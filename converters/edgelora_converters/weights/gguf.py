@@ -37,7 +37,7 @@ _OUTER = {
 
 @dataclass(frozen=True, slots=True)
 class GgufName:
-    """Where a weight is in a GGUF file."""
+    """The place of a weight in a GGUF file."""
 
     name: str
     heads: int | None
@@ -45,7 +45,7 @@ class GgufName:
 
 
 def gguf_names(shape: LlamaShape) -> Mapping[str, GgufName]:
-    """For the Hugging Face name of every weight of a Llama its name in GGUF."""
+    """Return, by the Hugging Face name of every weight of a Llama, its name in GGUF."""
     names = {hf: GgufName(gguf, None) for gguf, hf in _OUTER.items() if not (shape.tied and gguf == "output.weight")}
     for layer in range(shape.layers):
         for gguf, hf in _NORMS.items():
@@ -99,7 +99,8 @@ class GgufWeights(AbstractContextManager["GgufWeights"]):
         return self.rows(name, 0, self.shape(name)[0])
 
     def rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """As BaseWeights. Of an interleaved matrix whole heads are read: at most one more at either end."""
+        """Read rows as BaseWeights describes. Of an interleaved matrix whole heads are read: at most one more at either
+        end."""
         at = self._at(name)
         if at.heads is None:
             return self._stored_rows(at.name, start, stop)
@@ -109,7 +110,7 @@ class GgufWeights(AbstractContextManager["GgufWeights"]):
         return rows[start - first * head : stop - first * head]
 
     def rope_factors(self) -> tuple[float, ...] | None:
-        """The divisors of the rotary frequencies, head_dim / 2 of them, where the file has them."""
+        """Return the divisors of the rotary frequencies, head_dim / 2 of them, where the file has them."""
         if "rope_freqs.weight" not in self._tensors:
             return None
         return tuple(self._stored_rows("rope_freqs.weight", 0, self.llama.head_dim // 2).tolist())
@@ -123,8 +124,8 @@ class GgufWeights(AbstractContextManager["GgufWeights"]):
         return self._names[name]
 
     def _stored_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
-        """Rows in the file's own order; of a vector its elements. Dequantized in blocks, so that the packed and the
-        temporary arrays stay small beside the result."""
+        """Read rows in the file's own order; of a vector its elements. Dequantized in blocks, so that the packed and
+        the temporary arrays stay small beside the result."""
         tensor = self._tensors[name]
         width = tensor.shape[0] if len(tensor.shape) == 2 else 1
         result = np.empty((stop - start, width), np.float32)

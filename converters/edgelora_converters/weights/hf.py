@@ -68,7 +68,7 @@ class HfWeights(AbstractContextManager["HfWeights"]):
         return self._files[name]
 
     def _open(self, folder: Path) -> Mapping[str, SafetensorsFile]:
-        """The file of every weight. What else the files hold (buffers of old releases) is left alone."""
+        """Return the file of every weight. What else the files hold (buffers of old releases) is left alone."""
         files: dict[str, SafetensorsFile] = {}
         for path in weight_files(folder):
             file = self._stack.enter_context(
@@ -84,17 +84,17 @@ class HfWeights(AbstractContextManager["HfWeights"]):
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a base: those its index names, or where there is none every model*.safetensors.
+    """Return the safetensors files of a base: those its index names, or where there is none every model*.safetensors.
 
     Raises BaseError where there are none or the index leaves the folder; StorageError.
     """
     index = folder / INDEX_NAME
     try:
         if not index.exists():
-            found = sorted(folder.glob("model*.safetensors"))
-            if not found:
+            files = sorted(folder.glob("model*.safetensors"))
+            if not files:
                 raise _unusable(folder, "there is no model.safetensors")
-            return found
+            return files
     except OSError as e:
         raise unreadable(folder, e) from e
     names = read_json(index, limit=MAX_INDEX_BYTES, error=BaseError).get("weight_map")
@@ -110,15 +110,15 @@ def _is_name(value: object) -> bool:
 def _check(folder: Path, name: str, shape: tuple[int, ...], file: SafetensorsFile | None) -> None:
     if file is None:
         raise _unusable(folder, f"the tensor {name} is missing")
-    found = file.tensors[name]
-    if found.dtype == "U32":
+    tensor = file.tensors[name]
+    if tensor.dtype == "U32":
         raise BaseError(
             "base_unsupported",
-            f"{folder} holds an MLX build whose weights are packed ({name} is {found.dtype}).",
+            f"{folder} holds an MLX build whose weights are packed ({name} is {tensor.dtype}).",
             "Give the original Hugging Face folder, or a GGUF file of the base.",
         )
-    if found.shape != shape:
-        raise _unusable(folder, f"the tensor {quoted(name)} has the shape {list(found.shape)}, not {list(shape)}")
+    if tensor.shape != shape:
+        raise _unusable(folder, f"the tensor {quoted(name)} has the shape {list(tensor.shape)}, not {list(shape)}")
 
 
 def _unusable(folder: Path, why: str) -> BaseError:

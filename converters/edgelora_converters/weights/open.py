@@ -16,7 +16,7 @@ from edgelora_models.errors import UsageError
 
 @contextmanager
 def open_base_weights(path: Path) -> Iterator[BaseWeights]:
-    """The weights of a Hugging Face folder (one safetensors file or shards) or of a GGUF file, closed at the end.
+    """Open the weights of a Hugging Face folder (one safetensors file or shards) or of a GGUF file, closed at the end.
 
     Every tensor is checked to be there in its shape before the body runs. Raises BaseError where the base is unsound,
     quantized in a way that cannot be read, or no Llama; UsageError where there is nothing; StorageError for the disk.

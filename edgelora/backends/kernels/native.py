@@ -97,15 +97,15 @@ def library() -> ctypes.CDLL | None:
     """The library with its functions declared; None, with a line in the log, where it is missing or another build's."""
     try:
         lib = ctypes.CDLL(str(PATH))
-        found = int(lib.lora_abi())
+        abi = int(lib.lora_abi())
     except (OSError, AttributeError) as error:
         log.info("No native kernel, numpy is used: %s", error)
         return None
     sizes = (ctypes.c_int64 * len(_SIZES))()
-    if found == ABI:
+    if abi == ABI:
         lib.lora_sizes(sizes)
-    if found != ABI or tuple(sizes) != _SIZES:
-        log.warning("The native kernel at %s is of another build (%d, not %d); numpy is used.", PATH, found, ABI)
+    if abi != ABI or tuple(sizes) != _SIZES:
+        log.warning("The native kernel at %s is of another build (%d, not %d); numpy is used.", PATH, abi, ABI)
         return None
     _declare(lib)
     return lib

@@ -143,14 +143,14 @@ class Context:
 
 
 def _native_kernel(options: BackendOptions) -> bool:
-    found = native.library() is not None
-    if options.kernel == "native" and not found:
+    built = native.library() is not None
+    if options.kernel == "native" and not built:
         raise BackendError(
             "kernel_missing",
             "The native kernel was not built when edgelora was installed.",
             "Install edgelora again where there is a C compiler, or let it use numpy: EDGELORA_KERNEL=auto.",
         )
-    return found and options.kernel != "numpy" and options.method == "hook"
+    return built and options.kernel != "numpy" and options.method == "hook"
 
 
 def _bytes_at(array: NDArray[np.uint8]) -> Any:

@@ -61,14 +61,14 @@ class LinearNodes:
 
         Its arrays are valid until the graph goes on.
         """
-        known = self._known.get(node)
+        cached = self._known.get(node)
         if (
-            known is None
-            or ctypes.string_at(node, _SIZE) != known.node_bytes
-            or ctypes.string_at(known.input, _SIZE) != known.input_bytes
+            cached is None
+            or ctypes.string_at(node, _SIZE) != cached.node_bytes
+            or ctypes.string_at(cached.input, _SIZE) != cached.input_bytes
         ):
-            known = self._known[node] = _read(node)
-        return known
+            cached = self._known[node] = _read(node)
+        return cached
 
 
 def _read(node: int) -> LinearNode:

@@ -55,8 +55,8 @@ class KernelTrial:
         return done and outcome.error == 0 and outcome.visited == 1
 
     def _looked_up(self, tokens: NDArray[np.int32], out: int) -> Factors:
-        known = self._known(int(tokens.max()) + 1, out)
-        return replace(known, a=np.ascontiguousarray(known.a.T), lookup=True)
+        table = self._known(int(tokens.max()) + 1, out)
+        return replace(table, a=np.ascontiguousarray(table.a.T), lookup=True)
 
     def _known(self, width: int, out: int) -> Factors:
         if (width, out) not in self._factors:

@@ -61,12 +61,12 @@ class _RowRun:
 
 def _piece(chunk: Chunk, applied: Applied, *, row: int, output: int) -> _RowRun | None:
     """`row`, `output`: where the chunk begins. None where the adapter does nothing in it."""
-    stop, wanted = row + len(chunk.tokens), chunk.logits
+    stop, outputs = row + len(chunk.tokens), chunk.logits
     first = row + max(0, applied.start - chunk.position)
     if first >= stop or not applied.weight:
         return None
-    first_output = output + max(0, first - (stop - wanted))
-    return _RowRun((first, stop), (first_output, output + wanted), applied.weight)
+    first_output = output + max(0, first - (stop - outputs))
+    return _RowRun((first, stop), (first_output, output + outputs), applied.weight)
 
 
 def _append(runs: list[list[_RowRun]], piece: _RowRun) -> None:

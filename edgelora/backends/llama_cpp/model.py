@@ -137,8 +137,8 @@ def _check(handle: Any, path: Path, expected: Mapping[str, int]) -> None:
         name = architecture.value.decode("utf-8", "replace")
         raise BaseError("base_not_llama", f"{path} holds a {name!r} model, not a Llama.", _ADD_AGAIN)
     # Asked one by one: of a vocabulary alone the library aborts when it is asked for the heads.
-    found = {name: _FACTS[name](lib, handle) for name in expected}
-    wrong = [name for name, value in expected.items() if found[name] != value]
+    facts = {name: _FACTS[name](lib, handle) for name in expected}
+    wrong = [name for name, value in expected.items() if facts[name] != value]
     if wrong:
-        differences = ", ".join(f"{name} {found[name]} instead of {expected[name]}" for name in wrong)
+        differences = ", ".join(f"{name} {facts[name]} instead of {expected[name]}" for name in wrong)
         raise BaseError("base_changed", f"{path} is not the base it was added as: {differences}.", _ADD_AGAIN)

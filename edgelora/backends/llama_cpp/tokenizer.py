@@ -106,10 +106,10 @@ class LlamaTokenizer:
 
     def piece(self, token: int) -> bytes:
         """Return the token's bytes; see the protocol. Raises BackendError for an id outside the vocabulary."""
-        known = self._pieces.get(token)
-        if known is None:
-            known = self._pieces[token] = self._read_piece(token)
-        return known
+        cached = self._pieces.get(token)
+        if cached is None:
+            cached = self._pieces[token] = self._read_piece(token)
+        return cached
 
     def _read_piece(self, token: int) -> bytes:
         if not 0 <= token < self._size:

@@ -56,13 +56,13 @@ def lay_out(chunks: Iterable[Chunk]) -> StepLayout:
     pieces: list[ChunkRows] = []
     acting: list[Acting] = []
     outputs: list[int] = []
-    wanted: dict[int, range] = {}
+    output_rows: dict[int, range] = {}
     row = 0
     for chunk in ordered:
         stop = row + len(chunk.tokens)
         pieces.append(ChunkRows(chunk.sequence, row, stop, chunk.position))
         acting += _by_row(chunk)
-        wanted[chunk.sequence] = range(len(outputs), len(outputs) + chunk.logits)
+        output_rows[chunk.sequence] = range(len(outputs), len(outputs) + chunk.logits)
         outputs += range(stop - chunk.logits, stop)
         row = stop
     return StepLayout(
@@ -72,7 +72,7 @@ def lay_out(chunks: Iterable[Chunk]) -> StepLayout:
         segments=tuple(_segments(acting)),
         outputs=tuple(outputs),
         output_segments=tuple(_segments([acting[row] for row in outputs])),
-        wanted=wanted,
+        wanted=output_rows,
     )
 
 

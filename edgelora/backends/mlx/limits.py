@@ -39,8 +39,8 @@ def working_set() -> int | None:
         return None
     if not mx.metal.is_available():
         return None
-    found = mx.device_info().get("max_recommended_working_set_size")
-    return found if isinstance(found, int) else None
+    size = mx.device_info().get("max_recommended_working_set_size")
+    return size if isinstance(size, int) else None
 
 
 def apply(limits: MlxLimits) -> None:

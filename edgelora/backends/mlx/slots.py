@@ -47,7 +47,7 @@ class Slots:
         adapters applied. Sums in float32, rounded once to y's type."""
         if self._stacking and target.module != EMBEDDING:
             acting = {slot for segment in segments for slot, _ in segment.acting}
-            factors = {slot: found for slot in acting if (found := self._slots[slot].get(target)) is not None}
+            factors = {slot: change for slot in acting if (change := self._slots[slot].get(target)) is not None}
             if len(factors) > 1 and all(factor.plain for factor in factors.values()):
                 total = self._stacks.add(target, y.astype(mx.float32), x, rows_of(segments, factors))
                 return total.astype(y.dtype)
@@ -72,8 +72,8 @@ class Slots:
         return parts[0] if len(parts) == 1 else mx.concatenate(parts)
 
     def _changes(self, target: Target, acting: Acting) -> list[tuple[Factors, float]]:
-        found = ((self._slots[slot].get(target), weight) for slot, weight in acting)
-        return [(factors, weight) for factors, weight in found if factors is not None]
+        changes = ((self._slots[slot].get(target), weight) for slot, weight in acting)
+        return [(factors, weight) for factors, weight in changes if factors is not None]
 
 
 def _changed(y: Array, x: Array, changes: list[tuple[Factors, float]], *, lookup: bool) -> Array:

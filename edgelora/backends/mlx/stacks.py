@@ -100,19 +100,19 @@ class Stacks:
     def _find(self, stack: _Stack, rows_of_rank: Sequence[StackRow], *, rows: int) -> _StackLookup:
         """Made once a step for all modules that have it alike."""
         key = tuple((stack.places[row.slot], row.start, row.stop, row.weight) for row in rows_of_rank)
-        known = self._findings.get((rows, key))
-        if known is None:
-            known = self._findings[rows, key] = _finding(key, rows=rows)
-        return known
+        cached = self._findings.get((rows, key))
+        if cached is None:
+            cached = self._findings[rows, key] = _finding(key, rows=rows)
+        return cached
 
     def _stack(self, target: Target, rank: int, rows: Sequence[StackRow]) -> _Stack:
         needed = {row.slot: row.factors for row in rows}
-        known = self._stacks.get((target, rank))
-        if known is None or not needed.keys() <= known.places.keys():
+        cached = self._stacks.get((target, rank))
+        if cached is None or not needed.keys() <= cached.places.keys():
             order = sorted(needed)
             a, b = (mx.stack([getattr(needed[slot], part) for slot in order]) for part in "ab")
-            known = self._stacks[target, rank] = _Stack({slot: n for n, slot in enumerate(order)}, a, b)
-        return known
+            cached = self._stacks[target, rank] = _Stack({slot: n for n, slot in enumerate(order)}, a, b)
+        return cached
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,10 +132,10 @@ class StackRow:
 
 def rows_of(segments: Sequence[Segment], factors: Mapping[int, Factors]) -> list[StackRow]:
     """By slot, in order of the rows; of the slots that have `factors` for a module."""
-    found = [
+    rows = [
         StackRow(segment.start, segment.stop, slot, weight, factors[slot])
         for segment in segments
         for slot, weight in segment.acting
         if slot in factors
     ]
-    return sorted(found, key=lambda row: (row.slot, row.start))
+    return sorted(rows, key=lambda row: (row.slot, row.start))

@@ -81,9 +81,9 @@ class FolderTokenizer:
 
     def tokenize(self, text: str, *, special: bool, bos: bool) -> list[int]:
         # Lone surrogates have no UTF-8; "?" is what every encoder writes for them.
-        known = text.encode("utf-8", "replace").decode()
+        well_formed = text.encode("utf-8", "replace").decode()
         tokenizer = self._special if special else self._plain
-        ids = tokenizer.encode(known, add_special_tokens=False).ids
+        ids = tokenizer.encode(well_formed, add_special_tokens=False).ids
         return [self._bos, *ids] if bos else list(ids)
 
     def fewest_tokens(self, text: str) -> int:
@@ -110,7 +110,7 @@ class FolderTokenizer:
 def _pieces(folder: Path, tokenizer: Mapping[str, Any], tokens: list[str]) -> Iterator[bytes]:
     """Each token's bytes in a text: none for control tokens and for rows that no token has."""
     added = {token["content"]: bool(token.get("special")) for token in tokenizer.get("added_tokens") or []}
-    known = tokenizer["model"]["vocab"]
+    vocab = tokenizer["model"]["vocab"]
     kinds = {part.get("type") for part in _nested(tokenizer.get("decoder"))}
     if not kinds & {"ByteLevel", "ByteFallback"}:
         raise _unusable(folder, "it is neither byte-level BPE nor SentencePiece with bytes")
@@ -119,7 +119,7 @@ def _pieces(folder: Path, tokenizer: Mapping[str, Any], tokens: list[str]) -> It
         if token in added:
             yield b"" if added[token] else token.encode()
         else:
-            yield spell(token) if token in known else b""
+            yield spell(token) if token in vocab else b""
 
 
 def _nested(part: Any) -> Iterator[Mapping[str, Any]]:

@@ -37,10 +37,10 @@ class Tensors:
             with open_safetensors(path, max_header_bytes=BASE_HEADER_BYTES, corrupt=BaseError, unsupported=BaseError):
                 pass
             try:
-                found: Any = mx.load(str(path))
+                arrays: Any = mx.load(str(path))
             except (RuntimeError, ValueError, OSError) as error:
                 raise unreadable(folder, str(error)) from error
-            self._arrays |= found
+            self._arrays |= arrays
 
     def matrix(self, path: str, out: int, width: int) -> Matrix:
         """`path` is the module's, such as `model.layers.3.mlp.up_proj`. Raises BaseError."""
@@ -80,8 +80,8 @@ class Tensors:
         mode = str((own if isinstance(own, dict) else self._quantization).get("mode", "affine"))
         bits, left = divmod(32 * weight.shape[-1], width)
         group = width // max(1, scales.shape[-1])
-        known = _OTHER_MODES.get(mode, (bits, group))
-        if left or bits not in _BITS or (bits, group) != known or mode not in {"affine", *_OTHER_MODES}:
+        expected = _OTHER_MODES.get(mode, (bits, group))
+        if left or bits not in _BITS or (bits, group) != expected or mode not in {"affine", *_OTHER_MODES}:
             raise unreadable(self._folder, f"{path} is packed as {bits} bits in groups of {group}, mode {mode[:20]}")
         return bits, group, mode
 

@@ -25,9 +25,9 @@ class AdapterLimits:
 
         Raises AdapterError: code adapter_too_large, or too_many_adapters for more than there are slots.
         """
-        wanted = {ref.key: ref for ref in refs}
-        pins = [ref for key, ref in pinned.items() if key not in wanted]
-        named, nbytes, pinned_bytes = ", ".join(map(str, wanted.values())), total(wanted.values()), total(pins)
+        requested = {ref.key: ref for ref in refs}
+        pins = [ref for key, ref in pinned.items() if key not in requested]
+        named, nbytes, pinned_bytes = ", ".join(map(str, requested.values())), total(requested.values()), total(pins)
         if nbytes + pinned_bytes > self.budget_bytes:
             beside = f", and pinned ones take {pinned_bytes:,} of it" if pinned_bytes else ""
             raise AdapterError(
@@ -37,9 +37,9 @@ class AdapterLimits:
                 "Give adapters more memory (EDGELORA_ADAPTER_MEMORY, in MiB)"
                 + (", or pin fewer." if pinned_bytes else ", or use an adapter of lower rank."),
             )
-        if len(wanted) + len(pins) > self.slots:
+        if len(requested) + len(pins) > self.slots:
             beside = f" beside {len(pins)} pinned ones" if pins else ""
-            message = f"{len(wanted)} adapters are wanted at once ({named}){beside}; {self.slots} can be in memory."
+            message = f"{len(requested)} adapters are wanted at once ({named}){beside}; {self.slots} can be in memory."
             raise AdapterError("too_many_adapters", message, "Name fewer adapters.")
 
 

@@ -101,9 +101,9 @@ class Pool:
         nobody holds. Raises as `check_fits` does.
         """
         self.check_fits(*refs)
-        wanted = {ref.key: ref for ref in refs}
+        requested = {ref.key: ref for ref in refs}
         stay = {key: entry.ref for key, entry in self._entries.items() if not self._evictable(entry)}
-        together = {**wanted, **stay, **self.pinned}.values()
+        together = {**requested, **stay, **self.pinned}.values()
         return total(together) <= self.budget_bytes and len(together) <= self.slots
 
     def pin(self, ref: AdapterRef) -> None:

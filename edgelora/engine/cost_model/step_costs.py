@@ -1,6 +1,7 @@
 """The cost of a step by its rows, learnt from measured steps, as estimates and as bounds.
 
-Owns the measurements and no clock: the engine measures. What is done with it is `pieces.py`'s. Where memory bandwidth
+Owns the measurements and no clock: the engine measures. What is done with it is `prefill_chunks.py`'s. Where
+memory bandwidth
 is the limit 16 rows cost about what one does; where arithmetic is, n rows may cost n times one; and where kernels work
 in blocks, 15 may cost more than 16. One thing holds on all of them, and the bounds rest on it alone: a step costs no
 more than the smaller ones it could be taken apart into.
@@ -82,8 +83,8 @@ class StepCosts:
 
     def best(self, rows: int) -> float | None:
         """The least that a known size took lately; else None. Where even that is too long the size is to blame."""
-        known = self.known(rows)
-        return known and min(self._sizes[size_of(rows)].latest)
+        measured = self.known(rows)
+        return measured and min(self._sizes[size_of(rows)].latest)
 
     def guess(self, rows: int) -> float | None:
         """Estimate it from the sizes around it, whatever it took itself: the line between the nearest that are

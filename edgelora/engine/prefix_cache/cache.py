@@ -85,18 +85,18 @@ class PrefixCache:
     def look(self, request: Request) -> PrefixLookup:
         """Any thread but the engine's: it looks at folders. Never raises."""
         key: Key = frozenset(use.key for use in request.adapters)
-        found = self._find(key, request.prompt)
+        prefix = self._find(key, request.prompt)
         system = request.prompt[: request.system]
         acting = frozenset(use for use in key if use[2] < len(system))
         if len(system) < MIN_TOKENS or not self.store.budget_bytes or not self._seen.again(acting, system):
-            return PrefixLookup(found)
+            return PrefixLookup(prefix)
         keep = PrefixWrite(acting, system)
-        return PrefixLookup(found, None if self.there(keep) else keep)
+        return PrefixLookup(prefix, None if self.there(keep) else keep)
 
     def there(self, keep: PrefixWrite) -> bool:
         """Return whether its tokens, all of them, are on disk already."""
-        found = self._find(keep.key, keep.tokens)
-        return found is not None and found.stored.length == len(keep.tokens)
+        prefix = self._find(keep.key, keep.tokens)
+        return prefix is not None and prefix.stored.length == len(keep.tokens)
 
     def read(self, found: FoundPrefix) -> SavedKv | EdgeloraError:
         """Read a prefix, in the loader thread. Raises nothing: what cannot be read is computed."""

@@ -61,13 +61,13 @@ class PrefixTransfer:
 
     def submit(self, request: Request, look: PrefixLookup) -> None:
         """To the scheduler; where its prefix is worth reading it waits for that. Raises as the scheduler does."""
-        found = look.found
-        worth = found is not None and found.stored.length > self._scheduler.known(request) + LITTLE
+        prefix = look.found
+        worth = prefix is not None and prefix.stored.length > self._scheduler.known(request) + LITTLE
         self._scheduler.submit(request, prefix=worth)
         if look.keep is not None:
             self._keeps[request.id] = look.keep
-        if worth and found is not None:
-            self._want(found, request.id)
+        if worth and prefix is not None:
+            self._want(prefix, request.id)
 
     def take(self, read: PrefixRead) -> tuple[str, ...]:
         """Put what was read into the KV. Return the requests that waited for this alone and are ready now."""
@@ -85,12 +85,12 @@ class PrefixTransfer:
 
         Asked before the step is applied, for a request that ends with it gives its id back.
         """
-        found = []
+        writes = []
         for row in plan.rows:
             keep = self._keeps.get(row.request_id)
             if keep is not None and row.chunk.position + len(row.chunk.tokens) >= len(keep.tokens):
-                found.append((row.chunk.sequence, self._keeps.pop(row.request_id)))
-        return found
+                writes.append((row.chunk.sequence, self._keeps.pop(row.request_id)))
+        return writes
 
     def keep(self, keeps: list[tuple[int, PrefixWrite]]) -> None:
         """Copy out what was computed, before anything else is done to the KV."""
@@ -125,8 +125,8 @@ class PrefixTransfer:
             self._read_first()
 
     def _read_first(self) -> None:
-        found, read = self._pending[0].found, self._reader()
-        self._loader.call(lambda: PrefixRead(found, read(found)))
+        prefix, read = self._pending[0].found, self._reader()
+        self._loader.call(lambda: PrefixRead(prefix, read(prefix)))
 
     def _reader(self) -> Callable[[FoundPrefix], SavedKv | EdgeloraError]:
         if self._cache is None:

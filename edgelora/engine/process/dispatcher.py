@@ -117,8 +117,8 @@ class Dispatcher:
         self._known().cancel(request_id)
 
     def _submit(self, command: messages.Submit) -> None:
-        request, wanted = command.request, command.keep
-        keep = None if wanted is None else PrefixWrite(wanted.key, wanted.tokens, wanted.name)
+        request, keep_spec = command.request, command.keep
+        keep = None if keep_spec is None else PrefixWrite(keep_spec.key, keep_spec.tokens, keep_spec.name)
         if keep is not None:
             keep.done.add_done_callback(partial(self._kept, request.id))
         try:

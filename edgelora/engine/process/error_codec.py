@@ -30,11 +30,11 @@ class EncodedError(msgspec.Struct, frozen=True, array_like=True):
 
 def fault_of(error: BaseException) -> EncodedError:
     """Turn an error that is not of the tree into the backend's, with a line in the log."""
-    known = error if isinstance(error, EdgeloraError) else as_backend_error(Exception(repr(error)), "The engine failed")
-    kinds = tuple(kind.__name__ for kind in type(known).__mro__ if issubclass(kind, EdgeloraError))
-    waiting = known.retry_after if isinstance(known, Busy) else None
-    name, near = (known.name, known.near) if isinstance(known, NotFound) else ("", ())
-    return EncodedError(kinds, known.code, known.what, known.remedy, known.param, waiting, name, near)
+    ours = error if isinstance(error, EdgeloraError) else as_backend_error(Exception(repr(error)), "The engine failed")
+    kinds = tuple(kind.__name__ for kind in type(ours).__mro__ if issubclass(kind, EdgeloraError))
+    waiting = ours.retry_after if isinstance(ours, Busy) else None
+    name, near = (ours.name, ours.near) if isinstance(ours, NotFound) else ("", ())
+    return EncodedError(kinds, ours.code, ours.what, ours.remedy, ours.param, waiting, name, near)
 
 
 def error_of(fault: EncodedError) -> EdgeloraError:

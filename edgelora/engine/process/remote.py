@@ -282,10 +282,10 @@ class RemoteEngine:
     def _take_fetched(self, event: messages.Preloaded) -> None:
         outcome = event.outcome if isinstance(event.outcome, bool) else error_of(event.outcome)
         with self._changed:
-            found = self._inflight_loads.settle(event.number)
-            if found is None:
+            settled = self._inflight_loads.settle(event.number)
+            if settled is None:
                 return
-            command, done = found
+            command, done = settled
             if command.pin and outcome is True:
                 self._inflight_loads.pinned(command)
         tell(done, outcome)

@@ -45,11 +45,11 @@ class Logprobs:
 
     def take(self, shown: int) -> tuple[ScoredToken, ...]:
         """Take the tokens whose text is shown to its end, while more may follow."""
-        return tuple(self._shift() for _ in range(sum(one.end <= shown for one in self._waiting)))
+        return tuple(self._shift() for _ in range(sum(waiting.end <= shown for waiting in self._waiting)))
 
     def take_last(self, shown: int) -> tuple[ScoredToken, ...]:
         """Take the tokens of which anything is shown, once no more will be."""
-        rest = tuple(one.token for one in self._waiting if one.token.start < shown)
+        rest = tuple(waiting.token for waiting in self._waiting if waiting.token.start < shown)
         self._waiting.clear()
         return rest
 

@@ -63,10 +63,10 @@ def occupancy(
     """By adapters, in no order that means anything. `counter` knows what versions are called."""
     sums: dict[tuple[str, ...], list[int]] = {}
     for sequence in live:
-        found = sums.setdefault(tuple(sorted(use.ref.name for use in sequence.request.adapters)), [0, 0, 0, 0])
-        found[1 if sequence.state in RUNNING else 0] += 1
-        found[2] += sequence.computed
-    for one in warm:
-        names = counter.names(version for (version, _), _, _ in one.key)
-        sums.setdefault(names, [0, 0, 0, 0])[3] += len(one.tokens)
+        counts = sums.setdefault(tuple(sorted(use.ref.name for use in sequence.request.adapters)), [0, 0, 0, 0])
+        counts[1 if sequence.state in RUNNING else 0] += 1
+        counts[2] += sequence.computed
+    for cached in warm:
+        names = counter.names(version for (version, _), _, _ in cached.key)
+        sums.setdefault(names, [0, 0, 0, 0])[3] += len(cached.tokens)
     return tuple(Occupancy(names, *numbers) for names, numbers in sums.items())

@@ -2,13 +2,13 @@
 
 Policies:
 - A decoding sequence gets one token in every step. What is left of the step goes to prompts, by turns between clients
-  and between a client's adapters (`turns.py`), as far as their piece goes (`pieces.py`).
+  and between a client's adapters (`fair_queue.py`), as far as their piece goes (`prefill_chunks.py`).
 - A gap is kept for whoever was answered before the newcomer came. Of requests that arrived together the one that is
   done with its prompt first has no claim on the others: theirs are computed as if nobody decoded, in far fewer steps.
 - Places in the batch are given by the same kind of turns: nobody passes the one whose turn it is, however large it is.
 - When the KV is full, the sequence that got its place last gives way, and is the first to get one again. A newcomer
   starts only where the running ones have some room to grow, so that nobody is sent back at once.
-- A newcomer whose prompt begins as one that is being computed waits for that, a bounded while (`sharing.py`).
+- A newcomer whose prompt begins as one that is being computed waits for that, a bounded while (`prefix_sharing.py`).
 - Warm KV stands in nobody's way: it counts as free here, and `allocator.py` gives it up where it must go.
 - Drafts come last: they are less sure to be of use than prompts, and are held to a longest step, too.
 - Where a backend cannot mix adapters, the group that waited longest is next; a prompt's piece ends where an adapter
@@ -69,13 +69,13 @@ def choose_starts(
     piece = choose_piece(costs, beside, room=able.max_step_tokens - beside.here)
     for sequence in line:
         # In each step that its prompt takes the others grow by a token, as far as they may.
-        known = allocator.cached_for(sequence, running)
-        growth = GROWTH_CELLS + (len(sequence.tokens) - known) // piece
+        reusable = allocator.cached_for(sequence, running)
+        growth = GROWTH_CELLS + (len(sequence.tokens) - reusable) // piece
         need = len(sequence.tokens) + sum(len(s.tokens) + min(growth, s.max_tokens - len(s.tokens)) for s in held)
         if len(held) - len(running) == allocator.available or need > able.kv_cells:
             break
         held.append(sequence)
-        if not waits(sequence, [*running, *starts], have=known):
+        if not waits(sequence, [*running, *starts], have=reusable):
             starts.append(sequence)
     return starts
 

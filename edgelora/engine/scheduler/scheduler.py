@@ -2,7 +2,7 @@
 
 A turn of the engine: `admit` (and do what it says) -> `plan` -> `begin` -> move, step -> `apply`, or `fail` for those
 the step failed. `plan` only asks; everything else acts. The moves of a request are in `states.py`, the policies of a
-step in `planning.py`, what is in memory in the pool, which belongs to this scheduler alone.
+step in `policy.py`, what is in memory in the pool, which belongs to this scheduler alone.
 """
 
 from __future__ import annotations
@@ -294,8 +294,8 @@ class Scheduler:
         sequence = self._live.get(request_id)
         if sequence is None:
             return False
-        known = move in (Move.ENDED, Move.CANCELLED) and request_id not in self._computing
-        self._give_back(sequence, warm=known)
+        kv_known = move in (Move.ENDED, Move.CANCELLED) and request_id not in self._computing
+        self._give_back(sequence, warm=kv_known)
         sequence.move(move)
         del self._live[request_id]
         return True

@@ -174,7 +174,7 @@ class _Allocating:
 
 def _computed(running: Iterable[Sequence]) -> list[CachedSequence]:
     return [
-        CachedSequence(one.id, one.key, one.tokens[: one.computed])
-        for one in running
-        if one.id is not None and one.computed
+        CachedSequence(sequence.id, sequence.key, sequence.tokens[: sequence.computed])
+        for sequence in running
+        if sequence.id is not None and sequence.computed
     ]

@@ -26,9 +26,9 @@ class WaitQueues:
     def for_leases(self, waiting: Iterable[Sequence]) -> Iterator[Sequence]:
         """The base alone first: it takes nothing that others wait for, so it is no turn either. Were it one, a client
         that asks the base again and again would never have its turn at an adapter."""
-        everybody = list(waiting)
-        yield from (sequence for sequence in everybody if not sequence.request.adapters)
-        yield from _line((sequence for sequence in everybody if sequence.request.adapters), self._lease_queue)
+        sequences = list(waiting)
+        yield from (sequence for sequence in sequences if not sequence.request.adapters)
+        yield from _line((sequence for sequence in sequences if sequence.request.adapters), self._lease_queue)
 
     def for_sequences(self, ready: Iterable[Sequence]) -> Iterator[Sequence]:
         return _line(ready, self._sequence_queue)
@@ -59,6 +59,6 @@ class WaitQueues:
 
 
 def _line(waiting: Iterable[Sequence], queue: FairQueue) -> Iterator[Sequence]:
-    everybody = list(waiting)
-    yield from sorted((s for s in everybody if s.granted), key=lambda s: s.granted)
-    yield from queue.order((s for s in everybody if not s.granted), since=lambda s: s.arrival)
+    sequences = list(waiting)
+    yield from sorted((s for s in sequences if s.granted), key=lambda s: s.granted)
+    yield from queue.order((s for s in sequences if not s.granted), since=lambda s: s.arrival)

@@ -144,6 +144,6 @@ class DraftBudget:
 
 def price_of(rows: int, costs: StepCosts) -> StepPrice | None:
     """Return the price; None where nothing is known of such a step."""
-    known = costs.known(rows)
-    most = costs.at_most(rows) if known is None else known
-    return None if most is None else StepPrice(most, known is not None)
+    seconds = costs.known(rows)
+    most = costs.at_most(rows) if seconds is None else seconds
+    return None if most is None else StepPrice(most, seconds is not None)

@@ -70,24 +70,24 @@ def pull(
     Raises NotFound, Offline, AdapterError, BaseError, UsageError (wishes for an adapter where a base is), StorageError,
     Busy where another process is at it.
     """
-    wanted = CacheRequest.parse(name, options.subfolder)
-    if wanted is None:
+    cache_request = CacheRequest.parse(name, options.subfolder)
+    if cache_request is None:
         return _pull_base(name, library, options, access)
     cache = AdapterCache(library.settings.directories.cache / "adapters")
     try:
-        hub, listing = _ask(wanted, library, access)
+        hub, listing = _ask(cache_request, library, access)
     except Offline as error:
-        if (found := cache.find(wanted)) is None:
-            raise _not_here(wanted, error) from error
+        if (fetched := cache.find(cache_request)) is None:
+            raise _not_here(cache_request, error) from error
         with access.turn:
-            return _install(wanted, found, library, options, cached=found.fetched, progress=access.progress)
-    if options.subfolder is None and not holds_adapter(wanted, listing.files):
-        _check_base(wanted, listing)
+            return _install(cache_request, fetched, library, options, cached=fetched.fetched, progress=access.progress)
+    if options.subfolder is None and not holds_adapter(cache_request, listing.files):
+        _check_base(cache_request, listing)
         return _pull_base(name, library, options, access)
     _base(library, options)  # before anything is downloaded
     with _of_an_adapter():
-        found = cache.fetch(
-            wanted,
+        fetched = cache.fetch(
+            cache_request,
             listing,
             open_range=hub.open_range,
             progress=access.progress,
@@ -95,7 +95,7 @@ def pull(
             limit_bytes=access.limit_bytes,
         )
     with access.turn:
-        return _install(wanted, found, library, options, cached=None, progress=access.progress)
+        return _install(cache_request, fetched, library, options, cached=None, progress=access.progress)
 
 
 def _ask(wanted: CacheRequest, library: Library, access: HubAccess) -> tuple[Hub, Listing]:

@@ -36,14 +36,14 @@ def plan_setup(record: BaseRecord, settings: Settings) -> Setup:
     kv_type = backend.kv_type(base, settings)
     tuning = Tunings(settings.directories).current(record)
     cores = usable_cores()
-    one, many = (cores, cores) if tuning is None else (tuning.threads, tuning.batch_threads)
+    single, many = (cores, cores) if tuning is None else (tuning.threads, tuning.batch_threads)
     weights = settings.weights
     if weights == "auto":
         weights = (tuning.weights if tuning is not None else None) or default_weights()
     return Setup(
         backend=backend.display_name,
         tunable=backend.tunable,
-        threads=settings.threads or one,
+        threads=settings.threads or single,
         batch_threads=settings.threads or many,
         weights=weights,
         kv_type=kv_type,

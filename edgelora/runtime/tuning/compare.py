@@ -37,7 +37,7 @@ class Verdict:
 
 def judge(candidate: Sequence[float], default: Sequence[float]) -> Verdict:
     """Seconds of the same rounds, one each, in order. Raises ValueError where there are none, or not as many."""
-    ratios = [one / other for one, other in zip(candidate, default, strict=True)]
+    ratios = [candidate_seconds / other for candidate_seconds, other in zip(candidate, default, strict=True)]
     if not ratios:
         raise ValueError("nothing was measured")
     faster, slower = sum(ratio < 1 for ratio in ratios), sum(ratio > 1 for ratio in ratios)

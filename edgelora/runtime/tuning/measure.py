@@ -92,12 +92,12 @@ def search(
     candidates = thread_candidates(where.cores, where.processors)
     weights: WeightsOutcome | None = None
     with _counted(progress, _measurements(candidates, repacked_fits)) as tick, closing(open_bench("mapped")) as mapped:
-        one = choose_threads(mapped, (Workload.ONE,), candidates, where.cores, order=order, tick=tick)
+        single = choose_threads(mapped, (Workload.ONE,), candidates, where.cores, order=order, tick=tick)
         many = choose_threads(mapped, BATCHED, candidates, where.cores, order=order, tick=tick)
         busy = others()
         if busy > BUSY:
-            one, many = (_not_fewer(found, where.cores) for found in (one, many))
-        threads = {Workload.ONE: one.chosen, Workload.BATCH: many.chosen, Workload.PROMPT: many.chosen}
+            single, many = (_not_fewer(threads_found, where.cores) for threads_found in (single, many))
+        threads = {Workload.ONE: single.chosen, Workload.BATCH: many.chosen, Workload.PROMPT: many.chosen}
         if repacked_fits:
             with closing(open_bench("repacked")) as repacked:
                 weights = choose_weights(mapped, repacked, threads, order=order, tick=tick)
@@ -107,10 +107,10 @@ def search(
     return Tuning(
         base=name,
         conditions=where,
-        threads=one.chosen,
+        threads=single.chosen,
         batch_threads=many.chosen,
         weights=None if weights is None else weights.chosen,
-        findings=tuple(_findings(one, many, weights, default=where.cores)),
+        findings=tuple(_findings(single, many, weights, default=where.cores)),
         seconds=seconds,
         others=round(busy, 3),
         created=clock(),
@@ -147,22 +147,22 @@ def _counted(progress: Progress | None, total: int) -> Iterator[Tick]:
 
 
 def _final(bench: Bench, threads: dict[Workload, int], tick: Tick) -> dict[Workload, float]:
-    found: dict[Workload, float] = {}
+    seconds: dict[Workload, float] = {}
     for work, count in threads.items():
         taken = []
         for _ in range(FINAL):
             tick()
             taken.append(bench.seconds(work, count))
-        found[work] = statistics.median(taken)
-    return found
+        seconds[work] = statistics.median(taken)
+    return seconds
 
 
 def _findings(
     one: SearchOutcome, many: SearchOutcome, weights: WeightsOutcome | None, *, default: int
 ) -> Iterator[Finding]:
-    for question, found in (("threads", one), ("batch threads", many)):
-        rival = None if found.rival is None else str(found.rival)
-        yield _finding(question, str(found.chosen), str(default), rival, found.verdict)
+    for question, outcome in (("threads", one), ("batch threads", many)):
+        rival = None if outcome.rival is None else str(outcome.rival)
+        yield _finding(question, str(outcome.chosen), str(default), rival, outcome.verdict)
     if weights is not None:
         yield _finding("weights", weights.chosen, "mapped", "repacked", weights.verdict)
 

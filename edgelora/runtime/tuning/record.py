@@ -110,9 +110,9 @@ class Tunings:
     def clear(self, record: BaseRecord) -> bool:
         """Forget; whether there was anything."""
         path = self.path(record)
-        known = path.exists()
+        existed = path.exists()
         discard(path)
-        return known
+        return existed
 
     def path(self, record: BaseRecord) -> Path:
         """By what the base is, not by its name or place: quantizations of one model have different times."""
@@ -139,8 +139,8 @@ def _library_build() -> str:
     """Names, sizes and times of llama.cpp's libraries: another build of one version is another build."""
     from importlib.util import find_spec
 
-    found = find_spec("llama_cpp")
-    folders = [] if found is None else found.submodule_search_locations or []
+    library_spec = find_spec("llama_cpp")
+    folders = [] if library_spec is None else library_spec.submodule_search_locations or []
     files = sorted(path for folder in folders for path in Path(folder, "lib").glob("*") if path.is_file())
     stats = [(path.name, path.stat()) for path in files]
     return _digest("".join(f"{name} {stat.st_size} {stat.st_mtime_ns}\n" for name, stat in stats).encode())

@@ -105,15 +105,15 @@ def _rounds(
     bench: Bench, works: Sequence[Workload], settings: Sequence[int], rounds: int, *, order: random.Random, tick: Tick
 ) -> dict[int, list[float]]:
     """For each setting one time a round: the geometric mean over the works, so that none outweighs the others."""
-    found: dict[int, list[float]] = {threads: [] for threads in settings}
+    seconds: dict[int, list[float]] = {threads: [] for threads in settings}
     for _ in range(rounds):
         for threads in order.sample(list(settings), len(settings)):
             logarithms = []
             for work in works:
                 tick()
                 logarithms.append(math.log(bench.seconds(work, threads)))
-            found[threads].append(math.exp(statistics.fmean(logarithms)))
-    return found
+            seconds[threads].append(math.exp(statistics.fmean(logarithms)))
+    return seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,15 +98,15 @@ def prove_file(
     from edgelora_converters.convert import convert
     from edgelora_converters.convert.source import adapter_kind
 
-    to, fingerprint, told = adapter_kind(path), base.fingerprint, _told(progress, adapter_kind(path))
+    to, fingerprint, reported = adapter_kind(path), base.fingerprint, _told(progress, adapter_kind(path))
     short = fingerprint.digest[:12]
     try:
-        found = convert.prove(
-            source, path, to=to, base=fingerprint, base_path=base.path, reading=reading, progress=told
+        verification = convert.prove(
+            source, path, to=to, base=fingerprint, base_path=base.path, reading=reading, progress=reported
         )
     except EdgeloraError as error:
         return ConversionCheck(to, short, path, error=error)
-    return ConversionCheck(to, short, path, found.modules, found.worst, found.worst_target)
+    return ConversionCheck(to, short, path, verification.modules, verification.worst, verification.worst_target)
 
 
 @contextmanager
@@ -125,9 +125,9 @@ def for_base(
     else:
         with workspace(library.store.root / "tmp") as work:
             out = work / MAIN["mapped"]
-            told = _told(progress, "mapped")
+            reported = _told(progress, "mapped")
             on = base.fingerprint
-            convert(subject.source, out, to="mapped", base=on, base_path=base.gguf, reading=reading, progress=told)
+            convert(subject.source, out, to="mapped", base=on, base_path=base.gguf, reading=reading, progress=reported)
             yield out
 
 

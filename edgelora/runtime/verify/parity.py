@@ -214,8 +214,8 @@ def _oracle(
     cases += [Case(sequence.tokens) for sequence in sequences]
     with open_streamed(weights) as llama:
         layers = llama.config.shape.layers
-        told = None if progress is None else lambda done: progress("Computing with numpy", done, layers + 1)
-        logits = llama.logits_of(cases, progress=told)
+        layer_done = None if progress is None else lambda done: progress("Computing with numpy", done, layers + 1)
+        logits = llama.logits_of(cases, progress=layer_done)
     if progress is not None:
         progress("Computing with numpy", layers + 1, layers + 1)
     return logits[: len(sequences)], logits[len(sequences) :]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def split_part(text: str) -> tuple[str, float]:
-    """`ADAPTER`, `ADAPTER:WEIGHT` or `ADAPTER=WEIGHT`. Where no number is behind the colon, it belongs to a path.
+    """Split `ADAPTER`, `ADAPTER:WEIGHT` or `ADAPTER=WEIGHT`. Where no number is behind the colon, it belongs to a path.
 
     Raises UsageError for a weight out of range, or none behind a `=`.
     """
@@ -30,7 +30,7 @@ def split_part(text: str) -> tuple[str, float]:
 
 
 def installed_version(store: Store, name: str) -> tuple[str, Version] | None:
-    """The name and version an installed adapter's `name` or `name@2` means; None for a path.
+    """Return the name and version an installed adapter's `name` or `name@2` means; None for a path.
 
     An installed name wins over a path of that name; `./NAME` is always the path. Raises NotFound where it is neither.
     """
@@ -41,23 +41,23 @@ def installed_version(store: Store, name: str) -> tuple[str, Version] | None:
 
 
 def read_parts(
-    store: Store, wanted: Sequence[tuple[str, float]], shape: LlamaShape, *, reading: ReadOptions
+    store: Store, weighted: Sequence[tuple[str, float]], shape: LlamaShape, *, reading: ReadOptions
 ) -> list[Part]:
-    """The adapters named in `wanted` as values for a base of `shape`, each with its weight; `reading` is what they may
-    be read with. Raises NotFound, AdapterError where one is unsound or its shapes are not the base's, StorageError.
-    """
+    """Read the adapters named in `weighted` as values for a base of `shape`, each with its weight; `reading` is what
+    they may be read with. Raises NotFound, AdapterError where one is unsound or its shapes are not the base's,
+    StorageError."""
     from edgelora_converters.lora.combine import Part
 
-    return [Part(Path(name).name, _read(store, name, shape, reading), weight) for name, weight in wanted]
+    return [Part(Path(name).name, _read(store, name, shape, reading), weight) for name, weight in weighted]
 
 
 def check_one_base(versions: Sequence[tuple[str, Version]]) -> None:
     """Raise AdapterIncompatible(combine_bases) unless installed adapters were all added for one base."""
     for name, version in versions[1:]:
-        first, known = versions[0]
-        if version.base_fingerprint != known.base_fingerprint:
+        first, other = versions[0]
+        if version.base_fingerprint != other.base_fingerprint:
             message = (
-                f"{first} was added for {known.base_name} and {name} for {version.base_name}, which is another base."
+                f"{first} was added for {other.base_name} and {name} for {version.base_name}, which is another base."
             )
             remedy = "Combine adapters of one base only."
             raise AdapterIncompatible("combine_bases", message, remedy, param=name)
@@ -66,10 +66,10 @@ def check_one_base(versions: Sequence[tuple[str, Version]]) -> None:
 def _read(store: Store, name: str, shape: LlamaShape, reading: ReadOptions) -> LoraAdapter:
     from edgelora_converters.convert.source import read_source
 
-    found = installed_version(store, name)
-    if found is None:
+    installed = installed_version(store, name)
+    if installed is None:
         return read_source(Path(name), shape, reading=reading)
-    with store.source(*found) as folder:
+    with store.source(*installed) as folder:
         return read_source(folder, shape, reading=reading)
 
 

@@ -34,12 +34,12 @@ logger = logging.getLogger(__name__)
 
 DESCRIPTION = "conversion.json"
 MAIN = {"mapped": "adapter.lora", "gguf": "adapter.gguf", "mlx": "adapter"}
-"""What a backend opens: a folder for MLX, else a file."""
+"""Names of the converted file by format; for MLX it is a folder."""
 USUAL: Mapping[str, AdapterFormat] = {"gguf": "mapped", "mlx": "mlx"}
 """By a base's format, what its backend wants as a rule; another one is made when it is asked for."""
 _FOR_MLX_TOO: AdapterFormat = "mapped"
-"""What mlx-lm's folder cannot say (an aLoRA, lora_bias, DoRA of some modules alone, the head of a tied base) is kept in
-edgelora's own layout, which the MLX backend reads as well."""
+"""Fallback for an MLX base: edgelora's own layout carries what mlx-lm's folder cannot (aLoRA, lora_bias, DoRA of some
+modules alone, the head of a tied base), and the MLX backend reads it as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Converted:
 
 @dataclass(frozen=True, slots=True)
 class ConversionTarget:
-    """What a version is converted to."""
+    """The format and base that a version is converted for."""
 
     to: AdapterFormat
     base: BaseFingerprint
@@ -72,7 +72,7 @@ class ConversionTarget:
 
 
 def find(layout: AdapterLayout, digest: str, goal: ConversionTarget) -> Converted | None:
-    """The conversion of a version, by the present converter; None where it has to be made. Takes no lock."""
+    """Return the conversion of a version, by the present converter; None where it has to be made. Takes no lock."""
     folder = _folder(layout, digest, goal)
     conversion = read(folder)
     if conversion is None or conversion.source != digest or not _suits(conversion, goal):
@@ -85,13 +85,13 @@ def _suits(conversion: Conversion, goal: ConversionTarget) -> bool:
 
 
 def every(layout: AdapterLayout, digest: str) -> tuple[Converted, ...]:
-    """All usable conversions of a version, of any base, format and converter."""
+    """Return all usable conversions of a version, of any base, format and converter."""
     folders = sorted(layout.versions_conversions(digest).glob("*"))
-    return tuple(Converted(folder, found) for folder in folders if (found := read(folder)) is not None)
+    return tuple(Converted(folder, conversion) for folder in folders if (conversion := read(folder)) is not None)
 
 
 def read(folder: Path) -> Conversion | None:
-    """What a folder's description says, where every file it names is there in full length."""
+    """Read a folder's description; None unless every file it names is there in full length."""
     try:
         conversion = decode_conversion((folder / DESCRIPTION).read_bytes())
         sizes = [stored_path(folder, file).stat().st_size for file in conversion.files]
@@ -203,7 +203,7 @@ def _folder(layout: AdapterLayout, digest: str, goal: ConversionTarget) -> Path:
 
 
 def _protect(path: Path) -> None:
-    """A mapped file that is cut ends the processes that run it: no program writes to it by mistake."""
+    """Make a mapped file read-only: a program that cut it by mistake would end the processes that run it."""
     if os.name == "posix" and path.is_file():
         path.chmod(0o444)
 

@@ -1,4 +1,4 @@
-"""What is written down of an adapter that was read, and how one is told of that does not fit. Owns no file."""
+"""Describing an adapter for its manifest, and naming adapter and base in errors about incompatible shapes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def naming(name: str, made_for: str | None, base: BaseRecord) -> Iterator[None]:
 
 
 def describe(adapter: LoraAdapter, staged: Staged, base: BaseRecord, *, origin: str, created: float) -> Version:
-    """A version number 1 of it, until it is committed. `created`: Unix seconds."""
+    """Describe an adapter as version number 1, until it is committed. `created`: Unix seconds."""
     from edgelora_converters.lora.completion import needs_base
 
     scales = [pair.scale for pair in adapter.pairs.values()]

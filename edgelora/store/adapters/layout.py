@@ -1,4 +1,4 @@
-"""Where each thing of the store lies below its root. Pure paths; touches no disk."""
+"""The paths of everything below the store's root. Pure; touches no disk."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class AdapterLayout:
         return self.blobs / _digest(digest)[:2] / digest
 
     def versions_conversions(self, digest: str) -> Path:
-        """The folder of all conversions of one version."""
+        """Return the folder of all conversions of one version."""
         return self.conversions / _digest(digest)
 
     def conversion_lock(self, digest: str) -> Path:

@@ -54,8 +54,8 @@ def read_manifest(layout: AdapterLayout, name: str) -> AdapterManifest | None:
 
 def every_manifest(layout: AdapterLayout) -> list[AdapterManifest]:
     """All manifests. Raises StorageError at the first damaged one: what it refers to would be unknown."""
-    found = (read_manifest(layout, path.stem) for path in manifest_paths(layout))
-    return [manifest for manifest in found if manifest is not None]
+    manifests = (read_manifest(layout, path.stem) for path in manifest_paths(layout))
+    return [manifest for manifest in manifests if manifest is not None]
 
 
 def delete_manifest(layout: AdapterLayout, name: str) -> None:
@@ -87,11 +87,11 @@ def garbage(layout: AdapterLayout) -> list[Garbage]:
     """
     used = _used(layout)
     unused = [path for path in (*layout.blobs.glob("*/*"), *layout.conversions.glob("*")) if path.name not in used]
-    found = [Garbage(path, _nbytes(path), "unused") for path in unused if not _mapped(path)]
+    items = [Garbage(path, _nbytes(path), "unused") for path in unused if not _mapped(path)]
     for folder in layout.conversions.glob("*/*"):
         if folder.parent.name in used and conversions.is_outdated(folder) and not _mapped(folder):
-            found.append(Garbage(folder, _nbytes(folder), "old converter"))
-    return found
+            items.append(Garbage(folder, _nbytes(folder), "old converter"))
+    return items
 
 
 def collect(layout: AdapterLayout, found: Iterable[Garbage]) -> list[Garbage]:

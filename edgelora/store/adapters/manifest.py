@@ -1,4 +1,4 @@
-"""What the store writes down about an adapter: its versions, and which of them each alias means.
+"""The manifest of an adapter: its versions, and the version that each alias means.
 
 Immutable values and their JSON, with a closed schema. Owns no file and no path; see `store`.
 """
@@ -27,7 +27,7 @@ Number = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class StoredFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One file of an adapter, as it was checked in."""
+    """A file of an adapter, as it was added."""
 
     name: str
     """Path below its folder, with `/`."""
@@ -47,11 +47,12 @@ class Conversion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Version of the converter; another one converts again."""
     files: tuple[StoredFile, ...]
     memory_bytes: Count
-    """What it takes when loaded."""
+    """Bytes that the adapter takes in memory."""
     worst_error: float
     """Largest relative error of any module against the source."""
     weights: str = ""
-    """Which file of the base it was made with (BaseRecord.weights_key), where it depends on the base's own weights."""
+    """BaseRecord.weights_key of the base's file that it was made with; empty where the conversion needs no base
+    weights."""
 
     @property
     def nbytes(self) -> int:
@@ -59,7 +60,7 @@ class Conversion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One immutable content of an adapter."""
+    """An immutable content of an adapter."""
 
     number: Number
     """1, 2, 3 and so on, never given twice while the adapter stays installed."""
@@ -70,7 +71,7 @@ class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     files: tuple[StoredFile, ...]
     """The PEFT files, kept as blobs."""
     base_model: str | None
-    """What the adapter's own config calls its base; a hint for people."""
+    """The base's name in the adapter's own configuration; a hint for people."""
     base_name: str
     """The installed base it was added for."""
     base_fingerprint: Digest
@@ -87,13 +88,14 @@ class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     invocation: tuple[Count, ...] = ()
     """aLoRA: the token ids it acts from on. Empty is plain LoRA."""
     needs_base: bool = False
-    """Whether it takes something of the base's own weights (DoRA's norms, the rows that trainable tokens replace): then
-    every file of a base has a conversion of its own."""
+    """True if the adapter needs the base's own weights (for DoRA's norms, or the rows that trainable tokens replace).
+    Every file of a base then has a conversion of its own."""
     treatment: str = ""
-    """What was done to its factors before they were plain ones, in words; mostly nothing."""
+    """Description of the steps that made its factors plain ones; empty for most adapters."""
     origin: str = ""
-    """`hub:<repository>@<commit>` where it was pulled, `upload` or `upload:<file id>` where a client of the server sent
-    it, `loaded` where one had it loaded from this machine (`offers.py`); empty for what was added here otherwise."""
+    """Source of the adapter: `hub:<repository>@<commit>` if it was pulled, `upload` or `upload:<file id>` if a client
+    of the server sent it, `loaded` if a client had it loaded from this machine; empty otherwise. See
+    `runtime.install.sources`."""
 
     @property
     def nbytes(self) -> int:
@@ -109,32 +111,33 @@ class AdapterManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     aliases: dict[str, int]
     """Movable names to version numbers."""
     next_number: Number
-    """What the next new version will be called; not reused when the last one is removed."""
+    """Number of the next new version; not reused when the last one is removed."""
     schema: Literal[1] = 1
 
     @property
     def latest(self) -> Version:
-        """What the bare name means."""
+        """The version that the bare name means."""
         return self._numbered(self.aliases[LATEST])
 
     def find(self, selector: str) -> Version:
-        """A version by number, alias or at least six digits of its digest. Raises NotFound with what there is."""
+        """Return a version by number, alias or at least six digits of its digest. Raises NotFound with what there
+        is."""
         if selector in self.aliases:
             return self._numbered(self.aliases[selector])
         for version in self.versions:
             if str(version.number) == selector:
                 return version
-        found = [v for v in self.versions if len(selector) >= MIN_PREFIX and v.digest.startswith(selector)]
-        if len(found) == 1:
-            return found[0]
-        known = ", ".join([*(str(v.number) for v in self.versions), *sorted(self.aliases)])
-        raise NotFound("adapter", f"{self.name}@{selector}", (), f"Its versions are: {known}.")
+        matching = [v for v in self.versions if len(selector) >= MIN_PREFIX and v.digest.startswith(selector)]
+        if len(matching) == 1:
+            return matching[0]
+        selectors = ", ".join([*(str(v.number) for v in self.versions), *sorted(self.aliases)])
+        raise NotFound("adapter", f"{self.name}@{selector}", (), f"Its versions are: {selectors}.")
 
     def with_digest(self, digest: str) -> Version | None:
         return next((version for version in self.versions if version.digest == digest), None)
 
     def adding(self, version: Version) -> Self:
-        """With one more version, which becomes the latest."""
+        """Return the manifest with a further version, which becomes the latest."""
         return msgspec.structs.replace(
             self,
             versions=(*self.versions, version),
@@ -143,18 +146,19 @@ class AdapterManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
     def pointing(self, alias: str, number: int) -> Self:
-        """With an alias moved to a version it has."""
+        """Return the manifest with an alias moved to one of its versions."""
         return msgspec.structs.replace(self, aliases={**self.aliases, alias: number})
 
     def unpointing(self, alias: str) -> Self:
-        """Without an alias. Raises NotFound with those there are."""
+        """Return the manifest without an alias. Raises NotFound with those there are."""
         if alias not in self.aliases:
-            known = ", ".join(sorted(self.aliases))
-            raise NotFound("alias", f"{self.name}@{alias}", (), f"Its aliases are: {known}.")
-        return msgspec.structs.replace(self, aliases={one: n for one, n in self.aliases.items() if one != alias})
+            aliases = ", ".join(sorted(self.aliases))
+            raise NotFound("alias", f"{self.name}@{alias}", (), f"Its aliases are: {aliases}.")
+        return msgspec.structs.replace(self, aliases={name: n for name, n in self.aliases.items() if name != alias})
 
     def without(self, number: int) -> Self | None:
-        """With a version and its aliases gone; `latest` falls back to the newest left. None where none is left."""
+        """Return the manifest without a version and its aliases; `latest` falls back to the newest left. None where
+        none is left."""
         left = tuple(version for version in self.versions if version.number != number)
         if not left:
             return None
@@ -166,7 +170,8 @@ class AdapterManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def check_alias(alias: str) -> str:
-    """`alias`, or UsageError for one that is no name, or could be mistaken for a version's number or digest."""
+    """Return `alias`. Raises UsageError for one that is no name, or could be mistaken for a version's number or
+    digest."""
     if not valid_name(alias) or _LIKE_VERSION.fullmatch(alias):
         raise UsageError(
             "bad_alias",
@@ -183,7 +188,7 @@ def first_manifest(name: str, version: Version) -> AdapterManifest:
 
 
 def previous(manifest: AdapterManifest) -> str:
-    """The number of the version before the one the bare name means. Raises UsageError where there is none."""
+    """Return the number of the version before the one the bare name means. Raises UsageError where there is none."""
     older = [version.number for version in manifest.versions if version.number < manifest.latest.number]
     if not older:
         message = f"{manifest.name} has no version before {manifest.latest.number}."
@@ -196,7 +201,7 @@ def encode(value: AdapterManifest | Conversion) -> bytes:
 
 
 def decode_manifest(data: bytes, *, path: Path) -> AdapterManifest:
-    """A manifest read from `path`. Raises StorageError naming the file where it is damaged."""
+    """Return a manifest read from `path`. Raises StorageError naming the file where it is damaged."""
     try:
         manifest = msgspec.json.decode(data, type=AdapterManifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -220,7 +225,7 @@ def damaged(path: Path, why: str) -> StorageError:
 
 
 def _problems(manifest: AdapterManifest, stem: str) -> Iterable[str]:
-    """What the schema alone cannot say."""
+    """Yield the violations that the schema alone cannot express."""
     numbers = [version.number for version in manifest.versions]
     if manifest.name != stem or not valid_name(manifest.name):
         yield f"it names the adapter {manifest.name!r}"

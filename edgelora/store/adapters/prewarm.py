@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Prewarmed:
-    """What was done for one adapter, in seconds of wall time."""
+    """The outcome for one adapter, with durations in seconds of wall time."""
 
     ref: AdapterRef
     number: int
-    """Of the version."""
+    """Number of the version."""
     converted: bool
-    """Whether it had to be converted for this base."""
+    """True if it had to be converted for this base."""
     convert_seconds: float
     read_seconds: float
     nbytes: int
@@ -35,23 +35,23 @@ class Prewarmed:
 def warm(store: Store, spec: str, base: BaseRecord, *, progress: Progress | None = None) -> Prewarmed:
     """Convert `spec` for `base` where that was not done before, and read it once. Raises as `Store.ref` does."""
     _, version = store.resolve(spec)
-    known = {converted.path for converted in store.conversions(version)}
+    existing = {converted.path for converted in store.conversions(version)}
     began = time.perf_counter()
     ref = store.ref(spec, base, progress=progress)
-    found, converted = time.perf_counter(), ref.path not in known
+    resolved, converted = time.perf_counter(), ref.path not in existing
     nbytes = _read_through(ref.path)
     return Prewarmed(
         ref=ref,
         number=version.number,
         converted=converted,
-        convert_seconds=found - began if converted else 0.0,
-        read_seconds=time.perf_counter() - found,
+        convert_seconds=resolved - began if converted else 0.0,
+        read_seconds=time.perf_counter() - resolved,
         nbytes=nbytes,
     )
 
 
 def _read_through(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder, each read once: who maps them next finds them in memory."""
+    """Read a file, or all files in a folder, once, so that the next mapping finds them in memory. Returns the bytes."""
     buffer, nbytes = memoryview(bytearray(CHUNK)), 0
     with storing(path):
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:

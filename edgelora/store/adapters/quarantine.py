@@ -20,13 +20,13 @@ _log = logging.getLogger(__name__)
 
 
 class Quarantined(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One version."""
+    """A version that is not run any more."""
 
     name: str
     version: str
     """sha256 hex of its source."""
     why: str
-    """How the engine ended the last time."""
+    """Reason that the engine's process ended with, the last time."""
     since: float
     """Unix seconds."""
 
@@ -39,17 +39,17 @@ class Quarantine:
 
     def check(self, ref: AdapterRef) -> None:
         """Raises AdapterError(code adapter_quarantined)."""
-        found = self.find(ref.version)
-        if found is not None:
+        record = self.find(ref.version)
+        if record is not None:
             raise AdapterError(
                 "adapter_quarantined",
-                f"Adapter {ref} is not run any more: it crashed the engine ({found.why}).",
+                f"Adapter {ref} is not run any more: it crashed the engine ({record.why}).",
                 f"Install a new version of it, or let it try again: edgelora release {ref.name}",
                 param="model",
             )
 
     def find(self, version: str) -> Quarantined | None:
-        """What is known of a version; None where it may run."""
+        """Return the record of a quarantined version; None where it may run."""
         if not valid_digest(version):
             return None
         try:
@@ -64,17 +64,19 @@ class Quarantine:
             return Quarantined("", version, "its record is damaged", 0.0)
 
     def add(self, ref: AdapterRef, why: str) -> None:
-        """From now on. Raises StorageError."""
+        """Put a version into quarantine, at once for every process. Raises StorageError."""
         record = Quarantined(ref.name, ref.version, why, time.time())
         with storing(self._folder):
             make_folder(self._folder)
             write_atomic(self._path(ref.version), msgspec.json.encode(record))
 
     def list(self) -> list[Quarantined]:
-        """All of them, by name. Raises StorageError."""
+        """Return the records of all quarantined versions, by name. Raises StorageError."""
         with storing(self._folder):
             names = sorted(path.stem for path in self._folder.glob("*.json")) if self._folder.is_dir() else []
-        return sorted((found for name in names if (found := self.find(name))), key=lambda one: (one.name, one.version))
+        return sorted(
+            (record for name in names if (record := self.find(name))), key=lambda record: (record.name, record.version)
+        )
 
     def lift(self, version: str) -> bool:
         """Let a version try again. False where it could."""

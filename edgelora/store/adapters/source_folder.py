@@ -13,7 +13,7 @@ from edgelora_models.storage import make_folder, storing
 
 
 def assemble(layout: AdapterLayout, name: str, version: Version, work: Path) -> Path:
-    """The folder `source` in `work`, made of a version's blobs: links where the disk has them, else copies.
+    """Make the folder `source` in `work` of a version's blobs: links where the disk has them, else copies.
 
     The caller holds the commit lock. Raises StorageError where a file of `name` is missing.
     """

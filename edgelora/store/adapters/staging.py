@@ -1,4 +1,4 @@
-"""From a folder, zip or tar.gz of the user's to a private copy that cannot change any more. Owns no format.
+"""Copying an adapter from the user's folder, zip or tar.gz to a private copy that cannot change any more.
 
 Everything after this reads the copy: what was checked is what is kept and converted.
 """
@@ -27,7 +27,7 @@ class Staged:
 
 
 def default_name(source: Path) -> str:
-    """The name an adapter gets from its folder (the one it is in, where that is below `source`) or its archive.
+    """Return the name an adapter gets from its folder (the one it is in, where that is below `source`) or its archive.
 
     Raises UsageError where that is no usable name, AdapterError for a folder without one adapter.
     """

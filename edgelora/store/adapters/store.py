@@ -67,18 +67,19 @@ class Store:
         return self._layout.root
 
     def names(self) -> tuple[str, ...]:
-        """Every installed adapter's name, sorted. Reads no manifest."""
+        """Return every installed adapter's name, sorted. Reads no manifest."""
         return tuple(path.stem for path in maintenance.manifest_paths(self._layout))
 
     def list(self) -> tuple[AdapterManifest, ...]:
-        """Every installed adapter, by name. A damaged manifest is logged and left out, so that it hides no other."""
-        found = []
+        """Return every installed adapter, by name. A damaged manifest is logged and left out, so that it hides no
+        other."""
+        manifests = []
         for name in self.names():
             try:
-                found.append(self.get(name))
+                manifests.append(self.get(name))
             except (NotFound, StorageError) as error:
                 logger.warning("adapter %s is not listed: %s", name, error)
-        return tuple(found)
+        return tuple(manifests)
 
     def get(self, name: str) -> AdapterManifest:
         """One adapter. Raises NotFound with near names, StorageError where its manifest is damaged."""
@@ -88,7 +89,8 @@ class Store:
         return manifest
 
     def resolve(self, spec: str) -> tuple[AdapterManifest, Version]:
-        """The version that `name`, `name@3`, `name@latest` or `name@<six or more digits of its digest>` means."""
+        """Return the version that `name`, `name@3`, `name@latest` or `name@<six or more digits of its digest>`
+        means."""
         name, sign, selector = spec.partition("@")
         manifest = self.get(name)
         return manifest, manifest.find(selector) if sign else manifest.latest
@@ -102,22 +104,23 @@ class Store:
         widened: bool = False,
         progress: Progress | None = None,
     ) -> AdapterRef:
-        """A version, converted for `base` (`to`: the usual format): now, from the kept source, where that has not been
-        done before. `widened`: whether its values will take four bytes each in memory, in however few they are stored.
+        """Return a version, converted for `base` (`to`: the usual format): now, from the kept source, where that has
+        not been done before. `widened`: whether its values will take four bytes each in memory, in however few they are
+        stored.
 
         Raises NotFound, AdapterIncompatible where its shapes do not fit the base, StorageError.
         """
         manifest, version = self.resolve(spec)
         chosen = to or conversions.USUAL[base.format]
-        found = conversions.find(self._layout, version.digest, ConversionTarget.of(version, chosen, base))
-        if found is None:
-            found = self._convert_kept(manifest.name, version, base, chosen, progress)
-        nbytes = 4 * version.parameters if widened else found.conversion.memory_bytes
-        return AdapterRef(manifest.name, version.digest, found.path, nbytes, version.invocation)
+        converted = conversions.find(self._layout, version.digest, ConversionTarget.of(version, chosen, base))
+        if converted is None:
+            converted = self._convert_kept(manifest.name, version, base, chosen, progress)
+        nbytes = 4 * version.parameters if widened else converted.conversion.memory_bytes
+        return AdapterRef(manifest.name, version.digest, converted.path, nbytes, version.invocation)
 
     @contextmanager
     def source(self, name: str, version: Version) -> Iterator[Path]:
-        """The PEFT folder a version was added from, put together again for the block. Raises StorageError."""
+        """Yield the PEFT folder a version was added from, put together again for the block. Raises StorageError."""
         with workspace(self._layout.tmp) as work:
             with self._committing():
                 folder = assemble(self._layout, name, version, work)
@@ -218,8 +221,8 @@ class Store:
         if not dry_run:
             sweep(make_folder(self._layout.tmp), now=self._clock())
         with self._committing():
-            found = maintenance.garbage(self._layout)
-            return tuple(found if dry_run else maintenance.collect(self._layout, found))
+            items = maintenance.garbage(self._layout)
+            return tuple(items if dry_run else maintenance.collect(self._layout, items))
 
     def tidy(self) -> None:
         """Collect garbage after a change or at a start. What prevents it is logged, and never fails the caller."""
@@ -238,9 +241,9 @@ class Store:
 
         with workspace(self._layout.tmp) as work, self._converting(version.digest):
             goal = ConversionTarget.of(version, to, base)
-            found = conversions.find(self._layout, version.digest, goal)
-            if found is not None:
-                return found
+            converted = conversions.find(self._layout, version.digest, goal)
+            if converted is not None:
+                return converted
             with self._committing():
                 source = assemble(self._layout, name, version, work)
             with naming(name, version.base_model, base):
@@ -281,9 +284,9 @@ class Store:
 def _adding(before: AdapterManifest | None, name: str, version: Version) -> AdapterManifest:
     if before is None:
         return first_manifest(name, version)
-    known = before.with_digest(version.digest)
-    if known is not None:
-        return before.pointing(LATEST, known.number)
+    existing = before.with_digest(version.digest)
+    if existing is not None:
+        return before.pointing(LATEST, existing.number)
     return before.adding(msgspec.structs.replace(version, number=before.next_number))
 
 

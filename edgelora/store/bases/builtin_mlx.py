@@ -16,19 +16,20 @@ if TYPE_CHECKING:
     from edgelora.store.bases.registry import Bases
 
 TYPE = "f32"
-"""Of its weights: 18 MB, and nothing is rounded."""
+"""Type of its weights: 18 MB, and nothing is rounded."""
 TIMEOUT = 600.0
 """Seconds to wait for another process that is converting it."""
 
 
 def ensure_mlx(bases: Bases, progress: Progress | None = None) -> BaseRecord:
-    """Its record; `edgelora base rm` removes it like a download. Raises BaseError (mlx_missing), StorageError, Busy."""
+    """Return its record, converting it first where needed; `edgelora base rm` removes it like a download. Raises
+    BaseError (mlx_missing), StorageError, Busy."""
     from edgelora_models import builtin
 
     name = f"{builtin.BASE_NAME}-mlx"
-    found = _installed(bases, name)
-    if found is not None:
-        return found
+    record = _installed(bases, name)
+    if record is not None:
+        return record
     with locked(bases.directories.data / "locks" / "builtin-mlx.lock", timeout=TIMEOUT, busy=f"{name} is being made."):
         return _installed(bases, name) or _make(bases, name, builtin.base_hf(), progress)
 

@@ -1,4 +1,4 @@
-"""What a base is called: its own name, its aliases, and what the catalogue knows the same base as. Pure."""
+"""The names of a base: its own, its aliases, and those in the catalogue. Pure."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class NamedBase(Protocol):
 
 
 def goes_by(base: NamedBase, name: str) -> bool:
-    """Whether `name` means `base`: one of its own names as written, or, in any case, one of the catalogue's for it.
+    """Return whether `name` means `base`: as one of its own names, exactly, or as one of the catalogue's, in any case.
 
     A base that was pulled before the catalogue knew a name is called by it all the same.
     """
     own = {base.name, *base.aliases}
     if name in own:
         return True
-    wanted, folded = name.lower(), _folded(own)
-    known = (_folded((entry.name, *entry.aliases)) for entry in ENTRIES)
-    return any(wanted in names and names & folded for names in known)
+    lowered, folded = name.lower(), _folded(own)
+    catalogued = (_folded((entry.name, *entry.aliases)) for entry in ENTRIES)
+    return any(lowered in names and names & folded for names in catalogued)
 
 
 def _folded(names: Iterable[str]) -> set[str]:

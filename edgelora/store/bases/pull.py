@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edgelora.store.hub.client import Listing
 
 PREFERRED = "Q4_K_M"
-"""Which GGUF to take where a repository has several."""
+"""Quantization to choose where a repository has several GGUF files."""
 BUSY_TIMEOUT = 2.0
 """Seconds to wait for another process that downloads the same base."""
 
@@ -37,13 +37,13 @@ _MLX_SUFFIXES = {".json", ".safetensors", ".model", ".jinja"}
 
 @dataclass(frozen=True, slots=True)
 class _PullTarget:
-    """What to pull and how to call it."""
+    """The files to pull and the name to install them under."""
 
     repository: str
     revision: str | None
     name: str
     files: tuple[str, ...] | None
-    """None: to be chosen from the listing."""
+    """Names of the files; None if they are to be chosen from the repository's listing."""
     aliases: tuple[str, ...] = ()
     temperature: float = 0.0
     top_p: float = 1.0
@@ -66,23 +66,23 @@ def pull(
     default to huggingface_hub's settings. Raises NotFound, Offline, BaseError, StorageError, Busy where another process
     is at it.
     """
-    wanted = _wanted(name, format)
+    target = _pull_target(name, format)
     if offline:
-        raise _offline(name, wanted)
+        raise _offline(name, target)
     from edgelora.store.hub.client import Hub
 
     hub, bases = Hub(endpoint=endpoint, token=token), Bases(directories)
-    listing = hub.listing(wanted.repository, wanted.revision)
-    files = _choose(listing, wanted, format)
+    listing = hub.listing(target.repository, target.revision)
+    files = _choose(listing, target, format)
     folder = _folder(bases, listing, files)
-    busy = f"Another process is downloading {wanted.repository}."
+    busy = f"Another process is downloading {target.repository}."
     with locked(folder.with_name(f"{folder.name}.lock"), timeout=BUSY_TIMEOUT, busy=busy):
         targets = [(file, inside(folder, *file.name.split("/"))) for file in files]
-        download_all(targets, name=wanted.name, open_range=hub.open_range, progress=progress, pause=pause)
-        return _register(bases, wanted, listing, folder / files[0].name if format == "gguf" else folder, format)
+        download_all(targets, name=target.name, open_range=hub.open_range, progress=progress, pause=pause)
+        return _register(bases, target, listing, folder / files[0].name if format == "gguf" else folder, format)
 
 
-def _wanted(name: str, format: catalogue.Format) -> _PullTarget:
+def _pull_target(name: str, format: catalogue.Format) -> _PullTarget:
     try:
         entry = catalogue.find(name)
     except NotFound:
@@ -95,17 +95,17 @@ def _wanted(name: str, format: catalogue.Format) -> _PullTarget:
     return _PullTarget(build.repository, None, entry.name, build.files, entry.aliases, entry.temperature, entry.top_p)
 
 
-def _choose(listing: Listing, wanted: _PullTarget, format: catalogue.Format) -> list[RemoteFile]:
-    names = wanted.files or _pick(sorted(listing.files), wanted.repository, format)
+def _choose(listing: Listing, target: _PullTarget, format: catalogue.Format) -> list[RemoteFile]:
+    names = target.files or _pick(sorted(listing.files), target.repository, format)
     missing = [name for name in names if name not in listing.files]
     if missing:
-        message = f"{wanted.repository} has no {missing[0]} (commit {listing.commit[:12]})."
+        message = f"{target.repository} has no {missing[0]} (commit {listing.commit[:12]})."
         raise BaseError("file_missing", message, "Pull another repository (organization/name) of this model.")
     return [listing.files[name] for name in names]
 
 
 def _pick(names: Sequence[str], repository: str, format: catalogue.Format) -> tuple[str, ...]:
-    """The files of a repository outside the catalogue that make one base."""
+    """Return the files of a repository outside the catalogue that make one base."""
     if format == "mlx":
         return tuple(name for name in names if "/" not in name and Path(name).suffix in _MLX_SUFFIXES)
     single = [name for name in names if name.endswith(".gguf") and not _PART_OF.search(name)]
@@ -122,31 +122,31 @@ def _folder(bases: Bases, listing: Listing, files: Sequence[RemoteFile]) -> Path
     return inside(bases.downloads, listing.repository.replace("/", "--"), content.hexdigest()[:16])
 
 
-def _register(bases: Bases, wanted: _PullTarget, listing: Listing, path: Path, format: catalogue.Format) -> BaseRecord:
-    known = {record.name: record for record in bases.list()}
-    before = known.get(wanted.name)
-    name = wanted.name
+def _register(bases: Bases, target: _PullTarget, listing: Listing, path: Path, format: catalogue.Format) -> BaseRecord:
+    records = {record.name: record for record in bases.list()}
+    before = records.get(target.name)
+    name = target.name
     if before is not None and before.format != format:
-        name = f"{wanted.name}-{format}"
-        before = known.get(name)
+        name = f"{target.name}-{format}"
+        before = records.get(name)
     record = bases.add(
         path,
         name,
         origin=f"hub:{listing.repository}@{listing.commit}",
-        aliases=wanted.aliases,
-        temperature=wanted.temperature,
-        top_p=wanted.top_p,
+        aliases=target.aliases,
+        temperature=target.temperature,
+        top_p=target.top_p,
     )
     if before is not None:
         bases.discard_download(before)
     return record
 
 
-def _offline(name: str, wanted: _PullTarget) -> Offline:
-    files = ", ".join(wanted.files or ("its model files",))
+def _offline(name: str, target: _PullTarget) -> Offline:
+    files = ", ".join(target.files or ("its model files",))
     return Offline(
         "offline",
         f"{name} is not on this machine, and the network is forbidden (--offline, EDGELORA_OFFLINE or HF_HUB_OFFLINE).",
-        f"On a connected machine download {files} from https://huggingface.co/{wanted.repository}, copy it here, then: "
+        f"On a connected machine download {files} from https://huggingface.co/{target.repository}, copy it here, then: "
         "edgelora base add PATH.",
     )

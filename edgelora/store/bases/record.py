@@ -1,4 +1,4 @@
-"""What is known about one installed base, and whether its file is still the one that was looked at. Owns no folder."""
+"""The record of an installed base, and the check that its file is still the one that was recorded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Stamp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def of(cls, path: Path) -> Self:
-        """The stamp of a file, or of the files right in a folder. Raises OSError."""
+        """Return the stamp of a file, or of the files right in a folder. Raises OSError."""
         files = [entry for entry in path.iterdir() if entry.is_file()] if path.is_dir() else [path]
         stats = [file.stat() for file in files]
         return cls(sum(stat.st_size for stat in stats), max((stat.st_mtime_ns for stat in stats), default=0))
@@ -45,7 +45,7 @@ class BaseRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     aliases: tuple[str, ...] = ()
     """Other names that mean this base."""
     temperature: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    """What its makers recommend where a request says nothing; 0.0 is greedy."""
+    """Temperature that the model's makers recommend, used where a request sets none; 0.0 is greedy."""
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
     schema: Literal[1] = 1
 
@@ -55,10 +55,10 @@ class BaseRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     @property
     def weights_key(self) -> str:
-        """Which very file this is, 16 hex digits: quantizations and fine-tunes share a fingerprint, and what is made of
-        one's weights is for no other. As good as `check`: a file that passes it is the same."""
-        known = f"{self.location}\0{self.stamp.nbytes}\0{self.stamp.mtime_ns}"
-        return hashlib.sha256(known.encode()).hexdigest()[:16]
+        """A key of this very file, 16 hex digits: quantizations and fine-tunes share a fingerprint, but not what is
+        computed from their weights. It is as reliable as `check`."""
+        identity = f"{self.location}\0{self.stamp.nbytes}\0{self.stamp.mtime_ns}"
+        return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
     @property
     def quantization(self) -> str:
@@ -91,7 +91,7 @@ def encode(record: BaseRecord) -> bytes:
 
 
 def decode(data: bytes, *, path: Path) -> BaseRecord:
-    """A record read from `path`. Raises StorageError naming the file where it is damaged."""
+    """Return a record read from `path`. Raises StorageError naming the file where it is damaged."""
     try:
         record = msgspec.json.decode(data, type=BaseRecord)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

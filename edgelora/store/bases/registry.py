@@ -40,7 +40,7 @@ class Bases:
 
     @property
     def downloads(self) -> Path:
-        """Where `pull` puts model files; the only ones that `remove` deletes."""
+        """The folder that `pull` puts model files in; `remove` deletes files only there."""
         return self.directories.cache / "bases"
 
     def names(self) -> tuple[str, ...]:
@@ -48,17 +48,17 @@ class Bases:
             return tuple(sorted(path.stem for path in self._folder.glob("*.json") if valid_name(path.stem)))
 
     def list(self) -> tuple[BaseRecord, ...]:
-        """Every installed base, by name. A damaged record is logged and left out, so that it hides no other."""
-        found = []
+        """Return every installed base, by name. A damaged record is logged and left out, so that it hides no other."""
+        records = []
         for name in self.names():
             try:
-                found.append(self._read(name))
+                records.append(self._read(name))
             except (NotFound, StorageError) as error:
                 logger.warning("base %s is not listed: %s", name, error)
-        return tuple(found)
+        return tuple(records)
 
     def get(self, name: str) -> BaseRecord:
-        """A base by name or alias. Raises NotFound with near names."""
+        """Return a base by name or alias. Raises NotFound with near names."""
         if name not in self.names():
             for record in self.list():
                 if name in record.aliases:
@@ -108,7 +108,7 @@ class Bases:
         return record
 
     def chosen(self) -> str | None:
-        """The name given to `use` last, whether or not that base is still there."""
+        """Return the name given to `use` last, whether or not that base is still there."""
         try:
             return msgspec.json.decode(self._choice.read_bytes(), type=_Choice).name
         except FileNotFoundError:
@@ -118,12 +118,12 @@ class Bases:
             return None
 
     def current(self) -> BaseRecord:
-        """The chosen base, its file checked. Raises BaseError saying how to get one."""
+        """Return the chosen base, its file checked. Raises BaseError saying how to get one."""
         name = self.chosen()
         if name is None or name not in self.names():
             message = "No base is chosen." if name is None else f"The chosen base {name} is not installed any more."
-            known = ", ".join(self.names())
-            remedy = f"Choose one of {known}: edgelora base use NAME." if known else "Get one: edgelora base pull NAME."
+            names = ", ".join(self.names())
+            remedy = f"Choose one of {names}: edgelora base use NAME." if names else "Get one: edgelora base pull NAME."
             raise BaseError("no_base", message, remedy)
         return self._read(name).check()
 
@@ -147,10 +147,10 @@ class Bases:
         """Refuse a name in use, except for the same path again, or a newer file of the same repository or built-in."""
         if name not in self.names():
             return
-        known = self._read(name)
-        same_origin = origin != LOCAL and known.origin.partition("@")[0] == origin.partition("@")[0]
-        if known.location != str(path) and not same_origin:
-            message = f"{name} is already the name of the base at {known.location}."
+        record = self._read(name)
+        same_origin = origin != LOCAL and record.origin.partition("@")[0] == origin.partition("@")[0]
+        if record.location != str(path) and not same_origin:
+            message = f"{name} is already the name of the base at {record.location}."
             raise UsageError("name_taken", message, "Give the new one another name (--name), or remove the old one.")
 
     def _read(self, name: str) -> BaseRecord:
@@ -165,7 +165,7 @@ class Bases:
 
 
 def identify(path: Path) -> BaseIdentity:
-    """What a GGUF file or MLX folder is. Raises BaseError."""
+    """Identify a GGUF file or MLX folder. Raises BaseError."""
     from edgelora_models.identity import identify_folder, identify_gguf
 
     return identify_folder(path) if path.is_dir() else identify_gguf(path)

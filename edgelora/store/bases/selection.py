@@ -1,4 +1,4 @@
-"""Which installed base is opened: by the name that was given, and by the backend that was.
+"""Choosing the installed base to open, by the name and the backend that were requested.
 
 A backend runs one format: llama.cpp a GGUF file, MLX an MLX folder. Where a base of the other format is named, another
 form of the same model (one with the same fingerprint) stands in for it, if one is installed. Adapters know no
@@ -30,23 +30,24 @@ RUNS: Mapping[BackendChoice, Format] = {"mlx": "mlx", "llama.cpp": "gguf"}
 def choose_base(
     bases: Bases, name: str | None, backend: BackendChoice, *, progress: Progress | None = None
 ) -> BaseRecord:
-    """The base to open for `name` (None: the chosen one), its file checked. It answers to the name that was given.
+    """Return the base to open for `name` (None: the chosen one), its file checked. It answers to the name that was
+    given.
 
     `auto` opens what is named in its own format. Where nothing is named and this is Apple Silicon, an installed MLX
     form of the chosen base goes before the base itself. `mlx` makes the built-in base's MLX form where it is missing.
     Raises NotFound, BaseError, StorageError, UsageError(backend_base) where no form of it is for `backend`.
     """
     record = (bases.get(name) if name else bases.current()).check()
-    wanted = _wanted(record, backend, named=name is not None)
-    if record.format == wanted:
+    format = _wanted_format(record, backend, named=name is not None)
+    if record.format == format:
         return record
-    found = _other_form(bases, record, wanted)
-    if found is None and wanted == "mlx" and backend == "mlx" and record.origin == BUILTIN:
+    other = _other_form(bases, record, format)
+    if other is None and format == "mlx" and backend == "mlx" and record.origin == BUILTIN:
         from edgelora.store.bases.builtin_mlx import ensure_mlx
 
-        found = ensure_mlx(bases, progress)
-    if found is not None:
-        return msgspec.structs.replace(found, aliases=tuple(dict.fromkeys((*found.aliases, record.name))))
+        other = ensure_mlx(bases, progress)
+    if other is not None:
+        return msgspec.structs.replace(other, aliases=tuple(dict.fromkeys((*other.aliases, record.name))))
     if backend == "auto":
         return record
     raise _no_form(record, backend)
@@ -56,16 +57,16 @@ def apple_silicon() -> bool:
     return sys.platform == "darwin" and platform.machine() == "arm64"
 
 
-def _wanted(record: BaseRecord, backend: BackendChoice, *, named: bool) -> Format:
+def _wanted_format(record: BaseRecord, backend: BackendChoice, *, named: bool) -> Format:
     if backend == "auto":
         return "mlx" if apple_silicon() and not named else record.format
     return RUNS[backend]
 
 
-def _other_form(bases: Bases, record: BaseRecord, wanted: Format) -> BaseRecord | None:
-    """The newest installed base of that format with the same fingerprint."""
+def _other_form(bases: Bases, record: BaseRecord, format: Format) -> BaseRecord | None:
+    """Return the newest installed base of that format with the same fingerprint."""
     digest = record.identity.fingerprint.digest
-    same = [other for other in bases.list() if other.format == wanted and other.identity.fingerprint.digest == digest]
+    same = [other for other in bases.list() if other.format == format and other.identity.fingerprint.digest == digest]
     newest = max(same, key=lambda other: (other.created, other.name), default=None)
     return None if newest is None else newest.check()
 

@@ -43,16 +43,16 @@ class CacheRequest:
     revision: str = "main"
     """A branch, tag or commit."""
     subfolder: str | None = None
-    """Where in the repository it lies; None: at its root, or in the only folder with one."""
+    """Folder of the adapter in the repository; None for the root, or for the only folder with an adapter."""
 
     @classmethod
     def parse(cls, text: str, subfolder: str | None = None) -> CacheRequest | None:
-        """From `organization/name[@revision]`; None where that is something else."""
+        """Parse `organization/name[@revision]`; None for anything else."""
         match = _NAME.fullmatch(text)
         return None if match is None else cls(match[1], match[2] or "main", subfolder and subfolder.strip("/"))
 
     def of(self, names: Collection[str]) -> list[str]:
-        """Of a repository's file names those to look at, without the subfolder."""
+        """Return those of a repository's file names that are relevant, without the subfolder."""
         start = "" if self.subfolder is None else f"{self.subfolder}/"
         return [name.removeprefix(start) for name in names if name.startswith(start)]
 
@@ -64,7 +64,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What was pulled last for one `CacheRequest`."""
+    """The latest pull for one `CacheRequest`."""
 
     repository: str
     revision: str
@@ -86,11 +86,11 @@ class Fetched:
     origin: str
     """`hub:<repository>@<commit>`, as a base's record has it."""
     fetched: float
-    """When they came, Unix seconds."""
+    """Time of the pull, Unix seconds."""
 
 
 class AdapterCache:
-    """Everything below one folder, which is made on the first write. Thread-safe and process-safe."""
+    """The cache below one folder, which is made on the first write. Thread-safe and process-safe."""
 
     def __init__(self, root: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._root = root
@@ -98,7 +98,7 @@ class AdapterCache:
 
     def fetch(
         self,
-        wanted: CacheRequest,
+        request: CacheRequest,
         listing: Listing,
         *,
         open_range: OpenRange,
@@ -112,39 +112,39 @@ class AdapterCache:
         connection fails for good, BaseError where the bytes are not what the hub says, Busy where another process is
         at it, StorageError.
         """
-        files = _choose(wanted, listing)
-        _check_size(wanted, files, limit_bytes)
-        place = self._place(wanted.repository)
+        files = _choose(request, listing)
+        _check_size(request, files, limit_bytes)
+        place = self._place(request.repository)
         content = hashlib.sha256("\n".join(f"{file.checksum.value} {name}" for name, file in files.items()).encode())
         folder = inside(place, content.hexdigest()[:16])
-        busy = f"Another process is downloading {wanted.repository}."
+        busy = f"Another process is downloading {request.repository}."
         with locked(place / "pull.lock", timeout=BUSY_TIMEOUT, busy=busy):
             targets = [(file, folder / name) for name, file in files.items()]
             for file, target in targets:
                 if not _sound(target, file.checksum, file.nbytes):
                     discard(target)
-            download_all(targets, name=wanted.repository, open_range=open_range, progress=progress, pause=pause)
+            download_all(targets, name=request.repository, open_range=open_range, progress=progress, pause=pause)
             record = _Record(
-                repository=wanted.repository,
-                revision=wanted.revision,
-                subfolder=wanted.subfolder,
+                repository=request.repository,
+                revision=request.revision,
+                subfolder=request.subfolder,
                 commit=listing.commit,
                 content=folder.name,
                 files=tuple(_File(name, file.checksum, file.nbytes) for name, file in files.items()),
                 created=self._clock(),
             )
-            write_atomic(self._record_path(wanted), msgspec.json.encode(record))
+            write_atomic(self._record_path(request), msgspec.json.encode(record))
             self._drop_unused(place)
         return self._fetched(record)
 
-    def find(self, wanted: CacheRequest) -> Fetched | None:
-        """What an earlier `fetch` brought, every byte checked; None where it did not or something is amiss."""
-        for record in self._records(self._place(wanted.repository)):
-            same = (record.repository, record.subfolder) == (wanted.repository, wanted.subfolder)
-            if same and wanted.revision in (record.revision, record.commit):
-                found = self._fetched(record)
-                if all(_sound(found.folder / file.name, file.checksum, file.nbytes) for file in record.files):
-                    return found
+    def find(self, request: CacheRequest) -> Fetched | None:
+        """Return what an earlier `fetch` brought, every byte checked; None if it is missing or damaged."""
+        for record in self._records(self._place(request.repository)):
+            same = (record.repository, record.subfolder) == (request.repository, request.subfolder)
+            if same and request.revision in (record.revision, record.commit):
+                fetched = self._fetched(record)
+                if all(_sound(fetched.folder / file.name, file.checksum, file.nbytes) for file in record.files):
+                    return fetched
         return None
 
     def _fetched(self, record: _Record) -> Fetched:
@@ -154,10 +154,10 @@ class AdapterCache:
     def _place(self, repository: str) -> Path:
         return inside(self._root, repository.replace("/", "--"))
 
-    def _record_path(self, wanted: CacheRequest) -> Path:
+    def _record_path(self, request: CacheRequest) -> Path:
         # A revision may hold what no file's name may.
-        key = hashlib.sha256(f"{wanted.revision}\0{wanted.subfolder or ''}".encode()).hexdigest()
-        return self._place(wanted.repository) / f"{key[:16]}.json"
+        key = hashlib.sha256(f"{request.revision}\0{request.subfolder or ''}".encode()).hexdigest()
+        return self._place(request.repository) / f"{key[:16]}.json"
 
     def _records(self, place: Path) -> Iterator[_Record]:
         with storing(place):
@@ -177,35 +177,35 @@ class AdapterCache:
             discard(path)
 
 
-def holds_adapter(wanted: CacheRequest, names: Collection[str]) -> bool:
-    """Whether a repository with files of these names is an adapter's, or claims to be."""
+def holds_adapter(request: CacheRequest, names: Collection[str]) -> bool:
+    """Return whether files of these names are an adapter's, or claim to be."""
     from edgelora_converters.peft.config import CONFIG_NAME
 
-    return any(name.rpartition("/")[2] == CONFIG_NAME and name.count("/") <= 1 for name in wanted.of(names))
+    return any(name.rpartition("/")[2] == CONFIG_NAME and name.count("/") <= 1 for name in request.of(names))
 
 
-def _choose(wanted: CacheRequest, listing: Listing) -> dict[str, RemoteFile]:
-    """The adapter's two files, PEFT's or mlx-lm's, by the names they get here."""
+def _choose(request: CacheRequest, listing: Listing) -> dict[str, RemoteFile]:
+    """Return the adapter's two files, PEFT's or mlx-lm's, by the names they get here."""
     from edgelora_converters.peft.folder import adapter_files, adapter_folder
 
-    if wanted.subfolder is not None and not wanted.of(listing.files):
+    if request.subfolder is not None and not request.of(listing.files):
         folders = ", ".join(sorted({name.partition("/")[0] for name in listing.files if "/" in name})[:20])
-        message = f"{wanted.repository} has no folder {wanted.subfolder}."
+        message = f"{request.repository} has no folder {request.subfolder}."
         raise UsageError("no_subfolder", message, f"Its folders are: {folders}." if folders else "")
-    names = wanted.of(listing.files)
+    names = request.of(listing.files)
     try:
-        folder = adapter_folder(names, where=wanted.repository, depth=1, mlx=True)
+        folder = adapter_folder(names, where=request.repository, depth=1, mlx=True)
     except AdapterUnsupported as error:
         remedy = "Say which one: --subfolder NAME." if error.code == "adapter_many" else error.remedy
         raise AdapterUnsupported(error.code, error.what, remedy) from error
-    start = folder if wanted.subfolder is None else f"{wanted.subfolder}/{folder}"
+    start = folder if request.subfolder is None else f"{request.subfolder}/{folder}"
     return {name: listing.files[f"{start}{name}"] for name in adapter_files(names, folder)}
 
 
-def _check_size(wanted: CacheRequest, files: dict[str, RemoteFile], limit: int | None) -> None:
+def _check_size(request: CacheRequest, files: dict[str, RemoteFile], limit: int | None) -> None:
     nbytes = sum(file.nbytes for file in files.values())
     if limit is not None and nbytes > limit:
-        message = f"The adapter in {wanted.repository} has {size_text(nbytes)}; at most {size_text(limit)} are taken."
+        message = f"The adapter in {request.repository} has {size_text(nbytes)}; at most {size_text(limit)} are taken."
         raise AdapterUnsupported("adapter_download_too_large", message, "Pull it by hand: edgelora pull.")
 
 

@@ -26,7 +26,7 @@ _BY_HAND = "copy the files here: edgelora base add PATH for a model, edgelora ad
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One commit of a repository."""
+    """The files of a repository at one commit."""
 
     repository: str
     commit: str
@@ -45,7 +45,7 @@ class Hub:
         self._token = token
 
     def listing(self, repository: str, revision: str | None = None) -> Listing:
-        """What a repository holds at `revision` (default: its main branch).
+        """List a repository's files at `revision` (default: its main branch).
 
         Raises NotFound, BaseError for a repository this user may not read, Offline.
         """
@@ -111,7 +111,7 @@ class Hub:
                 hf_raise_for_status(response)
 
     def _file(self, repository: str, commit: str, entry: Any) -> RemoteFile | None:
-        """A file of a listing; None where the hub gives no size or hash to hold it to."""
+        """Return a file of a listing; None where the hub gives no size or hash to hold it to."""
         from huggingface_hub import hf_hub_url
 
         if entry.lfs is not None:

@@ -1,4 +1,4 @@
-"""One file from a hub to its place: in ranges, continued after a cut or a kill, checked before anybody sees it.
+"""Downloading a file from a hub: in ranges, resumed after a cut or a kill, checked before it is published.
 
 huggingface_hub itself starts an interrupted file again from nothing (from 1.18 on), which on a 5 GB base over Wi-Fi
 means never. The bytes that are there lie in `<file>.part`, what they are the beginning of in `<file>.part.json`.
@@ -27,7 +27,7 @@ ATTEMPTS = 5
 MAX_PAUSE = 30.0
 """Seconds between two attempts at most."""
 SYNC_BYTES = 64 << 20
-"""How much a power cut may cost."""
+"""Bytes written between two syncs, which a power cut may cost."""
 
 
 class Interrupted(Exception):
@@ -39,7 +39,7 @@ class Interrupted(Exception):
 
 
 class Checksum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the hub says a file's bytes hash to: sha256 for large files, git's blob id for small ones."""
+    """The digest that the hub gives for a file: sha256 for large files, git's blob id for small ones."""
 
     kind: Literal["sha256", "git"]
     value: str
@@ -50,7 +50,7 @@ class Checksum(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return hashlib.sha1(b"blob %d\0" % nbytes, usedforsecurity=False)
 
     def matches(self, path: Path) -> bool:
-        """Whether a file is the one this is of. Raises OSError."""
+        """Return whether a file has this digest. Raises OSError."""
         running = self.begin(path.stat().st_size)
         with path.open("rb") as file:
             while chunk := file.read(CHUNK):
@@ -81,7 +81,8 @@ class Reply:
 
 class OpenRange(Protocol):
     def __call__(self, url: str, *, start: int, etag: str | None) -> AbstractContextManager[Reply]:
-        """Ask for a file from `start` on, if it is still the one of `etag`. Raises Interrupted, also while reading."""
+        """Ask for a file from `start` on, if it is still the one of `etag`. Raises Interrupted, also while
+        reading."""
         ...
 
 
@@ -148,7 +149,7 @@ class _Part:
         self._out.close()
 
     def _read_state(self) -> _State | None:
-        """The side file, where it speaks of this very file and the part is there."""
+        """Return the side file, where it speaks of this very file and the part is there."""
         try:
             state = msgspec.json.decode(self._side.read_bytes(), type=_State)
             nbytes = self.path.stat().st_size
@@ -167,7 +168,7 @@ class _Part:
 
 
 def part_bytes(target: Path) -> int:
-    """How much of a file is there already, published or in part."""
+    """Return the bytes of a file that are already here, published or in part."""
     for path in (target, target.with_name(f"{target.name}.part")):
         if path.is_file():
             return path.stat().st_size
@@ -182,7 +183,8 @@ def download_all(
     progress: Progress | None,
     pause: Callable[[float], None] = time.sleep,
 ) -> None:
-    """`download` for each file and its place, after a look at the disk's space; `progress` counts over all of them."""
+    """Call `download` for each file and its place, after a look at the disk's space; `progress` counts over all of
+    them."""
     total = sum(file.nbytes for file, _ in files)
     there = sum(part_bytes(target) for _, target in files)
     check_space(files[0][1].parent, total - there, what=f"The download of {name}")
@@ -253,7 +255,7 @@ def _fill(
 
 
 def _transfer(part: _Part, file: RemoteFile, open_range: OpenRange, progress: Callable[[int], None]) -> None:
-    """One request's worth of bytes."""
+    """Receive the bytes of one request."""
     with open_range(file.url, start=part.nbytes, etag=part.etag) as reply:
         if reply.start is not None and reply.total != file.nbytes:
             # A login page in the way, say. What is there is worth more than this answer.
@@ -271,7 +273,7 @@ def _transfer(part: _Part, file: RemoteFile, open_range: OpenRange, progress: Ca
 
 
 def _foreign(reply: Reply, part: _Part) -> bool:
-    """Whether an answer cannot be a continuation of the part, nor a new beginning."""
+    """Return whether an answer is neither a continuation of the part nor a new beginning."""
     if reply.start == 0:
         return False
     return reply.start != part.nbytes or (None not in (reply.etag, part.etag) and reply.etag != part.etag)

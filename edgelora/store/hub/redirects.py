@@ -1,6 +1,5 @@
-"""Which address a download may be sent on to. A hub that answers with somebody else's address must not get this
-machine to fetch from inside its own network, nor over plain http. Owns no request.
-"""
+"""The rule for following redirects: a hub that answers with another address must not make this machine fetch from
+inside its own network, nor over plain http."""
 
 from __future__ import annotations
 
@@ -32,7 +31,7 @@ def check_redirect(endpoint: str, target: str) -> None:
 
 
 def same_origin(a: str, b: str) -> bool:
-    """Whether two URLs share scheme, host and port: only then does a token go along."""
+    """Return whether two URLs share scheme, host and port; only then is a token sent along."""
     return _origin(urlsplit(a)) == _origin(urlsplit(b))
 
 
@@ -50,12 +49,12 @@ def _any_private(host: str | None) -> bool:
 
 
 def _addresses(host: str | None) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    """What a host name means here. Empty where it cannot be resolved: behind a proxy, the proxy does that."""
+    """Resolve a host name. Empty where it cannot be resolved: behind a proxy, the proxy does that."""
     try:
-        found = socket.getaddrinfo(host, None, proto=socket.IPPROTO_TCP)
+        entries = socket.getaddrinfo(host, None, proto=socket.IPPROTO_TCP)
     except (OSError, UnicodeError):
         return []
-    return [_plain(str(entry[4][0])) for entry in found]
+    return [_plain(str(entry[4][0])) for entry in entries]
 
 
 def _plain(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

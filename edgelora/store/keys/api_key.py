@@ -1,4 +1,4 @@
-"""One API key: what it may do and how much. Pure; the secret itself is never kept, only its digest."""
+"""An API key with its permissions and limits. Pure; only the digest of the secret is kept."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ PerMinute = Annotated[int, Meta(ge=1, le=10**9)]
 class ApiKey(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     name: Annotated[str, Meta(min_length=1, max_length=128)]
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-    """Of the secret: 32 random bytes need no slow hash."""
+    """Digest of the secret; 32 random bytes need no slow hash."""
     created: float
     """Unix seconds."""
     adapters: tuple[str, ...] = ("*",)
     """Names it may use, with `*` and `?`; none at all where it is empty."""
     base: bool = True
-    """Whether it may use the base alone."""
+    """True if the key may use the base alone."""
     management: bool = False
-    """Whether it may change what is installed, as the token of the installation does."""
+    """True if the key may change what is installed, as the installation's management token does."""
     requests_per_minute: PerMinute | None = None
     tokens_per_minute: PerMinute | None = None
     expires: float | None = None
@@ -36,7 +36,7 @@ class ApiKey(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 def new_secret() -> str:
-    """What a client sends: 256 random bits, with a beginning that scanners of leaked secrets can know."""
+    """Generate a secret: 256 random bits behind a prefix that scanners for leaked secrets can recognize."""
     return f"{_PREFIX}{secrets.token_urlsafe(32)}"
 
 
@@ -46,5 +46,5 @@ def digest(secret: bytes) -> str:
 
 
 def matches(name: str, patterns: tuple[str, ...]) -> bool:
-    """Whether an adapter's name is one of those that the patterns mean."""
+    """Return whether one of the patterns matches an adapter's name."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,4 +1,4 @@
-"""What a running server knows of token and keys: read when it starts, and again whenever a file changes."""
+"""The token and keys of a running server: read when it starts, and again whenever a file changes."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ class KeyRing:
 
     @property
     def in_use(self) -> bool:
-        """Whether there is any key, expired ones included: an expiry must not open a server."""
+        """Return whether there is any key, expired ones included: an expiry must not open a server."""
         return bool(self._keys.get())
 
     def is_token(self, given: Sequence[str]) -> bool:
-        """Whether one of the digests is the token's."""
+        """Return whether one of the digests is the management token's."""
         token = self._token.get()
-        return bool(token) & any(hmac.compare_digest(one, token) for one in given)
+        return bool(token) & any(hmac.compare_digest(digest, token) for digest in given)
 
     def find(self, given: Sequence[str], now: float) -> ApiKey | None:
-        """The key that one of the digests is of, unless it has expired. Looks at all of them, in the same time."""
-        found = [key for key in self._keys.get() for one in given if hmac.compare_digest(one, key.sha256)]
-        return next((key for key in found if not key.expired(now)), None)
+        """Return the key that one of the digests is of, unless it has expired. Looks at all of them, in the same
+        time."""
+        matching = [key for key in self._keys.get() for digest in given if hmac.compare_digest(digest, key.sha256)]
+        return next((key for key in matching if not key.expired(now)), None)

@@ -24,7 +24,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{32,256}")
 
 
 def read_token(folder: Path) -> str | None:
-    """The token kept in a configuration folder; None where there is none yet. Raises StorageError."""
+    """Return the token kept in a configuration folder; None where there is none yet. Raises StorageError."""
     path = folder / TOKEN_FILE
     with storing(path):
         try:
@@ -35,17 +35,18 @@ def read_token(folder: Path) -> str | None:
 
 
 def ensure_token(folder: Path) -> str:
-    """The token, made now where there is none. Raises StorageError and Busy."""
+    """Return the token, made now where there is none. Raises StorageError and Busy."""
     with _alone(folder):
-        found = read_token(folder)
-        if found is not None:
+        token = read_token(folder)
+        if token is not None:
             _close_to_others(folder / TOKEN_FILE)
-            return found
+            return token
         return _write(folder)
 
 
 def rotate_token(folder: Path) -> str:
-    """A new token in the place of the old one, which is worth nothing from then on. Raises StorageError and Busy."""
+    """Replace the token by a new one and return it; the old one is worth nothing from then on. Raises StorageError and
+    Busy."""
     with _alone(folder):
         return _write(folder)
 
@@ -73,7 +74,7 @@ def _write(folder: Path) -> str:
 
 
 def _close_to_others(path: Path) -> None:
-    """A token that others could read may have been read: they are shut out, and the owner is told."""
+    """Close the token's file to other users and warn the owner, since they may have read it."""
     if os.name == "nt":
         return  # there the folder's own permissions say who can read
     with storing(path):

@@ -28,7 +28,8 @@ class ReloadingFile(Generic[T]):
         self._value = self._read()
 
     def get(self) -> T:
-        """What is in the file now. Where that cannot be read, what was in it before: a broken file opens nothing."""
+        """Return the file's present content, or the previous content while the file cannot be read: a broken file opens
+        nothing."""
         try:
             stamp = self._look()
             if stamp != self._stamp:
@@ -42,10 +43,10 @@ class ReloadingFile(Generic[T]):
     def _look(self) -> _Stamp:
         with storing(self._path):
             try:
-                found = self._path.stat()
+                stat = self._path.stat()
             except FileNotFoundError:
                 return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
     def _read(self) -> T:
         with storing(self._path):

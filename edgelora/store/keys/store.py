@@ -33,7 +33,7 @@ class KeyStore:
         self.path = folder / KEYS_FILE
 
     def list(self) -> tuple[ApiKey, ...]:
-        """By name. Raises StorageError."""
+        """Return all keys, by name. Raises StorageError."""
         with storing(self.path):
             try:
                 data = self.path.read_bytes()
@@ -52,7 +52,7 @@ class KeyStore:
         tokens_per_minute: int | None = None,
         expires: float | None = None,
     ) -> tuple[ApiKey, str]:
-        """A new key, and its secret: kept nowhere, so this is the only time that it can be seen.
+        """Add a key and return it with its secret, which is kept nowhere: this is the only time that it can be seen.
 
         Raises UsageError (a bad name, one that is taken, an expiry that has passed), StorageError, Busy.
         """
@@ -73,20 +73,20 @@ class KeyStore:
             expires=expires,
         )
         with self._alone():
-            known = self.list()
-            if any(one.name == name for one in known):
+            keys = self.list()
+            if any(other.name == name for other in keys):
                 raise UsageError("key_exists", f"There is a key named {name!r}.", "Remove it, or choose another name.")
-            self._write((*known, key))
+            self._write((*keys, key))
         return key, secret
 
     def remove(self, names: Sequence[str]) -> None:
-        """All of them, or none. Raises NotFound with near names, StorageError, Busy."""
+        """Remove all of the named keys, or none. Raises NotFound with near names, StorageError, Busy."""
         with self._alone():
-            known = self.list()
+            keys = self.list()
             for name in names:
-                if all(one.name != name for one in known):
-                    raise NotFound("key", name, [one.name for one in known], "`edgelora keys ls` lists the keys.")
-            self._write(tuple(one for one in known if one.name not in names))
+                if all(key.name != name for key in keys):
+                    raise NotFound("key", name, [key.name for key in keys], "`edgelora keys ls` lists the keys.")
+            self._write(tuple(key for key in keys if key.name not in names))
 
     def _alone(self) -> AbstractContextManager[None]:
         return locked(self._folder / LOCK_FILE, timeout=LOCK_SECONDS, busy="Another program is changing the keys.")
@@ -99,12 +99,12 @@ class KeyStore:
 def parse_keys(data: bytes) -> tuple[ApiKey, ...]:
     """Raises StorageError for anything but a file of keys that this version understands."""
     try:
-        found = msgspec.json.decode(data, type=_File)
+        file = msgspec.json.decode(data, type=_File)
     except msgspec.DecodeError as error:
         raise _bad(str(error)) from None
-    if found.version != FORMAT:
-        raise _bad(f"its version is {found.version}")
-    return found.keys
+    if file.version != FORMAT:
+        raise _bad(f"its version is {file.version}")
+    return file.keys
 
 
 def _bad(why: str) -> StorageError:

@@ -27,7 +27,7 @@ Report = Callable[[int, int], None]
 
 
 class _FileStamp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a file looks like from outside."""
+    """Size and times of a file, which show that it was changed."""
 
     name: str
     nbytes: int
@@ -49,10 +49,11 @@ class BaseDigests:
         self._folder = folder
 
     def known(self, base: Path) -> str | None:
-        """The digest of a base's file (or of the files right in its folder), where it need not be read for it."""
+        """Return the digest of a base's file (or of the files right in its folder), where it need not be read for
+        it."""
         try:
-            known = msgspec.json.decode(self._path(base).read_bytes(), type=_KnownDigest)
-            return known.digest if known.location == str(base) and known.marks == _marks(base) else None
+            record = msgspec.json.decode(self._path(base).read_bytes(), type=_KnownDigest)
+            return record.digest if record.location == str(base) and record.marks == _marks(base) else None
         except FileNotFoundError:
             return None
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -60,10 +61,11 @@ class BaseDigests:
             return None
 
     def digest(self, base: Path, report: Report | None = None) -> str:
-        """The same, read where it must be. Raises BaseError where the base changes meanwhile, StorageError."""
-        found = self.known(base)
-        if found is not None:
-            return found
+        """Return the digest as `known` does, reading the base where needed. Raises BaseError where it changes
+        meanwhile, StorageError."""
+        digest = self.known(base)
+        if digest is not None:
+            return digest
         with storing(base):
             marks = _marks(base)
             digest = _digest(_files(base), report, sum(mark.nbytes for mark in marks))
@@ -73,13 +75,13 @@ class BaseDigests:
         return digest
 
     def forget(self, base: Path) -> str | None:
-        """The digest that was remembered last, of a file that need not be there any more; from now on it is not."""
+        """Forget a base's digest and return it. The file need not be there any more."""
         try:
-            known = msgspec.json.decode(self._path(base).read_bytes(), type=_KnownDigest)
+            record = msgspec.json.decode(self._path(base).read_bytes(), type=_KnownDigest)
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             return None
         discard(self._path(base))
-        return known.digest
+        return record.digest
 
     def _path(self, base: Path) -> Path:
         return inside(self._folder, f"{hashlib.sha256(str(base).encode()).hexdigest()[:32]}.json")
@@ -95,7 +97,7 @@ def _marks(base: Path) -> tuple[_FileStamp, ...]:
 
 
 def _digest(files: list[Path], report: Report | None, total: int) -> str:
-    """Of one file its own sha256; of several that of their names and bytes."""
+    """Return the sha256 of a single file, or the digest over the names and bytes of several."""
     digest, done = hashlib.sha256(), 0
     for path in files:
         if len(files) > 1:

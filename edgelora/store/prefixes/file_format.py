@@ -1,4 +1,4 @@
-"""One prefix as a file: a magic with the version, a checked header, the KV's bytes under a digest.
+"""The file format of a saved prefix: a magic with the version, a checked header, and the KV bytes with their digest.
 
     MAGIC | sha256 of the header | length of the header, 4 bytes | header, JSON | payload
 
@@ -32,20 +32,21 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     origin: Origin
     tokens: tuple[int, ...]
     nbytes: int
-    """Of the payload."""
+    """Size of the payload."""
     digest: Digest
     """sha256 hex of the payload."""
 
 
 def seal(origin: Origin, tokens: tuple[int, ...], saved: SavedKv) -> tuple[bytes, memoryview]:
-    """The file's two parts: everything before the payload, and the payload itself, which is not copied."""
+    """Return the file's two parts: everything before the payload, and the payload itself, which is not copied."""
     digest = hashlib.sha256(saved.data).hexdigest()
     header = msgspec.json.encode(Header(origin, tokens, saved.data.nbytes, digest))
     return MAGIC + hashlib.sha256(header).digest() + len(header).to_bytes(4, _ORDER) + header, saved.data
 
 
 def unseal(path: Path, origin: Origin, tokens: tuple[int, ...]) -> SavedKv:
-    """The KV in a file that must hold just these tokens of just this origin. Raises StorageError where it does not."""
+    """Return the KV in a file that must hold just these tokens of just this origin. Raises StorageError where it does
+    not."""
     with storing(path), path.open("rb") as file:
         header = _header(file, path)
         if header.origin != origin or header.tokens != tokens:

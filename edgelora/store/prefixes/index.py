@@ -1,4 +1,4 @@
-"""Which stored prefix a prompt begins with. Lists an origin's folder when first asked for it, and again when changed.
+"""Finding the stored prefix that a prompt begins with. An origin's folder is listed on first use and after changes.
 
 So a start costs nothing, however many files there are. Thread-safe. Reads names only; whether a file is what its name
 says is found out when it is read.
@@ -34,11 +34,11 @@ class Index:
         self._known: OrderedDict[str, _Listing] = OrderedDict()
 
     def find(self, group: str, tokens: tuple[int, ...], *, low: int, high: int) -> StoredPrefix | None:
-        """The longest prefix of `tokens` in this group with `low` to `high` tokens. Raises OSError."""
+        """Return the longest prefix of `tokens` in this group with `low` to `high` tokens. Raises OSError."""
         listing = self._listing(group)
         if listing is None:
             return None
-        data, found = token_bytes(tokens[:high]), None
+        data, longest = token_bytes(tokens[:high]), None
         digest, done = hashlib.sha256(), 0
         for length in listing.lengths:
             if length > min(high, len(tokens)):
@@ -46,8 +46,8 @@ class Index:
             digest.update(data[4 * done : 4 * length])
             done = length
             stored = listing.files.get((length, digest.copy().hexdigest()[:32])) if length >= low else None
-            found = stored or found
-        return found
+            longest = stored or longest
+        return longest
 
     def forget(self, group: str) -> None:
         """List it anew when it is next asked for: for changes within one tick of the disk's clock."""
@@ -61,10 +61,10 @@ class Index:
             self.forget(group)
             return None
         with self._lock:
-            known = self._known.get(group)
-            if known is not None and known.changed_ns == changed:
+            listing = self._known.get(group)
+            if listing is not None and listing.changed_ns == changed:
                 self._known.move_to_end(group)
-                return known
+                return listing
         files = {(stored.length, stored.digest): stored for stored in self._layout.in_group(group)}
         listing = _Listing(changed, tuple(sorted({length for length, _ in files})), files)
         with self._lock:

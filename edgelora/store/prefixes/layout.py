@@ -1,4 +1,4 @@
-"""Where prefixes lie, and how a file's name says all it takes to find it. Touches the disk to list, never to change."""
+"""The paths of stored prefixes, whose file names carry all that a lookup needs. Lists the disk and never changes it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _FILE = re.compile(r"([1-9][0-9]{0,8})-([0-9a-f]{32})(?:~([^~]+))?\.kv")
 
 @dataclass(frozen=True, slots=True)
 class StoredPrefix:
-    """One file, as its name and its folder tell."""
+    """A stored prefix, as its file name and folder describe it."""
 
     path: Path
     length: int
     """Tokens."""
     digest: str
-    """Of the tokens."""
+    """Digest of the tokens."""
     name: str | None
-    """None: kept automatically."""
+    """Name given by the user; None for a prefix that was kept automatically."""
 
     @property
     def group(self) -> str:
@@ -37,13 +37,13 @@ class StoredPrefix:
 
 
 @dataclass(frozen=True, slots=True)
-class FolderUsage:
-    """One file with what the disk says of it."""
+class PrefixFile:
+    """A stored prefix with its size and times on disk."""
 
     stored: StoredPrefix
     nbytes: int
     used: float
-    """When it was last written or read, Unix seconds."""
+    """Time of the last write or read, Unix seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +82,21 @@ class PrefixLayout:
         return self.group(group) / "origin.json"
 
     def file(self, group: str, tokens: tuple[int, ...], name: str | None) -> StoredPrefix:
-        """Where a prefix lies, or would."""
+        """Return the path of a prefix, whether or not it exists."""
         digest = hashlib.sha256(token_bytes(tokens)).hexdigest()[:32]
         suffix = "" if name is None else f"~{name}"
         path = inside(self.groups, group, f"{len(tokens)}-{digest}{suffix}.kv")
         return StoredPrefix(path, len(tokens), digest, name)
 
     def in_group(self, group: str) -> list[StoredPrefix]:
-        """The files of one origin; none where there is no such folder. Raises OSError."""
+        """Return the files of one origin; none where there is no such folder. Raises OSError."""
         folder = self.group(group)
         try:
             with os.scandir(folder) as entries:
-                found = [parse(folder, entry.name) for entry in entries]
+                parsed = [parse(folder, entry.name) for entry in entries]
         except FileNotFoundError:
             return []
-        return [stored for stored in found if stored is not None]
+        return [stored for stored in parsed if stored is not None]
 
     def every_group(self) -> list[str]:
         try:
@@ -105,19 +105,19 @@ class PrefixLayout:
         except FileNotFoundError:
             return []
 
-    def every(self) -> Iterator[FolderUsage]:
-        """All files of all groups. One that goes meanwhile is left out. Raises OSError."""
+    def every(self) -> Iterator[PrefixFile]:
+        """Yield all files of all groups. One that goes meanwhile is left out. Raises OSError."""
         for group in self.every_group():
             for stored in self.in_group(group):
                 try:
                     stat = stored.path.stat()
                 except FileNotFoundError:
                     continue
-                yield FolderUsage(stored, stat.st_size, stat.st_mtime)
+                yield PrefixFile(stored, stat.st_size, stat.st_mtime)
 
 
 def parse(folder: Path, name: str) -> StoredPrefix | None:
-    """None for a name that is none of ours."""
+    """Parse a file name; None for a name that is none of ours."""
     match = _FILE.fullmatch(name)
     if match is None or (match[3] is not None and not valid_name(match[3])):
         return None

@@ -1,4 +1,4 @@
-"""What saved KV was computed by, as one digest: prefixes share a group only where all but their tokens is equal.
+"""The origin of saved KV as one digest: prefixes share a group only if everything but their tokens is equal.
 
 Pure values; touches no disk.
 """
@@ -18,12 +18,12 @@ Digest = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 
 
 class ActiveAdapter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One adapter that acts on the prefix."""
+    """An adapter that acts on the prefix."""
 
     version: str
     """sha256 hex of its source."""
     path: str
-    """Of the conversion: another base's, or another converter's, is another file."""
+    """Path of the conversion: for another base, or by another converter, it is another file."""
     weight: float
     start: int
     """First position it acts on."""
@@ -43,7 +43,7 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def key(self) -> Key:
-        """As running sequences have it."""
+        """The key that running sequences use for it."""
         return frozenset(((adapter.version, adapter.path), adapter.weight, adapter.start) for adapter in self.adapters)
 
     @property
@@ -53,14 +53,15 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Computer(msgspec.Struct, frozen=True):
-    """What one process computes with: an origin without its adapters."""
+    """The base and KV settings of a process: an origin without its adapters."""
 
     kv: str
     base: str
     template: str
 
     def origin(self, key: Key, length: int) -> Origin:
-        """Of the first `length` tokens of a sequence with this key: an adapter that begins later has no part."""
+        """Return the origin of the first `length` tokens of a sequence with this key; an adapter that begins later is
+        left out."""
         acting = [ActiveAdapter(*ref, weight, start) for ref, weight, start in key if start < length]
         ordered = sorted(acting, key=lambda one: (one.version, one.path))
         return Origin(self.kv, self.base, self.template, tuple(ordered))
@@ -73,5 +74,5 @@ def reaches(key: Key, length: int) -> list[tuple[int, int]]:
 
 
 def token_bytes(tokens: list[int] | tuple[int, ...]) -> bytes:
-    """4 bytes each, little-endian: what prefixes are told apart by."""
+    """Encode tokens as 4 bytes each, little-endian, the form in which prefixes are compared."""
     return np.asarray(tokens, "<u4").tobytes()

@@ -22,7 +22,7 @@ from edgelora.core.files import check_name, locked, sweep
 from edgelora.core.kv import Key, SavedKv
 from edgelora.store.prefixes.file_format import seal, unseal
 from edgelora.store.prefixes.index import Index
-from edgelora.store.prefixes.layout import FolderUsage, PrefixLayout, StoredPrefix
+from edgelora.store.prefixes.layout import PrefixFile, PrefixLayout, StoredPrefix
 from edgelora.store.prefixes.origin import Origin, reaches
 from edgelora_models.storage import discard, make_folder, move, size_text, storing, sync_file, temp_path, write_atomic
 
@@ -45,12 +45,12 @@ class FoundPrefix:
 class Entry:
     """A stored prefix and what it was computed by."""
 
-    held: FolderUsage
+    held: PrefixFile
     origin: Origin
 
 
 class PrefixStore:
-    """Everything below one folder, which is made on the first write. Thread-safe and process-safe."""
+    """The prefix store below one folder, which is made on the first write. Thread-safe and process-safe."""
 
     def __init__(self, root: Path, *, budget_bytes: int, clock: Callable[[], float] = time.time) -> None:
         """`budget_bytes`: of all files, named ones included. 0: nothing is kept and nothing found."""
@@ -60,7 +60,8 @@ class PrefixStore:
         self._clock = clock
 
     def find(self, origin: Callable[[int], Origin], key: Key, tokens: tuple[int, ...]) -> FoundPrefix | None:
-        """The longest stored prefix of `tokens`. `origin`: of a prefix by its length. Never raises.
+        """Return the longest stored prefix of `tokens`. `origin` gives the origin of a prefix by its length. Never
+        raises.
 
         Costs one look at a folder's time and a hash over the tokens, whatever the number of files.
         """
@@ -78,7 +79,8 @@ class PrefixStore:
         return None
 
     def read(self, found: FoundPrefix) -> SavedKv:
-        """The KV of a prefix that was found. Raises StorageError where it is gone, or damaged: then it is removed."""
+        """Return the KV of a prefix that was found. Raises StorageError where it is gone, or damaged: then it is
+        removed."""
         path = found.stored.path
         try:
             saved = unseal(path, found.origin, found.tokens)
@@ -119,26 +121,26 @@ class PrefixStore:
         return stored
 
     def entries(self) -> list[Entry]:
-        """All of them; named ones by name, then the others, latest used first."""
+        """Return all prefixes; named ones by name, then the others, latest used first."""
         with storing(self.layout.root):
             held = list(self.layout.every())
-        origins = {group: self._origin(group) for group in {one.stored.group for one in held}}
-        found = [Entry(one, origin) for one in held if (origin := origins[one.stored.group]) is not None]
-        return sorted(found, key=lambda entry: (entry.held.stored.name or "~", -entry.held.used))
+        origins = {group: self._origin(group) for group in {usage.stored.group for usage in held}}
+        entries = [Entry(usage, origin) for usage in held if (origin := origins[usage.stored.group]) is not None]
+        return sorted(entries, key=lambda entry: (entry.held.stored.name or "~", -entry.held.used))
 
     def remove(self, name: str) -> None:
         """Raises NotFound with near names."""
         with self._changing(), storing(self.layout.root):
             every = list(self.layout.every())
-            known = {one.stored.name for one in every if one.stored.name is not None}
-            if name not in known:
-                raise NotFound("prefix", name, known, "`edgelora prefix ls` shows what is kept.")
-            self._delete([one.stored for one in every if one.stored.name == name])
+            names = {usage.stored.name for usage in every if usage.stored.name is not None}
+            if name not in names:
+                raise NotFound("prefix", name, names, "`edgelora prefix ls` shows what is kept.")
+            self._delete([usage.stored for usage in every if usage.stored.name == name])
 
     def remove_automatic(self) -> int:
-        """All that has no name. Returns how many."""
+        """Remove all prefixes without a name and return their number."""
         with self._changing(), storing(self.layout.root):
-            gone = [one.stored for one in self.layout.every() if one.stored.name is None]
+            gone = [usage.stored for usage in self.layout.every() if usage.stored.name is None]
             self._delete(gone)
         return len(gone)
 
@@ -159,21 +161,21 @@ class PrefixStore:
 
     def _publish(self, temp: Path, new: StoredPrefix, origin: Origin) -> None:
         every, path, name = list(self.layout.every()), new.path, new.name
-        alike = [one.stored for one in every if one.stored.content == new.content]
+        alike = [usage.stored for usage in every if usage.stored.content == new.content]
         if name is None and alike:
             self._touch(alike[0].path)
             return
-        replaced = [one.stored for one in every if name is not None and one.stored.name == name]
+        replaced = [usage.stored for usage in every if name is not None and usage.stored.name == name]
         replaced += [stored for stored in alike if stored.name is None]
-        self._make_room(temp.stat().st_size, [one for one in every if one.stored not in replaced], name)
+        self._make_room(temp.stat().st_size, [usage for usage in every if usage.stored not in replaced], name)
         if not self.layout.origin(origin.group).exists():
             write_atomic(self.layout.origin(origin.group), msgspec.json.encode(origin))
         move(temp, path)
         self._touch(path)
         self._delete([stored for stored in replaced if stored.path != path])
 
-    def _make_room(self, needed: int, held: list[FolderUsage], name: str | None) -> None:
-        named = sum(one.nbytes for one in held if one.stored.name is not None)
+    def _make_room(self, needed: int, held: list[PrefixFile], name: str | None) -> None:
+        named = sum(usage.nbytes for usage in held if usage.stored.name is not None)
         if named + needed > self.budget_bytes:
             message = f"A prefix of {size_text(needed)} does not fit: named ones take {size_text(named)}"
             raise StorageError(
@@ -181,12 +183,12 @@ class PrefixStore:
                 f"{message} of {size_text(self.budget_bytes)}.",
                 "Remove some (edgelora prefix rm NAME), or allow more (EDGELORA_PREFIX_DISK).",
             )
-        total = sum(one.nbytes for one in held)
-        for one in sorted((one for one in held if one.stored.name is None), key=lambda one: one.used):
+        total = sum(usage.nbytes for usage in held)
+        for usage in sorted((usage for usage in held if usage.stored.name is None), key=lambda usage: usage.used):
             if total + needed <= self.budget_bytes:
                 return
-            self._delete([one.stored])
-            total -= one.nbytes
+            self._delete([usage.stored])
+            total -= usage.nbytes
 
     def _delete(self, gone: Collection[StoredPrefix]) -> None:
         for stored in gone:

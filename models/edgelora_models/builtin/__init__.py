@@ -25,22 +25,22 @@ class Question:
 
 
 def base_gguf() -> Path:
-    """The base as a Q8_0 GGUF file, the default to run."""
+    """Return the base as a Q8_0 GGUF file, the default to run."""
     return _HERE / f"{BASE_NAME}-Q8_0.gguf"
 
 
 def base_hf() -> Path:
-    """The base as a Hugging Face folder in bf16, for MLX and for PEFT."""
+    """Return the base as a Hugging Face folder in bf16, for MLX and for PEFT."""
     return _HERE / "base"
 
 
 def adapters() -> dict[str, Path]:
-    """The built-in adapters' PEFT folders by name, in alphabetical order."""
+    """Return the built-in adapters' PEFT folders by name, in alphabetical order."""
     return {path.name: path for path in sorted((_HERE / "adapters").iterdir()) if path.is_dir()}
 
 
 def questions(adapter: str) -> list[Question]:
-    """The held-out questions of a built-in adapter. KeyError for a name that is not in `adapters()`."""
+    """Return the held-out questions of a built-in adapter. KeyError for a name that is not in `adapters()`."""
     if adapter not in adapters():
         raise KeyError(adapter)
     pairs = json.loads((_HERE / "questions" / f"{adapter}.json").read_text(encoding="utf-8"))

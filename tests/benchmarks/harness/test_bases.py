@@ -47,7 +47,7 @@ def test_it_loads_and_computes(folder: Path) -> None:
         backend.attach(0, backend.load(path))
         base, adapted = (once(backend, [1, 2, 3], slot) for slot in (None, 0))
     assert np.isfinite(adapted).all() and 1e-3 < distance(adapted, base) < 2
-    assert 600 - 256 + 9 in backend.vocabulary.end_ids
+    assert 600 - 256 + 9 in backend.tokenizer.end_ids
     assert not list((folder / "adapters").glob(".mapped*"))
     backend.close()
 

@@ -17,19 +17,12 @@ from edgelora_converters.archive.unpack import unpack
 from edgelora_converters.peft import reader as peft_reader
 from edgelora_converters.peft.folder import FILES
 from edgelora_models.errors import AdapterCorrupt, AdapterError, AdapterUnsupported, EdgeloraError
-from tests.support.adapters import TINY, write_peft
+from tests.support.adapters import TINY
 from tests.support.fuzz import mutations
 
 CONFIG, WEIGHTS = FILES
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 Members = Mapping[str, bytes | tarfile.TarInfo]
-
-
-@pytest.fixture
-def adapter(tmp_path: Path) -> dict[str, bytes]:
-    """The two files of a small adapter."""
-    folder = write_peft(tmp_path / "adapter", TINY, targets=["q_proj"])
-    return {name: (folder / name).read_bytes() for name in FILES}
 
 
 def packed(members: Members, format: int = tarfile.PAX_FORMAT) -> bytes:

@@ -16,18 +16,11 @@ from edgelora_converters.archive import unpack as archive_unpack
 from edgelora_converters.peft import reader as peft_reader
 from edgelora_converters.peft.folder import FILES
 from edgelora_models.errors import AdapterCorrupt, AdapterError, AdapterUnsupported, EdgeloraError
-from tests.support.adapters import TINY, write_peft
+from tests.support.adapters import TINY
 from tests.support.fuzz import mutations
 
 CONFIG, WEIGHTS = FILES
 Members = Mapping[str | zipfile.ZipInfo, bytes]
-
-
-@pytest.fixture
-def adapter(tmp_path: Path) -> dict[str, bytes]:
-    """The two files of a small adapter."""
-    folder = write_peft(tmp_path / "adapter", TINY, targets=["q_proj"])
-    return {name: (folder / name).read_bytes() for name in FILES}
 
 
 def zipped(members: Members, method: int = zipfile.ZIP_DEFLATED) -> bytes:

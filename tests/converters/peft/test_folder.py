@@ -1,4 +1,4 @@
-"""peft_folder: an adapter is found where PEFT puts it, or what is there instead is said."""
+"""peft.folder: an adapter is found where PEFT puts it, or what is there instead is said."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""peft_names: every producer's spelling comes to one module and one leaf, and nothing is mistaken for another."""
+"""peft.tensor_names: every producer's spelling comes to one module and one leaf, and nothing is mistaken for
+another.
+"""
 
 from __future__ import annotations
 

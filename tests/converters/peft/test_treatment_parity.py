@@ -37,12 +37,6 @@ EQUAL_HEADS = LlamaShape(layers=2, hidden=48, heads=3, kv_heads=3, head_dim=16, 
 SHAPES = pytest.mark.parametrize("shape", [GQA, WIDE_HEADS, EQUAL_HEADS], ids=["gqa", "wide-heads-tied", "equal-heads"])
 
 
-@pytest.fixture(autouse=True)
-def _libraries() -> None:
-    for name in ("torch", "transformers", "peft"):
-        pytest.importorskip(name)
-
-
 def lora(**settings: Any) -> Any:
     from peft import LoraConfig
 

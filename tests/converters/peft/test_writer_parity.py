@@ -33,12 +33,6 @@ pytestmark = [
 LIMIT = 5e-5
 
 
-@pytest.fixture(autouse=True)
-def _libraries() -> None:
-    for name in ("torch", "transformers", "peft"):
-        pytest.importorskip(name)
-
-
 def mixed(shape: LlamaShape) -> LoraAdapter:
     """Ranks and scales of their own, one of them negative, on some modules of some layers."""
     targets = [target for number, target in enumerate(every_target(shape)) if number % 3]

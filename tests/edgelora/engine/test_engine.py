@@ -28,6 +28,7 @@ from edgelora.core.request import AdapterRef, Request
 from edgelora.core.sampling_params import SamplingParams
 from edgelora.engine.engine import Engine
 from edgelora.engine.stream import Stream
+from tests.support.engines import error_of, finish_of
 from tests.support.fake_backend.backend import FAKE_CAPABILITIES, FakeBackend, write_fake_adapter
 from tests.support.uses import uses
 
@@ -79,18 +80,6 @@ def wait_until(holds: Callable[[], bool]) -> None:
     """For what another thread is about to do; the run's own timeout is the limit."""
     while not holds():
         threading.Event().wait(0.001)
-
-
-def error_of(stream: Stream) -> Exception:
-    last = list(stream)[-1]
-    assert isinstance(last, Failed), last
-    return last.error
-
-
-def finish_of(stream: Stream) -> Finished:
-    last = list(stream)[-1]
-    assert isinstance(last, Finished), last
-    return last
 
 
 @pytest.mark.parametrize("mixed", [True, False])

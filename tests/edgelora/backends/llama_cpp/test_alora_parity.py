@@ -50,12 +50,6 @@ PROMPTS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _libraries() -> None:
-    for name in ("torch", "transformers", "peft"):
-        pytest.importorskip(name)
-
-
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_peft_is_the_oracle_is_the_hook(tmp_path: Path, kernel: str) -> None:
     """Wherever the invocation stands: PEFT's logits after every token, and its greedy answer, from its own folder."""

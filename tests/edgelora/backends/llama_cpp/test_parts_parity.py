@@ -57,12 +57,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
 CASES = [(GQA, name) for name in CONFIGS] + [(WIDE_HEADS, name) for name in ("dora", "lora_bias", "tokens")]
 
 
-@pytest.fixture(autouse=True)
-def _libraries() -> None:
-    for name in ("torch", "transformers", "peft"):
-        pytest.importorskip(name)
-
-
 @pytest.mark.parametrize(("shape", "name"), CASES, ids=[f"{'tied' if s.tied else 'untied'}-{n}" for s, n in CASES])
 def test_peft_is_the_oracle_is_the_runtime(tmp_path: Path, shape: LlamaShape, name: str) -> None:
     """PEFT in float32, the oracle on the adapter as read and completed, and the backend with each kernel on the

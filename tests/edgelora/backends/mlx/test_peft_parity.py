@@ -14,6 +14,7 @@ from edgelora.backends.base import Applied, Chunk
 from edgelora.core.request import AdapterRef, AdapterUse
 from edgelora.runtime.alora import activated
 from edgelora.store.adapters.conversions import MAIN, ConversionTarget, make
+from edgelora_converters.convert.source import read_source
 from edgelora_models.fingerprint import BaseFingerprint
 from edgelora_models.shape import LlamaShape
 from tests.edgelora.backends.llama_cpp import test_alora_parity as alora
@@ -53,16 +54,11 @@ UNTIED_ALONE = {"embedding and head"}
 CASES = [(GQA, name) for name in EVERY] + [(WIDE_HEADS, name) for name in EVERY if name not in UNTIED_ALONE]
 
 
-@pytest.fixture(autouse=True)
-def _libraries() -> None:
-    for name in ("torch", "transformers", "peft"):
-        pytest.importorskip(name)
-
-
 def converted(source: Path, base: Path, shape: LlamaShape, out: Path) -> Path:
     """As the store converts for an MLX base."""
     fingerprint = BaseFingerprint("llama", shape, vocabulary="", template="")
-    conversion = make(source, out, digest="0" * 64, goal=ConversionTarget("mlx", fingerprint, base), progress=None)
+    adapter = read_source(source, shape)
+    conversion = make(adapter, out, goal=ConversionTarget("mlx", fingerprint, base), progress=None)
     return out / MAIN[conversion.format]
 
 

@@ -1,6 +1,6 @@
 """Nobody waits longer than a bound that is known beforehand, whatever arrives meanwhile: in turns, and in plans.
 
-The bound on turns is that of `turns.py`: with n requests of its client for the same adapter before it, at most A
+The bound on turns is that of `fair_queue.py`: with n requests of its client for the same adapter before it, at most A
 adapters waited for in its client and at most C clients waiting, a request gets its place with the (n + 1) * A * C-th
 turn at the latest. On plans, with P places, prompts of at most p tokens and answers of at most m:
 

@@ -29,18 +29,13 @@ from edgelora.store.library import Library
 from edgelora_converters.peft.folder import FILES
 from tests.support.adapters import write_peft
 from tests.support.bases import write_tiny_gguf
-from tests.support.cli import SHAPE, make_library
+from tests.support.cli import SHAPE
 from tests.support.hub import Hub, Repo, running_hub
 from tests.support.trained import last_layer, trained
 
 CONFIG, WEIGHTS = FILES
 REPO = "some-org/Legal_FAQ-lora"
 NAME = "legal_faq-lora"
-
-
-@pytest.fixture
-def library(tmp_path: Path) -> Library:
-    return make_library(tmp_path / "home")
 
 
 @pytest.fixture

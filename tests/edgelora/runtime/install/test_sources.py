@@ -22,14 +22,9 @@ from edgelora.runtime.install.sources import (
 from edgelora.store.library import Library
 from edgelora.store.uploads import Uploads
 from tests.support.adapters import write_peft
-from tests.support.cli import SHAPE, make_library
+from tests.support.cli import SHAPE
 from tests.support.hub import Hub, Repo, running_hub
 from tests.support.managing import FILES, zipped
-
-
-@pytest.fixture
-def library(tmp_path: Path) -> Library:
-    return make_library(tmp_path / "home")
 
 
 @pytest.fixture

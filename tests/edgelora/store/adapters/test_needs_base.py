@@ -29,11 +29,6 @@ from tests.support.records import directories
 DORA = dora_adapter(GQA, ranks=(2,))
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "data")
-
-
 def bases(tmp_path: Path) -> tuple[BaseRecord, BaseRecord]:
     """One base in two quantizations: one fingerprint, other weights."""
     registry = Bases(directories(tmp_path))

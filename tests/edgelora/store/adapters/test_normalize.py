@@ -20,11 +20,6 @@ from tests.support.weights import tiny_base
 BASE = base_record(TINY)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "data")
-
-
 def test_what_needs_the_base_is_kept_as_plain_factors(store: Store, tmp_path: Path) -> None:
     """Added with the base's weights, the kept source alone is the same adapter, and says what was done."""
     folder = save(tmp_path / "pissa", plain(TINY, rank=4), init_lora_weights="pissa")

@@ -27,11 +27,6 @@ from tests.support.trained import last_layer, trained
 BASE = base_record(GQA)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "data")
-
-
 def magnified(adapter: LoraAdapter) -> LoraAdapter:
     pairs = {
         target: replace(pair, magnitude=np.linspace(0.5, 2.0, len(pair.b), dtype=np.float32))
