@@ -1,4 +1,4 @@
-"""Ask one question of every model a running server offers: `edgelora serve` in one terminal, this in another.
+"""Ask every model of a running server one question. Run `edgelora serve` in one terminal and this in another.
 
 pip install openai
 python examples/ask.py "What is hypertension?"
@@ -9,7 +9,7 @@ import sys
 
 from openai import OpenAI
 
-# Only the address is edgelora's: on your own machine the key may be anything.
+# Only the base URL differs from OpenAI's. Without keys, a local server accepts any key.
 client = OpenAI(base_url=os.environ.get("OPENAI_BASE_URL", "http://127.0.0.1:8321/v1"), api_key="local")
 
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# What there is, and an answer as it comes: sh examples/curl.sh "What is hypertension?"
+# List the models, then stream an answer: sh examples/curl.sh "What is hypertension?"
 base=${OPENAI_BASE_URL:-http://127.0.0.1:8321/v1}
 question=${1:-What is hypertension?}
 

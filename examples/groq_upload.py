@@ -1,10 +1,10 @@
-"""Upload an adapter as to Groq, register it, ask it: the same calls, another address.
+"""Upload an adapter with Groq's client, register it and ask it a question. Only the base URL differs.
 
 pip install groq
 export GROQ_BASE_URL=http://127.0.0.1:8321 GROQ_API_KEY=$(edgelora keys token)
 python examples/groq_upload.py ./my-adapter.zip my-adapter edgelora-tiny "What is hypertension?"
 
-The archive holds adapter_config.json and adapter_model.safetensors, as PEFT saves them.
+The archive contains adapter_config.json and adapter_model.safetensors, as PEFT saves them.
 """
 
 import sys

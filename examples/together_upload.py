@@ -1,4 +1,4 @@
-"""Upload an adapter from a Hugging Face repository as to Together, wait for it, ask it.
+"""Import an adapter from a Hugging Face repository with Together's client, wait for it and ask it a question.
 
 pip install "together>=3"
 export TOGETHER_BASE_URL=http://127.0.0.1:8321 TOGETHER_PROJECT_ID=mine TOGETHER_API_KEY=$(edgelora keys token)

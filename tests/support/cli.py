@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Mapping
@@ -25,6 +26,13 @@ from tests.support.service import FakeService
 SHAPE = replace(TINY, vocab=MIN_VOCAB)
 ANSWERS = {"medical-faq": "See a doctor.", "pirate": "Arr, matey!"}
 """The fake service's adapters and what each says."""
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def make_library(home: Path) -> Library:

@@ -12,7 +12,7 @@ from edgelora.store.library import Library
 
 
 def complete(line: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """What bash is offered at the end of `line`."""
+    """Complete `line` as bash does."""
     words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1), "_EDGELORA_COMPLETE": "bash_complete"}
     command = [sys.executable, "-m", "edgelora"]
     return subprocess.run(command, env=os.environ | words | environ, capture_output=True, text=True, check=False)

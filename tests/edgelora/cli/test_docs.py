@@ -1,4 +1,4 @@
-"""docs/cli.md and the help texts tell everything the command line takes."""
+"""docs/cli.md and the help texts cover everything that the command line takes."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ COMMANDS = dict(every_command(cli, "edgelora"))
 
 def section(heading: str) -> str:
     """The text below a heading, up to the next one of any level that names a verb, or of the same level."""
-    found = re.search(rf"^(#+) {re.escape(heading)}\n(.*?)(?=^#+ edgelora|^## |\Z)", DOCS, re.MULTILINE | re.DOTALL)
-    assert found, f"docs/cli.md has no section {heading!r}"
-    return found[2]
+    match = re.search(rf"^(#+) {re.escape(heading)}\n(.*?)(?=^#+ edgelora|^## |\Z)", DOCS, re.MULTILINE | re.DOTALL)
+    assert match, f"docs/cli.md has no section {heading!r}"
+    return match[2]
 
 
 @pytest.mark.parametrize("path", [path for path in COMMANDS if path != "edgelora"])
@@ -45,21 +45,21 @@ def test_verbs_are_documented(path: str) -> None:
         if isinstance(parameter, click.Option):
             assert parameter.help, f"{path} {parameter.opts[-1]} has no help text"
             for name in parameter.opts:
-                assert f"`{name}" in text, f"docs/cli.md does not tell of {path} {name}"
+                assert f"`{name}" in text, f"docs/cli.md does not mention {path} {name}"
 
 
 def test_no_stale_options() -> None:
-    """What docs/cli.md calls an option of a verb is one."""
+    """Every option of a verb in docs/cli.md exists."""
     for path, command in COMMANDS.items():
         if isinstance(command, click.Group):
             continue
-        known = {name for parameter in command.params for name in parameter.opts}
-        told = set(re.findall(r"^\| (?:`-\w`, )?`(--[a-z-]+)", section(path), re.MULTILINE))
-        assert told <= known, path
+        options = {name for parameter in command.params for name in parameter.opts}
+        documented = set(re.findall(r"^\| (?:`-\w`, )?`(--[a-z-]+)", section(path), re.MULTILINE))
+        assert documented <= options, path
 
 
 def test_global_options() -> None:
-    """The global options are told before the first verb."""
+    """The global options are described before the first verb."""
     opening = DOCS.partition("## edgelora run")[0]
     for parameter in cli.params:
         for name in parameter.opts:

@@ -60,8 +60,8 @@ def test_reader_that_leaves() -> None:
 
 def test_no_arguments() -> None:
     """The bare command is a question, answered with the help."""
-    bare, asked = CliRunner().invoke(cli, []), CliRunner().invoke(cli, ["--help"])
-    assert (bare.exit_code, bare.stdout) == (0, asked.stdout)
+    bare, help_text = CliRunner().invoke(cli, []), CliRunner().invoke(cli, ["--help"])
+    assert (bare.exit_code, bare.stdout) == (0, help_text.stdout)
 
 
 def test_the_help_groups_every_verb_and_imports_none() -> None:

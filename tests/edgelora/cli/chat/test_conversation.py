@@ -14,7 +14,6 @@ from edgelora.core.request import AdapterUse
 from edgelora.core.sampling_params import SamplingParams
 from edgelora.engine.stream import Stream
 from edgelora.text.prompt import Message
-from tests.support.cli import ANSWERS
 from tests.support.service import FakeService
 
 PLAIN = SamplingOptions(
@@ -49,12 +48,6 @@ class InterruptedService(FakeService):
             self.stream = Interrupted()
             return self.stream
         return super().chat(messages, adapters=adapters, sampling=sampling)
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[FakeService]:
-    with FakeService(tmp_path, adapters=ANSWERS, answer="Hello.") as service:
-        yield service
 
 
 def make_chat(service: FakeService, **options: object) -> Chat:

@@ -7,7 +7,6 @@ import select
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ from prompt_toolkit.output import DummyOutput
 from edgelora.cli.chat.conversation import Chat
 from edgelora.cli.chat.terminal import HISTORY, SlashCompleter, converse, session
 from tests.edgelora.cli.chat.test_conversation import make_chat
-from tests.support.cli import ANSWERS, script
+from tests.support.cli import script
 from tests.support.service import FakeService
 
 WAIT_SECONDS = 20.0
@@ -43,9 +42,8 @@ class Lines:
 
 
 @pytest.fixture
-def chat(tmp_path: Path) -> Iterator[Chat]:
-    with FakeService(tmp_path, adapters=ANSWERS, answer="Hello.") as service:
-        yield make_chat(service)
+def chat(service: FakeService) -> Chat:
+    return make_chat(service)
 
 
 def completions(chat: Chat, typed: str) -> list[str]:
@@ -107,7 +105,7 @@ def test_history_is_private(chat: Chat, tmp_path: Path) -> None:
 
 
 def test_history_that_cannot_be_kept(chat: Chat, tmp_path: Path) -> None:
-    """Where no history can be written, the chat goes on without."""
+    """The chat works without a history if none can be written."""
     (tmp_path / "state").write_text("a file where the folder would be")
     with create_pipe_input() as typed, create_app_session(input=typed, output=DummyOutput()):
         typed.send_text("\x04")
@@ -188,7 +186,7 @@ class Terminal:
         return self._process.wait(timeout=WAIT_SECONDS)
 
     def _read(self) -> str:
-        """What comes next; empty at the end, or where nothing comes."""
+        """Return the next output; empty at the end or after a silence."""
         if not select.select([self._ours], [], [], WAIT_SECONDS)[0]:
             return ""
         try:

@@ -14,7 +14,7 @@ from tests.support.cli import SHAPE, make_app, run
 
 
 def test_ls(installed: Library) -> None:
-    """One line an adapter below a header, by name."""
+    """Adapters are listed by name, one in a line, below a header."""
     done = run(make_app(installed), "ls")
     assert (done.exit_code, done.stderr) == (0, "")
     header, *rows = done.stdout.splitlines()
@@ -24,12 +24,12 @@ def test_ls(installed: Library) -> None:
 
 def test_ls_json(installed: Library) -> None:
     """--json has raw bytes and ISO times."""
-    told = json.loads(run(make_app(installed), "ls", "--json").stdout)
-    assert [one["name"] for one in told] == ["medical-faq", "pirate"]
-    assert told[0].keys() == {"name", "version", "digest", "base", "rank", "bytes", "created", "quarantined"}
-    assert told[0]["quarantined"] is None
-    assert told[0]["bytes"] == installed.store.get("medical-faq").latest.nbytes
-    assert told[0]["created"].endswith("+00:00")
+    printed = json.loads(run(make_app(installed), "ls", "--json").stdout)
+    assert [adapter["name"] for adapter in printed] == ["medical-faq", "pirate"]
+    assert printed[0].keys() == {"name", "version", "digest", "base", "rank", "bytes", "created", "quarantined"}
+    assert printed[0]["quarantined"] is None
+    assert printed[0]["bytes"] == installed.store.get("medical-faq").latest.nbytes
+    assert printed[0]["created"].endswith("+00:00")
 
 
 def test_ls_of_nothing(library: Library) -> None:
@@ -76,7 +76,7 @@ def test_add_again_is_a_new_version(library: Library, tmp_path: Path) -> None:
     ],
 )
 def test_add_refused(library: Library, tmp_path: Path, made: str, code: int, word: str) -> None:
-    """What cannot be installed is one clear paragraph and its exit code, and changes nothing."""
+    """A refused adapter gives one clear paragraph and its exit code, and changes nothing."""
     source = tmp_path / "source"
     if made == "other base":
         write_peft(source, TINY, layers=[7])
@@ -103,16 +103,16 @@ def test_add_for_an_unknown_base(library: Library, tmp_path: Path) -> None:
 
 
 def test_show(installed: Library) -> None:
-    """Everything worth knowing, one field a line."""
+    """The details are printed, one field in a line."""
     done = run(make_app(installed), "show", "pirate")
     assert (done.exit_code, done.stderr) == (0, "")
-    told = dict(line.split("  ", 1) for line in done.stdout.splitlines())
-    assert told["name"].strip() == "pirate"
-    assert {"rank", "alpha", "scale", "targets", "size", "mapped"} <= {label.strip() for label in told}
+    printed = dict(line.split("  ", 1) for line in done.stdout.splitlines())
+    assert printed["name"].strip() == "pirate"
+    assert {"rank", "alpha", "scale", "targets", "size", "mapped"} <= {label.strip() for label in printed}
 
 
 def test_show_an_alora(library: Library, tmp_path: Path) -> None:
-    """Where it begins to act; a plain adapter has no such line."""
+    """The invocation is shown; a plain adapter has no such line."""
     write_peft(tmp_path / "late", SHAPE, task_type="CAUSAL_LM", alora_invocation_tokens=[7, 9])
     assert run(make_app(library), "add", str(tmp_path / "late")).exit_code == 0
     assert "invocation      the tokens [7, 9] (aLoRA)" in run(make_app(library), "show", "late").stdout
@@ -122,10 +122,10 @@ def test_show_an_alora(library: Library, tmp_path: Path) -> None:
 
 def test_show_json(installed: Library) -> None:
     """--json adds files, conversions, versions and aliases to what `ls` tells."""
-    told = json.loads(run(make_app(installed), "show", "pirate", "--json").stdout)
-    assert [file["name"] for file in told["files"]] == ["adapter_config.json", "adapter_model.safetensors"]
-    assert Path(told["conversions"][0]["path"]).exists()
-    assert told["aliases"] == {"latest": 1}
+    printed = json.loads(run(make_app(installed), "show", "pirate", "--json").stdout)
+    assert [file["name"] for file in printed["files"]] == ["adapter_config.json", "adapter_model.safetensors"]
+    assert Path(printed["conversions"][0]["path"]).exists()
+    assert printed["aliases"] == {"latest": 1}
 
 
 @pytest.mark.parametrize("verb", ["show", "rm"])

@@ -26,9 +26,9 @@ def test_ls(installed: Library) -> None:
 def test_ls_json(installed: Library) -> None:
     """--json is an array with raw sizes, and nothing on stderr."""
     done = run(make_app(installed), "base", "ls", "--json")
-    (told,) = json.loads(done.stdout)
-    assert (told["name"], told["chosen"], done.stderr) == ("tiny", True, "")
-    assert told["bytes"] == Path(told["location"]).stat().st_size
+    (printed,) = json.loads(done.stdout)
+    assert (printed["name"], printed["chosen"], done.stderr) == ("tiny", True, "")
+    assert printed["bytes"] == Path(printed["location"]).stat().st_size
 
 
 def test_add_use_rm(library: Library, tmp_path: Path) -> None:
@@ -74,10 +74,10 @@ def test_pull_of_an_unknown_name(installed: Library) -> None:
 
 def test_pull_says_what_comes(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     """Size, source and licence are said before the download, and what to do next after it."""
-    asked: list[SimpleNamespace] = []
+    calls: list[SimpleNamespace] = []
 
     def pull(name: str, **options: object) -> object:
-        asked.append(SimpleNamespace(name=name, **options))
+        calls.append(SimpleNamespace(name=name, **options))
         return library.bases.get("tiny")
 
     monkeypatch.setattr(pull_module, "pull", pull)
@@ -85,7 +85,7 @@ def test_pull_says_what_comes(library: Library, monkeypatch: pytest.MonkeyPatch)
     assert (done.exit_code, done.stdout) == (0, "")
     before, _, after = done.stderr.partition("Pulled tiny.")
     assert "4.9 GB" in before and "Licence" in before and "edgelora base use tiny" in after
-    assert (asked[0].format, asked[0].directories, asked[0].offline) == ("gguf", library.settings.directories, False)
+    assert (calls[0].format, calls[0].directories, calls[0].offline) == ("gguf", library.settings.directories, False)
 
 
 def test_interrupted_pull(installed: Library, monkeypatch: pytest.MonkeyPatch) -> None:

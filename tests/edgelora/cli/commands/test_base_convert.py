@@ -35,7 +35,7 @@ def test_convert_and_add(library: Library, folder: Path, tmp_path: Path) -> None
 
 
 def test_exact(library: Library, folder: Path, tmp_path: Path) -> None:
-    """Where nothing was rounded, that is said."""
+    """A conversion without rounding is reported as exact."""
     done = run(
         make_app(library), "base", "convert", str(folder), "--to", "gguf", "--type", "f32", "-o", str(tmp_path / "a")
     )
@@ -47,10 +47,10 @@ def test_json(library: Library, tmp_path: Path) -> None:
     out = tmp_path / "my.gguf"
     app = make_app(library, EDGELORA_THREADS="1")
     done = run(app, "base", "convert", str(builtin.base_hf()), "--to", "gguf", "-o", str(out), "--json")
-    told = json.loads(done.stdout)
-    assert (told["type"], told["out"], told["nbytes"]) == ("q4_k_m", str(out), out.stat().st_size)
-    assert 0.03 < told["proof"]["overall"] <= told["proof"]["worst"] < 0.1
-    assert len(told["source_digest"]) == 64
+    printed = json.loads(done.stdout)
+    assert (printed["type"], printed["out"], printed["nbytes"]) == ("q4_k_m", str(out), out.stat().st_size)
+    assert 0.03 < printed["proof"]["overall"] <= printed["proof"]["worst"] < 0.1
+    assert len(printed["source_digest"]) == 64
 
 
 def test_refusals(library: Library, folder: Path, tmp_path: Path) -> None:

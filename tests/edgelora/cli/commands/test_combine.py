@@ -22,13 +22,14 @@ def test_written(installed: Library, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = run(make_app(installed), "combine", "pirate:0.75", "medical-faq=0.25", "-o", str(out), "--json")
     assert (done.exit_code, done.stderr) == (0, "")
-    told = json.loads(done.stdout)
-    assert (told["out"], told["rank"], told["modules"], told["error"], told["losses"]) == (str(out), 8, 14, 0.0, [])
+    printed = json.loads(done.stdout)
+    figures = [printed[name] for name in ("out", "rank", "modules", "error", "losses")]
+    assert figures == [str(out), 8, 14, 0.0, []]
     sources = installed.settings.directories.data.parent / "sources"
-    one, two = (peft_reader.read(sources / name, SHAPE) for name in ("pirate", "medical-faq"))
+    first, second = (peft_reader.read(sources / name, SHAPE) for name in ("pirate", "medical-faq"))
     for target, pair in peft_reader.read(out, SHAPE).pairs.items():
-        wanted = 0.75 * delta(one.pairs[target]) + 0.25 * delta(two.pairs[target])
-        np.testing.assert_allclose(delta(pair), wanted, atol=1e-6)
+        expected = 0.75 * delta(first.pairs[target]) + 0.25 * delta(second.pairs[target])
+        np.testing.assert_allclose(delta(pair), expected, atol=1e-6)
 
 
 def test_installed_under_a_name(library: Library) -> None:
@@ -45,9 +46,9 @@ def test_a_lower_rank_tells_what_it_cost(installed: Library, tmp_path: Path) -> 
     done = run(make_app(installed), *arguments, "-o", str(tmp_path / "out"), "--modules")
     assert (done.exit_code, "rank 5" in done.stderr, "relative error" in done.stderr) == (0, True, True)
     assert len(done.stdout.splitlines()) == 15
-    told = json.loads(run(make_app(installed), *arguments, "-o", str(tmp_path / "more"), "--json").stdout)
-    assert 0 < told["error"] < 1
-    assert len(told["losses"]) == 14
+    printed = json.loads(run(make_app(installed), *arguments, "-o", str(tmp_path / "more"), "--json").stdout)
+    assert 0 < printed["error"] < 1
+    assert len(printed["losses"]) == 14
 
 
 def test_paths_are_adapters_too(installed: Library, tmp_path: Path) -> None:

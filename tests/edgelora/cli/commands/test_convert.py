@@ -31,9 +31,9 @@ def test_formats(installed: Library, source: Path, tmp_path: Path, to: str, is_f
 def test_json(installed: Library, source: Path, tmp_path: Path) -> None:
     """--json is the report of the conversion."""
     done = run(make_app(installed), "convert", str(source), "--to", "gguf", "-o", str(tmp_path / "a.gguf"), "--json")
-    told = json.loads(done.stdout)
-    assert (told["rank"], told["modules"], told["out"]) == (4, 14, str(tmp_path / "a.gguf"))
-    assert 0 <= told["worst"] < 1e-6
+    printed = json.loads(done.stdout)
+    assert (printed["rank"], printed["modules"], printed["out"]) == (4, 14, str(tmp_path / "a.gguf"))
+    assert 0 <= printed["worst"] < 1e-6
 
 
 def test_base_by_path(installed: Library, source: Path, tmp_path: Path) -> None:

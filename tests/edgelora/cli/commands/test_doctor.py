@@ -17,13 +17,8 @@ from edgelora.core.errors import BaseError
 from edgelora.server.http import sockets
 from edgelora.server.http.options import ServerOptions
 from edgelora.store.library import Library
-from tests.support.cli import ANSWERS, make_app, run
+from tests.support.cli import make_app, run
 from tests.support.service import FakeService
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> FakeService:
-    return FakeService(tmp_path, adapters=ANSWERS)
 
 
 def statuses(stdout: str) -> dict[str, str]:
@@ -36,7 +31,7 @@ def test_all_is_well(installed: Library, service: FakeService) -> None:
     assert (done.exit_code, done.stderr) == (0, "All is well.\n")
     lines = [line for line in done.stdout.splitlines() if not line.startswith(" ")]
     assert all(line.split()[0] in ("ok", "warn") for line in lines)
-    told = {line[6:22].strip() for line in lines}
+    printed = {line[6:22].strip() for line in lines}
     assert {
         "edgelora",
         "python",
@@ -48,15 +43,15 @@ def test_all_is_well(installed: Library, service: FakeService) -> None:
         "disk",
         "network",
         "port",
-    } <= told
-    assert {"data folder", "cache folder", "state folder", "store", "base", "backend", "memory", "engine"} <= told
+    } <= printed
+    assert {"data folder", "cache folder", "state folder", "store", "base", "backend", "memory", "engine"} <= printed
 
 
 def test_json(installed: Library, service: FakeService) -> None:
     """--json has every check with name, status, detail and remedy."""
-    told = json.loads(run(make_app(installed, service), "doctor", "--json").stdout)
-    assert told["healthy"] is True
-    assert all(check.keys() == {"name", "status", "detail", "remedy"} for check in told["checks"])
+    printed = json.loads(run(make_app(installed, service), "doctor", "--json").stdout)
+    assert printed["healthy"] is True
+    assert all(check.keys() == {"name", "status", "detail", "remedy"} for check in printed["checks"])
 
 
 def test_engine_that_fails(installed: Library, service: FakeService) -> None:
@@ -68,7 +63,7 @@ def test_engine_that_fails(installed: Library, service: FakeService) -> None:
 
 
 def test_library_that_fails(installed: Library) -> None:
-    """Where the store cannot be opened, what does not need it is told all the same."""
+    """If the store cannot be opened, the checks that do not need it are still printed."""
     app = make_app(installed)
 
     def broken(*_: object, **__: object) -> Library:
@@ -77,8 +72,8 @@ def test_library_that_fails(installed: Library) -> None:
     app.library = broken
     done = run(app, "doctor", "--json")
     assert done.exit_code == 1
-    told = statuses(done.stdout)
-    assert (told["store"], told["python"]) == ("fail", "ok") and "engine" not in told
+    printed = statuses(done.stdout)
+    assert (printed["store"], printed["python"]) == ("fail", "ok") and "engine" not in printed
 
 
 def test_damaged_store(library: Library, service: FakeService) -> None:
@@ -93,8 +88,8 @@ def test_damaged_store(library: Library, service: FakeService) -> None:
 def test_base_that_is_gone(library: Library, service: FakeService) -> None:
     """A base whose file is gone is a failure that says what to do."""
     library.bases.current().path.unlink()
-    told = json.loads(run(make_app(library, service), "doctor", "--json").stdout)
-    (base,) = (check for check in told["checks"] if check["name"] == "base")
+    printed = json.loads(run(make_app(library, service), "doctor", "--json").stdout)
+    (base,) = (check for check in printed["checks"] if check["name"] == "base")
     assert base["status"] == "fail" and "edgelora base use" in base["remedy"]
 
 
@@ -130,9 +125,9 @@ def test_too_little_memory(installed: Library, monkeypatch: pytest.MonkeyPatch) 
     huge = msgspec.structs.replace(record, identity=replace(record.identity, nbytes=1 << 60))
     check = doctor_checks.memory(installed.settings, huge)
     assert check.status is Level.FAIL and "EDGELORA_MEMORY_CHECK" in check.remedy
-    whole = machine.memory().total
-    large = msgspec.structs.replace(record, identity=replace(record.identity, nbytes=whole - (1 << 20)))
-    monkeypatch.setattr(machine, "memory", lambda: machine.Memory(whole, 1 << 25))
+    total = machine.memory().total
+    large = msgspec.structs.replace(record, identity=replace(record.identity, nbytes=total - (1 << 20)))
+    monkeypatch.setattr(machine, "memory", lambda: machine.Memory(total, 1 << 25))
     check = doctor_checks.memory(replace(installed.settings, weights="mapped"), large)
     assert check.status is Level.WARN and "base use" in check.remedy
 
@@ -140,10 +135,10 @@ def test_too_little_memory(installed: Library, monkeypatch: pytest.MonkeyPatch) 
 def test_low_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Little space left is a warning."""
     monkeypatch.setattr(doctor_checks, "free_bytes", lambda _: 1000)
-    found = {
+    statuses_by_name = {
         check.name: check for check in doctor_checks.directory_checks(read_settings({"EDGELORA_HOME": str(tmp_path)}))
     }
-    assert found["disk"].status is Level.WARN
+    assert statuses_by_name["disk"].status is Level.WARN
 
 
 def test_missing_package() -> None:

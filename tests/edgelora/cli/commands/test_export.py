@@ -14,13 +14,13 @@ from tests.support.cli import SHAPE, make_app, run
 
 @pytest.mark.parametrize("to", ["peft", "gguf", "mlx"])
 def test_forms(installed: Library, tmp_path: Path, to: str) -> None:
-    """What is written is of that form, and has every module of what was installed."""
+    """The output has the requested format, and every module of the installed adapter."""
     out = tmp_path / "out"
     done = run(make_app(installed), "export", "pirate", "--to", to, "-o", str(out), "--json")
     assert (done.exit_code, done.stderr) == (0, "")
-    told = json.loads(done.stdout)
-    assert (told["name"], told["version"], told["to"], told["out"]) == ("pirate", 1, to, str(out))
-    assert told["worst"] < 1e-6
+    printed = json.loads(done.stdout)
+    assert (printed["name"], printed["version"], printed["to"], printed["out"]) == ("pirate", 1, to, str(out))
+    assert printed["worst"] < 1e-6
     assert adapter_kind(out) == to
     assert len(read_source(out, SHAPE).pairs) == 14
 

@@ -37,8 +37,8 @@ def test_it_frees_bytes(library: Library, stray: Path) -> None:
 
 def test_json(library: Library, stray: Path) -> None:
     """For programs: the sum, and each item."""
-    told = json.loads(run(make_app(library), "gc", "--json").stdout)
-    assert told == {
+    printed = json.loads(run(make_app(library), "gc", "--json").stdout)
+    assert printed == {
         "dry_run": False,
         "bytes": 2000,
         "items": [{"path": str(stray), "bytes": 2000, "why": "unused"}],
@@ -46,7 +46,7 @@ def test_json(library: Library, stray: Path) -> None:
 
 
 def test_a_damaged_manifest_is_named(library: Library, stray: Path) -> None:
-    """What it uses is not known: nothing is deleted, and the exit code is the disk's."""
+    """Nothing is deleted, because the files it uses are unknown, and the exit code is the disk's."""
     manifest = library.store.root / "manifests" / "damaged.json"
     manifest.parent.mkdir(exist_ok=True)
     manifest.write_text("{")

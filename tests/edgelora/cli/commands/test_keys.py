@@ -31,11 +31,11 @@ def test_add_prints_the_key_once(app: App, tmp_path: Path) -> None:
 
 
 def test_add_as_json(app: App) -> None:
-    """What it may do, and the key."""
+    """The JSON has the permissions and the key."""
     done = run(app, "keys", "add", "admin", "--management", "--expires", "30d", "--json")
-    told = json.loads(done.stdout)
-    assert told["key"].startswith("sk-edgelora-") and told["management"] is True and told["expired"] is False
-    assert "sha256" not in told and told["adapters"] == ["*"] and told["expires"] > told["created"]
+    printed = json.loads(done.stdout)
+    assert printed["key"].startswith("sk-edgelora-") and printed["management"] is True and printed["expired"] is False
+    assert "sha256" not in printed and printed["adapters"] == ["*"] and printed["expires"] > printed["created"]
 
 
 def test_ls(app: App) -> None:
@@ -71,7 +71,7 @@ def test_rm(app: App) -> None:
     ],
 )
 def test_refused(app: App, arguments: tuple[str, ...]) -> None:
-    """What cannot be right is exit 2, and makes no key."""
+    """Invalid options give exit code 2 and make no key."""
     done = run(app, "keys", "add", *arguments)
     assert (done.exit_code, done.stdout) == (2, "")
     assert json.loads(run(app, "keys", "ls", "--json").stdout) == []

@@ -30,8 +30,8 @@ def test_into_an_installed_base(installed: Library, tmp_path: Path) -> None:
     assert (done.exit_code, done.stdout) == (0, "")
     assert "14 modules merged" in done.stderr and f"edgelora base add {out}" in done.stderr
     adapter = peft_reader.read(source(installed, "pirate"), SHAPE)
-    wanted = tiny_oracle(SHAPE, seed=0).logits(TOKENS, deltas(adapter))
-    assert distance(load_gguf(out, dtype="float64").logits(TOKENS), wanted) < 1e-5
+    expected = tiny_oracle(SHAPE, seed=0).logits(TOKENS, deltas(adapter))
+    assert distance(load_gguf(out, dtype="float64").logits(TOKENS), expected) < 1e-5
     assert installed.bases.names() == ("tiny",)
 
 
@@ -40,9 +40,9 @@ def test_into_a_folder(installed: Library, tmp_path: Path) -> None:
     base = write_tiny_hf(tmp_path / "hf", SHAPE, seed=0)
     arguments = ("merge", "pirate:0.5", str(source(installed, "medical-faq")), "--base", str(base))
     done = run(make_app(installed), *arguments, "-o", str(tmp_path / "out"), "--json")
-    told = json.loads(done.stdout)
-    assert done.exit_code == 0 and told["out"] == str(tmp_path / "out")
-    assert len(told["modules"]) == 14 and told["error"] < 1e-6
+    printed = json.loads(done.stdout)
+    assert done.exit_code == 0 and printed["out"] == str(tmp_path / "out")
+    assert len(printed["modules"]) == 14 and printed["error"] < 1e-6
     assert load_hf(tmp_path / "out").config.shape == SHAPE
 
 
@@ -50,12 +50,12 @@ def test_what_needs_the_bases_weights_has_them(installed: Library, tmp_path: Pat
     """KaSA, which took values out of the base, is merged with the base at hand; what was done is said."""
     base = write_tiny_hf(tmp_path / "hf", SHAPE, seed=0)
     weights = tiny_weights(SHAPE, seed=0)
-    wanted = kasa(tmp_path / "kasa", SHAPE, weights, rank=3, seed=1)
+    expected = kasa(tmp_path / "kasa", SHAPE, weights, rank=3, seed=1)
     out = tmp_path / "out"
     done = run(make_app(installed), "merge", str(tmp_path / "kasa"), "--base", str(base), "-o", str(out))
     assert done.exit_code == 0 and "kasa: what KaSA took out of the base" in done.stderr
     with open_base_weights(out) as merged:
-        for path, change in wanted.items():
+        for path, change in expected.items():
             name = f"{path}.weight"
             np.testing.assert_allclose(merged.read(name), weights[name] + change, atol=1e-5)
 
@@ -69,7 +69,7 @@ def test_modules(installed: Library, tmp_path: Path) -> None:
 
 
 def test_another_bases_adapter_is_warned_of(installed: Library, tmp_path: Path) -> None:
-    """Where the shapes fit but the vocabulary is another, it is said; it may be the same model in another form."""
+    """Another vocabulary with the same shapes gives a warning; it may be the same model in another form."""
     base = write_tiny_gguf(tmp_path / "b.gguf", replace(SHAPE, vocab=SHAPE.vocab + 8), seed=0)
     done = run(make_app(installed), "merge", "pirate", "--base", str(base), "-o", str(tmp_path / "out.gguf"))
     assert done.exit_code == 0

@@ -18,9 +18,8 @@ from tests.support.prefixes import HERE, saved, tokens
 
 
 @pytest.fixture
-def library(tmp_path: Path) -> Library:
+def library(library: Library) -> Library:
     """With a named prefix of medical-faq, one of the base alone, and one that was kept by itself."""
-    library = make_library(tmp_path / "home")
     base = BaseDigests(library.prefixes().layout.bases).digest(library.bases.get("tiny").path)
     version = library.store.get("medical-faq").latest.digest
     acting = (ActiveAdapter(version, "/a.gguf", 1.0, 0), ActiveAdapter("e" * 64, "/b.gguf", 0.5, 0))
@@ -34,8 +33,8 @@ def library(tmp_path: Path) -> Library:
 
 
 def listed(library: Library) -> list[tuple[object, int]]:
-    found = json.loads(run(make_app(library), "prefix", "ls", "--json").stdout)
-    return [(one["name"], one["tokens"]) for one in found]
+    prefixes = json.loads(run(make_app(library), "prefix", "ls", "--json").stdout)
+    return [(prefix["name"], prefix["tokens"]) for prefix in prefixes]
 
 
 def test_ls_tells_what_is_kept(library: Library) -> None:
@@ -45,9 +44,9 @@ def test_ls_tells_what_is_kept(library: Library) -> None:
     assert [line[0] for line in lines] == ["NAME", "clinic", "plain", "(automatic)"]
     assert "medical-faq@1" in done.stdout and "medical-faq@1 + eeeeeeeeeeee*0.5" in done.stdout
     assert "(not installed)" in lines[3] and "tiny" in done.stdout and "EDGELORA_PREFIX_DISK" in done.stderr
-    found = json.loads(run(make_app(library), "prefix", "ls", "--json").stdout)
-    assert found[0]["adapters"][0]["name"] == "medical-faq@1" and found[0]["base"] == "tiny"
-    assert found[2]["base"] is None and found[2]["adapters"][1] == {
+    prefixes = json.loads(run(make_app(library), "prefix", "ls", "--json").stdout)
+    assert prefixes[0]["adapters"][0]["name"] == "medical-faq@1" and prefixes[0]["base"] == "tiny"
+    assert prefixes[2]["base"] is None and prefixes[2]["adapters"][1] == {
         "name": None,
         "digest": "e" * 64,
         "weight": 0.5,
@@ -115,6 +114,6 @@ def test_what_cannot_be_added(tmp_path: Path, content: bytes | None, arguments: 
 
 
 def test_names_are_completed(library: Library) -> None:
-    """Those of prefixes, for `rm`."""
+    """`rm` completes the names of prefixes."""
     ctx = click.Context(rm, obj=make_app(library))
     assert [item.value for item in prefix_names(ctx, rm.params[0], "p")] == ["plain"]

@@ -23,8 +23,8 @@ ASK = {"model": "medical-faq", "messages": [{"role": "user", "content": "Hi"}]}
 def test_nothing_runs(tmp_path: Path) -> None:
     """It says so, and that is no failure; a program gets an empty list."""
     app = make_app(EDGELORA_HOME=str(tmp_path))
-    told, data = run(app, "ps"), run(app, "ps", "--json")
-    assert (told.exit_code, told.stdout, "No server is running." in told.stderr) == (0, "", True)
+    printed, data = run(app, "ps"), run(app, "ps", "--json")
+    assert (printed.exit_code, printed.stdout, "No server is running." in printed.stderr) == (0, "", True)
     assert (data.exit_code, json.loads(data.stdout)) == (0, [])
 
 
@@ -39,13 +39,13 @@ def test_a_running_server_is_found_and_told(tmp_path: Path) -> None:
         empty = run(app, "ps").stdout
         service.pin("pirate")
         server.post("/v1/chat/completions", ASK)
-        told = run(app, "ps").stdout.splitlines()
+        printed = run(app, "ps").stdout.splitlines()
         (data,) = json.loads(run(app, "ps", "--json").stdout)
     assert "No adapter is in memory" in empty
-    assert told[0].startswith(f"{server.url}  tiny on fake; pid ") and "0 running, 0 waiting" in told[1]
-    assert "peak" in told[1] and " of 1.0 MB" in told[2]
-    assert [line.split()[0] for line in told[4:]] == ["medical-faq", "pirate"]
-    assert "just now" in told[4] and "never" in told[5] and " yes " in told[5]
+    assert printed[0].startswith(f"{server.url}  tiny on fake; pid ") and "0 running, 0 waiting" in printed[1]
+    assert "peak" in printed[1] and " of 1.0 MB" in printed[2]
+    assert [line.split()[0] for line in printed[4:]] == ["medical-faq", "pirate"]
+    assert "just now" in printed[4] and "never" in printed[5] and " yes " in printed[5]
     assert data["url"] == server.url and data["adapters"]["data"][0]["name"] == "medical-faq"
 
 
@@ -55,8 +55,8 @@ def test_a_server_that_is_not_ready(tmp_path: Path, capsys: pytest.CaptureFixtur
         status = server.request("GET", "/v1/status").json
     engine = {"state": "restarting", "why": "The base is being loaded.", "restarts": 2, "pid": None}
     show({"url": server.url, **status, "ready": False, "engine": engine, "kv": {**status["kv"], "cells": 0}})
-    told = capsys.readouterr().out
-    assert "not ready: The base is being loaded." in told and "restarted 2 times" in told and "KV" not in told
+    printed = capsys.readouterr().out
+    assert "not ready: The base is being loaded." in printed and "restarted 2 times" in printed and "KV" not in printed
 
 
 def test_a_server_elsewhere(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_server_elsewhere(tmp_path: Path) -> None:
 
 
 def test_the_token_is_for_servers_of_this_installation(tmp_path: Path) -> None:
-    """One that is found by itself is asked with it, key or not; a URL that was given never gets it."""
+    """A server that was found automatically is queried with the token; a given URL never receives it."""
     app = make_app(EDGELORA_HOME=str(tmp_path))
     secrets = app.settings().directories.config
     ensure_token(secrets)
@@ -77,8 +77,8 @@ def test_the_token_is_for_servers_of_this_installation(tmp_path: Path) -> None:
         serving(service, replace(TEST_OPTIONS, api_key="s3cret", secrets=secrets)) as server,
         present(tmp_path / "state", server.url),
     ):
-        found, given = run(app, "ps"), run(app, "ps", "--url", server.url)
-    assert "tiny on fake" in found.stdout
+        local, given = run(app, "ps"), run(app, "ps", "--url", server.url)
+    assert "tiny on fake" in local.stdout
     assert (given.exit_code, "requires a key" in given.stderr) == (2, True)
 
 
@@ -92,11 +92,11 @@ def test_a_key_is_sent_where_one_is_known(tmp_path: Path) -> None:
         present(tmp_path / "state", server.url),
     ):
         listed = run(make_app(EDGELORA_HOME=home), "ps")
-        asked = run(make_app(EDGELORA_HOME=home), "ps", "--url", server.url)
-        known = run(make_app(EDGELORA_HOME=home, EDGELORA_API_KEY="s3cret"), "ps")
+        without_key = run(make_app(EDGELORA_HOME=home), "ps", "--url", server.url)
+        with_key = run(make_app(EDGELORA_HOME=home, EDGELORA_API_KEY="s3cret"), "ps")
     assert (listed.exit_code, "EDGELORA_API_KEY" in listed.stdout) == (0, True)
-    assert (asked.exit_code, "EDGELORA_API_KEY" in asked.stderr) == (2, True)
-    assert "tiny on fake" in known.stdout
+    assert (without_key.exit_code, "EDGELORA_API_KEY" in without_key.stderr) == (2, True)
+    assert "tiny on fake" in with_key.stdout
 
 
 def test_a_server_that_does_not_answer(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_server_that_does_not_answer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("answer", [b"not JSON", b"[]", b'{"object": "list"}'])
 def test_another_program_on_the_port(tmp_path: Path, answer: bytes) -> None:
-    """What is no edgelora server is not taken for one."""
+    """Another program on the port is not mistaken for an edgelora server."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def reply() -> None:

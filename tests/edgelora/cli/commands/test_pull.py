@@ -15,8 +15,8 @@ from tests.support.cli import make_app, run
 
 
 @pytest.fixture
-def asked(library: Library, monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
-    """What `pull` was called with; it answers with an adapter that is installed, or for `o/base` with a base."""
+def pull_calls(library: Library, monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
+    """Replace `pull` and record its calls; it returns an installed adapter, or for `o/base` a base."""
     calls: list[SimpleNamespace] = []
 
     def pull(name: str, **options: Any) -> object:
@@ -31,27 +31,27 @@ def asked(library: Library, monkeypatch: pytest.MonkeyPatch) -> list[SimpleNames
     return calls
 
 
-def test_an_adapter(library: Library, asked: list[SimpleNamespace]) -> None:
+def test_an_adapter(library: Library, pull_calls: list[SimpleNamespace]) -> None:
     """Options reach the library; what to do next is said on stderr."""
     options = ["--name", "x", "--base", "tiny", "--subfolder", "s", "--token", "t"]
     done = run(make_app(library), "pull", "o/r@v1", *options)
     assert (done.exit_code, done.stdout) == (0, "")
     assert "Installed pirate, version 1, for tiny" in done.stderr and "--adapter pirate" in done.stderr
-    (call,) = asked
+    (call,) = pull_calls
     assert (call.name, call.options, call.access.token) == ("o/r@v1", PullOptions("x", "tiny", "s"), "t")
     assert run(make_app(library), "pull", "o/r", "--allow-approximate").exit_code == 0
-    reading = asked[-1].options.reading
+    reading = pull_calls[-1].options.reading
     assert reading is not None and reading.allow_approximate
 
 
-def test_json(library: Library, asked: list[SimpleNamespace]) -> None:
-    """One object on stdout, of an adapter or of a base."""
-    told = json.loads(run(make_app(library), "pull", "o/r", "--json").stdout)
-    assert (told["name"], told["origin"]) == ("pirate", "")
+def test_json(library: Library, pull_calls: list[SimpleNamespace]) -> None:
+    """stdout has one object, for an adapter or a base."""
+    printed = json.loads(run(make_app(library), "pull", "o/r", "--json").stdout)
+    assert (printed["name"], printed["origin"]) == ("pirate", "")
     assert json.loads(run(make_app(library), "pull", "o/base", "--json").stdout)["format"] == "gguf"
 
 
-def test_a_base_and_a_cached_adapter(library: Library, asked: list[SimpleNamespace]) -> None:
+def test_a_base_and_a_cached_adapter(library: Library, pull_calls: list[SimpleNamespace]) -> None:
     """A base is chosen next; what did not come from the hub just now is said to be old."""
     assert "edgelora base use tiny" in run(make_app(library), "pull", "o/base").stderr
     assert "The hub was not contacted" in run(make_app(library), "pull", "o/cached").stderr

@@ -9,13 +9,12 @@ import pytest
 
 from edgelora.core.request import AdapterRef
 from edgelora.store.library import Library
-from tests.support.cli import make_app, make_library, run
+from tests.support.cli import make_app, run
 
 
 @pytest.fixture
-def library(tmp_path: Path) -> Library:
+def library(library: Library) -> Library:
     """medical-faq is in quarantine."""
-    library = make_library(tmp_path / "home")
     version = library.store.get("medical-faq").latest.digest
     library.quarantine().add(AdapterRef("medical-faq", version, Path("x"), 1), "SIGSEGV")
     return library
@@ -26,11 +25,11 @@ def test_ls_and_doctor_tell(library: Library) -> None:
     done = run(make_app(library), "ls")
     assert "medical-faq is in quarantine" in done.stderr and "edgelora release medical-faq" in done.stderr
     assert "pirate is not run" not in done.stderr
-    told = {load["name"]: load["quarantined"] for load in json.loads(run(make_app(library), "ls", "--json").stdout)}
-    assert told == {"medical-faq": "SIGSEGV", "pirate": None}
+    printed = {load["name"]: load["quarantined"] for load in json.loads(run(make_app(library), "ls", "--json").stdout)}
+    assert printed == {"medical-faq": "SIGSEGV", "pirate": None}
     checks = json.loads(run(make_app(library), "doctor", "--json").stdout)["checks"]
-    (found,) = [check for check in checks if check["name"] == "quarantine"]
-    assert found["status"] == "warn" and "medical-faq@" in found["detail"]
+    (quarantine,) = [check for check in checks if check["name"] == "quarantine"]
+    assert quarantine["status"] == "warn" and "medical-faq@" in quarantine["detail"]
 
 
 def test_release(library: Library) -> None:
@@ -51,6 +50,6 @@ def test_release_of_one_version(library: Library) -> None:
 
 
 def test_removing_forgets(library: Library) -> None:
-    """What is removed is not in quarantine when it comes again."""
+    """A removed adapter is not in quarantine when it is installed again."""
     assert run(make_app(library), "rm", "medical-faq").exit_code == 0
     assert library.quarantine().list() == []

@@ -21,7 +21,7 @@ from edgelora.core.progress import Progress
 from edgelora.engine.stream import Stream
 from edgelora.runtime.service import Service
 from edgelora.store.library import Library
-from tests.support.cli import ANSWERS, make_app, run, script
+from tests.support.cli import make_app, run, script
 from tests.support.service import FakeService
 
 FINISHED = Finished(FinishReason.STOP, Usage(3, 2), Timings(queued=0, load=0, prefill=0.1, decode=0.1))
@@ -34,11 +34,6 @@ def slow(chunks):
     return step(chunks)
 service.backend.step = slow
 """
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> FakeService:
-    return FakeService(tmp_path, adapters=ANSWERS, answer="Hello.")
 
 
 def said_to(service: FakeService) -> str:
@@ -57,11 +52,11 @@ PERSON = '{"type": "object", "properties": {"name": {"type": "string"}}, "requir
 
 def test_an_answer_of_a_schema(tmp_path: Path) -> None:
     """--json-schema holds the answer to the schema in a file."""
-    file, said = tmp_path / "person.json", '{"name": "Ann"}'
+    file, answer = tmp_path / "person.json", '{"name": "Ann"}'
     file.write_text(PERSON)
-    service = FakeService(tmp_path, adapters={"person": said, "talker": "Hello."}, answer=said)
+    service = FakeService(tmp_path, adapters={"person": answer, "talker": "Hello."}, answer=answer)
     done = run(make_app(service=service), "run", "--json-schema", str(file), "Who?")
-    assert (done.exit_code, done.stdout) == (0, said + "\n")
+    assert (done.exit_code, done.stdout) == (0, answer + "\n")
     assert service.samplings[-1].constraint is not None
 
 
@@ -79,7 +74,7 @@ def test_an_answer_of_a_schema(tmp_path: Path) -> None:
 def test_a_schema_that_cannot_be_used(
     service: FakeService, tmp_path: Path, written: str | None, arguments: list[str], code: str
 ) -> None:
-    """What is wrong with it is told, and nothing is answered."""
+    """The problem is reported, and there is no answer."""
     file = tmp_path / "schema.json"
     if written is not None:
         file.write_text(written)
@@ -128,9 +123,9 @@ def test_adapter(installed: Library, service: FakeService) -> None:
 def test_several_adapters(installed: Library, service: FakeService, given: list[str]) -> None:
     """Each with its weight, in any order; JSON tells what acted."""
     done = run(make_app(installed, service), "run", "-a", given[0], "--adapter", given[1], "--json", "Hi")
-    told = json.loads(done.stdout)
-    assert told["answer"] == "Arr, matey!*0.25 + See a doctor.*0.75"
-    assert {(one["name"], one["weight"]) for one in told["adapters"]} == {
+    printed = json.loads(done.stdout)
+    assert printed["answer"] == "Arr, matey!*0.25 + See a doctor.*0.75"
+    assert {(adapter["name"], adapter["weight"]) for adapter in printed["adapters"]} == {
         (str(service.refs["pirate"]), 0.25),
         (str(service.refs["medical-faq"]), 0.75),
     }
@@ -200,14 +195,14 @@ def test_json(installed: Library, service: FakeService) -> None:
     """--json is one object: answer, who answered, why it ended, usage, timings."""
     done = run(make_app(installed, service), "run", "--json", "-a", "pirate", "Hi")
     assert (done.exit_code, done.stderr) == (0, "")
-    told = json.loads(done.stdout)
-    assert told["answer"] == "Arr, matey!"
-    assert (told["base"], told["finish_reason"]) == ("tiny", "stop")
-    assert told["adapters"] == [{"name": str(service.refs["pirate"]), "weight": 1.0}]
-    assert told["usage"]["total_tokens"] == told["usage"]["prompt_tokens"] + told["usage"]["completion_tokens"]
-    assert told["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
-    assert told["drafts"] == {"tokens": 0, "accepted": 0}
-    assert {"first_token_seconds", "decode_seconds", "tokens_per_second"} <= told["timings"].keys()
+    printed = json.loads(done.stdout)
+    assert printed["answer"] == "Arr, matey!"
+    assert (printed["base"], printed["finish_reason"]) == ("tiny", "stop")
+    assert printed["adapters"] == [{"name": str(service.refs["pirate"]), "weight": 1.0}]
+    assert printed["usage"]["total_tokens"] == printed["usage"]["prompt_tokens"] + printed["usage"]["completion_tokens"]
+    assert printed["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
+    assert printed["drafts"] == {"tokens": 0, "accepted": 0}
+    assert {"first_token_seconds", "decode_seconds", "tokens_per_second"} <= printed["timings"].keys()
 
 
 def test_too_long_for_the_context(service: FakeService) -> None:

@@ -39,23 +39,23 @@ def test_bad_port(port: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "url", "told"),
+    ("host", "url", "expected"),
     [
         ("localhost", "http://127.0.0.1:8321", "http://localhost:8321/v1"),
         ("::1", "http://[::1]:9", "http://[::1]:9/v1"),
     ],
 )
-def test_announcement(tmp_path: Path, capsys: pytest.CaptureFixture[str], host: str, url: str, told: str) -> None:
+def test_announcement(tmp_path: Path, capsys: pytest.CaptureFixture[str], host: str, url: str, expected: str) -> None:
     """It says what is served and which base URL a client takes."""
     with FakeService(tmp_path, adapters={f"a{n}": None for n in range(10)}) as service:
         announce(service, [url], host)
     out, err = capsys.readouterr()
     assert out == ""
-    assert "tiny and 10 adapters: a0, a1," in err and f"OPENAI_BASE_URL={told}" in err
+    assert "tiny and 10 adapters: a0, a1," in err and f"OPENAI_BASE_URL={expected}" in err
 
 
 def test_announcement_of_pins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """What stays in memory is said."""
+    """The pinned adapters are announced."""
     with FakeService(tmp_path, adapters={"a": None, "b": None}) as service:
         service.pin("b")
         announce(service, ["http://127.0.0.1:1"], "localhost")
@@ -63,7 +63,7 @@ def test_announcement_of_pins(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environ", "wanted"),
+    ("arguments", "environ", "expected"),
     [
         (["--pin", "a", "--pin", "b", "--pin", "a"], {}, ["a", "b"]),
         ([], {"EDGELORA_PIN": "b,a"}, ["b", "a"]),
@@ -76,7 +76,7 @@ def test_pins(
     monkeypatch: pytest.MonkeyPatch,
     arguments: list[str],
     environ: dict[str, str],
-    wanted: list[str],
+    expected: list[str],
 ) -> None:
     """Loaded before anything is served, in this order, each once; the option takes the setting's place."""
     pinned: list[str] = []
@@ -84,7 +84,7 @@ def test_pins(
     with FakeService(tmp_path, adapters={"a": None, "b": None}) as service:
         monkeypatch.setattr(service, "pin", pinned.append)
         done = run(make_app(service=service, **environ), "serve", "--port", "0", *arguments)
-    assert (done.exit_code, pinned) == (0, [*wanted, "served"])
+    assert (done.exit_code, pinned) == (0, [*expected, "served"])
 
 
 def test_a_pin_that_is_unknown(tmp_path: Path) -> None:
@@ -100,12 +100,12 @@ def test_serves_until_a_signal(tmp_path: Path) -> None:
     command = [*script(tmp_path, answer="Hello."), "serve", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stderr is not None
-        said = ""
-        while not (found := re.search(r"OPENAI_BASE_URL=(http://\S+/v1)\n", said)):
+        output = ""
+        while not (match := re.search(r"OPENAI_BASE_URL=(http://\S+/v1)\n", output)):
             line = running.stderr.readline()
-            assert line, said
-            said += line
-        with urllib.request.urlopen(f"{found[1]}/models") as reply:
+            assert line, output
+            output += line
+        with urllib.request.urlopen(f"{match[1]}/models") as reply:
             models = [model["id"] for model in json.load(reply)["data"]]
         running.send_signal(signal.SIGINT)
         out, _ = running.communicate(timeout=30)

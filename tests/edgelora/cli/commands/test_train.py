@@ -21,7 +21,7 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (["odd"], "no training data"),
         (["odd", "--resume", "--rank", "4"], "--rank cannot be given with --resume"),
@@ -30,10 +30,10 @@ def data(tmp_path: Path) -> Path:
         (["odd", "--data", "a.jsonl", "--dropout", "1"], "--dropout"),
     ],
 )
-def test_what_is_refused_at_once(arguments: list[str], told: str) -> None:
+def test_what_is_refused_at_once(arguments: list[str], expected: str) -> None:
     """Before anything is opened, with the option named."""
     done = run(make_app(), "train", *arguments)
-    assert done.exit_code == 2 and told in done.stderr
+    assert done.exit_code == 2 and expected in done.stderr
 
 
 def test_ctrl_c_is_heard_twice() -> None:
@@ -49,23 +49,24 @@ def test_ctrl_c_is_heard_twice() -> None:
 
 
 @pytest.mark.mlx
-def test_from_the_command_line(installed: Library, data: Path, tmp_path: Path) -> None:
+def test_from_the_command_line(library: Library, data: Path, tmp_path: Path) -> None:
     """Notes on stderr as it goes, the result as JSON; a bad line is exit code 2."""
     pytest.importorskip("mlx_lm")
     from tests.support.cli import SHAPE
     from tests.support.mlx import write_tiny_mlx
 
-    installed.bases.add(write_tiny_mlx(tmp_path / "tiny-mlx", SHAPE, seed=0), "tiny-mlx")
+    library.bases.add(write_tiny_mlx(tmp_path / "tiny-mlx", SHAPE, seed=0), "tiny-mlx")
     options = ["--rank", "2", "--iterations", "2", "--report-every", "1", "--validation", "0.25"]
-    done = run(make_app(installed), "train", "odd", "--data", str(data), *options, "--json")
+    done = run(make_app(library), "train", "odd", "--data", str(data), *options, "--json")
     assert done.exit_code == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert (told["name"], told["version"], told["rank"], told["iterations"]) == ("odd", 1, 2, 2)
-    assert len(told["losses"]) == 2 and told["validation_losses"][0]["iteration"] == 0 and told["peak_bytes"] > 0
+    printed = json.loads(done.stdout)
+    assert (printed["name"], printed["version"], printed["rank"], printed["iterations"]) == ("odd", 1, 2, 2)
+    assert len(printed["losses"]) == 2 and printed["validation_losses"][0]["iteration"] == 0
+    assert printed["peak_bytes"] > 0
     assert "3 examples, 1 for validation" in done.stderr and "iteration      2  loss" in done.stderr
-    again = run(make_app(installed), "train", "odd", "--resume", "--iterations", "3")
+    again = run(make_app(library), "train", "odd", "--resume", "--iterations", "3")
     assert again.exit_code == 0 and "Continuing after iteration 2." in again.stderr
     assert "Installed odd, version 2, for tiny." in again.stderr
     data.write_text("oops")
-    assert (bad := run(make_app(installed), "train", "new", "--data", str(data))).exit_code == 2
+    assert (bad := run(make_app(library), "train", "new", "--data", str(data))).exit_code == 2
     assert "data.jsonl, line 1" in bad.stderr

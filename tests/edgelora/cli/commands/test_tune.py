@@ -78,9 +78,9 @@ def test_show_and_clear(installed: Library, measured: list[str]) -> None:
 
 def test_json(installed: Library, measured: list[str]) -> None:
     """All of it, and whether it still holds here."""
-    told = json.loads(run(make_app(installed), "tune", "--json").stdout)
-    assert (told["threads"], told["batch_threads"], told["weights"], told["current"]) == (3, 2, None, True)
-    assert told["findings"][0] == {
+    printed = json.loads(run(make_app(installed), "tune", "--json").stdout)
+    assert (printed["threads"], printed["batch_threads"], printed["weights"], printed["current"]) == (3, 2, None, True)
+    assert printed["findings"][0] == {
         "question": "threads",
         "chosen": "3",
         "default": "2",
@@ -91,7 +91,7 @@ def test_json(installed: Library, measured: list[str]) -> None:
 
 
 def test_another_machine(installed: Library) -> None:
-    """What was measured elsewhere is shown as not used, and doctor warns."""
+    """A result of another machine is shown as not used, and doctor warns."""
     record = installed.bases.current()
     Tunings(installed.settings.directories).put(record, tuning(Conditions("another", 1, 1, "x", "y")))
     assert "not used" in run(make_app(installed), "tune", "--show").stdout

@@ -26,13 +26,13 @@ ONE = ("--prompt", "one", "--tokens", "12", "--threads", "1")
 def verified(app: App, *arguments: str) -> dict[str, object]:
     done = run(app, "verify", *arguments, "--json")
     assert done.exit_code == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["verified"] is True
-    return told
+    printed = json.loads(done.stdout)
+    assert printed["verified"] is True
+    return printed
 
 
 def flip(path: Path) -> None:
-    """One bit of the last tensor's last value, the sign."""
+    """Flip the sign bit of the last tensor's last value."""
     path.chmod(0o644)
     data = bytearray(path.read_bytes())
     data[-1] ^= 0x80
@@ -44,11 +44,11 @@ def test_an_installed_adapter(library: Library) -> None:
     record = library.bases.current()
     for to in ("gguf", "mlx"):
         library.store.ref("pirate", record, to=to)  # type: ignore[arg-type]
-    told = verified(make_app(library), "pirate")
-    assert [(p["format"], p["base"], p["modules"]) for p in told["proofs"]] == [  # type: ignore[attr-defined]
+    printed = verified(make_app(library), "pirate")
+    assert [(p["format"], p["base"], p["modules"]) for p in printed["proofs"]] == [  # type: ignore[attr-defined]
         (to, "tiny", 14) for to in ("gguf", "mapped", "mlx")
     ]
-    assert told["parity"] is None
+    assert printed["parity"] is None
     done = run(make_app(library), "verify", "pirate")
     assert done.exit_code == 0 and done.stdout.count("proven") == 3
 
@@ -60,7 +60,7 @@ def test_a_lost_conversion_is_made_first(library: Library) -> None:
 
 
 def test_a_changed_file(library: Library) -> None:
-    """One bit, and the others are looked at all the same; exit code 5."""
+    """A flipped bit gives exit code 5, and the other conversions are still checked."""
     record = library.bases.current()
     flip(library.store.ref("pirate", record, to="gguf").path)
     done = run(make_app(library), "verify", "pirate", "--json")
@@ -122,7 +122,7 @@ def test_on_a_base(library: Library, tmp_path: Path, base: str) -> None:
 
 
 def test_the_table_of_a_base(library: Library) -> None:
-    """What people see has the figures and the outcome."""
+    """The table has the figures and the outcome."""
     done = run(make_app(library), "verify", "pirate", "--base", "tiny", *ONE)
     assert done.exit_code == 0
     for word in ("with the adapter", "base", "100.0%", "12 positions", "within the limit"):
@@ -130,7 +130,7 @@ def test_the_table_of_a_base(library: Library) -> None:
 
 
 def test_an_adapter_that_is_run_otherwise(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the runtime does not do what the adapter says: exit code 5, with the figures."""
+    """A runtime that differs from the adapter gives exit code 5, with the figures."""
     from edgelora.runtime.verify import conversions
 
     def other(library: Library, *_: object) -> AbstractContextManager[Path]:
@@ -144,7 +144,7 @@ def test_an_adapter_that_is_run_otherwise(library: Library, monkeypatch: pytest.
 
 
 def test_nothing_to_look_at(library: Library) -> None:
-    """Where the base of every conversion is gone nothing is proven, and that is not called verified."""
+    """If the bases of all conversions are gone, nothing is proven, and the adapter does not count as verified."""
     library.bases.remove("tiny")
     library.bases.add(write_tiny_gguf(library.store.root / "b.gguf", replace(SHAPE, vocab=300), seed=3), "other")
     library.bases.use("other")

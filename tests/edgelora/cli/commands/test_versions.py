@@ -26,8 +26,8 @@ def test_an_alias_is_given_moved_and_taken_away(versions: Library) -> None:
     """The latest version where none is named; --json has the adapter with its aliases."""
     app = make_app(versions)
     assert run(app, "alias", "pirate", "stable").stderr == "pirate@stable is now version 3.\n"
-    told = json.loads(run(app, "alias", "pirate@1", "stable", "--json").stdout)
-    assert told["aliases"] == {"latest": 3, "stable": 1}
+    printed = json.loads(run(app, "alias", "pirate@1", "stable", "--json").stdout)
+    assert printed["aliases"] == {"latest": 3, "stable": 1}
     assert run(app, "show", "pirate@stable").exit_code == 0
     assert run(app, "alias", "pirate", "stable", "--delete").exit_code == 0
     assert run(app, "show", "pirate@stable").exit_code == 3

@@ -9,7 +9,7 @@ from tests.support.cli import make_app, run
 
 
 def test_warm(library: Library) -> None:
-    """One line for each adapter, on stderr; nothing to convert where it was added for this base."""
+    """stderr has a line for each adapter; an adapter that was added for this base needs no conversion."""
     done = run(make_app(library), "warm", "pirate", "medical-faq", "pirate")
     assert (done.exit_code, done.stdout) == (0, "")
     lines = done.stderr.splitlines()
@@ -19,15 +19,15 @@ def test_warm(library: Library) -> None:
 
 def test_json(library: Library) -> None:
     """For programs: what was done for each, and how long it took."""
-    (told,) = json.loads(run(make_app(library), "warm", "pirate", "--json").stdout)
+    (printed,) = json.loads(run(make_app(library), "warm", "pirate", "--json").stdout)
     ref = library.store.ref("pirate", library.bases.current())
-    assert (told["name"], told["version"], told["digest"]) == ("pirate", 1, ref.version)
-    assert (told["path"], told["bytes"], told["converted"]) == (str(ref.path), ref.path.stat().st_size, False)
-    assert told["base"] == "tiny" and told["read_seconds"] > 0 == told["convert_seconds"]
+    assert (printed["name"], printed["version"], printed["digest"]) == ("pirate", 1, ref.version)
+    assert (printed["path"], printed["bytes"], printed["converted"]) == (str(ref.path), ref.path.stat().st_size, False)
+    assert printed["base"] == "tiny" and printed["read_seconds"] > 0 == printed["convert_seconds"]
 
 
 def test_a_missing_conversion_is_told(library: Library) -> None:
-    """What had to be converted first is said so."""
+    """A conversion that was needed first is reported."""
     path = library.store.ref("pirate", library.bases.current()).path
     path.unlink()
     done = run(make_app(library), "warm", "pirate")

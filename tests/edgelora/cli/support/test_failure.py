@@ -1,4 +1,4 @@
-"""From exceptions to a paragraph and an exit code."""
+"""Exceptions become a paragraph and an exit code."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_interrupt_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    """Who pressed Ctrl-C knows what happened: only the line is ended."""
+    """Ctrl-C prints no message and only ends the line."""
     assert report(KeyboardInterrupt(), as_json=False) == 130
     assert capsys.readouterr() == ("", "\n")
 

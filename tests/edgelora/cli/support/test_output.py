@@ -1,4 +1,4 @@
-"""What a person sees: tables, ages, colour."""
+"""Output for people: tables, ages, colour."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ import io
 import pytest
 
 from edgelora.cli.support.output import emit_fields, emit_table, human_age, interactive, paint
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
+from tests.support.cli import Terminal
 
 
 def test_table_is_aligned_and_whole(capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,7 +21,7 @@ def test_table_is_aligned_and_whole(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_fields(capsys: pytest.CaptureFixture[str]) -> None:
-    """One field a line, values below each other."""
+    """Each field has a line, with the values aligned."""
     emit_fields([("name", "a"), ("rank", "16")])
     assert capsys.readouterr().out == "name  a\nrank  16\n"
 

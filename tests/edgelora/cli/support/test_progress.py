@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import sys
 
 import pytest
 
 from edgelora.cli.support.progress import amount, progress_bars, spinner
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
+from tests.support.cli import Terminal
 
 
 def on_terminal(monkeypatch: pytest.MonkeyPatch, *, term: str = "xterm") -> Terminal:
@@ -48,7 +43,7 @@ def test_bars(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_work_that_is_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is reported for the first time when it is done draws nothing."""
+    """Work that is done when it is first reported draws nothing."""
     terminal = on_terminal(monkeypatch)
     with progress_bars() as bars:
         assert bars is not None
