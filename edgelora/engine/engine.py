@@ -1,7 +1,7 @@
 """The engine: the only thread that touches a backend. Commands in, events out; drain, admit, plan, step, emit.
 
 Owns the backend, the scheduler, the loader thread, and every live request. What runs when is the scheduler's decision;
-what a token becomes is `run.py`'s. An idle engine sleeps on its command queue.
+what a token becomes is `request_state.py`'s. An idle engine sleeps on its command queue.
 """
 
 from __future__ import annotations
