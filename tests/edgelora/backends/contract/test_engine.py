@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,17 +43,30 @@ class Endless:
 
 
 class Noting:
-    """The backend itself, as a rule with an endless vocabulary; knows how often a sequence began."""
+    """The backend itself, as a rule with an endless vocabulary. Counts sequences that began, and can hold the steps."""
 
     def __init__(self, backend: Backend, *, ends: bool) -> None:
         self._backend = backend
         self.tokenizer: Any = backend.tokenizer if ends else Endless(backend.tokenizer)
         self.begun = 0
+        self._released = threading.Event()
+        self._steps_before_hold = sys.maxsize
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
 
+    def hold(self, *, after: int) -> None:
+        """Let `after` more steps run; the next one waits for `release`. However fast steps are, requests overlap."""
+        self._steps_before_hold = after
+
+    def release(self) -> None:
+        self._released.set()
+
     def step(self, chunks: Sequence[Chunk]) -> list[NDArray[np.float32] | None]:
+        if self._steps_before_hold == 0:
+            assert self._released.wait(60), "the test never released the steps"
+        else:
+            self._steps_before_hold -= 1
         self.begun += sum(chunk.position == 0 for chunk in chunks)
         return self._backend.step(chunks)
 
@@ -67,6 +82,7 @@ def engine(
     try:
         yield engine
     finally:
+        backend.release()
         engine.close()
 
 
@@ -136,6 +152,11 @@ def test_a_preempted_request_answers_as_undisturbed(kind: Kind) -> None:
 
     def answers(*, together: bool, **limits: Any) -> tuple[list[str], int]:
         with engine(kind, **limits) as running:
+            # The adapters are in memory and no step runs before all six are submitted, so they do compete for KV.
+            for number in range(len(kind.paths)):
+                assert running.fetch(ref(kind, number)).result(60)
+            if together:
+                running.noting.hold(after=0)
             streams: list[Stream] = []
             texts: list[str] = []
             for number, length in enumerate((5, 12, 7, 9, 16, 6)):
@@ -145,6 +166,7 @@ def test_a_preempted_request_answers_as_undisturbed(kind: Kind) -> None:
                 streams.append(submit(running, prompt, *own, max_tokens=80))
                 if not together:
                     texts.append(answer(streams[-1])[0])
+            running.noting.release()
             return texts or [answer(stream)[0] for stream in streams], running.noting.begun
 
     expected, begun = answers(together=False)
@@ -235,11 +257,13 @@ def test_a_cancel_ends_one_and_leaves_the_others(kind: Kind) -> None:
     with engine(kind) as running:
         expected = ask(running, SHARED[5:], AdapterUse(ref(kind, 1)), max_tokens=40)[0]
     with engine(kind) as running:
+        running.noting.hold(after=3)
         gone = submit(running, SHARED, AdapterUse(ref(kind, 0)), max_tokens=60)
         kept = submit(running, SHARED[5:], AdapterUse(ref(kind, 1)), max_tokens=40)
         events = iter(gone)
         next(events)
         gone.cancel()
+        running.noting.release()
         (*_, end) = events
         assert isinstance(end, Failed) and isinstance(end.error, Cancelled)
         assert answer(kept)[0] == expected
