@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from edgelora.core.errors import BackendError, Busy, EdgeloraError, UsageError
-from edgelora.core.request import Request
-from edgelora.core.tokenizer import Tokenizer
+from edgelora.core.errors import BackendError, Busy, EdgeloraError
 
 _log = logging.getLogger(__name__)
 
@@ -30,15 +28,3 @@ def queue_full(live: int, *, retry_after: float | None = None) -> Busy:
         "Try again in a moment, or start with a longer queue (EDGELORA_QUEUE).",
         retry_after=retry_after,
     )
-
-
-def check_tokens(request: Request, tokenizer: Tokenizer) -> None:
-    """Raises UsageError(code bad_token). The prompt is not empty."""
-    size = tokenizer.size
-    if min(request.prompt) < 0 or max(request.prompt) >= size:
-        message = f"The prompt has a token outside 0 to {size - 1}."
-        raise UsageError("bad_token", message, "Use this base's tokenizer.", param="prompt")
-    for token, _ in request.sampling.logit_bias:
-        if not 0 <= token < size:
-            message = f"logit_bias names token {token}; the vocabulary has 0 to {size - 1}."
-            raise UsageError("bad_token", message, "Use this base's tokenizer.", param="logit_bias")

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelora.backends.base import Backend, Capabilities
-from edgelora.core.engine_errors import as_backend_error, check_tokens, engine_stopped
+from edgelora.core.engine_errors import as_backend_error, engine_stopped
 from edgelora.core.errors import Cancelled, EdgeloraError
 from edgelora.core.progress import Progress
 from edgelora.core.request import AdapterRef, Request
@@ -75,7 +75,13 @@ class Engine:
         self._streams = streams
         self._on_change = on_change
         pool = Pool(adapter_budget_bytes, backend.capabilities.max_slots, clock=time.time)
-        self._scheduler = Scheduler(backend.capabilities, pool, max_queue=max_queue, speculate=speculate)
+        self._scheduler = Scheduler(
+            backend.capabilities,
+            pool,
+            max_queue=max_queue,
+            vocabulary_size=backend.tokenizer.size,
+            speculate=speculate,
+        )
         self._preloads = Preloads(pool)
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._loader = Loader(backend.load, self._commands.put)
@@ -120,7 +126,6 @@ class Engine:
         retry_after) or BackendError(code engine_stopped); everything later arrives as Failed in the stream.
         """
         self._scheduler.check(request)
-        check_tokens(request, self.tokenizer)
         held = guided_decoder(request.sampling.constraint, self.tokenizer)
         sampler = Sampler(request.sampling, request.prompt, guided_decoder=held)
         look = self._prefix_transfer.look(request, keep)

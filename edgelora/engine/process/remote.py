@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgelora.backends.base import Capabilities
-from edgelora.core.engine_errors import check_tokens, engine_stopped
+from edgelora.core.engine_errors import engine_stopped
 from edgelora.core.errors import Cancelled, EdgeloraError
 from edgelora.core.events import Failed
 from edgelora.core.progress import Progress
@@ -115,7 +115,6 @@ class RemoteEngine:
             if limits is None or process is None:
                 raise engine_stopped(_STOPPED)
             limits.check(request, pinned=self._inflight_loads.pins)
-            check_tokens(request, self._tokenizer)
             entry = InflightRequest(request, stream, keep, since=now)
             self._inflight.take(entry, capacity=limits.capacity)
             self._crash_blame.know(use.ref for use in request.adapters)
@@ -181,6 +180,7 @@ class RemoteEngine:
             self._opened = self._opened or ready
             self._limits = Limits.of(
                 ready.capabilities,
+                vocabulary_size=self._tokenizer.size,
                 max_queue=self._first.max_queue,
                 budget_bytes=self._first.adapter_budget_bytes,
             )

@@ -20,21 +20,51 @@ class Limits:
     """The limits of one engine."""
 
     sequence_tokens: int
-    """Tokens of prompt and answer of one sequence at most."""
+    """Maximum number of tokens of one sequence, prompt and answer together."""
+    vocabulary_size: int
+    """Number of token ids; they begin at 0."""
     capacity: int
-    """Requests that may run or wait at once."""
+    """Maximum number of requests that run or wait at the same time."""
     adapters: AdapterLimits
+    """Memory and slots for adapters."""
 
     @classmethod
-    def of(cls, capabilities: Capabilities, *, max_queue: int, budget_bytes: int) -> Self:
-        """Return the limits of an engine over a backend. `max_queue`: requests that may wait beside the running."""
-        adapters = AdapterLimits(budget_bytes, capabilities.max_slots)
-        return cls(capabilities.sequence_tokens, capabilities.max_sequences + max_queue, adapters)
+    def of(cls, capabilities: Capabilities, *, vocabulary_size: int, max_queue: int, budget_bytes: int) -> Self:
+        """Return the limits of an engine over a backend.
+
+        `max_queue`: number of requests that may wait beside the running ones. `budget_bytes`: memory for adapters.
+        """
+        return cls(
+            sequence_tokens=capabilities.sequence_tokens,
+            vocabulary_size=vocabulary_size,
+            capacity=capabilities.max_sequences + max_queue,
+            adapters=AdapterLimits(budget_bytes, capabilities.max_slots),
+        )
 
     def check(self, request: Request, *, pinned: Mapping[Key, AdapterRef] = NO_PINS) -> None:
-        """Refuse what could never run. Raises UsageError, ContextTooLong, AdapterError. Any thread."""
+        """Refuse a request that could never run. May be called from any thread.
+
+        Raises UsageError (code empty_prompt or bad_token), ContextTooLong, AdapterError.
+        """
+        self.check_size(request, pinned=pinned)
+        self._check_tokens(request)
+
+    def check_size(self, request: Request, *, pinned: Mapping[Key, AdapterRef] = NO_PINS) -> None:
+        """Refuse a request for its size alone; its tokens are not read. Raises as `check` does."""
         if not request.prompt:
             raise UsageError("empty_prompt", "The prompt is empty.", "Give at least one token.", param="prompt")
         if len(request.prompt) >= self.sequence_tokens:
             raise ContextTooLong(tokens=len(request.prompt), limit=self.sequence_tokens)
         self.adapters.check((use.ref for use in request.adapters), pinned=pinned)
+
+    def _check_tokens(self, request: Request) -> None:
+        last = self.vocabulary_size - 1
+        if min(request.prompt) < 0 or max(request.prompt) > last:
+            raise _bad_token(f"The prompt has a token outside 0 to {last}.", "prompt")
+        for token, _ in request.sampling.logit_bias:
+            if not 0 <= token <= last:
+                raise _bad_token(f"logit_bias names token {token}; the vocabulary has 0 to {last}.", "logit_bias")
+
+
+def _bad_token(message: str, param: str) -> UsageError:
+    return UsageError("bad_token", message, "Use this base's tokenizer.", param=param)

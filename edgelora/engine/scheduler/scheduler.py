@@ -7,6 +7,7 @@ step in `policy.py`, what is in memory in the pool, which belongs to this schedu
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 
 from edgelora.backends.base import Capabilities
@@ -31,13 +32,24 @@ from edgelora.engine.speculative.draft_budget import DraftBudget
 class Scheduler:
     """Accepts `max_queue` requests beyond the backend's max_sequences. Owns `pool`."""
 
-    def __init__(self, capabilities: Capabilities, pool: Pool, *, max_queue: int, speculate: bool = False) -> None:
+    def __init__(
+        self,
+        capabilities: Capabilities,
+        pool: Pool,
+        *,
+        max_queue: int,
+        vocabulary_size: int = sys.maxsize,
+        speculate: bool = False,
+    ) -> None:
+        """`speculate`: draft tokens by prompt lookup where that pays."""
         self.capabilities = capabilities
         self.pool = pool
         self.costs = StepCosts()
         """Empty until whoever computes the steps says what they took."""
         self._draft_budget = DraftBudget() if speculate else None
-        self.limits = Limits.of(capabilities, max_queue=max_queue, budget_bytes=pool.budget_bytes)
+        self.limits = Limits.of(
+            capabilities, vocabulary_size=vocabulary_size, max_queue=max_queue, budget_bytes=pool.budget_bytes
+        )
         self._live: dict[str, Sequence] = {}
         """By age."""
         self._allocator = SequenceAllocator(capabilities.max_sequences)
@@ -89,7 +101,7 @@ class Scheduler:
         return tuple(self._live)
 
     def check(self, request: Request) -> None:
-        """Refuse what could never run: UsageError, ContextTooLong, AdapterError. Reads only constants: any thread."""
+        """Refuse a request that could never run. Raises as `Limits.check` does. May be called from any thread."""
         self.limits.check(request, pinned=self.pool.pinned)
 
     def submit(self, request: Request, *, prefix: bool = False) -> None:
@@ -97,7 +109,7 @@ class Scheduler:
 
         Raises as `check` does, Busy(code queue_full), or UsageError for an id in use, with nothing changed.
         """
-        self.check(request)
+        self.limits.check_size(request, pinned=self.pool.pinned)
         if request.id in self._live:
             raise UsageError("duplicate_id", f"A request with the id {request.id!r} is running.", param="id")
         if len(self._live) >= self.limits.capacity:

@@ -205,7 +205,7 @@ def test_a_pin_between_two_checks(
     """A request accepted before a pin, that reaches the engine after it, ends with the error; nobody else does."""
     _, engine = start(budget=20)
     monkeypatch.setattr(
-        "edgelora.engine.engine.check_tokens", lambda request, tokenizer: settled(engine, adapters["a"], pin=True)
+        "edgelora.engine.engine.guided_decoder", lambda constraint, tokenizer: settled(engine, adapters["a"], pin=True)
     )
     late = ask(engine, "late", replace(adapters["b"], nbytes=15))
     monkeypatch.undo()

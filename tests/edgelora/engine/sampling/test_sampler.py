@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import replace
 
 import numpy as np
@@ -180,6 +180,55 @@ def test_processors_are_those_that_are_asked_for_in_llama_cpps_order(data: st.Da
     for process in processors:
         processed = process(processed)
     assert processed == pytest.approx(wanted, abs=1e-4) and np.array_equal(logits, before)
+
+
+class OldOrder:
+    """The order of operations before processors were a list, written out: bias, repeat penalty, OpenAI's two."""
+
+    def __init__(self, params: SamplingParams, prompt: tuple[int, ...]) -> None:
+        self.params = params
+        self.recent = deque(prompt, maxlen=params.repeat_last_n)
+        self.counts: Counter[int] = Counter()
+        self.generator = np.random.Generator(np.random.PCG64(params.seed))
+
+    def choose(self, logits: NDArray[np.float32]) -> int:
+        params, logits = self.params, logits.copy()
+        for token, bias in params.logit_bias:
+            logits[token] += np.float32(bias)
+        for token in set(self.recent):
+            value = logits[token]
+            logits[token] = value / params.repeat_penalty if value > 0 else value * params.repeat_penalty
+        logits = presence_frequency(
+            logits, self.counts, presence=params.presence_penalty, frequency=params.frequency_penalty
+        )
+        kept = candidates(logits, params)
+        ids = np.arange(len(logits)) if kept is None else kept
+        scaled = logits[ids].astype(np.float64)
+        steps = np.exp((scaled - scaled.max()) / params.temperature).cumsum()
+        place = int(np.searchsorted(steps, self.generator.random() * steps[-1], side="right"))
+        token = int(ids[min(place, len(ids) - 1)])
+        self.recent.append(token)
+        self.counts[token] += 1
+        return token
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"logit_bias": ((3, 2.5), (11, -4.0))},
+        {"repeat_penalty": 1.3, "repeat_last_n": 5},
+        {"presence_penalty": 0.7, "frequency_penalty": -0.4},
+        {"logit_bias": ((3, 2.5),), "repeat_penalty": 1.2, "presence_penalty": 0.5, "top_p": 0.9, "top_k": 20},
+    ],
+)
+def test_the_same_seed_gives_the_tokens_of_the_old_order(fields: dict[str, object]) -> None:
+    """Token for token, over sixty steps that depend on one another."""
+    params = replace(SamplingParams(temperature=0.9, seed=7), **fields)  # type: ignore[arg-type]
+    prompt = (1, 2, 3, 11)
+    sampler, old = Sampler(params, prompt), OldOrder(params, prompt)
+    steps = [random_logits(step, 40) for step in range(60)]
+    assert [sampler.choose(logits) for logits in steps] == [old.choose(logits) for logits in steps]
 
 
 def test_bias_is_added() -> None:
