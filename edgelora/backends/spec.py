@@ -1,4 +1,4 @@
-"""What the rest of edgelora knows of a backend before a base is opened in it.
+"""The specification of a backend: everything that is known of it before a base is opened.
 
 A backend is a folder with a `spec.py` and one line in `registry`. Nothing outside the specs branches on which backend
 it is: whoever needs a decision asks the spec.
@@ -14,6 +14,7 @@ from typing import Literal, Protocol
 from edgelora.backends.base import Backend
 from edgelora.backends.setup import Setup
 from edgelora.core.config import KvType, Settings
+from edgelora.core.request import AdapterFormat
 from edgelora.core.tokenizer import Tokenizer
 from edgelora_models.shape import LlamaShape
 
@@ -37,13 +38,13 @@ class WeightsNeed:
     """Bytes that a base's weights take in memory."""
 
     mapped: int
-    """What the system may drop and read again."""
+    """Bytes mapped from the file, which the system may drop and read again."""
     held: int
-    """What must stay in memory."""
+    """Bytes that must stay in memory."""
 
 
 class BackendSpec(Protocol):
-    """One backend. Importing a spec imports no native library; opening does."""
+    """The specification of a backend. Importing a spec imports no native library; opening a base does."""
 
     @property
     def name(self) -> str:
@@ -61,22 +62,32 @@ class BackendSpec(Protocol):
         ...
 
     @property
+    def adapter_format(self) -> AdapterFormat:
+        """The conversion of an adapter that it loads as it is opened by default."""
+        ...
+
+    @property
+    def available(self) -> bool:
+        """True if the packages it needs are installed. Imports none of them."""
+        ...
+
+    @property
     def kv_types(self) -> tuple[KvType, ...]:
-        """Return what its KV may be kept in."""
+        """The types its KV cache may have; the first is the default."""
         ...
 
     @property
     def kv_native(self) -> bool:
-        """Whether KV is always kept in the base's own type."""
+        """True if its KV cache always has the base's own type."""
         ...
 
     @property
     def tunable(self) -> bool:
-        """Whether `edgelora tune` measures threads and weights for it."""
+        """True if `edgelora tune` measures threads and weights for it."""
         ...
 
     def kv_type(self, base: BaseFiles, settings: Settings) -> KvType:
-        """Return what KV is kept in for this base. Raises UsageError(kv_type) for a type it does not have."""
+        """Return the type of the KV cache for this base. Raises UsageError(kv_type) for an unsupported type."""
         ...
 
     def kv_token_bytes(self, base: BaseFiles, kv_type: KvType) -> int:
@@ -84,15 +95,15 @@ class BackendSpec(Protocol):
         ...
 
     def weights_need(self, base: BaseFiles, setup: Setup) -> WeightsNeed:
-        """Return what the weights take once they are opened with `setup`."""
+        """Return the memory that the weights take once they are opened with `setup`."""
         ...
 
     def working_set(self) -> int | None:
-        """Return the bytes that the device gives one process at most; None where only the machine's memory limits."""
+        """Return the bytes that the device gives one process; None if only the machine's memory is the limit."""
         ...
 
     def device(self) -> str:
-        """Return where it computes, as `edgelora doctor` shows it; empty for the processor."""
+        """Return the name of the device, as `edgelora doctor` shows it; empty for the CPU."""
         ...
 
     def open(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from edgelora.backends.setup import MAX_RESIDENT, STEP_TOKENS, Setup
 from edgelora.backends.spec import BaseFiles, BaseFormat, WeightsNeed
 from edgelora.core.config import KV_TYPES, KvType, Settings
+from edgelora.core.request import AdapterFormat
 
 if TYPE_CHECKING:
     from edgelora.backends.llama_cpp.backend import LlamaCppBackend
@@ -20,9 +22,14 @@ class LlamaCppSpec:
     name = "llama.cpp"
     display_name = "llama.cpp"
     base_format: BaseFormat = "gguf"
+    adapter_format: AdapterFormat = "mapped"
     kv_types: tuple[KvType, ...] = KV_TYPES
     kv_native = False
     tunable = True
+
+    @property
+    def available(self) -> bool:
+        return find_spec("llama_cpp") is not None
 
     def kv_type(self, base: BaseFiles, settings: Settings) -> KvType:
         return settings.kv_type

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from edgelora.backends.mlx.backend import MlxBackend
 
 
+def installed() -> bool:
+    """Return whether mlx is installed, without importing it."""
+    return find_spec("mlx") is not None
+
+
 def open_mlx(
     path: Path,
     *,
@@ -28,7 +33,7 @@ def open_mlx(
 
     Raises BackendError (`mlx_missing`) where mlx is not installed, BaseError where the base cannot be loaded.
     """
-    if find_spec("mlx") is None:
+    if not installed():
         message = f"The MLX backend needs mlx, which is not installed.{_where()}"
         remedy = "Install it (pip install 'edgelora[mlx]'), or choose a GGUF base: edgelora base ls"
         raise BackendError("mlx_missing", message, remedy)

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from edgelora.backends.mlx import limits
+from edgelora.backends.mlx.open import installed, open_mlx
 from edgelora.backends.setup import MAX_RESIDENT, STEP_TOKENS, Setup
 from edgelora.backends.spec import BaseFiles, BaseFormat, WeightsNeed
 from edgelora.core.config import KvType, Settings
 from edgelora.core.errors import UsageError
+from edgelora.core.request import AdapterFormat
 from edgelora_models.modules import LINEAR_MODULES
 from edgelora_models.storage import size_text
 
@@ -24,12 +26,17 @@ class MlxSpec:
     name = "mlx"
     display_name = "MLX"
     base_format: BaseFormat = "mlx"
+    adapter_format: AdapterFormat = "mlx"
     kv_types: tuple[KvType, ...] = ("f16", "f32")
     kv_native = True
     tunable = False
 
+    @property
+    def available(self) -> bool:
+        return installed()
+
     def kv_type(self, base: BaseFiles, settings: Settings) -> KvType:
-        """As wide as the activations: 32 bits where the weights are, which their bytes tell, else 16."""
+        """Return the width of the activations: 32 bits if the weights have 32, which shows in their size, else 16."""
         if settings.kv_type not in self.kv_types:
             message = f"KV in {settings.kv_type} is llama.cpp's; MLX keeps it in the base's own type."
             remedy = "Leave out --kv-type (EDGELORA_KV_TYPE), or take a GGUF base (--backend llama.cpp)."
@@ -63,7 +70,6 @@ class MlxSpec:
         max_outputs: int,
         progress: Callable[[float], None] | None,
     ) -> MlxBackend:
-        from edgelora.backends.mlx.open import open_mlx
         from edgelora.backends.mlx.options import MlxOptions
 
         if (metal := self.working_set()) is not None:

@@ -13,6 +13,8 @@ import pytest
 from edgelora.backends.registry import SPECS, spec, spec_for, specs
 from edgelora.backends.spec import BaseFiles, BaseFormat
 from edgelora.core.config import KV_TYPES, BackendChoice, read_settings
+from edgelora.store.adapters.conversions import USUAL
+from edgelora.store.bases.selection import RUNS
 from tests.support.adapters import TINY
 
 ROOT = Path(__file__).resolve().parents[3] / "edgelora"
@@ -27,11 +29,25 @@ def test_every_choice_has_a_backend() -> None:
     assert all(spec_for(found.base_format) is spec(found.name) for found in specs())
 
 
+def test_the_store_agrees_with_the_specs() -> None:
+    """The store stands beside the backends and imports none of them, so it has two tables of its own."""
+    assert {found.name: found.base_format for found in specs()} == RUNS
+    assert {found.base_format: found.adapter_format for found in specs()} == USUAL
+
+
+def test_a_backend_is_available_where_its_package_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp always is; MLX is not where mlx is missing, and asking imports nothing."""
+    assert spec("llama.cpp").available
+    monkeypatch.setattr("edgelora.backends.mlx.open.find_spec", lambda _name: None)
+    assert not spec("mlx").available
+
+
 @pytest.mark.parametrize("name", SPECS)
 def test_a_kv_type_it_has_is_taken(name: str) -> None:
     """The type that is planned is one of its own, and takes two or more bytes a value but for quantized ones."""
     backend, base = spec(name), BaseFiles("tiny", Path("tiny"), TINY, 1000)
     chosen = backend.kv_type(base, read_settings({}))
+    assert backend.kv_types[0] == "f16"
     assert chosen in backend.kv_types and set(backend.kv_types) <= set(KV_TYPES)
     values = 2 * TINY.layers * TINY.kv_width
     assert backend.kv_token_bytes(base, "f16") == 2 * values and backend.kv_token_bytes(base, "f32") == 4 * values

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from edgelora.backends.base import Backend
 from edgelora.backends.llama_cpp.backend import LlamaCppBackend
 from edgelora.backends.mlx.open import open_mlx
 from edgelora.backends.mlx.options import MlxOptions
+from edgelora.backends.registry import spec
 from edgelora_converters.lora.adapter import LoraAdapter
 from edgelora_converters.mapped import writer as mapped_writer
 from edgelora_converters.mlx import writer as mlx_writer
@@ -28,7 +28,7 @@ from tests.support.lora import GQA
 from tests.support.mlx import write_tiny_mlx
 
 SEED = 7
-NO_MLX = pytest.mark.skipif(find_spec("mlx") is None, reason="mlx is not installed")
+NO_MLX = pytest.mark.skipif(not spec("mlx").available, reason="mlx is not installed")
 KINDS = ("llama.cpp", "fake", pytest.param("mlx", marks=[pytest.mark.mlx, NO_MLX]))
 LIMITS = {"context_length": 96, "max_sequences": 6, "max_step_tokens": 64, "max_slots": 4, "kv_cells": 512}
 

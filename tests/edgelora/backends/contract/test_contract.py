@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edgelora.backends.base import Applied, Backend, Chunk
+from edgelora.backends.registry import SPECS, spec
 from edgelora.core.errors import BackendError
 from tests.edgelora.backends.contract.conftest import Kind, attach_all
 from tests.support.lora import GQA
@@ -28,6 +29,13 @@ def test_capabilities_are_what_was_asked_for(backend: Backend, kind: Kind) -> No
     assert backend.name == kind.name and able.mixed_adapters
     assert (able.max_slots, able.max_sequences, able.max_step_tokens) == (4, 6, 64)
     assert (able.context_length, able.kv_cells, able.max_outputs) == (96, 512, 7)
+
+
+def test_the_spec_names_the_adapter_format_that_is_loaded(backend: Backend, kind: Kind) -> None:
+    """Known before a base is opened, and true of the open backend; the fake has no spec."""
+    if kind.name in SPECS:
+        assert spec(kind.name).adapter_format == backend.capabilities.adapter_format
+    assert all(count >= 0 for count in backend.allocated_bytes())
 
 
 @pytest.mark.parametrize("size", [1, 3, 64])
