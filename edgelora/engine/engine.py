@@ -1,7 +1,8 @@
-"""The engine: the only thread that touches a backend. Commands in, events out; drain, admit, plan, step, emit.
+"""The engine: the only thread that touches a backend. Commands go in, events come out.
 
-Owns the backend, the scheduler, the loader thread, and every live request. What runs when is the scheduler's decision;
-what a token becomes is `request_state.py`'s. An idle engine sleeps on its command queue.
+Each round drains the command queue, admits, plans, computes one step and emits events. The engine owns the backend, the
+scheduler, the loader thread and every live request. The scheduler decides what runs; `request_state.py` turns tokens
+into events. An idle engine sleeps on its command queue.
 """
 
 from __future__ import annotations
@@ -37,23 +38,22 @@ from edgelora.engine.sampling.guided_decoding import guided_decoder
 from edgelora.engine.sampling.sampler import Sampler
 from edgelora.engine.scheduler.plan import Choice, Ended, Plan
 from edgelora.engine.scheduler.scheduler import Scheduler
+from edgelora.engine.shutdown import GRACE_SECONDS, Shutdown, free
 from edgelora.engine.stats import EngineHealth, EngineStats
 from edgelora.engine.stats_board import StatsBoard
 from edgelora.engine.stream import Stream
 
 _log = logging.getLogger(__name__)
 
-# How much one finished request weighs in the estimate of how long a refused one should wait.
+# The weight of one finished request in the estimate of how long a refused client should wait.
 _RECENT = 0.2
-# What a close may take beyond its timeout: the step that runs, and giving the base back.
-_GRACE_SECONDS = 5.0
 
 _STOPPED = "The engine was stopped."
 _CUT = "The engine was stopped before the answer was complete."
 
 
 class Engine:
-    """Owns the backend from here on and closes it. Every method may be called from any thread."""
+    """An engine in this process. Owns the backend and closes it. Every method may be called from any thread."""
 
     def __init__(
         self,
@@ -66,10 +66,12 @@ class Engine:
         streams: Callable[[str, Callable[[str], None]], Stream] = Stream,
         on_change: Callable[[], None] | None = None,
     ) -> None:
-        """`prefixes`: KV on disk; closed with the engine. None: there is none. `speculate`: where it pays.
+        """Start the engine's thread.
 
-        `streams` makes a request's stream of its id and of what cancels it. `on_change`: new statistics, on the
-        engine's thread; it must not block.
+        `adapter_budget_bytes`: memory for adapters. `max_queue`: number of requests that may wait beside the running
+        ones. `prefixes`: the cache of KV on disk, closed with the engine; None disables it. `speculate`: draft tokens
+        by prompt lookup where that pays. `streams` makes a request's stream from its id and the function that cancels
+        it. `on_change` is called on the engine's thread when there are new statistics; it must not block.
         """
         self._backend = backend
         self._streams = streams
@@ -87,7 +89,7 @@ class Engine:
         self._loader = Loader(backend.load, self._commands.put)
         self._prefix_transfer = PrefixTransfer(prefixes, self._scheduler, backend, self._loader)
         self._runs = LiveRequests()
-        self._closing: Close | None = None
+        self._shutdown = Shutdown()
         self._steps = self._tokens = 0
         self._service_seconds = 1.0
         self._stats_board = StatsBoard(self._scheduler, self._backend)
@@ -108,22 +110,23 @@ class Engine:
 
     @property
     def alive(self) -> bool:
-        """Whether a request sent now would be worked on."""
+        """True if a request submitted now would be computed."""
         return self._runs.stopped is None and self._thread.is_alive()
 
     def health(self) -> EngineHealth:
         return EngineHealth("ready" if self.alive else "stopped", self._runs.stopped or "", pid=os.getpid())
 
     def wait_ready(self, progress: Progress | None = None) -> None:
-        """It is: the base was in memory before. Raises BackendError(code engine_stopped)."""
+        """Return at once: the base was loaded before. Raises BackendError(code engine_stopped)."""
         if not self.alive:
             raise engine_stopped(self._runs.stopped or _STOPPED)
 
     def submit(self, request: Request, *, keep: PrefixWrite | None = None) -> Stream:
-        """`keep`: what of its prompt is written to disk, seen before or not.
+        """Begin a request and return the stream of its events.
 
-        Raises UsageError, ContextTooLong, AdapterError(code adapter_too_large), Busy(code queue_full, with
-        retry_after) or BackendError(code engine_stopped); everything later arrives as Failed in the stream.
+        `keep`: the part of its prompt whose KV is written to disk, whether or not it was seen before. Raises
+        UsageError, ContextTooLong, AdapterError(code adapter_too_large), Busy(code queue_full, with retry_after) or
+        BackendError(code engine_stopped); a later error arrives as `Failed` in the stream.
         """
         self._scheduler.check(request)
         held = guided_decoder(request.sampling.constraint, self.tokenizer)
@@ -137,14 +140,15 @@ class Engine:
         return stream
 
     def cancel(self, request_id: str) -> None:
-        """Legal in every state; nothing for an ended or unknown id."""
+        """Cancel a request in any state. Does nothing for an ended or unknown id."""
         self._commands.put(Cancel(request_id))
 
     def fetch(self, ref: AdapterRef, *, pin: bool = False, instead_of: AdapterRef | None = None) -> Future[bool]:
-        """Load an adapter that no request waits for; whether it is in memory then. `preload.py` has the policies.
+        """Load an adapter that no request waits for. The result is True if it is in memory afterwards.
 
-        `pin`: it stays. `instead_of`: a pin that ends with this; its own too, where it is not to stay any more. The
-        error, AdapterError(code pins_too_large) for one, is in the result. Raises BackendError(code engine_stopped).
+        `pin`: keep it in memory. `instead_of`: a pin that ends with this one, possibly the adapter's own. Errors such
+        as AdapterError(code pins_too_large) are in the result. Raises BackendError(code engine_stopped). The policies
+        are in `preload.py`.
         """
         fetch = Preload(ref, pin, instead_of)
         self._runs.pass_on(partial(self._commands.put, fetch))
@@ -155,14 +159,14 @@ class Engine:
         return replace(posted, queued=max(0, len(self._runs) - posted.running))
 
     def close(self, *, drain: bool = False, timeout: float | None = 10.0) -> None:
-        """Refuse new requests, finish (drain) or fail the live ones, close the backend. Safe twice.
+        """Refuse new requests, finish (`drain`) or fail the live ones, and close the backend. May be called twice.
 
-        What is not done after `timeout` seconds (None: no limit) fails with BackendError(code engine_stopped).
+        Requests that run after `timeout` seconds (None: no limit) fail with BackendError(code engine_stopped).
         """
         wait = timeout if drain else 0.0
         self._runs.stop(_STOPPED)
         self._commands.put(Close(None if wait is None else time.monotonic() + wait))
-        self._thread.join(None if timeout is None else timeout + _GRACE_SECONDS)
+        self._thread.join(None if timeout is None else timeout + GRACE_SECONDS)
         # A step that never returns must not leave a reader waiting.
         self._runs.fail_all(_CUT)
 
@@ -171,7 +175,7 @@ class Engine:
         try:
             while self._turn():
                 pass
-        except BaseException as cause:  # The readers must hear of it: there is nobody else to tell them.
+        except BaseException as cause:  # Readers must get an error: no other thread would send them one.
             _log.exception("the engine's thread died")
             why = f"The engine died ({type(cause).__name__}: {cause})."
         finally:
@@ -180,10 +184,10 @@ class Engine:
             self._preloads.stop(self._commands, engine_stopped(why))
             self._runs.clear()
             self._stats_board.close(self._steps, self._tokens)
-            self._give_back()
+            free(self._backend, self._loader, self._prefix_transfer)
 
     def _turn(self) -> bool:
-        """Run one round: admit, compute one step, obey. Return False when closed and nothing is left to finish."""
+        """Run one round: admit, compute one step, take commands. Return False when closed with nothing left to do."""
         admission = self._preloads.join(self._scheduler.admit())
         for sequence in admission.clears:
             self._backend.clear(sequence)
@@ -197,7 +201,7 @@ class Engine:
             self._compute(plan)
         self._publish(idle=not plan.rows)
         self._obey(wait=not plan.rows)
-        return not (self._closing is not None and len(self._scheduler) == 0)
+        return not (self._shutdown.begun and len(self._scheduler) == 0)
 
     def _compute(self, plan: Plan) -> None:
         self._scheduler.begin(plan)
@@ -210,7 +214,7 @@ class Engine:
             began = time.perf_counter()
             logits = self._backend.step([row.chunk for row in plan.rows])
             self._scheduler.costs.observe(plan.tokens, time.perf_counter() - began)
-        except Exception as error:  # The step's requests fail; the others, and the engine, go on.
+        except Exception as error:  # Only the step's requests fail; others and the engine go on.
             failure = as_backend_error(error, "The step failed")
             for row in plan.rows:
                 self._fail(row.request_id, failure)
@@ -237,14 +241,14 @@ class Engine:
         return choices
 
     def _obey(self, *, wait: bool) -> None:
-        """Carry out the commands there are; with `wait` sleep until there is one, or until the deadline of a close."""
+        """Carry out the queued commands. With `wait`, sleep until there is one or the deadline of a close."""
         try:
-            self._carry_out(self._commands.get(wait, self._remaining() if wait else None))
+            self._carry_out(self._commands.get(wait, self._shutdown.remaining() if wait else None))
             while True:
                 self._carry_out(self._commands.get_nowait())
         except queue.Empty:
             pass
-        if self._closing is not None and self._remaining() == 0.0:
+        if self._shutdown.overdue:
             for request_id in self._scheduler.live_ids():
                 self._scheduler.cancel(request_id)
                 self._report(request_id, engine_stopped(_CUT))
@@ -254,7 +258,7 @@ class Engine:
             case Submit(run, look):
                 try:
                     self._prefix_transfer.submit(run.request, look)
-                except EdgeloraError as error:  # A pin came between the first check and this one.
+                except EdgeloraError as error:  # An adapter was pinned between the first check and this one.
                     self._report(run.request.id, error)
             case Preload():
                 self._preloads.begin(command, self._runs.requests())
@@ -266,14 +270,14 @@ class Engine:
             case PrefixRead():
                 self._runs.mark(self._prefix_transfer.take(command), "loaded")
             case Close():
-                self._closing = command.sooner(self._closing)
+                self._shutdown.begin(command)
 
     def _take_load(self, result: LoadResult) -> None:
         outcome, slot = result.outcome, self._scheduler.pool.slot(result.ref)
         if not isinstance(outcome, EdgeloraError) and slot is not None:
             try:
                 self._backend.attach(slot, outcome)
-            except Exception as error:  # The same as a load that failed: its own requests end, nobody else's.
+            except Exception as error:  # As for a failed load, only the adapter's own requests end.
                 outcome = as_backend_error(error, f"Adapter {result.ref} could not be attached")
         if isinstance(outcome, EdgeloraError):
             for request_id in self._scheduler.load_failed(result.ref):
@@ -295,7 +299,7 @@ class Engine:
         run.finish(ended.reason, usage=ended.usage, now=now)
 
     def _forget(self, request_id: str) -> RequestState:
-        """Before its last event, so that who reads that event finds the statistics without it."""
+        """Remove a request before its last event, so that the reader of that event finds statistics without it."""
         self._prefix_transfer.forget(request_id)
         run = self._runs.forget(request_id)
         self._publish()
@@ -305,20 +309,3 @@ class Engine:
         self._stats_board.post(self._steps, self._tokens, idle=idle)
         if self._on_change is not None:
             self._on_change()
-
-    def _remaining(self) -> float | None:
-        """Seconds until the deadline of a close; None where there is none."""
-        if self._closing is None or self._closing.deadline is None:
-            return None
-        return max(0.0, self._closing.deadline - time.monotonic())
-
-    def _give_back(self) -> None:
-        self._prefix_transfer.close(_GRACE_SECONDS)
-        # A load that still runs uses the backend: better kept until the process ends than freed under it.
-        if not self._loader.close(_GRACE_SECONDS):
-            _log.warning("the backend is not closed: a load still runs")
-            return
-        try:
-            self._backend.close()
-        except Exception:  # Every request has its end by now; nobody is left who could act on this.
-            _log.exception("closing the backend failed")

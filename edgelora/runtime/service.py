@@ -1,6 +1,6 @@
-"""One resident base with its adapters: what the CLI and the server share. Owns the wiring and no logic of its own.
+"""One resident base with its adapters, which the CLI and the server share. It wires the parts and has no logic.
 
-A `Service` is a library (`library.py`: what is installed) with one base in memory.
+A `Service` is a library (`store/library.py`: everything installed) with one base in memory.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _RENAMED = {"shelf": "registry", "vocabulary": "tokenizer"}
 
 
 class Service:
-    """A resident base. Thread-safe. A context manager: leaving it waits for running requests and frees the base."""
+    """A resident base. Thread-safe. Leaving it as a context manager waits for running requests and frees the base."""
 
     def __init__(
         self,
@@ -54,8 +54,10 @@ class Service:
         setup: Setup | None = None,
         prefixes: PrefixCache | None = None,
     ) -> None:
-        """`setup`: what the base is opened with, where that is known; told and not used. `prefixes`: the engine's,
-        where it computes in this process.
+        """Wire a base and its engine. `open` and `supervised` are the usual ways to make one.
+
+        `setup`: how the base was opened, if known; it is only reported. `prefixes`: the engine's prefix cache, if the
+        engine computes in this process.
         """
         from edgelora.runtime.adapter_registry import AdapterRegistry
         from edgelora.runtime.pins import Pins
@@ -68,7 +70,7 @@ class Service:
         self._quarantine = library.quarantine()
         self._pins = Pins(engine)
         self.registry = AdapterRegistry(library, base, engine, resolve=self.resolve, pins=self._pins)
-        """The installed adapters of this base, to be looked at and changed."""
+        """The installed adapters of this base: list, add, remove, pin."""
 
     @classmethod
     def open(cls, settings: Settings, *, base: str | None = None, progress: Progress | None = None) -> Self:
@@ -96,9 +98,9 @@ class Service:
 
     @classmethod
     def supervised(cls, settings: Settings, *, base: str | None = None, progress: Progress | None = None) -> Self:
-        """Return the same with the base in a process of its own, which is started again when it crashes.
+        """Load a base into a process of its own, which is started again when it crashes.
 
-        Returns while it loads: `wait_ready` says when it is there, or why not. Raises NotFound, UsageError, BaseError.
+        Returns while the base loads; `wait_ready` waits for it. Raises NotFound, UsageError, BaseError.
         """
         from edgelora.runtime.engine_process import start_engine
         from edgelora.runtime.opening.plan import plan_setup
@@ -109,7 +111,7 @@ class Service:
         return cls(library, record, engine, setup=setup)
 
     def wait_ready(self, progress: Progress | None = None) -> None:
-        """Return once the base is in memory. Raises what keeps it out."""
+        """Return once the base is in memory. Raises the error that prevented it, such as BaseError or BackendError."""
         self.engine.wait_ready(progress)
 
     def health(self) -> EngineHealth:
@@ -129,7 +131,7 @@ class Service:
         return cards
 
     def model(self, model_id: str) -> ModelCard:
-        """Return one entry by any form of id. Raises NotFound with near names."""
+        """Return the card of a model by any form of its id. Raises NotFound with near names."""
         cards = {card.id: card for card in self.models()}
         if model_id in cards:
             return cards[model_id]
@@ -140,10 +142,11 @@ class Service:
         return model_card(model_id, cards[ref.name].created, self.base.name, str(ref), entries.get(ref))
 
     def resolve(self, model_id: str) -> AdapterRef | None:
-        """Return the adapter version an id names, converted for this base; None is the base alone.
+        """Return the adapter version that an id names, converted for this base, or None for the base alone.
 
         Raises NotFound with near names, AdapterIncompatible for an adapter of another base, AdapterError(code
-        adapter_quarantined) for one that crashed the engine twice. Never falls back.
+        adapter_quarantined) for one that crashed the engine twice. An id that names an adapter never resolves to the
+        base.
         """
         parts = split_model_id(model_id)
         if parts.base is not None and not goes_by(self.base, parts.base):
@@ -156,34 +159,34 @@ class Service:
             ref = store.ref(spec, self.base, to=able.adapter_format, widened=able.widens_adapters)
         except NotFound as error:
             if spec.partition("@")[0] in store.names():
-                raise  # a version it does not have: the store says which it has
+                raise  # The version does not exist; the store's error lists those that do.
             raise NotFound("model", model_id, self._names()) from error
         self._quarantine.check(ref)
         self._pins.follow(spec, ref)
         return ref
 
     def pin(self, name: str) -> AdapterRef:
-        """Load an adapter and keep it in memory, whatever else is asked for; a new version of it takes its place.
+        """Load an adapter and keep it in memory until it is unpinned; a new version of it takes over the pin.
 
-        Returns once it is in memory. Raises as `resolve` does, UsageError for the base, AdapterError where it cannot be
-        loaded or the pins are more than the memory for adapters.
+        Returns once it is in memory. Raises as `resolve` does, UsageError for the base, and AdapterError if it cannot
+        be loaded or the pinned adapters exceed the memory for adapters.
         """
         return self.registry.pin(name)
 
     def prefetch(self, adapter: AdapterRef) -> None:
-        """A hint that it will be asked for soon: it is loaded in the background where there is room. Never fails."""
-        with suppress(BackendError):  # The engine was stopped: whoever asks in earnest will hear of it.
+        """Load an adapter in the background if there is room, since it will be needed soon. Raises nothing."""
+        with suppress(BackendError):  # The engine was stopped; the next request reports it.
             self.engine.fetch(adapter)
 
     def default_sampling(self) -> SamplingParams:
-        """Return what the base's makers recommend, for requests that say nothing."""
+        """Return the sampling parameters that the base's authors recommend, for requests that set none."""
         return SamplingParams(temperature=self.base.temperature, top_p=self.base.top_p)
 
     def compose(self, *wanted: str | tuple[str, float]) -> tuple[AdapterUse, ...]:
-        """Return what acts in a request: model ids, each alone or with its weight. Order does not matter.
+        """Return the adapters of a request, from model ids, each alone or with its weight. Their order is irrelevant.
 
-        `service.chat(..., adapters=service.compose(("medical-faq", 0.7), ("pirate", 0.3)), ...)`; an id of the base
-        adds nothing. Raises as `resolve` does, and UsageError for a weight of the base.
+        For example `service.chat(..., adapters=service.compose(("medical-faq", 0.7), ("pirate", 0.3)), ...)`. The
+        base's id adds no adapter. Raises as `resolve` does, and UsageError for a weight of the base.
         """
         return compose(self.resolve, ((entry, 1.0) if isinstance(entry, str) else entry for entry in wanted))
 
@@ -198,10 +201,9 @@ class Service:
     ) -> Stream:
         """Begin an answer to a conversation, by the base alone or with `adapters` (see `compose`).
 
-        `tools`: functions it is told of; what it calls is in the answer's text, as `tool_parser.py` reads it.
-        An aLoRA acts
-        from the last occurrence of its invocation in the prompt on. `client`: who asks; clients take turns. Raises as
-        `Engine.submit` does.
+        `tools`: the functions that the model may call; its calls are in the answer's text, as `tool_parser.py` reads
+        them. An aLoRA acts from the last occurrence of its invocation in the prompt onwards. `client`: identifies the
+        caller, since the scheduler is fair between callers. Raises as `Engine.submit` does.
         """
         from edgelora.text.prompt import encode_chat
         from edgelora.text.system_prefix import system_length
@@ -219,7 +221,7 @@ class Service:
         sampling: SamplingParams,
         client: str = "",
     ) -> Stream:
-        """Continue a text (or token ids) as it stands, without a chat template. Raises as `chat` does."""
+        """Continue a text or token ids without a chat template. Raises as `chat` does."""
         from edgelora.text.prompt import encode_text
 
         tokenizer = self.engine.tokenizer
@@ -229,9 +231,9 @@ class Service:
     def add_prefix(
         self, system: str, *, adapters: Sequence[AdapterUse] = (), name: str, progress: Progress | None = None
     ) -> StoredPrefix:
-        """Compute what every conversation with this system message begins with, and keep its KV on disk as `name`.
+        """Compute the prefix of every conversation with this system message, and keep its KV on disk as `name`.
 
-        Raises UsageError, ContextTooLong, StorageError(code prefix_budget among others), and what ends a request.
+        Raises UsageError, ContextTooLong, StorageError(code prefix_budget among others), and the errors of a request.
         """
         from edgelora.engine.prefix_cache.cache import open_cache
         from edgelora.runtime.named_prefix import add_named
@@ -245,14 +247,14 @@ class Service:
 
     @property
     def backend_name(self) -> str:
-        """Return what computes, for people."""
+        """The backend's name as people see it."""
         return spec_for(self.base.format).display_name
 
     def stats(self) -> EngineStats:
         return self.engine.stats()
 
     def close(self, *, drain: bool = True, timeout: float | None = None) -> None:
-        """End: finish what runs (`drain`) within `timeout` seconds, or fail it at once; then free the base."""
+        """Finish the running requests (`drain`) within `timeout` seconds, or fail them at once; then free the base."""
         self.engine.close(drain=drain, timeout=timeout)
 
     def __enter__(self) -> Self:
@@ -269,7 +271,7 @@ class Service:
 
     @property
     def limit(self) -> int:
-        """A prompt of so many tokens, or more, is refused."""
+        """Number of tokens of a sequence. A prompt of this length or longer is refused."""
         return self.engine.capabilities.sequence_tokens
 
     def _submit(
@@ -283,12 +285,12 @@ class Service:
     ) -> Stream:
         from edgelora.engine.sampling.guided_decoding import guided_decoder
 
-        # A bad constraint is refused here, whatever process the engine is in.
+        # An invalid constraint is refused here, whichever process the engine runs in.
         guided_decoder(sampling.constraint, self.tokenizer)
         uses = activated(adapters, tokens)
         return self.engine.submit(Request(uuid.uuid4().hex, tokens, uses, sampling, client, system))
 
-    if not TYPE_CHECKING:  # type checkers are to see the new names only
+    if not TYPE_CHECKING:  # Type checkers see the new names only.
 
         def __getattr__(self, name: str) -> object:
             if name not in _RENAMED:
@@ -302,7 +304,7 @@ class Service:
 
 
 def _opened(settings: Settings, base: str | None, progress: Progress | None) -> tuple[Library, BaseRecord]:
-    """Return what is installed, and which base to open: by its name and by the backend that the settings name."""
+    """Return the library, and the base to open by its name and by the settings' backend."""
     from edgelora.store.bases.selection import choose_base
 
     library = open_library(settings, progress=progress)

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 from click.shell_completion import CompletionItem
 
 from edgelora.cli.support.app import App
 from edgelora.cli.support.overrides import MachineOptions, SamplingOptions
+from edgelora.core.config import BackendChoice, KvType, WeightsChoice
 
 if TYPE_CHECKING:
     from edgelora.core.config import Directories
@@ -148,17 +149,17 @@ _MACHINE = (
     ),
     click.option(
         "--weights",
-        type=click.Choice(["auto", "mapped", "repacked"]),
+        type=click.Choice(get_args(WeightsChoice)),
         help="Map the base's weights from its file, or repack them, which takes time and memory.  [default: auto]",
     ),
     click.option(
         "--kv-type",
-        type=click.Choice(["f16", "f32", "q8_0", "q4_0"]),
+        type=click.Choice(get_args(KvType)),
         help="The type of the KV cache; q8_0 takes half the memory of f16.  [default: f16]",
     ),
     click.option(
         "--backend",
-        type=click.Choice(["auto", "mlx", "llama.cpp"]),
+        type=click.Choice(get_args(BackendChoice)),
         help="The backend; auto depends on the base and prefers MLX on Apple Silicon.  [default: auto]",
     ),
 )

@@ -1,8 +1,15 @@
 """The scheduler: requests in, plans out. No I/O, no clock, no threads; the engine calls it from one thread.
 
-A turn of the engine: `admit` (and do what it says) -> `plan` -> `begin` -> move, step -> `apply`, or `fail` for those
-the step failed. `plan` only asks; everything else acts. The moves of a request are in `states.py`, the policies of a
-step in `policy.py`, what is in memory in the pool, which belongs to this scheduler alone.
+A step is one call of `Backend.step`. It computes some tokens of some running sequences, and there is no step that is
+"a prefill" or "a decode": each sequence has the tokens of its prompt and its answer, and a number of them that are
+computed. A step brings sequences nearer to having all of theirs computed. A sequence that lacks many (its prompt, or
+all of it after a preemption) gets a chunk; one that lacks a single token gets that one, and possibly draft tokens
+behind it. A sequence with all tokens computed has logits, and from them comes its next token.
+
+One round of the engine calls `admit` and does what the admission says, then `plan`, `begin`, the plan's moves of KV,
+`Backend.step`, and `apply`, or `fail` for the requests of a step that failed. `plan` reads and changes nothing; every
+other method acts. The transitions of a request are in `states.py`, the order of decisions in `planner.py`, the policies
+in `policy.py`. The pool of resident adapters belongs to this scheduler alone.
 """
 
 from __future__ import annotations
@@ -18,10 +25,11 @@ from edgelora.core.kv import Key
 from edgelora.core.request import AdapterRef, Request
 from edgelora.engine.adapters.pool import Pool
 from edgelora.engine.cost_model.step_costs import StepCosts
-from edgelora.engine.scheduler import adapter_leases, policy
+from edgelora.engine.scheduler import adapter_leases
 from edgelora.engine.scheduler.limits import Limits
 from edgelora.engine.scheduler.occupancy import Occupancy, Reuse, occupancy
 from edgelora.engine.scheduler.plan import Admission, Choice, Ended, Load, Plan, Start
+from edgelora.engine.scheduler.planner import Planner
 from edgelora.engine.scheduler.sequence import Sequence
 from edgelora.engine.scheduler.sequence_allocator import AllocatedId, SequenceAllocator
 from edgelora.engine.scheduler.states import RUNNING, Move, State
@@ -45,30 +53,37 @@ class Scheduler:
         self.capabilities = capabilities
         self.pool = pool
         self.costs = StepCosts()
-        """Empty until whoever computes the steps says what they took."""
+        """Empty until the engine reports how long steps took."""
         self._draft_budget = DraftBudget() if speculate else None
         self.limits = Limits.of(
             capabilities, vocabulary_size=vocabulary_size, max_queue=max_queue, budget_bytes=pool.budget_bytes
         )
         self._live: dict[str, Sequence] = {}
-        """By age."""
+        """The oldest request first."""
         self._allocator = SequenceAllocator(capabilities.max_sequences)
         self._computing: frozenset[str] = frozenset()
-        """Requests of the step that was begun and not applied: what their KV holds is not known."""
+        """Requests of the step that was begun and not yet applied; the contents of their KV are unknown."""
         self._wait_queues = WaitQueues()
+        self._planner = Planner(capabilities, pool, self._allocator, self._wait_queues, self._draft_budget)
         self._plans = 0
 
     def __len__(self) -> int:
         return len(self._live)
 
     def make_room(self, length: int) -> AllocatedId | None:
-        """Return a place for KV of `length` tokens from elsewhere; warm KV goes for it, nobody's who runs."""
+        """Return a sequence id for KV of `length` tokens that is read from disk, or None if there is no room.
+
+        Cached KV is given up for it; the KV of a running request never is.
+        """
         # Rejected drafts are cut with the next step only.
         running = sum(len(s.tokens) + len(s.rejected) for s in self._in(*RUNNING))
         return self._allocator.make_room(length, cells=self.capabilities.kv_cells - running)
 
     def fill_room(self, room: AllocatedId, key: Key, tokens: list[int]) -> None:
-        """It is warm and holds these tokens; none where that failed, and it is cleared with the next turn."""
+        """Note that the KV of `room` was read and holds `tokens`.
+
+        An empty list means that reading failed; the KV is cleared before the next step.
+        """
         if tokens:
             self._allocator.warm.keep(room.sequence, key, tokens)
             self._allocator.reuse = self._allocator.reuse.read()
@@ -77,7 +92,7 @@ class Scheduler:
 
     @property
     def drafts(self) -> tuple[int, int]:
-        """Tokens computed as drafts since the start, and of those the ones that came."""
+        """Number of draft tokens computed since the start, and the number of them that were accepted."""
         return (self._draft_budget.drafted, self._draft_budget.accepted) if self._draft_budget else (0, 0)
 
     @property
@@ -85,7 +100,7 @@ class Scheduler:
         return self._allocator.reuse
 
     def occupancy(self) -> tuple[Occupancy, ...]:
-        """Requests and KV by the adapters that act."""
+        """Return the number of requests and of KV tokens for each set of adapters."""
         return occupancy(self._live.values(), self._allocator.warm, self.pool.counter)
 
     @property
@@ -105,7 +120,7 @@ class Scheduler:
         self.limits.check(request, pinned=self.pool.pinned)
 
     def submit(self, request: Request, *, prefix: bool = False) -> None:
-        """`prefix`: it does not start before `prefix_done`.
+        """Accept a request. With `prefix` it does not start before `prefix_done`.
 
         Raises as `check` does, Busy(code queue_full), or UsageError for an id in use, with nothing changed.
         """
@@ -124,18 +139,18 @@ class Scheduler:
         self._wait_queues.keep(self._live.values())
 
     def cancel(self, request_id: str) -> bool:
-        """End a request in whatever state it is. False, and nothing changed, for an ended or unknown id."""
+        """End a request in any state. Return False, with nothing changed, for an ended or unknown id."""
         return self._end(request_id, Move.CANCELLED)
 
     def fail(self, request_id: str) -> bool:
-        """End a running request whose step failed. False for one that already ended."""
+        """End a running request whose step failed. Return False if it had already ended."""
         return self._end(request_id, Move.STEP_FAILED)
 
     def admit(self) -> Admission:
-        """Take back what ended, and give waiting requests their adapters, by turns, as far as the pool has room.
+        """Clear the KV of ended requests, and lease adapters to waiting requests in turn while the pool has room.
 
-        One that finds no room keeps its turn: others may pass it (the base alone takes no room; up to PATIENCE
-        adapters' leases do), then nobody who needs room may.
+        A request that finds no room keeps its turn. Requests for the base alone may pass it, since they need no room,
+        and so may up to `adapter_leases.PATIENCE` requests with adapters; after that no request that needs room may.
         """
         detach: list[int] = []
         loads: list[Load] = []
@@ -163,7 +178,10 @@ class Scheduler:
         return tuple(sequence.request.id for sequence in complete)
 
     def prefix_done(self, request_id: str) -> bool:
-        """Its prefix is warm, or will not be. Whether it waited for this alone; False for one that ended."""
+        """Note that a request's prefix is in the KV, or that it will not be.
+
+        Return True if the request waited for nothing else and is now ready; False also if it had ended.
+        """
         sequence = self._live.get(request_id)
         if sequence is None:
             return False
@@ -174,7 +192,7 @@ class Scheduler:
         return ready
 
     def known(self, request: Request) -> int:
-        """Return how many first tokens of a prompt would not be computed if it started now."""
+        """Return the length of the prompt's prefix that would be reused if the request started now, in tokens."""
         return self._allocator.cached_for(Sequence(request, 0, 0), self._in(*RUNNING))
 
     def load_failed(self, ref: AdapterRef) -> tuple[str, ...]:
@@ -187,35 +205,11 @@ class Scheduler:
 
     def plan(self) -> Plan:
         """Return what the next step should compute. Changes nothing."""
-        running, able = self._in(*RUNNING), self.capabilities
-        preempted = policy.choose_preempted(running, able.kv_cells)
-        running = [sequence for sequence in running if sequence not in preempted]
-        newcomers = [] if preempted else self._choose_starts(running)
-        running += newcomers
-        left = able.kv_cells - sum(len(sequence.tokens) for sequence in running)
-        chosen = self._allocator.choose(newcomers, running=running, cells=left)
-        reused = {start.request_id: start.reused for start in chosen.starts}
-        now, costs = self._plans + 1, self.costs
-        group = running if able.mixed_adapters else policy.choose_group(running, reused=reused, now=now)
-        prompts = self._wait_queues.for_prompts((s for s in group if s.state is not State.DECODE), now=now)
-        chunks = policy.choose_chunks(
-            group, running=running, prompts=prompts, reused=reused, able=able, costs=costs, now=now
-        )
-        drafts = policy.choose_drafts(self._draft_budget, chunks, able=able, costs=costs, cells=left)
-        if drafts.rows:  # Warm KV makes room for them, too.
-            chosen = self._allocator.choose(newcomers, running=running, cells=left - drafts.rows)
-        return Plan(
-            number=now,
-            preempted=tuple(sequence.request.id for sequence in preempted),
-            given_up=chosen.given_up,
-            moves=(*policy.make_cuts(preempted, running), *chosen.moves),
-            starts=chosen.starts,
-            rows=policy.make_rows(chunks, starts=chosen.starts, drafts=drafts, slot=self.pool.held),
-            stake=drafts.stake,
-        )
+        running, ready = self._in(*RUNNING), self._in(State.READY)
+        return self._planner.plan(running, ready, costs=self.costs, number=self._plans + 1)
 
     def begin(self, plan: Plan) -> None:
-        """Take the latest plan's places and ids. The caller then does `plan.moves` and computes `plan.rows`."""
+        """Carry out the latest plan's changes of state. The caller then does `plan.moves` and computes `plan.rows`."""
         if self._draft_budget is not None:
             self._draft_budget.begin(plan.stake)
         self._plans = plan.number
@@ -240,8 +234,11 @@ class Scheduler:
                 self._wait_queues.prefilled(sequence, now=plan.number)
 
     def apply(self, plan: Plan, choices: Mapping[str, tuple[Choice, ...]]) -> tuple[Ended, ...]:
-        """The step was computed. `choices`: for each row that wanted logits, unless its request ended since, what was
-        chosen in turn: one more as long as each is the next of the row's draft, and none after a stop.
+        """Take in a computed step and return the requests that ended with it.
+
+        `choices`: the tokens chosen from each row that has logits, by request id. They go on as long as each equals the
+        next token of the row's draft, plus the first that differs, and end with a stop. A request that ended while the
+        step ran needs none.
         """
         ended: list[Ended] = []
         self._computing = frozenset()
@@ -255,7 +252,7 @@ class Scheduler:
         return tuple(ended)
 
     def check_integrity(self) -> None:
-        """Recount leases, cells and ids. Raises RuntimeError where they do not add up."""
+        """Recount leases, KV cells and sequence ids. Raises RuntimeError if they do not add up."""
         adapter_leases.check_integrity(self.pool, self._live.values())
         self._allocator.check_integrity(sequence.id for sequence in self._in(*RUNNING))
         live = sum(sequence.computed + len(sequence.rejected) for sequence in self._live.values())
@@ -266,22 +263,18 @@ class Scheduler:
         return [sequence for sequence in self._live.values() if sequence.state in states]
 
     def _complete(self, sequence: Sequence) -> bool:
-        """Return whether all it waits for in LOADING is there."""
+        """Return whether everything that the request waits for in LOADING is in memory."""
         return not sequence.awaits_prefix and all(self.pool.resident(use.ref) for use in sequence.request.adapters)
 
     def _loading(self, ref: AdapterRef) -> list[Sequence]:
-        """Return who waits for this adapter."""
+        """Return the requests that wait for this adapter."""
         return [s for s in self._in(State.LOADING) if any(use.ref.key == ref.key for use in s.request.adapters)]
-
-    def _choose_starts(self, running: list[Sequence]) -> list[Sequence]:
-        line, able = self._wait_queues.for_sequences(self._in(State.READY)), self.capabilities
-        return policy.choose_starts(line, running=running, allocator=self._allocator, able=able, costs=self.costs)
 
     def _start(self, start: Start, sequence: Sequence, *, now: int) -> None:
         sequence.move(Move.SCHEDULED)
         self._allocator.take(start)
         self._wait_queues.placed(sequence)
-        # What it computed itself before it was sent back is no gain.
+        # KV that the request computed itself before it was preempted is not counted as reused.
         sequence.cached = start.reused if sequence.last_plan < 0 else min(sequence.cached, start.reused)
         sequence.id, sequence.computed, sequence.last_plan = start.sequence, start.reused, now - 1
 
@@ -299,7 +292,7 @@ class Scheduler:
         return [Ended(sequence.request.id, reason, sequence.usage)]
 
     def _preempt(self, sequence: Sequence) -> None:
-        self._give_back(sequence, warm=False)
+        self._give_back(sequence, keep_kv=False)
         sequence.move(Move.PREEMPTED)
 
     def _end(self, request_id: str, move: Move) -> bool:
@@ -307,15 +300,15 @@ class Scheduler:
         if sequence is None:
             return False
         kv_known = move in (Move.ENDED, Move.CANCELLED) and request_id not in self._computing
-        self._give_back(sequence, warm=kv_known)
+        self._give_back(sequence, keep_kv=kv_known)
         sequence.move(move)
         del self._live[request_id]
         return True
 
-    def _give_back(self, sequence: Sequence, *, warm: bool) -> None:
-        """The only place leases, a sequence id and its cells are returned. `warm`: whether its KV is worth keeping."""
+    def _give_back(self, sequence: Sequence, *, keep_kv: bool) -> None:
+        """Return a request's leases, sequence id and KV cells; nothing else does. `keep_kv`: leave its KV cached."""
         adapter_leases.give_back(self.pool, sequence)
-        if sequence.id is not None and sequence.computed and warm:
+        if sequence.id is not None and sequence.computed and keep_kv:
             self._allocator.warm.keep(sequence.id, sequence.key, sequence.in_kv)
         elif sequence.id is not None:
             self._allocator.give_back(sequence.id)
