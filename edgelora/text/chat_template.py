@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from edgelora.core.clock import strftime_now
 from edgelora.core.errors import UsageError
 from edgelora.core.tokenizer import Tokenizer
-from edgelora.text.tools import Tool, ToolCall, Turn, in_words, one_call_each
+from edgelora.text.tools import Tool, ToolCall, Turn, in_call_order, in_words, one_call_each
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -26,6 +26,7 @@ def render(source: str, turns: Sequence[Turn], specs: Sequence[dict[str, Any]], 
 
     Raises UsageError: code bad_messages where the template refuses the messages, bad_template where it is at fault.
     """
+    turns = in_call_order(turns)
     called = any(turn["role"] == "tool" or "tool_calls" in turn for turn in turns)
     if (specs or called) and not knows_tools(source):
         turns, specs = in_words(turns, specs), ()

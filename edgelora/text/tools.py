@@ -6,8 +6,10 @@ Owns no template: those that know functions write them in their own way (`chat_t
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 Change = Callable[[str], str]
@@ -52,12 +54,14 @@ _HOW = (
 
 
 def in_words(turns: Sequence[Turn], specs: Sequence[Mapping[str, Any]]) -> list[Turn]:
-    """The same conversation for a template that knows of no functions: they are told of in the system message, calls
-    are the assistant's words, and results the user's.
+    """Return the conversation for a template without functions.
+
+    The system message describes the functions, calls are text of the assistant, and results, in the order of the calls,
+    are text of the user.
     """
     worded: list[Turn] = []
     results = False
-    for turn in turns:
+    for turn in in_call_order(turns):
         now = _worded(turn)
         if results and now["role"] == "user":  # Templates may insist on user and assistant taking turns.
             worded[-1]["content"] += f"\n\n{now['content']}"
@@ -72,21 +76,72 @@ def in_words(turns: Sequence[Turn], specs: Sequence[Mapping[str, Any]]) -> list[
     return [{"role": "system", "content": how}, *worded]
 
 
-def one_call_each(turns: Sequence[Turn]) -> list[Turn]:
-    """The same conversation with every call in a message of its own, and its result behind it: Llama 3.1's template
-    takes no two calls at once.
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A message, and the results of the functions that it calls."""
+
+    turn: Turn
+    calls: Sequence[Mapping[str, Any]]
+    results: list[list[Turn]]
+    """For each call of the message, its results: one, unless a client sent several or none."""
+
+
+def exchanges(turns: Sequence[Turn]) -> list[Exchange]:
+    """Return the messages of a conversation in order, each with the results of its calls.
+
+    A result belongs to the last message before it that makes a call with its id: clients number calls anew in every
+    turn, so an id alone does not say which call is meant. A result with an id that no call has goes to the next
+    unanswered call of the last message with calls; without such a message it is an exchange of its own.
     """
-    results = {turn["tool_call_id"]: turn for turn in turns if turn["role"] == "tool"}
-    given: list[Turn] = []
+    conversation: list[Exchange] = []
+    callers: dict[str, tuple[Exchange, deque[int]]] = {}
+    """By call id, the last message that makes a call with it, and which of its calls have this id."""
+    last: tuple[Exchange, deque[int]] | None = None
     for turn in turns:
-        calls = turn.get("tool_calls", ())
-        if len(calls) < 2:
-            given += [] if any(turn is earlier for earlier in given) else [turn]
+        if turn["role"] == "tool" and last is not None:
+            caller, places = callers.get(turn["tool_call_id"], last)
+            while len(places) > 1 and caller.results[places[0]]:
+                places.popleft()
+            caller.results[places[0]].append(turn)
             continue
-        for call in calls:
-            given.append({**turn, "tool_calls": [call]})
-            given += [results[call["id"]]] if call["id"] in results else []
-    return given
+        calls = turn.get("tool_calls", ())
+        exchange = Exchange(turn, calls, [[] for _ in calls])
+        conversation.append(exchange)
+        if calls:
+            last = exchange, deque(range(len(calls)))
+            callers |= _places(exchange)
+    return conversation
+
+
+def _places(exchange: Exchange) -> dict[str, tuple[Exchange, deque[int]]]:
+    places: dict[str, tuple[Exchange, deque[int]]] = {}
+    for index, call in enumerate(exchange.calls):
+        places.setdefault(call["id"], (exchange, deque()))[1].append(index)
+    return places
+
+
+def in_call_order(turns: Sequence[Turn]) -> list[Turn]:
+    """Return the conversation with the results behind the message that calls, in the order of its calls.
+
+    Clients send results in the order in which their functions returned, and most templates, Llama's and Qwen's among
+    them, write no ids: the model can tell results apart by their order alone.
+    """
+    return [turn for exchange in exchanges(turns) for turn in (exchange.turn, *chain.from_iterable(exchange.results))]
+
+
+def one_call_each(turns: Sequence[Turn]) -> list[Turn]:
+    """Return the conversation with every call in a message of its own and its result behind it.
+
+    Llama 3.1's template refuses a message with two calls. The text of the message stays with its first call.
+    """
+    separate: list[Turn] = []
+    for exchange in exchanges(turns):
+        if not exchange.calls:
+            separate.append(exchange.turn)
+        for number, (call, results) in enumerate(zip(exchange.calls, exchange.results, strict=True)):
+            content = "" if number else exchange.turn["content"]
+            separate += [{**exchange.turn, "content": content, "tool_calls": [call]}, *results]
+    return separate
 
 
 def mapped(value: Any, change: Change) -> Any:
