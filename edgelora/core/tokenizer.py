@@ -24,6 +24,11 @@ class Tokenizer(Protocol):
         ...
 
     @property
+    def adds_bos(self) -> bool:
+        """True if a plain text gets BOS in front (`add_bos_token`). A chat never does: its template writes BOS."""
+        ...
+
+    @property
     def eos_text(self) -> str: ...
 
     @property

@@ -65,17 +65,20 @@ class Engine:
         speculate: bool = False,
         streams: Callable[[str, Callable[[str], None]], Stream] = Stream,
         on_change: Callable[[], None] | None = None,
+        on_failure: Callable[[], None] | None = None,
     ) -> None:
         """Start the engine's thread.
 
         `adapter_budget_bytes`: memory for adapters. `max_queue`: number of requests that may wait beside the running
         ones. `prefixes`: the cache of KV on disk, closed with the engine; None disables it. `speculate`: draft tokens
         by prompt lookup where that pays. `streams` makes a request's stream from its id and the function that cancels
-        it. `on_change` is called on the engine's thread when there are new statistics; it must not block.
+        it. `on_change` is called on the engine's thread when there are new statistics; it must not block. `on_failure`
+        is called on that thread when an exception ends it, before its requests fail.
         """
         self._backend = backend
         self._streams = streams
         self._on_change = on_change
+        self._on_failure = on_failure
         pool = Pool(adapter_budget_bytes, backend.capabilities.max_slots, clock=time.time)
         self._scheduler = Scheduler(
             backend.capabilities,
@@ -90,7 +93,8 @@ class Engine:
         self._prefix_transfer = PrefixTransfer(prefixes, self._scheduler, backend, self._loader)
         self._runs = LiveRequests()
         self._shutdown = Shutdown()
-        self._steps = self._tokens = 0
+        self._rounds = self._steps = self._tokens = 0
+        self._asleep = False
         self._service_seconds = 1.0
         self._stats_board = StatsBoard(self._scheduler, self._backend)
         self._thread = threading.Thread(target=self._main, name="edgelora-engine", daemon=True)
@@ -112,6 +116,14 @@ class Engine:
     def alive(self) -> bool:
         """True if a request submitted now would be computed."""
         return self._runs.stopped is None and self._thread.is_alive()
+
+    @property
+    def round(self) -> int | None:
+        """Number of rounds begun since the start; None while the engine sleeps with nothing to compute.
+
+        A number that stands still, with no call into the backend, means that the engine's thread is stuck.
+        """
+        return None if self._asleep else self._rounds
 
     def health(self) -> EngineHealth:
         return EngineHealth("ready" if self.alive else "stopped", self._runs.stopped or "", pid=os.getpid())
@@ -178,6 +190,8 @@ class Engine:
         except BaseException as cause:  # Readers must get an error: no other thread would send them one.
             _log.exception("the engine's thread died")
             why = f"The engine died ({type(cause).__name__}: {cause})."
+            if self._on_failure is not None:
+                self._on_failure()
         finally:
             self._runs.stop(why)
             self._runs.fail_all(why)
@@ -188,6 +202,7 @@ class Engine:
 
     def _turn(self) -> bool:
         """Run one round: admit, compute one step, take commands. Return False when closed with nothing left to do."""
+        self._rounds += 1
         admission = self._preloads.join(self._scheduler.admit())
         for sequence in admission.clears:
             self._backend.clear(sequence)
@@ -243,7 +258,7 @@ class Engine:
     def _obey(self, *, wait: bool) -> None:
         """Carry out the queued commands. With `wait`, sleep until there is one or the deadline of a close."""
         try:
-            self._carry_out(self._commands.get(wait, self._shutdown.remaining() if wait else None))
+            self._carry_out(self._next_command(wait=wait))
             while True:
                 self._carry_out(self._commands.get_nowait())
         except queue.Empty:
@@ -252,6 +267,13 @@ class Engine:
             for request_id in self._scheduler.live_ids():
                 self._scheduler.cancel(request_id)
                 self._report(request_id, engine_stopped(_CUT))
+
+    def _next_command(self, *, wait: bool) -> Command:
+        self._asleep = wait
+        try:
+            return self._commands.get(wait, self._shutdown.remaining() if wait else None)
+        finally:
+            self._asleep = False
 
     def _carry_out(self, command: Command) -> None:
         match command:

@@ -54,12 +54,15 @@ class Message:
 def encode_chat(
     messages: Sequence[Message], tokenizer: Tokenizer, *, tools: Sequence[Tool] = (), limit: int | None = None
 ) -> tuple[int, ...]:
-    """Token ids of a conversation, up to where the assistant's next message begins. BOS stands there once.
+    """Token ids of a conversation, up to where the assistant's next message begins.
 
-    `tools`: the functions it may call, told of as the base's template does it, or in words. A base without a template
-    gets plain lines, `role: content`, and `assistant:` at the end. What surely has `limit` tokens or more is refused
-    before it is tokenised. Raises ContextTooLong, and UsageError: code bad_messages (a role, an order or characters
-    the template cannot take), bad_template (the base's template itself), prompt_too_large.
+    BOS is there if the template writes it, as in transformers (`apply_chat_template`) and mlx-lm. A base without a
+    template gets plain lines, `role: content`, and `assistant:` at the end, with BOS as for a plain text. `tools`: the
+    functions that the answer may call, described by the template or, if it knows none, in words. A conversation that
+    certainly has `limit` tokens or more is refused before it is tokenised.
+
+    Raises ContextTooLong, and UsageError: code bad_messages (a role, an order or characters that the template cannot
+    take), bad_template (an error of the template itself), prompt_too_large.
     """
     _check(messages)
     _check_text("".join(message.content for message in messages), tokenizer, limit, param="messages")
@@ -71,7 +74,7 @@ def encode_chat(
         lines = [f"{turn['role']}: {turn['content']}\n" for turn in in_words(plain, specs)]
         text = "".join(lines) + "assistant:"
         _check_fits(text, tokenizer, limit)
-        return tuple(tokenizer.tokenize(text, special=False, bos=True))
+        return tuple(tokenizer.tokenize(text, special=False, bos=tokenizer.adds_bos))
     if limit is not None and sum(map(len, written)) >= limit:
         # What the template makes of it counts: it may leave things out. Unguarded, this costs nothing like a tokeniser.
         _check_fits(render(source, plain, specs, tokenizer), tokenizer, limit)
@@ -79,22 +82,22 @@ def encode_chat(
     guard = partial(_guard, sentinel=sentinel, tokenizer=tokenizer)
     guarded = [message.turn(guard) for message in messages]
     text = render(source, guarded, [tool.spec(guard) for tool in tools], tokenizer)
-    return tuple(_tokenize(text.split(sentinel), tokenizer))
+    return tuple(_tokenize(text.split(sentinel), tokenizer, bos=False))
 
 
 def encode_text(prompt: str, tokenizer: Tokenizer, *, limit: int | None = None) -> tuple[int, ...]:
-    """Token ids of a text as it stands, BOS in front unless it is written there.
+    """Token ids of a text as it stands. BOS comes first if the base's tokenizer adds it and the text does not have it.
 
     Control tokens in it are control tokens: who sends a bare text writes the template too. Raises as `encode_chat`.
     """
     _check_text(prompt, tokenizer, limit, param="prompt")
     _check_fits(prompt, tokenizer, limit)
-    return tuple(_tokenize([prompt], tokenizer))
+    written = bool(tokenizer.bos_text) and prompt.startswith(tokenizer.bos_text)
+    return tuple(_tokenize([prompt], tokenizer, bos=tokenizer.adds_bos and not written))
 
 
-def _tokenize(parts: Sequence[str], tokenizer: Tokenizer) -> Iterator[int]:
-    bos = tokenizer.bos_text
-    yield from tokenizer.tokenize(parts[0], special=True, bos=not (bos and parts[0].startswith(bos)))
+def _tokenize(parts: Sequence[str], tokenizer: Tokenizer, *, bos: bool) -> Iterator[int]:
+    yield from tokenizer.tokenize(parts[0], special=True, bos=bos)
     for part in parts[1:]:
         yield from tokenizer.tokenize(part, special=True, bos=False)
 

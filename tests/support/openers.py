@@ -17,24 +17,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgelora.backends.base import Chunk, Loaded
-from edgelora.core.errors import BaseError
+from edgelora.core.errors import BackendError, BaseError
 from edgelora.core.progress import Progress
 from edgelora.engine.process.messages import Open, Prefixes
 from tests.support.fake_backend.backend import FAKE_CAPABILITIES, FakeBackend, FakeLoaded
+from tests.support.fake_backend.tokenizer import FakeTokenizer
 
-DEATHS = ("abort", "segv", "kill", "exit", "hang", "print")
+DEATHS = ("abort", "segv", "kill", "exit", "hang", "print", "clear", "stand")
 """`!abort` anywhere in what is computed, or in an adapter's file as `load!abort`, `attach!abort` or `step!abort`."""
 
 
-class Mortal(FakeBackend):
-    """`step_seconds` of each step. With `once` a path: dies only where that file is missing, and leaves it there."""
+class StuckTokenizer(FakeTokenizer):
+    """Never returns from `piece`, which the engine calls on its own thread, outside any call into the backend."""
 
-    def __init__(self, *, step_seconds: float = 0.0, once: str | None = None, **more: Any) -> None:
+    def piece(self, token: int) -> bytes:
+        time.sleep(600)
+        return super().piece(token)
+
+
+class Mortal(FakeBackend):
+    """`step_seconds`: the time of each step. `load_seconds`: of each load. `once`: a path; dies only where that file is
+    missing, and leaves it there.
+    """
+
+    def __init__(
+        self, *, step_seconds: float = 0.0, load_seconds: float = 0.0, once: str | None = None, **more: Any
+    ) -> None:
         super().__init__(**more)
         self._seconds = step_seconds
+        self._load_seconds = load_seconds
         self._once = None if once is None else Path(once)
+        self._broken = False
 
     def load(self, path: Path) -> FakeLoaded:
+        time.sleep(self._load_seconds)
         loaded = super().load(path)
         self._obey(b"load", loaded.content)
         return loaded
@@ -43,6 +59,11 @@ class Mortal(FakeBackend):
         if isinstance(loaded, FakeLoaded):
             self._obey(b"attach", loaded.content)
         super().attach(slot, loaded)
+
+    def clear(self, sequence: int) -> None:
+        if self._broken:
+            raise RuntimeError("the KV cannot be cleared")
+        super().clear(sequence)
 
     def step(self, chunks: Sequence[Chunk]) -> list[NDArray[np.float32] | None]:
         if self._seconds:
@@ -68,6 +89,12 @@ class Mortal(FakeBackend):
             print("a line on stdout", flush=True)
             os.write(1, b"a line on descriptor 1\n")
             return
+        if death == "stand":
+            self.tokenizer = StuckTokenizer()
+            return
+        if death == "clear":
+            self._broken = True
+            raise BackendError("step_failed", "The step failed.")
         print(f"dying by {death}", file=sys.stderr, flush=True)
         if death == "abort":
             os.abort()

@@ -36,6 +36,7 @@ class LlamaTokenizer:
             self._size = int(lib.llama_vocab_n_tokens(vocab))
             self._end_ids = frozenset(t for t in range(self._size) if lib.llama_vocab_is_eog(vocab, t))
             self._bos = int(lib.llama_vocab_bos(vocab))
+            self._adds_bos = bool(lib.llama_vocab_get_add_bos(vocab)) and self._bos >= 0
             self._bos_text = _token_text(vocab, self._bos)
             self._eos_text = _token_text(vocab, int(lib.llama_vocab_eos(vocab)))
             template = lib.llama_model_chat_template(handle, None)
@@ -52,6 +53,10 @@ class LlamaTokenizer:
     @property
     def bos_text(self) -> str:
         return self._bos_text
+
+    @property
+    def adds_bos(self) -> bool:
+        return self._adds_bos
 
     @property
     def eos_text(self) -> str:

@@ -52,10 +52,14 @@ class FolderTokenizer:
         self._pieces = tuple(_pieces(folder, self._parsed, tokens))
         configuration = read_json(folder / CONFIG_NAME, limit=MAX_CONFIG_BYTES, error=BaseError)
         generation = _optional(folder / "generation_config.json")
-        special = special_ids(_optional(folder / TOKENIZER_CONFIG_NAME), configuration, generation, tokens)
+        settings = _optional(folder / TOKENIZER_CONFIG_NAME)
+        special = special_ids(settings, configuration, generation, tokens)
         ends = {special.eos, special.eot, special.eom, *_listed(generation), *_listed(configuration)}
         self._end_ids = frozenset(token for token in ends if token is not None and 0 <= token < vocab)
         self._bos = special.bos
+        # As transformers does: an explicit `add_bos_token` wins over the post-processor.
+        wrapped = self._special.encode("", add_special_tokens=True).ids
+        self._adds_bos = bool(settings.get("add_bos_token", special.bos in wrapped))
         self._bos_text, self._eos_text = tokens[special.bos], tokens[special.eos]
         self._chat_template = read_template(folder)
 
@@ -70,6 +74,10 @@ class FolderTokenizer:
     @property
     def bos_text(self) -> str:
         return self._bos_text
+
+    @property
+    def adds_bos(self) -> bool:
+        return self._adds_bos
 
     @property
     def eos_text(self) -> str:

@@ -10,6 +10,8 @@ from concurrent.futures import CancelledError, Future
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from edgelora.core.errors import EdgeloraError
 from edgelora.core.events import Event, Failed, Finished, TextDelta
 from edgelora.engine.engine import Engine
@@ -58,9 +60,9 @@ class Dispatcher:
         """Requests on their way through `_compile`; True: cancelled meanwhile."""
         threading.Thread(target=self._compile, name="edgelora-constraints", daemon=True).start()
 
-    def open(self, engine: Engine, witness: InstrumentedBackend) -> None:
+    def open(self, engine: Engine, backend: InstrumentedBackend) -> None:
         """Start to obey: the engine is there."""
-        self._backend, self._engine = witness, engine
+        self._backend, self._engine = backend, engine
         self._outbox.put(messages.Ready(engine.capabilities, engine.kv_identity))
         # An engine that nobody asks anything changes nothing, and so would never tell its limits.
         self.tell_stats()
@@ -79,8 +81,7 @@ class Dispatcher:
                 case messages.Preload():
                     self._fetch(command)
                 case messages.Ping():
-                    witness = self._backend
-                    self._outbox.put(messages.Pong(0, None) if witness is None else witness.pong())
+                    self._outbox.put(self._pong())
                 case messages.Close():
                     threading.Thread(target=self._close, args=(command,), daemon=True).start()
 
@@ -147,6 +148,12 @@ class Dispatcher:
             self._outbox.put(messages.Preloaded(command.number, fault_of(error)))
         else:
             done.add_done_callback(tell)
+
+    def _pong(self) -> messages.Pong:
+        backend, engine = self._backend, self._engine
+        if backend is None or engine is None:
+            return messages.Pong(0, None)
+        return msgspec.structs.replace(backend.pong(), round=engine.round)
 
     def _close(self, command: messages.Close) -> None:
         if self._engine is not None:

@@ -5,6 +5,7 @@ Every type is checked where it arrives. `core`'s values cross as they are, so a 
 
 from __future__ import annotations
 
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -20,6 +21,19 @@ from edgelora.store.prefixes.layout import StoredPrefix
 
 Phase = Literal["load", "attach", "step"]
 """The uses of an adapter before it is known to do no harm; one of each at a time."""
+
+
+class ExitCode(IntEnum):
+    """The exit codes of the engine's process."""
+
+    CLOSED = 0
+    """It was asked to end."""
+    ORPHANED = 3
+    """Its parent was gone."""
+    NOT_OPENED = 4
+    """The base cannot be opened; `NotOpened` has the reason."""
+    THREAD_FAILED = 5
+    """One of its threads ended by an exception, which is in the log. Nothing that waits for it would ever end."""
 
 
 class Prefixes(msgspec.Struct, frozen=True, array_like=True):
@@ -146,12 +160,14 @@ class Stats(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Pong(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """`call`: how many calls into the backend were begun. `bound`: seconds after which the one that runs hangs, None
-    where none runs.
-    """
+    """The answer to a `Ping`: what the engine is doing."""
 
     call: int
+    """Number of calls into the backend that were begun."""
     bound: float | None
+    """Seconds after which the call that runs is taken for hung; None if none runs."""
+    round: int | None = None
+    """Number of rounds that the engine has begun; None while it sleeps, and before it started."""
 
 
 class FirstUse(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -91,6 +91,8 @@ class EngineProcess:
 
 def ending(code: int) -> str:
     """Return an exit code in words."""
+    if code == messages.ExitCode.THREAD_FAILED:
+        return "one of its threads failed, as the log says"
     if code >= 0:
         return f"exit code {code}"
     try:

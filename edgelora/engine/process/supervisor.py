@@ -142,8 +142,9 @@ class Supervisor:
         code = process.bury()
         self._process = None
         why = self._given_up or (str(self._refusal) if self._refusal else ending(code))
-        # A process of ours is never asked to end by SIGKILL but by us: then `given_up` says why.
-        blamed = self._given_up is not None or (code < 0 and -code not in (signal.SIGKILL, signal.SIGTERM))
+        # Only the supervisor itself sends SIGKILL on purpose, and then `_given_up` has the reason.
+        crashed = code < 0 and -code not in (signal.SIGKILL, signal.SIGTERM)
+        blamed = self._given_up is not None or crashed or code == messages.ExitCode.THREAD_FAILED
         if not self._stopping.is_set():
             self._report(why, process.pid)
         self._crew.ended(why, blamed=blamed)
@@ -168,11 +169,12 @@ class Supervisor:
             match event:
                 case messages.Ready():
                     self._ready_at, self._was_ready = time.monotonic(), True
+                    self._watch.ready()
                     self._crew.ready(process, event)
                 case messages.NotOpened(fault):
                     self._refusal = error_of(fault)
-                case messages.Pong(call, bound):
-                    self._give_up(process, self._watch.answered(call, bound))
+                case messages.Pong():
+                    self._give_up(process, self._watch.answered(event))
                 case messages.Logged(name, level, line):
                     logging.getLogger(name).log(level, "%s", line)
                 case _:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgelora.engine.process import messages
+
 
 @dataclass(frozen=True, slots=True)
 class WatchdogTimes:
@@ -37,9 +39,9 @@ class Watchdog:
         self._times = times
         self._unanswered = 0
         self._limit = times.first
-        self._call = -1
+        self._last: messages.Pong | None = None
         self._same = 0
-        """Turns in which this very call ran."""
+        """Number of answers in a row that tell of the same call, or of the same round."""
 
     def looked(self) -> str | None:
         """Note a turn and ask the process again. Return why it is given up, or None."""
@@ -48,17 +50,30 @@ class Watchdog:
             return f"it did not answer for {self._limit:g} seconds"
         return None
 
-    def answered(self, call: int, bound: float | None) -> str | None:
-        """Its answer: as `messages.Pong`."""
+    def ready(self) -> None:
+        """Note that the base is in memory: from now on an answer may take `silent` seconds and no longer."""
         self._unanswered, self._limit = 0, self._times.silent
-        if bound is None or call != self._call:
-            self._call, self._same = call, 0
+
+    def answered(self, pong: messages.Pong) -> str | None:
+        """Note an answer. Return why the process is given up, or None."""
+        self.ready()
+        calling, last = pong.bound is not None, self._last
+        self._last = pong
+        if (not calling and pong.round is None) or last is None or not _same_work(last, pong):
+            self._same = 0
             return None
         self._same += 1
-        limit = bound if self._times.bound is None else self._times.bound
-        if self._same * self._times.turn >= limit:
-            return f"one call into the backend did not return for {limit:g} seconds"
-        return None
+        stood = self._same * self._times.turn
+        if calling:
+            limit = pong.bound if self._times.bound is None else self._times.bound
+            hung = limit is not None and stood >= limit
+            return f"one call into the backend did not return for {limit:g} seconds" if hung else None
+        limit = self._times.silent
+        return f"the engine's thread stood still for {limit:g} seconds" if stood >= limit else None
+
+
+def _same_work(last: messages.Pong, now: messages.Pong) -> bool:
+    return (last.call, last.round, last.bound is None) == (now.call, now.round, now.bound is None)
 
 
 class Backoff:

@@ -15,9 +15,12 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from io import BufferedReader
-from typing import cast
+from typing import NoReturn, cast
 
 from edgelora.backends.base import Backend
 from edgelora.core.errors import BackendError
@@ -27,14 +30,14 @@ from edgelora.engine.process import messages
 from edgelora.engine.process.dispatcher import Dispatcher
 from edgelora.engine.process.error_codec import fault_of
 from edgelora.engine.process.instrumented_backend import InstrumentedBackend
+from edgelora.engine.process.messages import ExitCode
 from edgelora.engine.process.pipes import Outbox, read_frames
 from edgelora.store.prefixes.store import PrefixStore
 
-ORPHANED = 3
-"""Exit code where the parent was gone."""
-NOT_OPENED = 4
 _SET_PDEATHSIG = 1
 _LAST_WORDS_SECONDS = 5.0
+
+_log = logging.getLogger(__name__)
 
 
 class ParentLogHandler(logging.Handler):
@@ -57,10 +60,12 @@ def main() -> int:
     root = logging.getLogger()
     root.addHandler(ParentLogHandler(outbox))
     root.setLevel(logging.INFO)
+    fail = partial(_fail, outbox)
+    threading.excepthook = partial(_log_thread, then=fail)
     frames = read_frames(incoming, messages.decode_commands)
     first = next(iter(next(frames, ())), None)
     if not isinstance(first, messages.Open):
-        return ORPHANED
+        return ExitCode.ORPHANED
     _die_with(first.parent)
     dispatcher = Dispatcher(outbox)
 
@@ -69,41 +74,57 @@ def main() -> int:
             for commands in frames:
                 dispatcher.obey(commands)
         finally:  # Nobody is left to answer, or nobody who can be understood: no step is worth ending.
-            os._exit(ORPHANED)
+            os._exit(ExitCode.ORPHANED)
 
     threading.Thread(target=obey, name="edgelora-commands", daemon=True).start()
     try:
-        engine, witness = _start(first, dispatcher, outbox)
+        engine, backend = _start(first, dispatcher, outbox, on_failure=fail)
     except Exception as error:
         outbox.put(messages.NotOpened(fault_of(error)))
         outbox.close(_LAST_WORDS_SECONDS)
-        return NOT_OPENED
-    dispatcher.open(engine, witness)
+        return ExitCode.NOT_OPENED
+    dispatcher.open(engine, backend)
     dispatcher.closed.wait()
     outbox.close(_LAST_WORDS_SECONDS)
-    return 0
+    return ExitCode.CLOSED
 
 
-def _start(first: messages.Open, dispatcher: Dispatcher, outbox: Outbox) -> tuple[Engine, InstrumentedBackend]:
+def _fail(outbox: Outbox) -> NoReturn:
+    """End this process after a thread has failed: the parent starts another, and sends it the unanswered requests."""
+    with suppress(RuntimeError):  # The thread that failed may be the outbox's own.
+        outbox.close(_LAST_WORDS_SECONDS)
+    os._exit(ExitCode.THREAD_FAILED)
+
+
+def _log_thread(failure: threading.ExceptHookArgs, *, then: Callable[[], None]) -> None:
+    name = failure.thread.name if failure.thread is not None else "a thread"
+    _log.critical("%s failed", name, exc_info=failure.exc_value)
+    then()
+
+
+def _start(
+    first: messages.Open, dispatcher: Dispatcher, outbox: Outbox, *, on_failure: Callable[[], None]
+) -> tuple[Engine, InstrumentedBackend]:
     def progress(label: str, done: int, total: int) -> None:
         outbox.put(messages.Loading(label, done, total))
 
-    witness = InstrumentedBackend(_backend(first, progress), dispatcher.trying)
+    backend = InstrumentedBackend(_backend(first, progress), dispatcher.trying)
     kept = first.prefixes
     cache = None
     if kept is not None:
         store = PrefixStore(kept.root, budget_bytes=kept.budget_bytes)
-        cache = PrefixCache(store, kept.base, kv=witness.kv_identity, template=kept.template)
+        cache = PrefixCache(store, kept.base, kv=backend.kv_identity, template=kept.template)
     engine = Engine(
-        witness,
+        backend,
         adapter_budget_bytes=first.adapter_budget_bytes,
         max_queue=first.max_queue,
         prefixes=cache,
         speculate=first.speculate,
         streams=dispatcher.stream,
         on_change=dispatcher.tell_stats,
+        on_failure=on_failure,
     )
-    return engine, witness
+    return engine, backend
 
 
 def _backend(first: messages.Open, progress: object) -> Backend:
@@ -141,7 +162,7 @@ def _die_with(parent: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # It was gone before Linux was asked.
-        os._exit(ORPHANED)
+        os._exit(ExitCode.ORPHANED)
 
 
 if __name__ == "__main__":

@@ -121,11 +121,20 @@ def test_ordinary_text_is_tokenised_in_one_piece() -> None:
     assert seen[-1].endswith("<|end_header_id|>\n\n") and seen[-1].startswith("<|begin_of_text|>")
 
 
-@pytest.mark.parametrize("source", ["{{ bos_token }}{{ messages[0].content }}", "{{ messages[0].content }}"])
-def test_bos_stands_there_once(source: str) -> None:
-    """Whether the template writes BOS or not; one in the message does not count."""
-    tokens = encode_chat(user("<|begin_of_text|>x"), with_template(source))
-    assert controls(tokens) == [BOS] and tokens[0] == BOS and read(tokens[1:]) == "<|begin_of_text|>x"
+@pytest.mark.parametrize("adds_bos", [True, False])
+@pytest.mark.parametrize("bos", [True, False])
+def test_a_chat_has_the_bos_that_its_template_writes(bos: bool, adds_bos: bool) -> None:
+    """As in transformers, whatever the tokenizer does with a plain text; one in the message does not count."""
+    source = "{{ bos_token }}{{ messages[0].content }}" if bos else "{{ messages[0].content }}"
+    tokens = encode_chat(user("<|begin_of_text|>x"), FakeTokenizer(source, adds_bos))
+    assert controls(tokens) == [BOS] * bos and read(tokens[bos:]) == "<|begin_of_text|>x"
+
+
+def test_a_tokenizer_that_adds_no_bos() -> None:
+    """A plain text begins with BOS only where the base's tokenizer puts it there, or where the text has it."""
+    none = FakeTokenizer(None, adds_bos=False)
+    assert encode_text("a", none) == (ord("a"),) and encode_text("<|begin_of_text|>a", none) == (BOS, ord("a"))
+    assert controls(encode_chat(user("x"), none)) == []
 
 
 def test_unicode_arrives_unharmed() -> None:
@@ -142,7 +151,7 @@ def test_templates_get_what_transformers_gives_them() -> None:
     )
     text = read(encode_chat([*user("<é>"), *user("b")], with_template(source)))
     year = f"{datetime.now():%Y}"
-    assert text == f'<|begin_of_text|>{{"role": "user", "content": "<é>"}}|{year}|<|end_of_text|>'
+    assert text == f'{{"role": "user", "content": "<é>"}}|{year}|<|end_of_text|>'
 
 
 def test_a_base_without_a_template_gets_plain_lines() -> None:
@@ -197,7 +206,7 @@ def test_a_bad_template_is_the_bases_fault(source: str) -> None:
 def test_large_texts_are_refused_before_tokenising() -> None:
     """Without a limit on tokens, or a vocabulary that can tell: by the characters of all messages together."""
     half = "é" * (LARGE // 2)
-    assert len(encode_chat(user(half), with_template("{{ messages[0].content }}"))) == 1 + LARGE
+    assert len(encode_chat(user(half), with_template("{{ messages[0].content }}"))) == LARGE
     with pytest.raises(UsageError) as caught:
         encode_chat([*user(half), *user(half + "x")], VOCABULARY)
     assert caught.value.code == "prompt_too_large"

@@ -7,7 +7,6 @@ import pytest
 from edgelora.text.prompt import Message, encode_chat
 from edgelora.text.system_prefix import system_length, system_prefix
 from tests.edgelora.text.test_prompt import VOCABULARY, read, user, with_template
-from tests.support.fake_backend.tokenizer import BOS
 
 
 @pytest.mark.parametrize("question", ["A", "7", "Anything", "77", " A", "", "\n\nA", "\u00c4", "{{ x }}"])
@@ -31,4 +30,4 @@ def test_the_systems_part_of_odd_conversations() -> None:
     length = system_length(alone, encode_chat(alone, VOCABULARY), VOCABULARY)
     assert read(encode_chat(alone, VOCABULARY)[:length]).endswith("Be brief.<|eot_id|><|start_header_id|>")
     last_only = with_template("{{ messages[-1]['content'] }}")
-    assert system_prefix("Be brief.", last_only) == (BOS,)
+    assert system_prefix("Be brief.", last_only) == ()

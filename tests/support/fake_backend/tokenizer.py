@@ -29,6 +29,7 @@ class FakeTokenizer:
     """One token per byte, then CONTROL_TEXTS."""
 
     chat_template: str | None = CHAT_TEMPLATE
+    adds_bos: bool = True
 
     @property
     def size(self) -> int:

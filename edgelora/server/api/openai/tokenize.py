@@ -171,7 +171,7 @@ def _tokens(text: str, tokenizer: Tokenizer, *, param: str, special: bool, bos: 
         message = f"The text has {len(text):,} characters; at most {LARGE:,} are accepted."
         raise UsageError("prompt_too_large", message, "Send it in parts.", param=param)
     written = special and tokenizer.bos_text and text.startswith(tokenizer.bos_text)
-    return tuple(tokenizer.tokenize(text, special=special, bos=bos and not written))
+    return tuple(tokenizer.tokenize(text, special=special, bos=bos and tokenizer.adds_bos and not written))
 
 
 def _text(tokens: list[int], tokenizer: Tokenizer) -> str:

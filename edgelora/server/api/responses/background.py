@@ -16,6 +16,8 @@ from edgelora.server.api.responses.store import ResponseStore
 from edgelora.server.generation.follow import follow
 from edgelora.server.generation.generate import log_unknown
 from edgelora.server.http.drain import Drain
+from edgelora.server.http.errors import internal_error
+from edgelora.server.http.timeouts import RequestTimeouts
 
 _TICK_SECONDS = 60.0
 """Seconds between keep-alive ticks, which are ignored here."""
@@ -24,9 +26,10 @@ _TICK_SECONDS = 60.0
 class Background:
     """The running background responses. They end with the server. Not thread-safe: event loop only."""
 
-    def __init__(self, store: ResponseStore, drain: Drain) -> None:
+    def __init__(self, store: ResponseStore, drain: Drain, timeouts: RequestTimeouts) -> None:
         self._store = store
         self._drain = drain
+        self._timeouts = timeouts
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._cancelled: set[str] = set()
 
@@ -49,13 +52,10 @@ class Background:
     async def _work(self, started: StartedResponse) -> None:
         writer = ResponseWriter(started.response, started.chat_format)
         try:
-            async with aclosing(
-                follow(started.stream, receive=_never_disconnects, drain=self._drain, tick=_TICK_SECONDS)
-            ) as events:
-                async for event in events:
-                    if isinstance(event, Failed):
-                        log_unknown(event.error)
-                    writer.event(event, now=int(time.time()))
+            await self._follow(started, writer)
+        except Exception as error:  # No client waits to be told; the response would be in progress for ever.
+            log_unknown(error)
+            writer.event(Failed(internal_error()), now=int(time.time()))
         finally:
             response = writer.response
             if started.response.id in self._cancelled:
@@ -63,6 +63,16 @@ class Background:
                 if response.status == "in_progress":
                     response = changed(response, status="cancelled")
             self._store.replace(started.stored(response))
+
+    async def _follow(self, started: StartedResponse, writer: ResponseWriter) -> None:
+        followed = follow(
+            started.stream, receive=_never_disconnects, drain=self._drain, tick=_TICK_SECONDS, timeouts=self._timeouts
+        )
+        async with aclosing(followed) as events:
+            async for event in events:
+                if isinstance(event, Failed):
+                    log_unknown(event.error)
+                writer.event(event, now=int(time.time()))
 
 
 async def _never_disconnects() -> Message:

@@ -48,7 +48,7 @@ class ResponsesRoutes:
         self._runtime = runtime
         self._options = options
         self._store = ResponseStore(ResponseStoreLimits(), clock=time.monotonic)
-        self._background = Background(self._store, drain)
+        self._background = Background(self._store, drain, options.timeouts)
         self._create = _Create(runtime, options, drain, self._store, self._background)
 
     def endpoints(self) -> tuple[Endpoint, ...]:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -20,7 +21,7 @@ from edgelora_models.builtin import base_gguf
 from edgelora_models.gguf_base import read_shape
 from edgelora_models.gguf_header import read_header
 from tests.edgelora.backends.llama_cpp.conftest import Installed
-from tests.support.bases import CHAT_TEMPLATE, CONTROL_TOKENS
+from tests.support.bases import CHAT_TEMPLATE, CONTROL_TOKENS, write_tiny_gguf
 from tests.support.lora import GQA
 
 BOS = GQA.vocab - len(CONTROL_TOKENS)
@@ -54,6 +55,19 @@ def test_control_tokens_only_where_asked(tokenizer: LlamaTokenizer) -> None:
     assert tokenizer.tokenize(text, special=True, bos=False) == [ord("a"), CONTROL_IDS["<|eot_id|>"]]
     assert len(tokenizer.tokenize(text, special=False, bos=False)) == len(text)
     assert tokenizer.piece(CONTROL_IDS["<|eot_id|>"]) == b""
+
+
+@pytest.mark.parametrize("adds", [True, False])
+def test_bos_as_the_file_says(tmp_path: Path, adds: bool) -> None:
+    """`tokenizer.ggml.add_bos_token`, as llama.cpp's own tokenisation of a text reads it."""
+    path = write_tiny_gguf(tmp_path / "base.gguf", GQA, seed=1)
+    key = b"tokenizer.ggml.add_bos_token\x07\0\0\0"
+    data = path.read_bytes()
+    assert key + b"\1" in data
+    path.write_bytes(data.replace(key + b"\1", key + bytes([adds])))
+    model = Model.load_vocabulary(path, shape=GQA)
+    assert LlamaTokenizer(model).adds_bos is adds
+    model.close()
 
 
 def test_bos_only_where_asked(tokenizer: LlamaTokenizer) -> None:

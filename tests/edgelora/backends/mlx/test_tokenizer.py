@@ -12,6 +12,7 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers
+from tokenizers.processors import ByteLevel
 
 from edgelora.backends.llama_cpp.model import Model
 from edgelora.backends.llama_cpp.tokenizer import LlamaTokenizer
@@ -43,9 +44,23 @@ def theirs() -> Iterator[LlamaTokenizer]:
 
 def test_facts_are_llama_cpps(ours: Tokenizer, theirs: LlamaTokenizer) -> None:
     """Size, template, begin and end texts, every end, and the bytes of every token."""
-    for name in ("size", "chat_template", "bos_text", "eos_text", "end_ids"):
+    for name in ("size", "chat_template", "bos_text", "adds_bos", "eos_text", "end_ids"):
         assert getattr(ours, name) == getattr(theirs, name), name
     assert [ours.piece(token) for token in range(ours.size)] == [theirs.piece(token) for token in range(ours.size)]
+
+
+@pytest.mark.parametrize(
+    ("setting", "adding", "adds"), [(None, True, True), (None, False, False), (False, True, False), (True, False, True)]
+)
+def test_bos_as_transformers_adds_it(tmp_path: Path, setting: bool | None, adding: bool, adds: bool) -> None:
+    """By the post-processor, unless `add_bos_token` says otherwise."""
+    tokenizer = llama3_tokenizer()
+    if not adding:
+        tokenizer.post_processor = ByteLevel(trim_offsets=False)
+    write_tokenizer(tmp_path, tokenizer)
+    (tmp_path / "config.json").write_text("{}")
+    edit(tmp_path / "tokenizer_config.json", add_bos_token=setting)
+    assert FolderTokenizer(tmp_path, VOCAB).adds_bos is adds
 
 
 PARTS = ["the whole", " ", "\n\n", "<|eot_id|>", "<|begin_of_text|>", "x1", "日本", "é", "....", "\ue000", " Select"]

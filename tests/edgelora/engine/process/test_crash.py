@@ -108,6 +108,34 @@ def test_a_hang_is_a_crash(engines: list[RemoteEngine], tmp_path: Path) -> None:
     assert engine.health().restarts == 1
 
 
+def test_an_engine_whose_thread_died_is_replaced(engines: list[RemoteEngine], tmp_path: Path) -> None:
+    """An exception outside a step ends the engine's thread, and so its process; who waited is served by the next."""
+    engine = started(opening(answer="Fine.", once=str(tmp_path / "once"), able=ONE_PLACE))
+    engines.append(engine)
+    failing, waiting = engine.submit(request("a", "!clear")), engine.submit(request("b"))
+    error = error_of(failing)
+    assert isinstance(error, BackendError) and error.code == "step_failed"
+    assert waiting.text() == "Fine."
+    assert engine.alive and engine.health().restarts == 1
+
+
+def test_an_engine_that_stands_still_is_replaced(engines: list[RemoteEngine], tmp_path: Path) -> None:
+    """Its thread hangs outside the backend, while another thread still answers the supervisor."""
+    engine = started(opening(answer="Fine.", once=str(tmp_path / "once")), times=replace(QUICK, silent=0.6))
+    engines.append(engine)
+    assert engine.submit(request("r", "!stand")).text() == "Fine."
+    assert engine.health().restarts == 1
+
+
+def test_an_engine_that_waits_is_no_hang(engines: list[RemoteEngine], tmp_path: Path) -> None:
+    """A request may wait long for an adapter that is being read: the engine sleeps then, and is left alone."""
+    slow = write_fake_adapter(tmp_path, "slow", answer="Here.")
+    engine = started(opening(answer="x", load_seconds=1.5), times=replace(QUICK, silent=0.4))
+    engines.append(engine)
+    assert engine.submit(request("r", adapter=slow)).text() == "Here."
+    assert engine.health().restarts == 0
+
+
 def test_refused_while_it_starts_again(engines: list[RemoteEngine], tmp_path: Path) -> None:
     """503 with a wait and the reason; a cancel is heard at once; a hint is forgotten; a pin waits."""
     gate = tmp_path / "there"

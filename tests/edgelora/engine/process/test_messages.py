@@ -64,6 +64,7 @@ EVENTS: list[messages.Event] = [
     messages.Stats(STATS, ("counts",)),
     messages.Pong(3, 1.5),
     messages.Pong(3, None),
+    messages.Pong(3, None, 12),
     messages.FirstUse("step", (Path("x"), Path("y"))),
     messages.Logged("edgelora.x", logging.WARNING, "line\n"),
 ]

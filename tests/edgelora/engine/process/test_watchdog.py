@@ -18,6 +18,7 @@ from edgelora.engine.process.instrumented_backend import (
     InstrumentedBackend,
 )
 from edgelora.engine.process.lifecycle import Lifecycle
+from edgelora.engine.process.messages import Pong
 from edgelora.engine.process.output_log import OutputLog
 from edgelora.engine.process.watchdog import Backoff, Watchdog, WatchdogTimes
 from edgelora.store.adapters.quarantine import Quarantine
@@ -32,7 +33,7 @@ def test_silence_is_counted_in_turns() -> None:
     """Four unanswered looks are twenty seconds; an answer in between begins anew; the first may take longer."""
     watch = Watchdog(TIMES)
     assert [watch.looked() for _ in range(8)] == [None] * 8
-    assert watch.answered(1, None) is None
+    assert watch.answered(Pong(1, None)) is None
     assert [watch.looked() for _ in range(4)] == [None] * 4
     assert "did not answer for 20 seconds" in (watch.looked() or "")
 
@@ -40,10 +41,27 @@ def test_silence_is_counted_in_turns() -> None:
 def test_a_call_hangs_after_its_bound() -> None:
     """The same call in every answer; another call, or none, begins anew."""
     watch = Watchdog(TIMES)
-    assert [watch.answered(7, 10.0) for _ in range(2)] == [None, None]
-    assert watch.answered(8, 10.0) is None and watch.answered(8, None) is None
-    assert [watch.answered(9, 10.0) for _ in range(2)] == [None, None]
-    assert "did not return for 10 seconds" in (watch.answered(9, 10.0) or "")
+    assert [watch.answered(Pong(7, 10.0)) for _ in range(2)] == [None, None]
+    assert watch.answered(Pong(8, 10.0)) is None and watch.answered(Pong(8, None)) is None
+    assert [watch.answered(Pong(9, 10.0)) for _ in range(2)] == [None, None]
+    assert "did not return for 10 seconds" in (watch.answered(Pong(9, 10.0)) or "")
+
+
+def test_a_round_that_stands_still() -> None:
+    """The same round without a call, in as many answers as fill the time of silence; asleep, it may last."""
+    watch = Watchdog(TIMES)
+    assert [watch.answered(Pong(7, None, 3)) for _ in range(4)] == [None] * 4
+    assert "stood still for 20 seconds" in (watch.answered(Pong(7, None, 3)) or "")
+    assert [watch.answered(pong) for pong in (Pong(7, None, 4), Pong(7, 60.0, 4), Pong(8, None, 4))] == [None] * 3
+    assert [watch.answered(Pong(8, None, None)) for _ in range(40)] == [None] * 40
+
+
+def test_a_process_that_is_ready_has_answered() -> None:
+    """The long wait is for the modules of a process that starts; it is over once the base is in memory."""
+    watch = Watchdog(TIMES)
+    watch.ready()
+    assert [watch.looked() for _ in range(4)] == [None] * 4
+    assert "did not answer for 20 seconds" in (watch.looked() or "")
 
 
 def test_starts_wait_longer_and_longer() -> None:

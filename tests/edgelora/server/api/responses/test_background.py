@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncGenerator
+from dataclasses import replace
 
 import openai
 import pytest
 from openai.types.responses import Response
 
-from tests.support.server import WAIT_SECONDS, RunningServer
+from edgelora.server.http.timeouts import RequestTimeouts
+from tests.support.openai_client import openai_client
+from tests.support.server import TEST_OPTIONS, WAIT_SECONDS, RunningServer, serving
 from tests.support.service import FakeService, Turnstile
 
 
@@ -63,6 +67,34 @@ def test_a_failure_is_kept(held_client: openai.OpenAI, held: FakeService, gate: 
     gate.open()
     ended = _ended(held_client, made.id)
     assert ended.status == "failed" and ended.error is not None and ended.error.code == "server_error"
+
+
+def test_a_deadline_holds_in_the_background(held: FakeService, gate: Turnstile) -> None:
+    """The generation ends at the deadline, though no client waits for it, and the response says why."""
+    options = replace(TEST_OPTIONS, timeouts=RequestTimeouts(deadline_seconds=0.05))
+    with serving(held, options) as server, openai_client(server) as client:
+        made = client.responses.create(model="tiny", input="Hi", background=True)
+        ended = _ended(client, made.id)
+        assert ended.status == "failed" and ended.error is not None and "0.05 seconds" in ended.error.message
+        assert held.engine.cancelled.wait(WAIT_SECONDS)
+        gate.open()
+
+
+def test_a_fault_of_ours_ends_a_response(
+    held_client: openai.OpenAI, gate: Turnstile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is in progress for no longer than somebody works on it."""
+    monkeypatch.setattr("edgelora.server.api.responses.background.follow", _broken)
+    made = held_client.responses.create(model="tiny", input="Hi", background=True)
+    ended = _ended(held_client, made.id)
+    assert ended.status == "failed" and ended.error is not None and ended.error.code == "server_error"
+    assert "the walls came down" in caplog.text
+    gate.open()
+
+
+async def _broken(*_stream: object, **_limits: object) -> AsyncGenerator[None]:
+    raise RuntimeError("the walls came down")
+    yield
 
 
 def test_only_background_responses_are_cancelled(held_server: RunningServer, gate: Turnstile) -> None:
