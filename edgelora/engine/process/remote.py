@@ -222,7 +222,8 @@ class RemoteEngine:
             if not stopped:
                 self._status.ended(why)
             self._totals.ended()
-            for ref in self._crash_blame.ended(why, blamed=blamed):
+            requests = [entry.request for entry in self._inflight if entry.attempts]
+            for ref in self._crash_blame.ended(why, blamed=blamed, requests=requests, now=time.monotonic()):
                 self._inflight_loads.forget(ref)
                 self._inflight.give_up(ref)
             entries, loads = self._inflight.crash(), self._inflight_loads.crash(stopped=stopped)

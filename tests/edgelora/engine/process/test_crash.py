@@ -164,7 +164,7 @@ def test_refused_while_it_starts_again(engines: list[RemoteEngine], tmp_path: Pa
 
 
 def test_an_adapter_that_kills_is_put_into_quarantine(engines: list[RemoteEngine], tmp_path: Path) -> None:
-    """After the second time; others that were loaded meanwhile are not suspected."""
+    """After the second prompt, not the second try of one; others that were loaded meanwhile are not suspected."""
     bad = write_fake_adapter(tmp_path, "bad", answer="step!abort")
     good = write_fake_adapter(tmp_path, "good", answer="Good.")
     quarantine = Quarantine(tmp_path / "quarantine")
@@ -172,6 +172,10 @@ def test_an_adapter_that_kills_is_put_into_quarantine(engines: list[RemoteEngine
     engines.append(engine)
     assert engine.submit(request("g", adapter=good)).text() == "Good."
     error = error_of(engine.submit(request("b", adapter=bad)))
+    assert isinstance(error, BackendError) and error.code == "engine_crash"
+    wait_until(lambda: engine.alive)
+    assert engine.health().restarts == 2 and quarantine.find(bad.version) is None
+    error = error_of(engine.submit(request("c", "Hello", adapter=bad)))
     assert isinstance(error, BackendError) and error.code == "engine_crash"
     wait_until(lambda: quarantine.find(bad.version) is not None)
     with pytest.raises(AdapterError) as caught:

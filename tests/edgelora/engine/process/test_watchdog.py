@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 
 from edgelora.core.errors import AdapterError, BackendError, Unavailable
-from edgelora.core.request import AdapterRef
+from edgelora.core.request import AdapterRef, AdapterUse, Request
+from edgelora.core.sampling_params import SamplingParams
 from edgelora.engine.process import output_log
-from edgelora.engine.process.crash_blame import CrashBlame, CrashSuspects
+from edgelora.engine.process.crash_blame import KNOWN_ADAPTERS, STRIKE_SECONDS, CrashBlame, CrashSuspects, prompts_of
 from edgelora.engine.process.instrumented_backend import (
     LEAST_SECONDS,
     MEASURED,
@@ -71,9 +73,60 @@ def test_starts_wait_longer_and_longer() -> None:
     assert backoff.ended(60.0) == 0.0 and backoff.failures == 1
 
 
+class Suspects:
+    """Suspects whose every crash is of a prompt of its own, unless `prompt` is given."""
+
+    def __init__(self) -> None:
+        self._suspects = CrashSuspects()
+        self.trying = self._suspects.trying
+        self._crashes = 0
+
+    def ended(self, *, blamed: bool, prompt: int | None = None, now: float = 0.0) -> tuple[Path, ...]:
+        self._crashes += 1
+        identity = frozenset({("", self._crashes if prompt is None else -prompt)})
+        return self._suspects.ended(blamed=blamed, prompts=lambda _path: identity, now=now)
+
+
+def test_one_prompt_strikes_once() -> None:
+    """However often it is sent: it may be at fault itself. A second prompt that crashes is the second strike."""
+    suspects = Suspects()
+    for _ in range(5):
+        suspects.trying("step", (ONE,))
+        assert suspects.ended(blamed=True, prompt=1) == ()
+    suspects.trying("step", (ONE,))
+    assert suspects.ended(blamed=True, prompt=2) == (ONE,)
+
+
+def test_strikes_are_forgotten_after_a_while() -> None:
+    """Two crashes far apart are no pattern."""
+    suspects = Suspects()
+    for crash in range(5):
+        suspects.trying("load", (ONE,))
+        assert suspects.ended(blamed=True, now=crash * STRIKE_SECONDS) == ()
+    suspects.trying("load", (ONE,))
+    assert suspects.ended(blamed=True, now=4.5 * STRIKE_SECONDS) == (ONE,)
+
+
+def test_prompts_are_those_that_use_the_adapter() -> None:
+    """By client and tokens; another client's same prompt is another."""
+    uses, other = (AdapterUse(REF),), (AdapterUse(replace(REF, path=TWO)),)
+    a, b = (Request(name, (1, 2), uses, SamplingParams(), name) for name in "ab")
+    again = replace(a, id="again")
+    assert prompts_of([a, again, replace(a, id="x", adapters=other)], ONE) == prompts_of([a], ONE)
+    assert len(prompts_of([a, b], ONE)) == 2 and prompts_of([a, b], TWO) == frozenset()
+
+
+def test_known_adapters_are_bounded() -> None:
+    """A server may meet any number of versions in its life."""
+    blame = CrashBlame(None)
+    for number in range(2 * KNOWN_ADAPTERS):
+        blame.know([replace(REF, path=Path(str(number)))])
+    assert len(blame) == KNOWN_ADAPTERS
+
+
 def test_two_strikes_in_the_same_place() -> None:
     """Only dying while it was tried counts, only of one's own, and doing well once ends it."""
-    suspects = CrashSuspects()
+    suspects = Suspects()
     suspects.trying("load", (ONE,))
     assert suspects.ended(blamed=True) == ()
     suspects.trying("load", (TWO,))
@@ -96,7 +149,7 @@ def test_quarantine_is_kept_and_lifted(tmp_path: Path) -> None:
     blame.know([REF])
     for _ in range(2):
         blame.trying("load", (ONE,))
-        guilty = blame.ended("SIGSEGV", blamed=True)
+        guilty = blame.ended("SIGSEGV", blamed=True, requests=(), now=0.0)
     assert guilty == [REF]
     quarantine = Quarantine(tmp_path / "q")
     with pytest.raises(AdapterError) as caught:
