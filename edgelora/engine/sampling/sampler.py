@@ -1,8 +1,9 @@
 """From logits to the next token, in numpy. Pure: the only state is one request's tokens and its generator.
 
-Order: the constraint before everything else, then the logits processors, then, as llama.cpp's default chain has it
-(common/sampling), top_k, top_p, min_p and the temperature. So top_p and min_p look at the probabilities before the
-temperature, and a hot temperature does not widen what they keep.
+The order is the constraint, the logits processors, the temperature, top_k, top_p and min_p, as in Meta's reference
+code, transformers (`_get_logits_processor`) and vLLM (`Sampler.sample`). So top_p and min_p look at the probabilities
+after the temperature, which is what a base's recommended values are made for. llama.cpp's default chain applies the
+temperature last.
 """
 
 from __future__ import annotations
@@ -76,16 +77,22 @@ class Sampler:
         return token
 
     def _draw(self, logits: Logits) -> int:
-        kept = candidates(logits, self._params)
-        logprobs = (logits if kept is None else logits[kept]).astype(np.float64)
-        # Below this the likeliest token is certain, and a smaller divisor would overflow.
-        temperature = max(self._params.temperature, 1e-6)
-        weights = np.exp((logprobs - logprobs.max()) / temperature)
+        scaled = scale(logits, self._params.temperature)
+        kept = candidates(scaled, self._params)
+        weights = np.exp((scaled if kept is None else scaled[kept]).astype(np.float64))
         steps = weights.cumsum()
         place = int(np.searchsorted(steps, self._generator.random() * steps[-1], side="right"))
         # Rounding may give the very end of the last step, where nothing follows.
         place = min(place, len(steps) - 1)
         return place if kept is None else int(kept[place])
+
+
+def scale(logits: Logits, temperature: float) -> Logits:
+    """Return the logits [vocab] divided by the temperature, float32, shifted so that the largest is 0."""
+    # Below 1e-6 the likeliest token is certain, and a smaller divisor would overflow.
+    with np.errstate(over="ignore"):  # A token that far behind the likeliest has no probability.
+        scaled: Logits = (logits - logits.max()) / np.float32(max(temperature, 1e-6))
+    return scaled
 
 
 def _check_finite(logits: Logits) -> None:

@@ -20,7 +20,7 @@ from edgelora.engine.sampling.logits_processors import (
     presence_frequency,
     repetition,
 )
-from edgelora.engine.sampling.sampler import Sampler
+from edgelora.engine.sampling.sampler import Sampler, scale
 from edgelora.engine.sampling.truncation import candidates, top
 
 VOCAB = 128_256
@@ -112,11 +112,47 @@ def test_frequencies_follow_the_distribution(temperature: float) -> None:
 
 
 def test_filtered_tokens_are_never_drawn() -> None:
-    """top_k, top_p and min_p bind at any temperature."""
+    """top_k, top_p and min_p bind at any temperature, on the probabilities after it."""
     logits = array([3.0, 2.9, 2.8, -5.0, -6.0])
-    for params in ({"top_k": 2}, {"top_p": 0.5}, {"min_p": 0.85}):
+    for params in ({"top_k": 2}, {"top_p": 0.24}, {"min_p": 0.997}):
         sampler = Sampler(replace(SamplingParams(temperature=50.0, seed=1), **params), ())
         assert {sampler.choose(logits) for _ in range(200)} == {0, 1}
+
+
+def transformers_distribution(logits: NDArray[np.float32], params: SamplingParams) -> NDArray[np.float64]:
+    """The probability of each token, by transformers' warpers one after the other: temperature, top_k, top_p, min_p."""
+    z = logits.astype(np.float64) / params.temperature
+    if 0 < params.top_k < len(z):
+        z[z < np.sort(z)[-params.top_k]] = -np.inf
+    p = np.exp(z - z.max())
+    order = np.lexsort((np.arange(len(z)), -z))
+    mass = (p / p.sum())[order].cumsum()
+    z[order[int(np.searchsorted(mass, params.top_p)) + 1 :]] = -np.inf
+    p = np.exp(z - z.max())
+    p[p < params.min_p * p.max()] = 0
+    return np.asarray(p / p.sum())
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": 1.0},
+        {"temperature": 0.6, "top_p": 0.9},
+        {"temperature": 1.3, "top_p": 0.9},
+        {"temperature": 2.0, "top_p": 0.8, "min_p": 0.2},
+        {"temperature": 1.5, "top_k": 4, "min_p": 0.1},
+        {"temperature": 0.4, "top_k": 5, "top_p": 0.95, "min_p": 0.01},
+    ],
+)
+def test_the_distribution_is_transformers(fields: dict[str, float]) -> None:
+    """Temperature before top_k, top_p and min_p: 20,000 draws, each token within five standard deviations."""
+    logits = array([2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0, -3.0])
+    params = replace(SamplingParams(seed=5), **fields)  # type: ignore[arg-type]
+    sampler = Sampler(params, ())
+    counts = np.bincount([sampler.choose(logits) for _ in range(20_000)], minlength=len(logits))
+    wanted = transformers_distribution(logits, params)
+    assert not counts[wanted == 0].any()
+    assert np.all(np.abs(counts - 20_000 * wanted) <= 5 * np.sqrt(20_000 * wanted * (1 - wanted)))
 
 
 def test_a_tiny_temperature_is_greedy() -> None:
@@ -201,10 +237,10 @@ class OldOrder:
         logits = presence_frequency(
             logits, self.counts, presence=params.presence_penalty, frequency=params.frequency_penalty
         )
-        kept = candidates(logits, params)
+        scaled = scale(logits, params.temperature)
+        kept = candidates(scaled, params)
         ids = np.arange(len(logits)) if kept is None else kept
-        scaled = logits[ids].astype(np.float64)
-        steps = np.exp((scaled - scaled.max()) / params.temperature).cumsum()
+        steps = np.exp(scaled[ids].astype(np.float64)).cumsum()
         place = int(np.searchsorted(steps, self.generator.random() * steps[-1], side="right"))
         token = int(ids[min(place, len(ids) - 1)])
         self.recent.append(token)
