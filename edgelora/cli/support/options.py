@@ -69,7 +69,12 @@ _SAMPLING = (
         metavar="X",
         help="Values above 1 reduce repetition; 1 is no penalty.",
     ),
-    click.option("--seed", type=int, metavar="N", help="The same seed gives the same answer on the same machine, base and version."),
+    click.option(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="The same seed gives the same answer on the same machine, base and version.",
+    ),
     click.option("--stop", multiple=True, metavar="TEXT", help="Stop before TEXT. May be given several times."),
     click.option(
         "--json-schema",
