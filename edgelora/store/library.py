@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from edgelora.core.errors import UsageError
 from edgelora.core.progress import Progress
@@ -45,6 +45,15 @@ class Library:
     settings: Settings
     bases: Bases
     store: Store
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Return the library below the settings' folders, without installing anything."""
+        from edgelora.store.adapters.store import Store
+        from edgelora.store.bases.registry import Bases
+
+        bases = Bases(settings.directories)
+        return cls(settings, bases, Store(settings.directories.data, means_base=bases.means_base))
 
     def prefixes(self) -> PrefixStore:
         """KV on disk, of all bases."""
@@ -99,10 +108,8 @@ class Library:
 
 def open_library(settings: Settings, *, progress: Progress | None = None) -> Library:
     """Open the installed bases and adapters; installs the built-in ones on first use. Raises StorageError."""
-    from edgelora.store.adapters.store import Store
-    from edgelora.store.bases.registry import Bases
     from edgelora.store.builtin import ensure_builtin
 
-    bases, store = Bases(settings.directories), Store(settings.directories.data)
-    ensure_builtin(bases, store, progress)
-    return Library(settings, bases, store)
+    library = Library.of(settings)
+    ensure_builtin(library.bases, library.store, progress)
+    return library

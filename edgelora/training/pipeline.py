@@ -82,6 +82,7 @@ def begin(
     """
     check_mlx()
     _check_recipe(recipe)
+    library.store.check_name(name)
     with opened(library.settings.directories.data, name) as folder:
         if not restart:
             check_startable(folder)

@@ -16,8 +16,6 @@ from edgelora.cli.root import cli
 from edgelora.cli.support.app import App
 from edgelora.core.config import read_settings
 from edgelora.runtime.service import Service
-from edgelora.store.adapters.store import Store
-from edgelora.store.bases.registry import Bases
 from edgelora.store.library import Library
 from tests.support.adapters import TINY, write_peft
 from tests.support.bases import MIN_VOCAB, write_tiny_gguf
@@ -39,12 +37,12 @@ def make_library(home: Path) -> Library:
     """A store with `medical-faq` and `pirate`, and the base `tiny`, below `home`."""
     home.mkdir(exist_ok=True)
     settings = read_settings({"EDGELORA_HOME": str(home)})
-    bases, store = Bases(settings.directories), Store(settings.directories.data)
-    record = bases.add(write_tiny_gguf(home / "tiny.gguf", SHAPE, seed=0), "tiny")
-    bases.use("tiny")
+    library = Library.of(settings)
+    record = library.bases.add(write_tiny_gguf(home / "tiny.gguf", SHAPE, seed=0), "tiny")
+    library.bases.use("tiny")
     for seed, name in enumerate(ANSWERS):
-        store.add(write_peft(home / "sources" / name, SHAPE, seed=seed), name=name, base=record)
-    return Library(settings, bases, store)
+        library.store.add(write_peft(home / "sources" / name, SHAPE, seed=seed), name=name, base=record)
+    return library
 
 
 def make_app(library: Library | None = None, service: FakeService | None = None, **environ: str) -> App:

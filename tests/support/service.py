@@ -27,8 +27,6 @@ from edgelora.runtime.alora import activated
 from edgelora.runtime.composition import compose
 from edgelora.runtime.model_card import ModelCard
 from edgelora.runtime.pins import Pins
-from edgelora.store.adapters.store import Store
-from edgelora.store.bases.registry import Bases
 from edgelora.store.library import Library
 from edgelora.text.prompt import Message, encode_chat, encode_text
 from edgelora.text.tools import Tool
@@ -193,7 +191,7 @@ class FakeService:
     def _empty_registry(self, home: Path) -> AdapterRegistry:
         """A real registry over an empty store: the service's adapters are not installed in it."""
         settings = read_settings({"EDGELORA_HOME": str(home), "EDGELORA_OFFLINE": "1"})
-        library = Library(settings, Bases(settings.directories), Store(settings.directories.data))
+        library = Library.of(settings)
         record = base_record(TINY, name=self.base.name)
         return AdapterRegistry(library, record, self.engine, resolve=self.resolve, pins=Pins(self.engine))
 

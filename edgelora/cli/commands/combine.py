@@ -66,6 +66,8 @@ def combine(
     weighted = [split_part(text) for text in adapters]
     with progress_bars() as bars:
         library = app.open_library(bars)
+        if name is not None:
+            library.store.check_name(name)
         target = _base(library, [spec for spec, _ in weighted], base)
         with opened(reading, bars, usual=target.path) as given:
             parts = read_parts(library.store, weighted, target.fingerprint.shape, reading=given or PLAIN)

@@ -194,6 +194,7 @@ def library_checks(library: Library) -> Iterator[Check]:
 
     settings = library.settings
     yield store(library)
+    yield names(library)
     yield quarantine(library)
     try:
         record = choose_base(library.bases, None, settings.backend)
@@ -223,6 +224,16 @@ def store(library: Library) -> Check:
         first, more = problems[0], f" ({len(problems)} in all)" if len(problems) > 1 else ""
         return fail("store", f"{first.what}{more}", first.remedy)
     return ok("store", f"{count} adapter{'' if count == 1 else 's'}, every file intact")
+
+
+def names(library: Library) -> Check:
+    """Find adapters that have a base's name, which the base answers to. Stores of older versions may have some."""
+    hidden = [name for name in library.store.names() if library.bases.means_base(name)]
+    if not hidden:
+        return ok("names", "no adapter has a base's name")
+    first = hidden[0]
+    remedy = f"Install it under another name: edgelora export {first} --to peft -o DIR, edgelora add DIR --name NAME."
+    return warn("names", f"requests for {', '.join(hidden)} go to a base and not to the adapter", remedy)
 
 
 def quarantine(library: Library) -> Check:

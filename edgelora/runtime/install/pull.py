@@ -84,7 +84,9 @@ def pull(
     if options.subfolder is None and not holds_adapter(cache_request, listing.files):
         _check_base(cache_request, listing)
         return _pull_base(name, library, options, access)
-    _base(library, options)  # before anything is downloaded
+    # Before anything is downloaded.
+    _base(library, options)
+    library.store.check_name(options.called or _free_name(cache_request, library))
     with _of_an_adapter():
         fetched = cache.fetch(
             cache_request,

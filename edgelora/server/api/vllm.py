@@ -15,7 +15,6 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from edgelora.core.errors import UsageError
-from edgelora.core.files import check_name
 from edgelora.runtime.install.sources import LOADED, InstalledSource, PathSource, Source
 from edgelora.server.http.endpoint import TEXT, Access, Endpoint
 from edgelora.server.http.validation import invalid, typed
@@ -56,7 +55,7 @@ class VllmRoutes:
     async def load(self, request: Request) -> Response:
         """Install the adapter as `lora_name`, unless it is installed so already, and load it."""
         body = typed(await self._manager.read(request), LoadAdapterBody)
-        name = check_name(body.lora_name, kind="adapter")
+        name = self._registry.library.store.check_name(body.lora_name)
         source = await in_thread(lambda: self._source(body))
         if source is not None:
             await self._manager.install(Task("load", name, str(source)), source)

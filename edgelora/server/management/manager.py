@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from edgelora.core.errors import EdgeloraError, UsageError
-from edgelora.core.files import check_name
 from edgelora.core.progress import Progress
 from edgelora.runtime.adapter_registry import AdapterRegistry
 from edgelora.runtime.install.sources import HubSource, InstallResult, Source, UploadSource
@@ -62,7 +61,7 @@ class Manager:
 
     def submit(self, task: Task, source: Source) -> tuple[Job, Future[Job]]:
         """Start a job that installs `source` as `task.name`. Raises UsageError for a bad name, or Busy."""
-        check_name(task.name, kind="adapter")
+        self.registry.library.store.check_name(task.name)
 
         def work(progress: Progress) -> InstallResult:
             return self.registry.install(source, name=task.name, uploads=self.uploads, progress=progress)

@@ -58,9 +58,17 @@ CONVERTED = "converted"
 class Store:
     """Everything below one folder, which is made on the first write. Thread-safe and process-safe."""
 
-    def __init__(self, root: Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        means_base: Callable[[str], bool] = lambda _name: False,
+    ) -> None:
+        """`means_base`: returns True for a name that no adapter may have, because a base goes by it."""
         self._layout = AdapterLayout(root)
         self._clock = clock
+        self._means_base = means_base
 
     @property
     def root(self) -> Path:
@@ -130,6 +138,13 @@ class Store:
         """What a version has been converted to so far."""
         return conversions.every(self._layout, version.digest)
 
+    def check_name(self, name: str) -> str:
+        """Return the name if an adapter may have it. Raises UsageError (code bad_name or reserved_name)."""
+        if self._means_base(check_name(name, kind="adapter")):
+            message = f"{name!r} is the name of a base, which would answer in the adapter's place."
+            raise UsageError("reserved_name", message, "Choose another name for the adapter (--name).", param="name")
+        return name
+
     def add(
         self,
         source: Path,
@@ -147,7 +162,7 @@ class Store:
         it; what takes that, and MLX's, is kept as plain factors (see `resolve`). The same content under the same name
         is the version it was. Raises UsageError, AdapterError, StorageError; then nothing has changed.
         """
-        chosen = default_name(source) if name is None else check_name(name, kind="adapter")
+        chosen = self.check_name(default_name(source) if name is None else name)
         sweep(make_folder(self._layout.tmp))
         with workspace(self._layout.tmp) as work:
             with naming(chosen, None, base):

@@ -7,6 +7,9 @@ from typing import Protocol
 
 from edgelora_models.catalogue import ENTRIES
 
+RESERVED = frozenset({"auto"})
+"""Names that mean a choice of model rather than a model."""
+
 
 class NamedBase(Protocol):
     @property
@@ -27,6 +30,17 @@ def goes_by(base: NamedBase, name: str) -> bool:
     lowered, folded = name.lower(), _folded(own)
     catalogued = (_folded((entry.name, *entry.aliases)) for entry in ENTRIES)
     return any(lowered in names and names & folded for names in catalogued)
+
+
+def means_base(name: str, bases: Iterable[NamedBase]) -> bool:
+    """Return whether requests for `name` go to a base, or will: so no adapter may have this name.
+
+    That holds for the names of installed bases, for every name in the catalogue, and for RESERVED.
+    """
+    lowered = name.lower()
+    if lowered in RESERVED or any(lowered in _folded((entry.name, *entry.aliases)) for entry in ENTRIES):
+        return True
+    return any(lowered in _folded((base.name, *base.aliases)) for base in bases)
 
 
 def _folded(names: Iterable[str]) -> set[str]:

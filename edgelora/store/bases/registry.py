@@ -15,6 +15,7 @@ import msgspec
 
 from edgelora.core.errors import BaseError, NotFound, StorageError, UsageError
 from edgelora.core.files import check_name, inside, suggest_name, valid_name
+from edgelora.store.bases.names import means_base
 from edgelora.store.bases.record import LOCAL, BaseRecord, Stamp, decode, encode
 from edgelora_models.storage import discard, storing, sync_folder, write_atomic
 
@@ -64,6 +65,10 @@ class Bases:
                 if name in record.aliases:
                     return record
         return self._read(name)
+
+    def means_base(self, name: str) -> bool:
+        """Return whether `name` is taken by an installed base, by the catalogue, or reserved (`names.means_base`)."""
+        return means_base(name, self.list())
 
     def add(
         self,

@@ -18,7 +18,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from edgelora.core.errors import Busy, NotFound
-from edgelora.core.files import check_name
 from edgelora.core.model_id import without_project
 from edgelora.server.api.together.replies import (
     ProjectModel,
@@ -158,7 +157,7 @@ class ProjectsRoutes:
         project = check_project(request)
         body = typed(await self._manager.read(request), RegisterBody)
         self._manager.check_base(body.base_model_id, param="baseModelId")
-        name = check_name(without_project(body.name), kind="adapter")
+        name = self._manager.registry.library.store.check_name(without_project(body.name))
         self._register.add(name, body.description or "")
         return reply(self._fields(RegisteredModel(name, body.description or ""), project))
 

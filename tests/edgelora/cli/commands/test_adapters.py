@@ -57,6 +57,18 @@ def test_add_zip_under_a_name(library: Library, tmp_path: Path) -> None:
     assert json.loads(done.stdout)["name"] == "sql"
 
 
+@pytest.mark.parametrize("name", ["tiny", "auto", "llama-3.1-8b-instruct"])
+def test_a_base_s_name_is_refused(library: Library, tmp_path: Path, name: str) -> None:
+    """Requests for it would go to the base, in silence."""
+    source = write_peft(tmp_path / "source", SHAPE)
+    done = run(make_app(library), "add", str(source), "--name", name)
+    assert done.exit_code == 2 and "is the name of a base" in done.stderr and "--name" in done.stderr
+    shutil.move(source, tmp_path / name)
+    assert run(make_app(library), "add", str(tmp_path / name)).exit_code == 2
+    done = run(make_app(library), "combine", "medical-faq", "pirate", "--name", name)
+    assert done.exit_code == 2 and "is the name of a base" in done.stderr
+
+
 def test_add_again_is_a_new_version(library: Library, tmp_path: Path) -> None:
     """Other content under a name that is taken is the next version; the old one stays to be named."""
     source = write_peft(tmp_path / "other", SHAPE, seed=9)

@@ -16,6 +16,7 @@ from edgelora.core.config import read_settings
 from edgelora.core.errors import BaseError
 from edgelora.server.http import sockets
 from edgelora.server.http.options import ServerOptions
+from edgelora.store.adapters.store import Store
 from edgelora.store.library import Library
 from tests.support.cli import make_app, run
 from tests.support.service import FakeService
@@ -83,6 +84,16 @@ def test_damaged_store(library: Library, service: FakeService) -> None:
     done = run(make_app(library, service), "doctor")
     assert (done.exit_code, "1 of " in done.stderr) == (1, True)
     assert str(blob) in done.stdout
+
+
+def test_an_adapter_with_a_base_s_name(library: Library, service: FakeService) -> None:
+    """A store of an older version may have one; the check says that the base answers, and how to rename it."""
+    Store(library.store.root).add(
+        library.settings.directories.data.parent / "sources" / "pirate", name="tiny", base=library.bases.get("tiny")
+    )
+    checks = json.loads(run(make_app(library, service), "doctor", "--json").stdout)["checks"]
+    (check,) = [check for check in checks if check["name"] == "names"]
+    assert check["status"] == "warn" and "tiny" in check["detail"] and "edgelora export tiny" in check["remedy"]
 
 
 def test_base_that_is_gone(library: Library, service: FakeService) -> None:

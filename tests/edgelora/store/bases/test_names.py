@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from edgelora.store.bases.names import goes_by
+from edgelora.store.bases.names import goes_by, means_base
 
 
 @pytest.mark.parametrize(("own", "aliases", "name", "means"), [
@@ -24,3 +24,17 @@ from edgelora.store.bases.names import goes_by
 def test_a_base_goes_by_its_names(own: str, aliases: tuple[str, ...], name: str, means: bool) -> None:
     """Groq's, Together's and Meta's names mean the base they know by them, and no other."""
     assert goes_by(SimpleNamespace(name=own, aliases=aliases), name) is means
+
+
+@pytest.mark.parametrize(("name", "taken"), [
+    ("auto", True),
+    ("mine", True),
+    ("other", True),
+    ("llama-3.1-8b", True),
+    ("llama-3.1-8b-instant", True),
+    ("medical-faq", False),
+    ("mine-2", False),
+])  # fmt: skip
+def test_names_that_no_adapter_may_have(name: str, taken: bool) -> None:
+    """Those of installed bases, their aliases, the catalogue's, and `auto`."""
+    assert means_base(name, [SimpleNamespace(name="Mine", aliases=("other",))]) is taken
