@@ -70,7 +70,7 @@ class LiveRequests:
         return [run.request for run in list(self._runs.values())]
 
     def mark(self, request_ids: Iterable[str], change: Literal["loading", "loaded", "scheduled"]) -> None:
-        """Record the time of a change. Later changes after a preemption are not recorded: they count as decoding time."""
+        """Record the time of a change. Changes after the first token are not recorded: they count as decoding time."""
         now = time.monotonic()
         for request_id in request_ids:
             run = self._runs[request_id]
@@ -81,7 +81,7 @@ class LiveRequests:
                 setattr(clock, change, now)
 
     def fail_all(self, why: str) -> None:
-        """Fail every request but keep the entries. May be called from any thread, also by a close that ran out of time."""
+        """Fail every request but keep the entries. Any thread may call it, also a close that ran out of time."""
         for run in list(self._runs.values()):
             run.fail(engine_stopped(why))
 

@@ -23,8 +23,8 @@ class AdapterLimits:
     def check(self, refs: Iterable[AdapterRef], *, pinned: Mapping[Key, AdapterRef] = NO_PINS) -> None:
         """Check that the adapters can be in memory together, beside the pinned ones, once everything else is evicted.
 
-        Raises AdapterError(code adapter_too_large) if they exceed the budget, or AdapterError(code too_many_adapters) if
-        there are more of them than slots.
+        Raises AdapterError(code adapter_too_large) if they exceed the budget, or AdapterError(code too_many_adapters)
+        if there are more of them than slots.
         """
         requested = {ref.key: ref for ref in refs}
         pins = [ref for key, ref in pinned.items() if key not in requested]

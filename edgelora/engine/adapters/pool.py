@@ -84,7 +84,7 @@ class Pool:
     def check_fits(self, *refs: AdapterRef) -> None:
         """Check that the adapters can be in memory together at all, beside the pinned ones.
 
-        Raises AdapterError(code adapter_too_large), or AdapterError(code too_many_adapters) if there are more than slots.
+        Raises AdapterError(code adapter_too_large), or AdapterError(code too_many_adapters) if there are too few slots.
         """
         self.limits.check(refs, pinned=self.pinned)
 
@@ -133,7 +133,10 @@ class Pool:
         self.pinned = {key: pin for key, pin in self.pinned.items() if key != ref.key}
 
     def reserve(self, ref: AdapterRef) -> Reservation:
-        """Reserve a slot and the bytes for an adapter to be loaded. Requires that it has no slot and that `can_hold` is True."""
+        """Reserve a slot and the bytes for an adapter to be loaded.
+
+        Raises RuntimeError if it has a slot already or `can_hold` is False.
+        """
         if ref.key in self._entries or not self.can_hold(ref):
             raise RuntimeError(f"no slot can be reserved for {ref}")
         evicted: list[int] = []

@@ -64,7 +64,7 @@ ALONE = DecodeLoad(here=0, everywhere=0)
 
 
 def choose_piece(costs: StepCosts, decode_load: DecodeLoad, *, room: int) -> int:
-    """Return the number of prompt tokens in the next step: 1 to `room`, the step's capacity beside `decode_load.here`."""
+    """Return the number of prompt tokens in the next step: 1 to `room`, its capacity beside `decode_load.here`."""
     return _beside(costs, decode_load, room) if decode_load.everywhere else _alone(costs, room)
 
 

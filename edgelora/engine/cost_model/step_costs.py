@@ -71,8 +71,8 @@ class StepCosts:
     def seconds(self, rows: int) -> float | None:
         """Return the estimated seconds of an undisturbed step; one measurement is enough.
 
-        Interpolates linearly between measured sizes. Returns None if neither this size nor both a smaller and a larger one
-        were measured.
+        Interpolates linearly between measured sizes. Returns None if neither this size nor both a smaller and a larger
+        one were measured.
         """
         own = self._sizes.get(size_of(rows))
         return own.seconds if own else self._between(rows, list(self._sizes))
@@ -83,7 +83,7 @@ class StepCosts:
         return own.seconds if own and own.enough and self._steps - own.seen <= FRESH else None
 
     def best(self, rows: int) -> float | None:
-        """Return the shortest recent step of a known size, otherwise None. If even this is too long, the size is too slow."""
+        """Return the shortest recent step of a known size, otherwise None. If it is too long, the size is too slow."""
         measured = self.known(rows)
         return measured and min(self._sizes[size_of(rows)].latest)
 
@@ -119,7 +119,7 @@ class StepCosts:
         return low + (high - low) * (rows - below) / (above - below)
 
     def _in_parts(self, rows: int) -> float | None:
-        """Return an upper bound for a remainder split into parts of one size; the last part may be smaller and costs as much."""
+        """Return the same bound for a remainder split into parts of one size; a smaller last part costs as much."""
         if not rows:
             return 0.0
         if rows not in self._rests:

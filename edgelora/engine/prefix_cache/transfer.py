@@ -62,7 +62,7 @@ class PrefixTransfer:
         return look if keep is None else PrefixLookup(look.found, keep)
 
     def submit(self, request: Request, look: PrefixLookup) -> None:
-        """Submit to the scheduler; the request waits for its prefix if that is worth reading. Raises as the scheduler does."""
+        """Submit to the scheduler, waiting for the prefix if it is worth reading. Raises as the scheduler does."""
         prefix = look.found
         worth = prefix is not None and prefix.stored.length > self._scheduler.known(request) + LITTLE
         self._scheduler.submit(request, prefix=worth)

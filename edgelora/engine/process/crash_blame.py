@@ -1,4 +1,4 @@
-"""Blame for the end of an engine's process, and what follows: quarantine, and a line in the log."""
+"""The attribution of an engine crash to adapters, and what follows: quarantine, and a line in the log."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ STRIKES = 2
 
 
 class CrashSuspects:
-    """Adapters by the path of their conversion."""
+    """Adapters suspected of crashes, by the path of their conversion."""
 
     def __init__(self) -> None:
         self._trying: dict[Phase, tuple[Path, ...]] = {}
         self._strikes: Counter[Path] = Counter()
 
     def trying(self, phase: Phase, paths: Sequence[Path]) -> None:
-        """Note a `messages.FirstUse`."""
+        """Record a `messages.FirstUse`."""
         before = self._trying.pop(phase, ())
         if paths:
             self._trying[phase] = tuple(paths)
@@ -32,7 +32,10 @@ class CrashSuspects:
                 del self._strikes[path]
 
     def ended(self, *, blamed: bool) -> tuple[Path, ...]:
-        """The process ended; `blamed`: of itself. Returns, and forgets, those that have now done it STRIKES times."""
+        """Record the end of the process. `blamed`: the process caused it itself.
+
+        Returns, and forgets, the adapters that have now been in use at STRIKES such ends.
+        """
         now = {path for paths in self._trying.values() for path in paths} if blamed else set()
         self._trying.clear()
         self._strikes.update(now)
@@ -46,23 +49,23 @@ _log = logging.getLogger(__name__)
 
 
 class CrashBlame:
-    """The caller holds a lock, but for `trying`, which is told from one thread as long as a process lives."""
+    """Suspects and quarantine. The caller holds a lock, except for `trying`, which one thread calls per process."""
 
     def __init__(self, quarantine: Quarantine | None) -> None:
         self._quarantine = quarantine
         self._suspects = CrashSuspects()
         self._known: dict[Path, AdapterRef] = {}
-        """Every adapter that was ever asked for, by where it lies."""
+        """Every adapter ever requested, by the path of its conversion."""
 
     def know(self, refs: Iterable[AdapterRef]) -> None:
         self._known.update((ref.path, ref) for ref in refs)
 
     def trying(self, phase: Phase, paths: Sequence[Path]) -> None:
-        """Note a `messages.FirstUse`."""
+        """Record a `messages.FirstUse`."""
         self._suspects.trying(phase, paths)
 
     def ended(self, why: str, *, blamed: bool) -> list[AdapterRef]:
-        """Do `CrashSuspects.ended`; the adapters returned are in quarantine."""
+        """Do as `CrashSuspects.ended`, and quarantine the adapters returned."""
         guilty = [self._known[path] for path in self._suspects.ended(blamed=blamed) if path in self._known]
         for ref in guilty:
             _log.error("Adapter %s crashed the engine twice and is not run any more: %s.", ref, why)
