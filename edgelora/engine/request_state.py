@@ -49,9 +49,9 @@ class RequestState:
     def choose(self, logits: NDArray[np.float32], draft: tuple[int, ...], tokenizer: Tokenizer) -> tuple[Choice, ...]:
         """Choose the next tokens and send their text to the stream. `logits` has shape [1 + draft, vocab].
 
-        One token is chosen from the first row, and one from each next row as long as the previous choice equals the drafted
-        token. The sampler and the reader thus see exactly what they would without a draft. Raises BackendError for logits
-        from which no token can be chosen.
+        One token is chosen from the first row, and one from each next row as long as the previous choice equals the
+        drafted token. The sampler and the reader thus see exactly what they would without a draft. Raises BackendError
+        for logits from which no token can be chosen.
         """
         choices: list[Choice] = []
         for row, drafted in zip(logits, (*draft, None), strict=True):

@@ -1,7 +1,7 @@
 """A backend that reports the call it is in, how long calls take, and which adapters are used for the first time.
 
-It stands between the engine and the real backend, in the engine's process. After a crash, its reports show which adapter
-was being read, attached, or computed with for the first time.
+It stands between the engine and the real backend, in the engine's process. After a crash, its reports show which
+adapter was being read, attached, or computed with for the first time.
 """
 
 from __future__ import annotations
@@ -81,7 +81,10 @@ class InstrumentedBackend:
         return self._backend.kv_identity
 
     def load(self, path: Path) -> NamedAdapter:
-        """Load an adapter. Not timed: it waits for a disk, on a thread that only the adapter's own requests wait for."""
+        """Load an adapter.
+
+        Not timed: it waits for a disk, on a thread that only the adapter's own requests wait for.
+        """
         with self._trying("load", (path,)):
             return NamedAdapter(path, self._backend.load(path))
 

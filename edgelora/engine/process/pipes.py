@@ -1,7 +1,7 @@
 """Frames of messages over a pair of pipes: four bytes of length (little-endian), then msgpack. Owns the writing thread.
 
-Nothing here polls: a reader sleeps in `read`, a writer in its queue. Messages queued during a write are sent together in
-the next frame.
+Nothing here polls: a reader sleeps in `read`, a writer in its queue. Messages queued during a write are sent together
+in the next frame.
 """
 
 from __future__ import annotations

@@ -90,7 +90,10 @@ class Supervisor:
         self._signals.put("busy")
 
     def stop(self, close: messages.Close | None) -> None:
-        """Start no more processes. `close` is sent to a ready process; without it, or if not ready, the process is killed."""
+        """Start no more processes.
+
+        `close` is sent to a ready process; without it, or if not ready, the process is killed.
+        """
         self._stopping.set()
         process = self._process
         if process is not None and close is not None and self._ready_at is not None:

@@ -1,8 +1,8 @@
 """Guided decoding: constrains an answer token by token through llguidance.
 
-llama.cpp's own grammars are not used: they fail open, or end the process, for schemas that any client may send. Owns the
-description of a base's vocabulary, which is made once (a third of a second for 128,256 tokens) at the first constraint.
-Compiling releases the GIL and belongs on a request's thread; the engine computes masks.
+llama.cpp's own grammars are not used: they fail open, or end the process, for schemas that any client may send. Owns
+the description of a base's vocabulary, which is made once (a third of a second for 128,256 tokens) at the first
+constraint. Compiling releases the GIL and belongs on a request's thread; the engine computes masks.
 """
 
 from __future__ import annotations
@@ -98,7 +98,10 @@ class _GuidanceTokenizer:
 
 @lru_cache(maxsize=_KEPT)
 def _describe(tokenizer: Tokenizer) -> LLTokenizer:
-    """Return the tokenizer in llguidance's form. Two concurrent first calls may both build it, which only costs time."""
+    """Return the tokenizer in llguidance's form.
+
+    Two concurrent first calls may both build it, which only costs time.
+    """
     from llguidance import LLTokenizer, TokenizerWrapper
 
     if not tokenizer.end_ids:

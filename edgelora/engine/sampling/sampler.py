@@ -58,7 +58,9 @@ class Sampler:
         return self._guided_decoder is not None and self._guided_decoder.complete
 
     def choose(self, logits: Logits) -> int:
-        """Return the next token from `logits` [vocab] float32, which is not changed. Of equal logits the lowest id is first.
+        """Return the next token from `logits` [vocab] float32, which is not changed.
+
+        Of equal logits the lowest id is first.
 
         -inf forbids a token. Raises BackendError(code bad_logits) for NaN, +inf, or if every token is forbidden, and
         as the guided decoder does.

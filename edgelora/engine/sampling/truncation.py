@@ -17,7 +17,10 @@ _FIRST_LOOK = 64
 
 
 def candidates(logits: Logits, params: SamplingParams) -> Ids | None:
-    """Return the ids kept by top_k, top_p and min_p, likeliest first, ties by id. None means all ids, in order of id."""
+    """Return the ids kept by top_k, top_p and min_p, likeliest first, ties by id.
+
+    None means all ids, in order of id.
+    """
     size, all_tokens = len(logits), not 0 < params.top_k < len(logits)
     if all_tokens and params.top_p >= 1 and params.min_p <= 0:
         return None
