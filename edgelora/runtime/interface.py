@@ -31,12 +31,12 @@ class Runtime(Protocol):
 
     @property
     def backend_name(self) -> str:
-        """Return what computes, for people."""
+        """The backend's display name."""
         ...
 
     @property
     def setup(self) -> object | None:
-        """Return how, where something was chosen; its text is for people."""
+        """The chosen options, as text for people; None if nothing was chosen."""
         ...
 
     @property
@@ -44,12 +44,12 @@ class Runtime(Protocol):
 
     @property
     def limit(self) -> int:
-        """A prompt of so many tokens, or more, is refused."""
+        """Number of tokens from which on a prompt is refused."""
         ...
 
     @property
     def registry(self) -> AdapterRegistry:
-        """The installed adapters, to be looked at and changed."""
+        """The installed adapters, for listing and changing them."""
         ...
 
     def models(self) -> list[ModelCard]: ...

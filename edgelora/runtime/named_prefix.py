@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgelora.engine.client import EngineClient
 
 PIECE = 64
-"""Tokens between two looks at the bar. Each piece costs one token's logits more."""
+"""Number of tokens between two progress reports. Each chunk costs one additional token's logits."""
 
 
 def add_named(

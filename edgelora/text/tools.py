@@ -17,11 +17,11 @@ Turn = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function."""
+    """A function that an answer may call."""
 
     name: str
     parameters: str
-    """The JSON schema of its arguments, as text; an object's."""
+    """JSON schema of its arguments, an object, as text."""
     description: str = ""
 
     def spec(self, change: Change) -> dict[str, Any]:
@@ -36,7 +36,7 @@ class ToolCall:
     id: str
     name: str
     arguments: str
-    """A JSON object, as text."""
+    """Arguments of the call, a JSON object as text."""
 
     def spec(self, change: Change) -> dict[str, Any]:
         """Return it as chat templates take it: arguments as an object, every text changed."""
@@ -99,7 +99,7 @@ def mapped(value: Any, change: Change) -> Any:
 
 
 def texts(value: object) -> Iterator[str]:
-    """Every text in a JSON value, keys included."""
+    """Yield every text in a JSON value, keys included."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):

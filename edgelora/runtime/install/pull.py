@@ -48,9 +48,9 @@ class HubAccess:
     progress: Progress | None = None
     pause: Callable[[float], None] = time.sleep
     limit_bytes: int | None = None
-    """Bytes of an adapter's files together at most; None: what the disk has room for."""
+    """Maximum total bytes of an adapter's files; None for all free disk space."""
     turn: AbstractContextManager[object] = field(default_factory=nullcontext)
-    """Held while what came is installed, and not while it comes."""
+    """Held while the download is installed, but not during the download."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class PulledAdapter:
     version: Version
     base: BaseRecord
     cached: float | None
-    """When it came from the hub, Unix seconds, if the hub was not asked now."""
+    """Unix seconds of the download if it came from the cache; None if it came from the hub now."""
 
 
 def pull(
@@ -175,7 +175,7 @@ def _check_base(wanted: CacheRequest, listing: Listing) -> None:
 
 @contextmanager
 def _of_an_adapter() -> Iterator[None]:
-    """The hub's and the download's errors speak of a base where they mean what is pulled."""
+    """Convert the hub's and the download's errors, which assume a base, to those of an adapter."""
     try:
         yield
     except BaseError as error:
