@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class InstalledAdapter:
-    """An installed adapter version, and what is known of it at run time."""
+    """An installed adapter version, and its state at run time."""
 
     manifest: AdapterManifest
     version: Version

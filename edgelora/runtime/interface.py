@@ -1,5 +1,6 @@
-"""The runtime as the server needs it, and nothing more. `edgelora.runtime.service.Service` is it; tests
-bring a small one.
+"""The part of the runtime that the server uses.
+
+`edgelora.runtime.service.Service` implements it; tests have a small implementation of their own.
 """
 
 from __future__ import annotations

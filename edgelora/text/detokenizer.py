@@ -75,7 +75,7 @@ class Detokenizer:
         self._filter = StopFilter(stops)
         self._read = 0
         self.shown = 0
-        """Characters that were let through."""
+        """Number of characters returned so far."""
 
     @property
     def stopped(self) -> bool:

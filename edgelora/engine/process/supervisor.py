@@ -189,7 +189,7 @@ class Supervisor:
             process.kill()
 
     def _for_good(self, why: str, failures: int) -> EdgeloraError | None:
-        """Return a permanent error: the base cannot be opened, or the process crashed FIRST_STARTS times before it was ready."""
+        """Return the error that ends all restarts: a base that cannot be opened, or that crashed FIRST_STARTS times."""
         if self._was_ready:
             return None
         if self._refusal is not None:

@@ -89,7 +89,8 @@ class DraftBudget:
         """Return the drafts, at most `room` tokens, that maximize the step's tokens per second. Changes nothing.
 
         `rows`: rows of the step without drafts, of which `answers` are answers' tokens; each row counts as one token,
-        also those of prompts. With drafts the step takes at most LONGEST times the step of those answers.
+        also those of prompts. The step takes at most LONGEST times the step of those
+        answers, or UNNOTICED seconds more; a try of an unknown size at most TRY times.
         """
         able = [s for s in sequences if s.prompt_lookup.match is not None]
         room = max(0, min(room, DRAFT_ROWS))

@@ -30,18 +30,18 @@ class PullOptions:
     """The options of a pull."""
 
     called: str | None = None
-    """Its name here; None: the repository's own."""
+    """Name to install it under; None for the repository's own."""
     base: str | None = None
-    """The base it is for; None: the chosen one."""
+    """Name of the base it is for; None for the chosen one."""
     subfolder: str | None = None
-    """The folder of the adapter, where the repository has several."""
+    """Folder of the adapter, if the repository has several."""
     reading: ReadOptions | None = None
-    """Files that may be used beside it, see `Store.add`."""
+    """Additional files that may be used to read it, see `Store.add`."""
 
 
 @dataclass(frozen=True, slots=True)
 class HubAccess:
-    """The way to the hub. `endpoint` and `token` default to huggingface_hub's settings."""
+    """Access to the hub. `endpoint` and `token` default to huggingface_hub's settings."""
 
     token: str | None = None
     endpoint: str | None = None
