@@ -90,7 +90,7 @@ def one_call_each(turns: Sequence[Turn]) -> list[Turn]:
 
 
 def mapped(value: Any, change: Change) -> Any:
-    """Return a JSON value with every text in it, keys included, changed."""
+    """Return a JSON value with `change` applied to every text in it, keys included."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
