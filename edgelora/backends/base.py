@@ -1,4 +1,4 @@
-"""The seam between the engine and what computes. One backend instance holds one resident base.
+"""The interface between the engine and a backend. One backend instance holds one resident base.
 
 Threads: `load` and `tokenizer` may be used from any thread; everything else only from the engine thread.
 """
@@ -23,41 +23,47 @@ class Capabilities:
     """The abilities of a backend, within which the scheduler plans."""
 
     adapter_format: AdapterFormat
-    """The conversion that the store must hand to `load`."""
+    """Format of the converted adapters that `load` reads."""
     mixed_adapters: bool
-    """Whether one step may apply different adapters to its tokens. Where False the scheduler groups sequences by the
-    adapters and weights that act, in turn, and ends a chunk where another adapter begins."""
+    """True if one step may apply different adapters to its tokens.
+
+    If False, the scheduler groups sequences by the adapters and weights applied, in turn, and ends a chunk where
+    another adapter begins.
+    """
     max_slots: int
-    """Adapters attached at once."""
+    """Maximum number of adapters attached at once."""
     max_sequences: int
-    """Sequences with KV at once; their ids are 0 .. max_sequences - 1."""
+    """Maximum number of sequences with KV; their ids are 0 .. max_sequences - 1."""
     max_step_tokens: int
-    """Tokens in one step, over all chunks."""
+    """Maximum tokens in one step, over all chunks."""
     context_length: int
-    """Tokens of one sequence at most (prompt and answer)."""
+    """Maximum tokens of one sequence (prompt and answer)."""
     kv_cells: int
-    """Tokens of KV over all sequences at most."""
+    """Maximum tokens of KV over all sequences."""
 
     @property
     def sequence_tokens(self) -> int:
-        """Tokens of one sequence at most, wherever the limit comes from."""
+        """Maximum tokens of one sequence by context length and KV together."""
         return min(self.context_length, self.kv_cells)
 
     max_outputs: int
-    """Tokens of one step whose logits may be wanted, over all chunks."""
+    """Maximum number of tokens of one step with logits, over all chunks."""
     widens_adapters: bool = False
-    """Whether adapters take four bytes a value in memory, in however few they are stored."""
+    """True if adapters take four bytes per value in memory, however they are stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """One adapter's part in a sequence. A position's delta is the weighted sum of all that act on it, each a change of
-    what the base computes: DoRA's row scales are of that, whatever else acts."""
+    """The application of one adapter to a sequence.
+
+    A position's delta is the weighted sum over all adapters applied to it, each relative to the base's output: DoRA's
+    row scales apply to the base, whatever other adapters are applied.
+    """
 
     slot: int
     weight: float = 1.0
     start: int = 0
-    """The first position of the sequence it acts on; positions before it are computed without it."""
+    """First position of the sequence the adapter applies to; positions before it are computed without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +75,13 @@ class Chunk:
     """Position of tokens[0]; the sequence's KV holds exactly the positions before it."""
     tokens: tuple[int, ...]
     adapters: tuple[Applied, ...]
-    """The adapters that act on the sequence, each slot once, in any order; empty is the base alone. The same
-    for every chunk of the
-    sequence, but that an adapter's slot may change and one that has not begun may be left out or join."""
+    """Adapters applied to the sequence, each slot once, in any order; empty for the base alone.
+
+    They are the same for every chunk of a sequence, except that an adapter's slot may change, and one that has not
+    begun may be left out or added.
+    """
     logits: int
-    """After how many of the last tokens the logits are wanted. True and False read as 1 and 0."""
+    """Number of last tokens whose logits are returned. True and False count as 1 and 0."""
 
 
 class Loaded(Protocol):
@@ -95,51 +103,52 @@ class Backend(Protocol):
 
     @property
     def kv_identity(self) -> str:
-        """One line of text with everything that the bytes of a `SavedKv` depend on besides the base's file,
-        the adapters and the tokens.
+        """One line of text with everything that a `SavedKv` depends on besides the base's file, adapters and tokens.
 
-        The library and its build, the processor features it uses, the KV's type, what adds the adapters.
+        The library and its build, the processor features it uses, the KV's type, and the LoRA implementation.
         """
         ...
 
     def load(self, path: Path) -> Loaded:
-        """Read a converted adapter. Raises AdapterError where it is corrupt or of other shapes. Changes nothing."""
+        """Read a converted adapter. Raises AdapterError if it is corrupt or has other shapes. Changes nothing."""
         ...
 
     def attach(self, slot: int, loaded: Loaded) -> None:
-        """Put an adapter in a free slot; from the next step its chunks may name it."""
+        """Attach an adapter to a free slot; from the next step on, chunks may use it."""
         ...
 
     def detach(self, slot: int) -> None:
-        """Forget a slot's adapter. KV that was computed with it stays, and may be gone on from under any slot that
-        holds the same adapter again."""
+        """Detach a slot's adapter.
+
+        KV computed with it stays, and may be reused under any slot that holds the same adapter again.
+        """
         ...
 
     def step(self, chunks: Sequence[Chunk]) -> list[NDArray[np.float32] | None]:
-        """Run one forward pass. Return for each chunk in order its logits [chunk.logits, tokenizer.size], or None.
+        """Run one forward pass. Return the logits [chunk.logits, tokenizer.size] of each chunk in order, or None.
 
-        In order of the tokens: the last row is what follows the last token.
+        Rows are in the order of the tokens: the last row predicts the token after the last one.
 
-        At most one chunk per sequence. The arrays are the caller's to keep. Raises BackendError; the KV of the named
-        sequences is then undefined and they must be cleared.
+        At most one chunk per sequence. The caller owns the arrays. Raises BackendError; the KV of the sequences in
+        `chunks` is then undefined and they must be cleared.
         """
         ...
 
     def clear(self, sequence: int) -> None:
-        """Forget a sequence's KV. Safe for a sequence without any."""
+        """Remove a sequence's KV. Does nothing if there is none."""
         ...
 
     def truncate(self, sequence: int, length: int) -> None:
-        """Keep the KV of positions 0 to `length` - 1 and forget the rest; length 0 is `clear`.
+        """Keep the KV of positions 0 to `length` - 1 and remove the rest; length 0 is `clear`.
 
-        Raises BackendError where the sequence holds fewer tokens, or, for any length but 0, after a failed step.
+        Raises BackendError if the sequence holds fewer tokens, or, for any length but 0, after a failed step.
         """
         ...
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """Give a sequence that holds nothing the first `length` positions of another's KV, at no cost worth counting.
+        """Copy the first `length` positions of another sequence's KV to an empty sequence, at negligible cost.
 
-        Each may then be gone on with, cut and cleared on its own. Raises BackendError as `truncate` does.
+        Both may then be extended, truncated and cleared independently. Raises BackendError as `truncate` does.
         """
         ...
 
@@ -151,21 +160,21 @@ class Backend(Protocol):
         ...
 
     def restore(self, sequence: int, saved: SavedKv) -> None:
-        """Give a sequence that holds nothing what was saved; it may then be gone on with, cut, copied and cleared.
+        """Restore saved KV to an empty sequence, which may then be extended, truncated, copied and cleared.
 
-        Whether the base, the adapters and the tokens are those it was saved with is the caller's to know. Raises
-        BackendError for bytes of another identity or of a wrong size, before anything is touched, and where cells are
-        missing; the sequence then holds nothing.
+        The caller must ensure that base, adapters and tokens are those it was saved with. Raises BackendError for
+        another identity or a wrong size, before anything is changed, and if cells are missing; the sequence is then
+        empty.
         """
         ...
 
     def allocated_bytes(self) -> tuple[int, int]:
-        """Return the bytes that the backend's own allocator holds now, and the most so far; (0, 0) without one. Cheap.
+        """Return the current and peak bytes of the backend's own allocator; (0, 0) without one. Cheap.
 
-        Any thread; also after `close`.
+        May be called from any thread, also after `close`.
         """
         ...
 
     def close(self) -> None:
-        """Give everything back. Safe twice."""
+        """Free all memory. May be called twice."""
         ...

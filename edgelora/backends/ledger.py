@@ -1,6 +1,6 @@
-"""The contents of each sequence and slot of a backend, and the refusal of impossible steps. No backend's library.
+"""The contents of each sequence and slot of a backend, and the refusal of invalid steps. Uses no backend library.
 
-A backend asks here before it touches anything: what a library would abort on, or compute wrongly, never reaches it.
+A backend checks here before it changes anything, so a step that its library would abort on or miscompute never runs.
 """
 
 from __future__ import annotations
@@ -12,16 +12,18 @@ from edgelora.core.errors import BackendError
 
 
 class Ledger:
-    """Slots that are taken and tokens in each sequence's KV, within `capabilities`. Every method raises BackendError
-    where its caller may not; one that checks changes nothing."""
+    """Attached slots, and tokens in each sequence's KV, within `capabilities`.
+
+    The checks raise BackendError for an invalid call and change nothing.
+    """
 
     def __init__(self, capabilities: Capabilities, *, vocab_size: int) -> None:
-        """`vocab_size`: how many tokens there are."""
+        """`vocab_size`: number of tokens in the vocabulary."""
         self._able = capabilities
         self._vocab_size = vocab_size
         self._attached: set[int] = set()
         self._lengths: dict[int, int | None] = {}
-        """Number of tokens it holds; None where a failed step left it undefined."""
+        """Number of tokens by sequence; None if a failed step left it undefined."""
 
     @property
     def attached(self) -> tuple[int, ...]:
@@ -29,11 +31,11 @@ class Ledger:
 
     @property
     def cells(self) -> int:
-        """Tokens of KV held by sequences that are as they should be."""
+        """Number of KV tokens over all sequences whose contents are defined."""
         return sum(length or 0 for length in self._lengths.values())
 
     def length(self, sequence: int) -> int | None:
-        """Tokens it holds; None where that is undefined."""
+        """Return the number of tokens in a sequence; None if undefined."""
         return self._lengths.get(sequence, 0)
 
     def check_slot(self, slot: int) -> None:
@@ -44,18 +46,18 @@ class Ledger:
         self._attached.add(slot)
 
     def detach(self, slot: int) -> None:
-        """Safe for an empty one."""
+        """Mark a slot as free. Does nothing if it is."""
         self._attached.discard(slot)
 
     def begin(self, chunks: Sequence[Chunk]) -> None:
-        """These are about to be computed: until `finish` their sequences are undefined. Checks nothing."""
+        """Mark the chunks' sequences as undefined until `finish`. Checks nothing."""
         self._lengths.update(dict.fromkeys(chunk.sequence for chunk in chunks))
 
     def finish(self, chunks: Sequence[Chunk]) -> None:
         self._lengths.update({chunk.sequence: chunk.position + len(chunk.tokens) for chunk in chunks})
 
     def hold(self, sequence: int, length: int) -> None:
-        """It now holds so many tokens; 0 is nothing."""
+        """Set the number of tokens that a sequence holds; 0 for none."""
         self._lengths[sequence] = length
         if not length:
             del self._lengths[sequence]
@@ -78,7 +80,7 @@ class Ledger:
             raise BackendError("bad_sequence", f"Sequence {sequence} is not one of {self._able.max_sequences}.")
 
     def check_held(self, sequence: int, length: int) -> None:
-        """It holds so many tokens, at least one."""
+        """Raises BackendError unless the sequence holds at least `length` tokens and `length` is positive."""
         self.check_sequence(sequence)
         held = self.length(sequence)
         if held is None or not 0 < length <= held:

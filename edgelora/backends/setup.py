@@ -8,11 +8,11 @@ from edgelora.core.config import KvType, Weights
 from edgelora_models.storage import size_text
 
 STEP_TOKENS = 512
-"""Tokens in one forward pass at most; a longer prompt is computed in several chunks."""
+"""Maximum tokens in one forward pass; a longer prompt is computed in several chunks."""
 MAX_RESIDENT = 256
-"""Adapters in memory at once at most; the byte budget ends it earlier for all but tiny ones."""
+"""Maximum number of adapters in memory; except for tiny ones, the byte budget is the tighter limit."""
 CONTEXTS = 2
-"""KV is kept for so many whole contexts, over all sequences."""
+"""Number of whole contexts that the KV holds, over all sequences."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,19 +22,19 @@ class Setup:
     backend: str
     """The backend's display name."""
     tunable: bool
-    """Whether threads and weights are chosen; else the backend does that itself."""
+    """True if threads and weights are configurable; otherwise the backend chooses them."""
     threads: int
-    """Threads of a step of one token."""
+    """Number of threads of a step of one token."""
     batch_threads: int
-    """Threads of every other step."""
+    """Number of threads of every other step."""
     weights: Weights
     kv_type: KvType
     """What KV is kept in; where `kv_native` is set, a type of the width of the base's own."""
     context_length: int
-    """Tokens of one sequence at most."""
+    """Maximum tokens of one sequence."""
     kv_token_bytes: int
     measured: bool
-    """Whether `edgelora tune` chose any of it."""
+    """True if `edgelora tune` chose any of it."""
     kv_native: bool = False
     """Whether KV is kept in the base's own type."""
 
@@ -45,7 +45,7 @@ class Setup:
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of KV at most, over all sequences."""
+        """Maximum bytes of KV over all sequences."""
         return self.kv_tokens * self.kv_token_bytes
 
     @property

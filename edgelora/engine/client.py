@@ -1,7 +1,7 @@
-"""The engine as its callers see it. Implemented by `Engine` (this process) and `RemoteEngine` (its own process).
+"""The interface of the engine to its callers.
 
-`edgelora.engine.engine.Engine` and `edgelora.engine.process.remote.RemoteEngine` keep it, and the same tests
-run over both.
+It is implemented by `edgelora.engine.engine.Engine` (in this process) and by
+`edgelora.engine.process.remote.RemoteEngine` (in its own process); the same tests run against both.
 """
 
 from __future__ import annotations
@@ -19,61 +19,63 @@ from edgelora.engine.stream import Stream
 
 
 class EngineClient(Protocol):
-    """Every method may be called from any thread."""
+    """The engine's interface. Every method may be called from any thread."""
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """There before the base is."""
+        """The base's tokenizer, available before the base is loaded."""
         ...
 
     @property
     def capabilities(self) -> Capabilities:
-        """Raises Unavailable(code model_loading) before the base was in memory for the first time."""
+        """The backend's capabilities. Raises Unavailable(code model_loading) until the base has been loaded once."""
         ...
 
     @property
     def kv_identity(self) -> str:
-        """The backend's. Raises as `capabilities` does."""
+        """The backend's KV identity. Raises as `capabilities` does."""
         ...
 
     @property
     def alive(self) -> bool:
-        """Whether a request sent now would be worked on."""
+        """True if a request submitted now would be processed."""
         ...
 
     def health(self) -> EngineHealth: ...
 
     def wait_ready(self, progress: Progress | None = None) -> None:
-        """Return once the base is in memory for the first time. Raises what keeps it out.
+        """Wait until the base has been loaded for the first time. Raises the error that prevents it.
 
-        `progress` is called from another thread meanwhile.
+        `progress` is called from another thread in the meantime.
         """
         ...
 
     def submit(self, request: Request, *, keep: PrefixWrite | None = None) -> Stream:
-        """Begin an answer. `keep`: what of its prompt is written to disk, seen before or not.
+        """Start a generation. `keep`: the prefix of its prompt to write to disk, whether or not it was seen before.
 
         Raises UsageError, ContextTooLong, AdapterError(code adapter_too_large), Busy(code queue_full, with
-        retry_after), Unavailable(code model_loading, with retry_after) or BackendError(code engine_stopped); everything
-        later arrives as Failed in the stream: BackendError(code engine_crash) where the process that computed died.
+        retry_after), Unavailable(code model_loading, with retry_after) or BackendError(code engine_stopped). Every
+        later error arrives as Failed in the stream: BackendError(code engine_crash) if the engine's process died.
         """
         ...
 
     def cancel(self, request_id: str) -> None:
-        """Legal in every state; nothing for an ended or unknown id."""
+        """Cancel a request in any state. Does nothing if the id is unknown or the request has ended."""
         ...
 
     def fetch(self, ref: AdapterRef, *, pin: bool = False, instead_of: AdapterRef | None = None) -> Future[bool]:
-        """Load an adapter that no request waits for; whether it is in memory then. A pin is loaded again wherever the
-        engine had to start anew; `instead_of` is a pin that ends with this. Raises BackendError(code engine_stopped).
+        """Load an adapter that no request waits for; the future tells whether it is then resident.
+
+        A pinned adapter is loaded again whenever the engine restarts. `instead_of` is an adapter that this call unpins.
+        Raises BackendError(code engine_stopped).
         """
         ...
 
     def stats(self) -> EngineStats: ...
 
     def close(self, *, drain: bool = False, timeout: float | None = 10.0) -> None:
-        """Refuse new requests, finish (drain) or fail the live ones, give the base back. Safe twice.
+        """Refuse new requests, finish (`drain`) or fail the live ones, and free the base. May be called twice.
 
-        What is not done after `timeout` seconds (None: no limit) fails with BackendError(code engine_stopped).
+        Requests still live after `timeout` seconds (None: no limit) fail with BackendError(code engine_stopped).
         """
         ...

@@ -1,4 +1,4 @@
-"""The engine thread's commands, from its own methods and from the loader. Values only."""
+"""The commands to the engine thread, from the engine's own methods and from the loader. Values only."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgelora.engine.request_state import RequestState
 class Submit:
     run: RequestState
     look: PrefixLookup
-    """The prefix of its prompt that is on disk."""
+    """Result of looking up the prompt's prefix on disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +27,10 @@ class Cancel:
 @dataclass(frozen=True, slots=True)
 class Close:
     deadline: float | None
-    """When to fail what still runs, in time.monotonic; None: never."""
+    """Time at which live requests fail, in seconds of time.monotonic; None for never."""
 
     def sooner(self, other: Close | None) -> Close:
-        """Return the more urgent of two commands to close."""
+        """Return a command with the earlier of the two deadlines."""
         given = [close.deadline for close in (self, other) if close is not None and close.deadline is not None]
         return Close(min(given, default=None))
 
@@ -41,11 +41,11 @@ class Preload:
 
     ref: AdapterRef
     pin: bool
-    """Whether it is to stay, and to wait for its room; otherwise it is a hint."""
+    """True if the adapter must wait for room and then stay resident; False if this is only a hint."""
     instead_of: AdapterRef | None = None
-    """A pin that ends with this."""
+    """Adapter to unpin with this command."""
     done: Future[bool] = field(default_factory=Future)
-    """Whether it is in memory; for a pin the error instead of False."""
+    """True if the adapter is resident, False if a hint failed; a failed pin sets the error instead."""
 
 
 Command = Submit | Cancel | Close | Preload | LoadResult | PrefixRead

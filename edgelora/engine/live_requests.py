@@ -1,6 +1,7 @@
-"""The live requests by id, and whether new ones are taken. Owns the lock between submitting threads and the engine's.
+"""The live requests by id, and whether new ones are accepted.
 
-Taking one in and telling the engine of it are one step: nothing is accepted that nobody will answer.
+Owns the lock between submitting threads and the engine's. Accepting a request and passing it to the engine is one
+atomic step, so every accepted request is answered.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from edgelora.engine.request_state import RequestState
 
 
 class LiveRequests:
-    """Thread-safe; `forget` and `mark` are the engine's thread's alone."""
+    """Thread-safe, except that only the engine thread may call `forget` and `mark`."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -32,13 +33,13 @@ class LiveRequests:
 
     @property
     def stopped(self) -> str | None:
-        """Why nothing is taken any more."""
+        """The reason why no more requests are accepted; None while they are."""
         return self._stopped
 
     def take(self, run: RequestState, *, capacity: int, retry_after: float, send: Callable[[], None]) -> None:
-        """Enter `run` and `send` it to the engine.
+        """Register `run` and call `send` to pass it to the engine.
 
-        Raises BackendError(code engine_stopped), UsageError(code duplicate_id), Busy(code queue_full) at `capacity`.
+        Raises BackendError(code engine_stopped), UsageError(code duplicate_id) or Busy(code queue_full) at `capacity`.
         """
         name = run.request.id
         with self._lock:
@@ -51,7 +52,7 @@ class LiveRequests:
             send()
 
     def pass_on(self, send: Callable[[], None]) -> None:
-        """`send` to the engine what is no request. Raises BackendError(code engine_stopped)."""
+        """Call `send` to pass the engine a command other than a request. Raises BackendError(code engine_stopped)."""
         with self._lock:
             self._check_open()
             send()
@@ -69,7 +70,7 @@ class LiveRequests:
         return [run.request for run in list(self._runs.values())]
 
     def mark(self, request_ids: Iterable[str], change: Literal["loading", "loaded", "scheduled"]) -> None:
-        """Note when. What a preempted request waits for again is part of its decoding time."""
+        """Record the time of a change. Changes after the first token are not recorded: they count as decoding time."""
         now = time.monotonic()
         for request_id in request_ids:
             run = self._runs[request_id]
@@ -80,7 +81,7 @@ class LiveRequests:
                 setattr(clock, change, now)
 
     def fail_all(self, why: str) -> None:
-        """Every reader hears of it; the entries stay. From any thread: a close that ran out of time calls it, too."""
+        """Fail every request but keep the entries. Any thread may call it, also a close that ran out of time."""
         for run in list(self._runs.values()):
             run.fail(engine_stopped(why))
 

@@ -1,10 +1,10 @@
-"""Adapters loaded though no request waits for them: pins, and hints that one will be asked for soon.
+"""Adapters loaded although no request waits for them: pins, and hints that one will be requested soon.
 
-Owns which are wanted and who hears of it; the room is the pool's, the loading the engine's. The engine thread only.
+Owns the list of wanted adapters and their futures; the pool owns the room and the engine loads. Engine thread only.
 Policies:
-- A hint takes room only from adapters nobody holds, never while a request waits for room, and is otherwise forgotten.
-- A pin's bytes are set aside at once and it waits for them: what runs is not disturbed. It is refused where the other
-  pins, or a live request, leave no such room.
+- A hint takes room only from adapters without a lease, never while a request waits for room. Otherwise it is dropped.
+- A pin's bytes are reserved at once, and it waits for room without disturbing running requests. It is refused if the
+other pins or a live request leave no room for it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class Preloads:
         self._pool = pool
         self._wanted: list[Preload] = []
         self._loading: list[Preload] = []
-        """Theirs, or a request's load, has begun."""
+        """Preloads whose adapter is being loaded, for them or for a request."""
 
     def begin(self, fetch: Preload, live: Iterable[Request]) -> None:
-        """Take a wish down; the next `join` acts on it. `live`: requests that must not lose their room to a pin.
+        """Record a preload for the next `join`. `live`: requests that must not lose their room to a pin.
 
-        A hint `instead_of` a pin ends that pin.
+        A hint with `instead_of` unpins that adapter.
         """
         if fetch.pin:
             try:
@@ -43,7 +43,7 @@ class Preloads:
         self._wanted.append(fetch)
 
     def join(self, admission: Admission) -> Admission:
-        """With the loads there is room for now, after what the requests were given."""
+        """Return the admission plus the loads for which there is room after the requests' own."""
         detach, loads = list(admission.detach), list(admission.loads)
         for fetch in tuple(self._wanted):
             if self._pool.slot(fetch.ref) is None and self._may_load(fetch, blocked=admission.blocked):
@@ -54,7 +54,7 @@ class Preloads:
         return replace(admission, detach=tuple(detach), loads=tuple(loads))
 
     def settle(self, ref: AdapterRef, error: EdgeloraError | None) -> None:
-        """A load ended, whoever asked for it."""
+        """Resolve the preloads of an adapter whose load ended, whether or not a preload started it."""
         for fetch in [fetch for fetch in self._loading if fetch.ref.key == ref.key]:
             self._loading.remove(fetch)
             if fetch.pin and error is not None:
@@ -64,7 +64,7 @@ class Preloads:
                 fetch.done.set_result(error is None)
 
     def stop(self, commands: queue.SimpleQueue[Command], error: EdgeloraError) -> None:
-        """Nothing will be loaded any more: tell everyone, those still in the queue too."""
+        """Fail all preloads, including those still queued in `commands`."""
         while not commands.empty():
             if isinstance(command := commands.get(), Preload):
                 self._wanted.append(command)

@@ -1,4 +1,4 @@
-"""The state of one live request besides its place in the scheduler: sampler, text, stream, times."""
+"""The state of one live request outside the scheduler: sampler, text, stream, times."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Clock:
     submitted: float
     loading: float = 0.0
     loaded: float = 0.0
-    """Both 0 where the adapter was resident."""
+    """Time at which the adapter was loaded. Like `loading`, 0 if the adapter was resident."""
     scheduled: float = 0.0
     first_token: float | None = None
 
@@ -47,11 +47,11 @@ class RequestState:
         self.answer = Detokenizer(self.request.sampling.stop)
 
     def choose(self, logits: NDArray[np.float32], draft: tuple[int, ...], tokenizer: Tokenizer) -> tuple[Choice, ...]:
-        """The next tokens, and their text to the stream: one from the first row of `logits` [1 + draft, vocab], and one
-        from each next row as long as the answer goes on with the token that was drafted.
+        """Choose the next tokens and send their text to the stream. `logits` has shape [1 + draft, vocab].
 
-        So the sampler draws, and the reader reads, exactly what they would without a draft. Raises BackendError for
-        logits nothing can be chosen from.
+        One token is chosen from the first row, and one from each next row as long as the previous choice equals the
+        drafted token. The sampler and the reader thus see exactly what they would without a draft. Raises BackendError
+        for logits from which no token can be chosen.
         """
         choices: list[Choice] = []
         for row, drafted in zip(logits, (*draft, None), strict=True):
@@ -77,7 +77,7 @@ class RequestState:
             self.logprobs.add(scored, end=self.answer.touched)
 
     def finish(self, reason: FinishReason, *, usage: Usage, now: float) -> None:
-        """The answer's rest and its end, to the stream."""
+        """Send the rest of the answer and its end to the stream."""
         self._show(self.answer.finish(), last=True)
         self.stream.put(Finished(reason, usage, self.clock.timings(now)))
 

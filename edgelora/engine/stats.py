@@ -13,32 +13,32 @@ from edgelora.engine.scheduler.occupancy import Occupancy, Reuse
 @dataclass(frozen=True, slots=True)
 class EngineStats:
     queued: int
-    """Accepted requests without a place in the batch yet (waiting, loading their adapter, ready)."""
+    """Number of accepted requests without a sequence id (waiting, loading their adapter, ready)."""
     running: int
     adapters: tuple[PoolEntry, ...]
-    """In memory, least recently used first."""
+    """Adapters in memory, least recently used first."""
     steps: int
-    """Forward passes since the start."""
+    """Number of forward passes since the start."""
     tokens: int
-    """Tokens chosen since the start."""
+    """Number of tokens chosen since the start."""
     drafted: int = 0
     accepted: int = 0
-    """Tokens computed as drafts since the start, and of those the ones that came (`draft_budget.py`)."""
+    """Number of draft tokens accepted since the start, out of the `drafted` ones computed (`draft_budget.py`)."""
     allocated_bytes: int = 0
     allocated_peak_bytes: int = 0
-    """Bytes the backend's own allocator holds, where it counts: MLX's, on Metal and a CPU."""
+    """Peak bytes of the backend's own allocator if it counts them (MLX, on Metal and on a CPU), otherwise 0."""
     pid: int = 0
-    """The process that holds the base."""
+    """Id of the process that holds the base."""
     max_queue: int = 0
-    """Requests that may wait before one is refused."""
+    """Number of requests that may wait before one is refused."""
     adapter_budget_bytes: int = 0
     kv_cells: int = 0
-    """Tokens of KV over all sequences at most."""
+    """Maximum KV cells over all sequences, one per token."""
     reuse: Reuse = field(default_factory=Reuse)
     counts: tuple[AdapterCounts, ...] = ()
-    """By name, of all adapters that were ever used (`counter.py` says what bounds it)."""
+    """Counts by name of all adapters ever used; `adapters/counts.py` bounds their number."""
     occupancy: tuple[Occupancy, ...] = ()
-    """By adapters; while steps are computed it may be a tenth of a second old."""
+    """Use by sets of adapters; up to a tenth of a second old while steps are computed."""
 
 
 EngineState = Literal["loading", "ready", "restarting", "stopped"]
@@ -46,14 +46,14 @@ EngineState = Literal["loading", "ready", "restarting", "stopped"]
 
 @dataclass(frozen=True, slots=True)
 class EngineHealth:
-    """Whether requests are taken, and what happened to the process that computes."""
+    """Whether requests are accepted, and what happened to the process that computes."""
 
     state: EngineState
     why: str = ""
-    """In one sentence, where it is not ready."""
+    """The reason in one sentence, if the engine is not ready."""
     retry_after: float | None = None
-    """Seconds until it may be ready, where that can be said."""
+    """Seconds until it may be ready, if that is known."""
     restarts: int = 0
-    """Crashes that were got over, since the start."""
+    """Number of crashes since the start after which the engine was restarted."""
     pid: int | None = None
-    """The process that holds the base; None while none does."""
+    """Id of the process that holds the base; None if there is none."""

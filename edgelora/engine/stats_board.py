@@ -1,4 +1,4 @@
-"""Where the engine's thread posts what it tells about itself, and any other thread reads it. Owns how fresh it is."""
+"""The statistics that the engine's thread posts and any other thread reads. Owns how often they are refreshed."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from edgelora.engine.scheduler.scheduler import Scheduler
 from edgelora.engine.stats import EngineStats
 
 FRESH_SECONDS = 0.1
-"""Seconds between two counts that walk over all requests while steps are computed: on a tiny base a step takes a
-millisecond."""
+"""Minimum seconds between two counts over all requests while steps are computed.
+
+On a tiny base a step takes a millisecond.
+"""
 
 
 class StatsBoard:
-    """`post` and `close` are the engine's thread's; `stats` is replaced, never changed."""
+    """The engine's thread calls `post` and `close`; `stats` is replaced, never changed."""
 
     def __init__(self, scheduler: Scheduler, backend: Backend) -> None:
         self._scheduler = scheduler
@@ -26,14 +28,14 @@ class StatsBoard:
         self.stats = self._stats(0, 0)
 
     def post(self, steps: int, tokens: int, *, idle: bool = False) -> None:
-        """`idle`: nothing is computed next, so that there is time, and nobody will come by soon."""
+        """Post new statistics. `idle`: nothing is computed next, so the full count is refreshed."""
         now = time.monotonic()
         if idle or now - self._counted >= FRESH_SECONDS:
             self._occupancy, self._counted = self._scheduler.occupancy(), now
         self.stats = self._stats(steps, tokens)
 
     def close(self, steps: int, tokens: int) -> None:
-        """Nothing is held any more; the sums stay."""
+        """Post the final statistics: no adapters or requests are left, and the sums stay."""
         counts, drafts = self._scheduler.pool.counter.snapshot(), self._scheduler.drafts
         self.stats = EngineStats(0, 0, (), steps, tokens, *drafts, counts=counts)
 

@@ -1,6 +1,6 @@
 """One request's events, from the engine thread to one consumer: a thread, or a task of any asyncio loop.
 
-Owns the queue and the waking. Does not own the request: `cancel` only passes the wish on.
+Owns the queue and the waking. Does not own the request: `cancel` only forwards the request to cancel.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from edgelora.core.events import Event, Failed, Finished, TextDelta
 if TYPE_CHECKING:
     import asyncio
 
-# A parked thread looks up this often, because Windows delivers Ctrl-C only between waits.
+# A waiting thread wakes up this often, because Windows delivers Ctrl-C only between waits.
 _INTERRUPT_SECONDS = 0.5
 
 
@@ -32,17 +32,17 @@ class Stream:
         self._events: deque[Event] = deque()
         self._changed = threading.Condition()
         self._sealed = False
-        """The last event is in the queue; nothing may follow it."""
+        """True once the last event is in the queue; nothing may follow it."""
         self._ended = False
-        """The last event was taken."""
+        """True once the last event was taken."""
         self.placed = False
-        """Whether the request has, or had, a place in the batch; until then it waits."""
+        """True if the request has, or had, a sequence id; until then it waits."""
         self.whole = False
-        """Set by a reader that shows nothing before the end: it can take a TextDelta.anew."""
+        """Set by a reader that shows nothing before the end and so can handle a TextDelta.anew."""
         self._parked: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
 
     def put(self, event: Event) -> None:
-        """Engine side: never blocks. An event after the last one is dropped: the consumer was already told the end."""
+        """Engine side: queue an event without blocking. An event after the last one is dropped."""
         with self._changed:
             if self._sealed:
                 return
@@ -54,15 +54,15 @@ class Stream:
             _wake(*parked)
 
     def place(self) -> None:
-        """Engine side: it has its place in the batch. Safe twice."""
+        """Engine side: record that the request got its sequence id. May be called twice."""
         self.placed = True
 
     def cancel(self) -> None:
-        """Ask for an end, from any thread: the stream ends with Failed(Cancelled) unless it ended before."""
+        """Cancel from any thread: the stream ends with Failed(Cancelled) unless it ended before."""
         self._cancel(self.request_id)
 
     def text(self) -> str:
-        """Wait for the whole answer. Raises the error of a Failed."""
+        """Wait for the whole answer and return it. Raises the error of a Failed."""
         parts: list[str] = []
         for event in self:
             if isinstance(event, Failed):

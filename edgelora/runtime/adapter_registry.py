@@ -1,6 +1,6 @@
-"""The installed adapters of a resident base, as they are looked at and changed while it runs. Thread-safe.
+"""The installed adapters of a resident base, listed and changed while it runs. Thread-safe.
 
-Owns no state: what is installed is the library's, what is in memory the engine's.
+Owns no state: the library owns the installed adapters, the engine those in memory.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class InstalledAdapter:
-    """An installed adapter version, and what is known of it at run time."""
+    """An installed adapter version, and its state at run time."""
 
     manifest: AdapterManifest
     version: Version
     entry: PoolEntry | None = None
-    """Its place in memory, where it has one."""
+    """Pool entry of the version; None if it has no slot."""
     counts: AdapterCounts | None = None
-    """How often its name was used since the start; None: never."""
+    """Counts of its name since the start; None if it was never used."""
     quarantined: str | None = None
-    """The reason it is in quarantine; None where it is not."""
+    """Reason of its quarantine; None if it is not quarantined."""
 
 
 class AdapterRegistry:
@@ -72,19 +72,19 @@ class AdapterRegistry:
         ]
 
     def versions(self) -> list[InstalledAdapter]:
-        """Every version of every adapter installed for this base, by name, then number."""
+        """Return every version of every adapter installed for this base, by name, then number."""
         mine = self.base.identity.fingerprint.digest
         held = self._holder()
         every = ((manifest, version) for manifest in self.library.store.list() for version in manifest.versions)
         return [held(manifest, version) for manifest, version in every if version.base_fingerprint == mine]
 
     def get(self, model_id: str) -> InstalledAdapter:
-        """Return one version by any form of a model id. Raises NotFound; also for the base, which is no adapter."""
+        """Return one version by any form of a model id. Raises NotFound, also for the base."""
         manifest, version = self.library.store.resolve(self.spec(model_id))
         return self._holder()(manifest, version)
 
     def spec(self, model_id: str) -> str:
-        """`name` or `name@version`, as the store takes it, of a model id. Raises NotFound for the base's."""
+        """Return `name` or `name@version`, the store's form of a model id. Raises NotFound for the base's id."""
         parts = split_model_id(model_id)
         if parts.adapter is None or (parts.base is not None and not goes_by(self.base, parts.base)):
             raise NotFound("adapter", model_id, self.library.store.names())
@@ -93,7 +93,7 @@ class AdapterRegistry:
     def install(
         self, source: Source, *, name: str, uploads: Uploads, progress: Progress | None = None
     ) -> InstallResult:
-        """See `offers.install`; what is installed is for this base. One adapter at a time is converted."""
+        """Install an adapter for this base, see `sources.install`. One adapter at a time is converted."""
         return install(
             source,
             name=name,
@@ -105,7 +105,10 @@ class AdapterRegistry:
         )
 
     def remove(self, model_id: str) -> tuple[Version, ...]:
-        """Uninstall a version, or with a bare name all; pins of them end. Running requests finish. Raises NotFound."""
+        """Uninstall a version, or all if given a bare name, and unpin them.
+
+        Running requests finish. Raises NotFound.
+        """
         spec = self.spec(model_id)
         gone = self.library.remove_adapter(spec)
         self._pins.drop(spec.partition("@")[0], {version.digest for version in gone})
@@ -120,13 +123,13 @@ class AdapterRegistry:
         return ref
 
     def unpin(self, model_id: str) -> bool:
-        """End a pin of that name. False where there was none. Raises NotFound for an unknown adapter."""
+        """Unpin an adapter by name. Return False if it was not pinned. Raises NotFound for an unknown adapter."""
         spec = self.spec(model_id)
         self.library.store.resolve(spec)
         return self._pins.remove(spec)
 
     def warm(self, model_id: str) -> bool:
-        """Convert it where that was not done, and bring it into memory where there is room. Whether it is there now.
+        """Convert the adapter if needed, and load it if there is room. Return True if it is then resident.
 
         Raises as `Service.resolve` does.
         """
@@ -134,15 +137,17 @@ class AdapterRegistry:
         return ref is None or self._engine.fetch(ref).result()
 
     def point(self, name: str, alias: str, selector: str) -> AdapterManifest:
-        """Have an alias mean a version, see `Store.point`."""
+        """Point an alias to a version, see `Store.point`."""
         return self.library.store.point(name, alias, selector)
 
     def unpoint(self, name: str, alias: str) -> AdapterManifest:
         return self.library.store.unpoint(name, alias)
 
     def roll_back(self, name: str, selector: str | None) -> AdapterManifest:
-        """Have the bare name mean an older version: `selector`, or the one before the present. Raises NotFound,
-        UsageError where there is none before."""
+        """Point the bare name to an older version: `selector`, or the one before the current one.
+
+        Raises NotFound, or UsageError if there is no previous version.
+        """
         return self.point(name, LATEST, selector or previous(self.library.store.get(name)))
 
     def _holder(self) -> Callable[[AdapterManifest, Version], InstalledAdapter]:

@@ -1,7 +1,8 @@
-"""Where an aLoRA begins to act: at the first token of its invocation's last occurrence in the prompt.
+"""The start of an aLoRA: the first token of its invocation's last occurrence in the prompt.
 
-PEFT's rule (peft.tuners.lora.variants, calculate_alora_offsets): looked for once, in the prompt; the invocation's own
-tokens are acted on, and so is every token after them, the answer's too. Without an occurrence it acts nowhere.
+PEFT's rule (peft.tuners.lora.variants, calculate_alora_offsets): the prompt is searched once, and the adapter applies
+to the invocation's own tokens and to every token after them, including the answer. Without an occurrence it never
+applies.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 def activated(uses: Iterable[AdapterUse], prompt: Sequence[int]) -> tuple[AdapterUse, ...]:
-    """`uses` with every aLoRA's start as `prompt` has it; one that is not invoked is left out, and logged."""
+    """Return `uses` with each aLoRA's start in `prompt`; one that is not invoked is left out and logged."""
     placed = []
     for use in uses:
         start = last_occurrence(use.ref.invocation, prompt)

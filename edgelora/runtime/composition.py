@@ -1,4 +1,4 @@
-"""Several adapters in one request, by name and weight: what the CLI and Python write, as values. Owns no lookup."""
+"""Several adapters in one request, by name and weight, as given in the CLI and in Python. Owns no lookup."""
 
 from __future__ import annotations
 

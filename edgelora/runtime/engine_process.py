@@ -1,4 +1,4 @@
-"""A base in an engine's process: what its parent says, and what is opened there. Both ends of one value."""
+"""A base in an engine's process: the parent's request, and the function that opens the base there."""
 
 from __future__ import annotations
 
@@ -57,6 +57,6 @@ def start_engine(
 
 
 def open_base(argument: bytes, progress: Progress) -> Backend:
-    """In the engine's process. Raises as `open_backend` does."""
+    """Open the base in the engine's process. Raises as `open_backend` does."""
     open_request = messages.decoded(argument, OpenRequest)
     return open_backend(open_request.record.check(), open_request.setup, open_request.settings, progress)

@@ -1,5 +1,6 @@
-"""The runtime as the server needs it, and nothing more. `edgelora.runtime.service.Service` is it; tests
-bring a small one.
+"""The part of the runtime that the server uses.
+
+`edgelora.runtime.service.Service` implements it; tests have a small implementation of their own.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ class Runtime(Protocol):
 
     @property
     def backend_name(self) -> str:
-        """Return what computes, for people."""
+        """The backend's display name."""
         ...
 
     @property
     def setup(self) -> object | None:
-        """Return how, where something was chosen; its text is for people."""
+        """The chosen options, as text for people; None if nothing was chosen."""
         ...
 
     @property
@@ -44,12 +45,12 @@ class Runtime(Protocol):
 
     @property
     def limit(self) -> int:
-        """A prompt of so many tokens, or more, is refused."""
+        """Number of tokens from which on a prompt is refused."""
         ...
 
     @property
     def registry(self) -> AdapterRegistry:
-        """The installed adapters, to be looked at and changed."""
+        """The installed adapters, for listing and changing them."""
         ...
 
     def models(self) -> list[ModelCard]: ...

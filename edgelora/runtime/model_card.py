@@ -15,17 +15,17 @@ class ModelCard:
 
     id: str
     created: int
-    """Unix seconds."""
+    """Creation time in Unix seconds."""
     parent: str | None
     """The base's name; None for the base itself."""
     root: str
-    """The version an id stands for (`name@digest`), or the base's name. Never a path."""
+    """Version that the id stands for (`name@digest`), or the base's name. Never a path."""
     resident: bool
-    """Whether it is in memory."""
+    """True if it has a place in memory."""
     pinned: bool = False
-    """Whether it stays in memory while nobody uses it."""
+    """True if it stays in memory while no request uses it."""
 
 
 def model_card(model_id: str, created: int, base: str, root: str, entry: PoolEntry | None) -> ModelCard:
-    """Return an adapter's card. `entry`: what the pool knows of it; None where it is not in memory."""
+    """Return an adapter's card. `entry`: its pool entry; None if it is not in memory."""
     return ModelCard(model_id, created, base, root, entry is not None, entry is not None and entry.pinned)

@@ -1,4 +1,7 @@
-"""Computing a named prefix: in pieces, so that progress shows, each going on from the warm KV of the one before."""
+"""Computes a named prefix in chunks, so that progress can be reported.
+
+Each chunk continues from the cached KV of the previous one.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from edgelora.engine.client import EngineClient
 
 PIECE = 64
-"""Tokens between two looks at the bar. Each piece costs one token's logits more."""
+"""Number of tokens between two progress reports. Each chunk costs one additional token's logits."""
 
 
 def add_named(
@@ -30,10 +33,10 @@ def add_named(
     name: str,
     progress: Progress | None = None,
 ) -> StoredPrefix:
-    """Have the KV of these tokens computed, or read where it is on disk, and keep it under `name`.
+    """Compute the KV of these tokens, or read it from disk, and keep it under `name`.
 
-    Raises UsageError (a bad name, nothing to keep, nowhere to keep it), ContextTooLong, StorageError (code
-    prefix_budget where it does not fit), and whatever ends a request.
+    Raises UsageError (bad name, empty prefix, or prefixes switched off), ContextTooLong, StorageError (code
+    prefix_budget if it does not fit), and any error that ends a request.
     """
     check_name(name, kind="prefix")
     if cache is None:

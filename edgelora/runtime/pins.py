@@ -1,4 +1,4 @@
-"""The adapters that stay in memory, by name: a pin follows its name to a new version. Thread-safe."""
+"""The pinned adapters, by name: a pin follows its name to a new version. Thread-safe."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 class Preloader(Protocol):
-    """`edgelora.engine.engine.Engine`."""
+    """The part of the engine that loads pins, see `edgelora.engine.engine.Engine`."""
 
     def fetch(self, ref: AdapterRef, *, pin: bool = False, instead_of: AdapterRef | None = None) -> Future[bool]: ...
 
@@ -28,15 +28,13 @@ class Pins:
         self._pinned: dict[str, AdapterRef] = {}
 
     def add(self, name: str, ref: AdapterRef) -> None:
-        """Pin what `name` means now. Returns once it is in memory; raises what keeps it out."""
+        """Pin the current version of `name`. Returns once it is resident; raises the error that prevents it."""
         self._engine.fetch(ref, pin=True).result()
         with self._lock:
             self._pinned[name] = ref
 
     def remove(self, name: str) -> bool:
-        """Unpin what `name` pinned, so that it may be evicted again, unless another name pins it too. False
-        where it pinned nothing.
-        """
+        """Unpin the adapter of `name`, unless another name pins it too. Return False if `name` pinned nothing."""
         with self._lock:
             ref = self._pinned.pop(name, None)
             others = {other.key for other in self._pinned.values()}
@@ -48,7 +46,7 @@ class Pins:
         return True
 
     def drop(self, adapter: str, versions: Collection[str]) -> None:
-        """Unpin what means one of these versions (sha256 hex) of an adapter: they were uninstalled."""
+        """Unpin the given versions (sha256 hex) of an adapter, which were uninstalled."""
         with self._lock:
             mine = [(spec, ref) for spec, ref in self._pinned.items() if spec.partition("@")[0] == adapter]
         for spec, ref in mine:
@@ -56,9 +54,9 @@ class Pins:
                 self.remove(spec)
 
     def follow(self, name: str, ref: AdapterRef) -> None:
-        """`name` was asked for and means `ref`: where it is pinned and meant another version, the pin moves there.
+        """Move the pin of `name`, if there is one, to `ref`, the version that `name` now stands for.
 
-        Does not wait. Where the new version finds no room beside what runs, the old one stays pinned, and the next
+        Does not wait. If the new version finds no room beside running requests, the old one stays pinned, and the next
         request tries again.
         """
         with self._lock:

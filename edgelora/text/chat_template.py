@@ -1,6 +1,6 @@
-"""A base's chat template: compiled once, run in a sandbox, with functions in its own way or told in words.
+"""A base's chat template, compiled once and rendered in a sandbox, with tools natively or described in words.
 
-Owns no tokens: `prompt.py` splits what comes of it. Only the base's own template is ever run.
+Owns no tokens: `prompt.py` tokenizes the rendered text. Only the base's own template is ever run.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _PROBE, _RESULT = "edgelora_probe", "edgelora_result"
 
 
 def render(source: str, turns: Sequence[Turn], specs: Sequence[dict[str, Any]], tokenizer: Tokenizer) -> str:
-    """Return a conversation's text up to where the assistant's next message begins. `specs`: the functions it may call.
+    """Return a conversation's text up to the start of the assistant's next message. `specs`: callable functions.
 
-    Raises UsageError: code bad_messages where the template refuses the messages, bad_template where it is at fault.
+    Raises UsageError: code bad_messages if the template refuses the messages, bad_template if the template is at fault.
     """
     turns = in_call_order(turns)
     called = any(turn["role"] == "tool" or "tool_calls" in turn for turn in turns)
@@ -49,7 +49,7 @@ def render(source: str, turns: Sequence[Turn], specs: Sequence[dict[str, Any]], 
 
 @lru_cache(maxsize=8)
 def knows_tools(source: str) -> bool:
-    """Return whether a function, a call of it and its result all show in what the template makes of them."""
+    """Return True if a function, a call of it and its result all appear in the rendered template."""
     same = str
     turns: list[Turn] = [
         {"role": "user", "content": "?"},
@@ -112,7 +112,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Not jinja2's own, which escapes for HTML."""
+    """Serialize as JSON, without the HTML escapes of jinja2's own filter."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

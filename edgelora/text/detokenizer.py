@@ -1,6 +1,6 @@
-"""From token bytes to the text a reader may see: UTF-8 put together, stop strings held back. Pure.
+"""From token bytes to readable text: decodes UTF-8 and holds back stop strings. Pure.
 
-Whatever the chunks, the same bytes give the same text.
+The same bytes give the same text, however they are split.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Sequence
 
 
 class ByteDecoder:
-    """Bytes to text. A character's bytes wait for each other; what can no longer become a character is U+FFFD."""
+    """Decodes bytes to text. Incomplete characters wait for more bytes; invalid ones become U+FFFD."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     @property
     def waiting(self) -> bool:
-        """Whether there are bytes of a character that is not complete."""
+        """True if there are bytes of an incomplete character."""
         return bool(self._decoder.getstate()[0])
 
     def feed(self, piece: bytes) -> str:
@@ -75,21 +75,21 @@ class Detokenizer:
         self._filter = StopFilter(stops)
         self._read = 0
         self.shown = 0
-        """Characters that were let through."""
+        """Number of characters returned so far."""
 
     @property
     def stopped(self) -> bool:
-        """A stop string was met: the answer is over."""
+        """True once a stop string was found, which ends the answer."""
         return self._filter.stopped
 
     @property
     def read(self) -> int:
-        """Characters that are complete, shown or not."""
+        """Number of complete characters, shown or not."""
         return self._read
 
     @property
     def touched(self) -> int:
-        """Characters that any byte was read of."""
+        """Number of characters of which at least one byte was read."""
         return self._read + self._detokenizer.waiting
 
     def feed(self, piece: bytes) -> str:
@@ -98,7 +98,7 @@ class Detokenizer:
         return self._show(self._filter.feed(text))
 
     def finish(self) -> str:
-        """Return the rest, once no token follows. Nothing where a stop string was met."""
+        """Return the rest, once no token follows; empty if a stop string was found."""
         text = self._detokenizer.finish()
         self._read += len(text)
         return self._show(self._filter.feed(text) + self._filter.finish())

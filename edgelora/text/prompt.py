@@ -36,15 +36,15 @@ _PRIVATE = re.compile("[\ue000-\uf8ff\U000f0000-\U000ffffd\U00100000-\U0010fffd]
 @dataclass(frozen=True, slots=True)
 class Message:
     role: str
-    """One of ROLES."""
+    """Role of the author, one of ROLES."""
     content: str
     calls: tuple[ToolCall, ...] = ()
     """The functions the assistant called."""
     call_id: str = ""
-    """For a tool's message, the call it answers."""
+    """Id of the call that a tool's message answers."""
 
     def turn(self, change: Change) -> Turn:
-        """Return it as chat templates take it, with every text changed."""
+        """Return the message in the form of chat templates, with `change` applied to every text."""
         turn: Turn = {"role": self.role, "content": change(self.content)}
         if self.calls:
             turn["tool_calls"] = [call.spec(change) for call in self.calls]
@@ -54,7 +54,7 @@ class Message:
 def encode_chat(
     messages: Sequence[Message], tokenizer: Tokenizer, *, tools: Sequence[Tool] = (), limit: int | None = None
 ) -> tuple[int, ...]:
-    """Token ids of a conversation, up to where the assistant's next message begins.
+    """Return the token ids of a conversation, up to where the assistant's next message begins.
 
     BOS is there if the template writes it, as in transformers (`apply_chat_template`) and mlx-lm. A base without a
     template gets plain lines, `role: content`, and `assistant:` at the end, with BOS as for a plain text. `tools`: the
@@ -86,9 +86,9 @@ def encode_chat(
 
 
 def encode_text(prompt: str, tokenizer: Tokenizer, *, limit: int | None = None) -> tuple[int, ...]:
-    """Token ids of a text as it stands. BOS comes first if the base's tokenizer adds it and the text does not have it.
+    """Return the token ids of a plain text, with BOS in front if the base's tokenizer adds it and the text has none.
 
-    Control tokens in it are control tokens: who sends a bare text writes the template too. Raises as `encode_chat`.
+    Control tokens in the text count as such, since the client writes the template too. Raises as `encode_chat`.
     """
     _check_text(prompt, tokenizer, limit, param="prompt")
     _check_fits(prompt, tokenizer, limit)
@@ -142,7 +142,7 @@ def _sentinel(texts: Iterator[str]) -> str:
 
 
 def _guard(content: str, sentinel: str, tokenizer: Tokenizer) -> str:
-    """`content` with sentinels, so that tokenising its parts cannot give a control token, whatever follows it."""
+    """Return `content` with sentinels, so that tokenizing its parts never gives a control token."""
 
     def harmless(text: str) -> bool:
         parts = text.split(sentinel)

@@ -18,14 +18,14 @@ from edgelora.text.tools import Tool
 Schema = Mapping[str, Any]
 
 MAX_CHARS = 256 << 10
-"""Characters of a schema at most, as JSON."""
+"""Maximum characters of a schema, as JSON."""
 MAX_DEPTH = 64
 MAX_PROPERTIES = 500
 """Properties of one object at most: each optional one is a choice at every comma, and so many take a mask 10 ms."""
 MAX_PATTERN = 2000
-"""Characters of a regular expression."""
+"""Maximum characters of a regular expression."""
 MAX_CALLS = 16
-"""In one answer."""
+"""Maximum number of calls in one answer."""
 
 ANY_OBJECT: Schema = {"type": "object"}
 
@@ -44,9 +44,9 @@ _RULES: Schema = {
 
 
 def of_schema(schema: object, *, param: str) -> Constraint:
-    """JSON that `schema` describes. `param`: the field it came from.
+    """Return the constraint to JSON that `schema` describes. `param`: the request field it came from.
 
-    Raises UsageError(code unsupported_schema) where it is no object, or beyond the bounds.
+    Raises UsageError(code unsupported_schema) if it is not an object, or exceeds the limits.
     """
     return _constraint({"json_schema": _ruled(schema, param)})
 
@@ -74,7 +74,7 @@ def of_call_or_answer(tools: Sequence[Tool], schema: object, *, param: str) -> C
 
 
 def check_schema(schema: object, param: str) -> Schema:
-    """`schema`, where it is an object within the bounds. Raises UsageError(code unsupported_schema)."""
+    """Return `schema` if it is an object within the limits. Raises UsageError(code unsupported_schema)."""
     if not isinstance(schema, Mapping):
         raise _refused("it is not a JSON object", param)
     waiting: list[tuple[object, int]] = [(schema, 1)]
@@ -105,7 +105,7 @@ def _check_object(value: Mapping[str, object], param: str) -> None:
 
 
 def _may_repeat(value: Mapping[str, object]) -> bool:
-    """Return whether names beyond the listed ones are needed, two or more: llguidance does not keep them apart."""
+    """Return True if two or more unlisted names are required, which llguidance does not keep distinct."""
     least, required = value.get("minProperties"), value.get("required")
     listed = len(required) if isinstance(required, list) else 0
     return isinstance(least, (int, float)) and least > listed + 1

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 LOOKED_AT = 1 << 20
-"""Characters of a text that are counted by kind: what holds for its beginning holds for all of it."""
+"""Maximum characters of a text that are counted by kind: a bound for its beginning holds for all of it."""
 
 _LETTERS = bytes(range(0x41, 0x5B)) + bytes(range(0x61, 0x7B))
 _DIGITS = bytes(range(0x30, 0x3A))
@@ -22,13 +22,13 @@ _BEYOND = bytes(range(0x80, 0x100))
 _SIGNS = bytes(sorted(set(range(0x80)) - {*_LETTERS, *_DIGITS, *_SPACES}))
 KINDS = (_LETTERS, _DIGITS, _SPACES, _SIGNS, _BEYOND)
 _NEVER = {0xC0, 0xC1, *range(0xF5, 0x100)}
-"""Bytes that no UTF-8 text holds."""
+"""Bytes that occur in no UTF-8 text."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenBound:
     longest: int
-    """Bytes of the longest piece."""
+    """Number of bytes of the longest piece."""
     most: tuple[int, ...]
     """For each of KINDS, the most bytes of it in one piece; 0 where no piece has any."""
 
@@ -51,7 +51,7 @@ class TokenBound:
         return cls(int(lengths.max()), tuple(most))
 
     def fewest(self, text: str) -> int:
-        """No text of these characters, and no text that begins with them, has fewer tokens."""
+        """Return a lower bound on the number of tokens of `text`, and of any text that begins with it."""
         data = text[:LOOKED_AT].encode("utf-8", "replace")
         bounds = [-(-len(text) // self.longest)]
         for kind, most in zip(KINDS, self.most, strict=True):

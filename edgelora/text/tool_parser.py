@@ -21,14 +21,14 @@ MAX_DEPTH = 64
 
 @dataclass(frozen=True, slots=True)
 class TextPart:
-    """More of what is said to the reader."""
+    """A further piece of the answer's text for the reader."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class CallBegun:
-    """Another call; its arguments follow."""
+    """The beginning of another call; its arguments follow."""
 
     name: str
 
@@ -47,19 +47,19 @@ class ToolParser(Protocol):
     def feed(self, text: str) -> list[Part]: ...
 
     def finish(self, *, cut: bool) -> list[Part]:
-        """Return the rest, once no text follows. `cut`: by its length."""
+        """Return the rest, once no text follows. `cut`: the answer ended at its maximum length."""
         ...
 
 
 class JsonEnd:
-    """Finds where a JSON object, or array, that begins with the first character ends."""
+    """Finds the end of a JSON object or array that begins at the first character."""
 
     def __init__(self) -> None:
         self.depth = self.deepest = 0
         self._in_text = self._escaped = False
 
     def feed(self, text: str) -> int | None:
-        """Return how many characters of `text` it has, where it ends there."""
+        """Return the number of characters of `text` up to the end, or None if it does not end there."""
         for place, char in enumerate(text):
             if self._in_text:
                 self._in_text = self._escaped or char != '"'
@@ -77,7 +77,7 @@ class JsonEnd:
 
 
 class ForcedCallParser:
-    """Reads what a grammar of `grammar.of_calls` allows: nothing but calls. Arguments are told as they come."""
+    """Reads an answer constrained by `schema_grammar.of_calls`, which is only calls. Streams their arguments."""
 
     def __init__(self, names: Collection[str]) -> None:
         self._openings = {CALL_OPENING.format(name=name): name for name in names}
@@ -127,33 +127,33 @@ _TAG_CHARS = 100
 _SPACE = re.compile(r"(?:\s|<tool_call>)*")
 _BETWEEN = re.compile(r"(?:[\s;,]|</function>|</?tool_call>)*")
 _FORGOTTEN = 2
-"""Closing braces that may be missing at an answer's end."""
+"""Maximum number of missing closing braces at an answer's end."""
 
 
 @dataclass(frozen=True, slots=True)
 class _ParsedCall:
     call: tuple[str, str] | None
-    """Name and arguments; None: it is no call."""
+    """Name and arguments; None if it is not a call."""
     end: int
     """Number of waiting characters that belong to it."""
 
 
 class CallParser:
-    """Finds calls of `names` at the beginnings of lines in an answer that may also say something.
+    """Finds calls of `names` at the beginnings of lines in an answer that may also contain text.
 
-    What may be a call is held back until it is one, or is not; a call is told whole.
+    Text that may be a call is held back until that is decided; a call is returned whole.
     """
 
     def __init__(self, names: Collection[str]) -> None:
         self._names = frozenset(names)
         self._waiting = ""
         self._may_begin = True
-        """Whether a call may begin where what waits does: at the beginning of a line, and behind another call."""
+        """True if a call may begin at the waiting text: at the beginning of a line, and after another call."""
         self._called = False
-        """Whether a call was the last thing returned."""
+        """True if the last part returned was a call."""
         self._json: JsonEnd | None = None
         self._begin = self._scanned = 0
-        """Where the JSON that is being looked through begins, and how much of what waits that was done with."""
+        """Start of the JSON being scanned, and the number of waiting characters already scanned."""
 
     def feed(self, text: str) -> list[Part]:
         self._waiting += text
@@ -233,7 +233,7 @@ class CallParser:
 
 
 def _begins(text: str) -> bool | None:
-    """Return whether `text` begins as a call does; None: it is too short to say."""
+    """Return True if `text` begins like a call, False if not, None if it is too short to decide."""
     if not text:
         return None
     if text[0] == "<":

@@ -19,11 +19,11 @@ Turn = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function."""
+    """A function that an answer may call."""
 
     name: str
     parameters: str
-    """The JSON schema of its arguments, as text; an object's."""
+    """JSON schema of its arguments, an object, as text."""
     description: str = ""
 
     def spec(self, change: Change) -> dict[str, Any]:
@@ -38,7 +38,7 @@ class ToolCall:
     id: str
     name: str
     arguments: str
-    """A JSON object, as text."""
+    """Arguments of the call, a JSON object as text."""
 
     def spec(self, change: Change) -> dict[str, Any]:
         """Return it as chat templates take it: arguments as an object, every text changed."""
@@ -145,7 +145,7 @@ def one_call_each(turns: Sequence[Turn]) -> list[Turn]:
 
 
 def mapped(value: Any, change: Change) -> Any:
-    """Return a JSON value with every text in it, keys included, changed."""
+    """Return a JSON value with `change` applied to every text in it, keys included."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
@@ -154,7 +154,7 @@ def mapped(value: Any, change: Change) -> Any:
 
 
 def texts(value: object) -> Iterator[str]:
-    """Every text in a JSON value, keys included."""
+    """Yield every text in a JSON value, keys included."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):

@@ -46,9 +46,9 @@ class Part:
     outputs: tuple[int, int]
     weight: float = 1.0
     gate: tuple[float, ...] = ()
-    """The factor of each of `rows`, times `weight`; an empty one is all ones."""
+    """Factor of each of `rows`, times `weight`; empty means all ones."""
     output_gate: tuple[float, ...] = ()
-    """The same for `outputs`."""
+    """Factor of each of `outputs`, times `weight`; empty means all ones."""
 
 
 class Evaluator:
@@ -77,12 +77,13 @@ class Evaluator:
             self._lib.lora_free(user)
 
     def watch(self, on: bool) -> None:
-        """Give every node to the Python callback, or to nobody."""
+        """Pass every node to the Python callback if `on`, otherwise to none."""
         self._lib.lora_set_mode(self.user, PYTHON if on else IDLE)
 
     def evaluate(self, node: int, *, ask: bool) -> bool:
-        """The callback that llama.cpp calls for the node at this address: whether it is wanted, or (it is
-        computed) was changed.
+        """Call the callback as llama.cpp does for the node at this address.
+
+        Returns whether the node is wanted (`ask`), or whether it was changed after it was computed.
         """
         return bool(self._lib.lora_evaluate(node, ask, self.user))
 
@@ -94,8 +95,7 @@ class Evaluator:
         self._register(threads)
 
     def use_threads(self, threads: int) -> None:
-        """Compute with so many from the next step on. Costs microseconds where it is another number. Raises
-        MemoryError."""
+        """Use this number of threads from the next step on; a change costs microseconds. Raises MemoryError."""
         if threads != self._threads:
             self._register(threads)
 
@@ -115,7 +115,7 @@ class Evaluator:
         return Bound(factors, pairs, table)
 
     def begin(self, parts: Sequence[Part], *, rows: int, outputs: int) -> int:
-        """Until `end`, add these parts' deltas where the graph multiplies. The number of modules they change.
+        """Add these parts' deltas to the graph's products until `end`. Return the number of modules they change.
 
         Raises MemoryError.
         """
@@ -130,7 +130,7 @@ class Evaluator:
         return expected
 
     def end(self) -> Outcome:
-        """Back to idle; what the step left."""
+        """Return to idle, and return the outcome of the step."""
         outcome = Outcome()
         self._lib.lora_end(self.user, ctypes.byref(outcome))
         self._shares, self._gates = None, []

@@ -25,7 +25,7 @@ ABI: Final = 3
 SUFFIX: Final = {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
 PATH: Final = Path(__file__).with_name(f"_lora{SUFFIX}")
 INSTRUCTION_SETS: Final = {"scalar": 0, "avx2": 1, "avx512": 2, "neon": 3}
-"""Slowest first."""
+"""Instruction sets by their number in lora.h, slowest first."""
 _TYPES: Final = {"float32": 0, "float16": 1, "uint16": 2}
 
 CALLBACK = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_void_p, ctypes.c_bool, ctypes.c_void_p)
@@ -94,7 +94,7 @@ _SIZES: Final = tuple(ctypes.sizeof(kind) for kind in (Pair, NativeGroup, Native
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The library with its functions declared; None, with a line in the log, where it is missing or another build's."""
+    """Return the library with its functions declared; None, with a log line, if it is missing or from another build."""
     try:
         lib = ctypes.CDLL(str(PATH))
         abi = int(lib.lora_abi())
@@ -131,7 +131,7 @@ def instruction_sets() -> list[str]:
 
 
 def describe() -> str:
-    """Return a few words for `edgelora doctor`."""
+    """Return a short description for `edgelora doctor`."""
     lib = library()
     if lib is None:
         return "numpy (the native kernel was not built)"
@@ -139,7 +139,7 @@ def describe() -> str:
 
 
 def pair_of(factors: Factors) -> Pair:
-    """Borrows the arrays' memory: `factors` must outlive what is returned."""
+    """Return the native form of `factors`. It borrows their memory, so `factors` must outlive it."""
     (rank, width), out = factors.a.shape[:: -1 if factors.lookup else 1], factors.b.shape[1]
     if factors.b.shape[0] != rank or not (factors.a.flags.c_contiguous and factors.b.flags.c_contiguous):
         raise ValueError("factors must be C-contiguous and of one rank")

@@ -1,4 +1,4 @@
-"""The LoRA delta in numpy: what every faster kernel must agree with. Pure; owns no memory."""
+"""The LoRA delta in numpy, the reference for every faster kernel. Pure; owns no memory."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class Factors:
     uint16 of its bits; everything is computed in float32."""
 
     a: NDArray[Any]
-    """[rank, in]; where tokens look up their rows in it [vocab, rank]"""
+    """Array [rank, in]; [vocab, rank] if `lookup`."""
     b: NDArray[Any]
-    """[rank, out]: transposed, so that the second product streams through memory."""
+    """Array [rank, out], transposed so that the second product streams through memory."""
     scale: NDArray[np.float32] | None = None
-    """[out]: DoRA's factor of the whole output, the delta included."""
+    """DoRA's factor [out] of the whole output, the delta included."""
     bias: NDArray[np.float32] | None = None
-    """[out]: added after the scale; the adapter's own scale is in it."""
+    """Bias [out], added after the scale; the adapter's own scale is included."""
     multiplier: float = 1.0
-    """The adapter's own scale, alpha / rank and so on: a float32's value. 1.0 where b holds it."""
+    """The adapter's own scale, such as alpha / rank, as a float32 value; 1.0 if b includes it."""
     lookup: bool = False
-    """The embedding's: a row of the step is a token, and its products are the token's row of a."""
+    """True for the embedding: each row of the step is a token, and its product is the token's row of a."""
 
     @property
     def nbytes(self) -> int:
@@ -44,7 +44,7 @@ class Group:
     factors: Factors
     weight: float = 1.0
     gate: NDArray[np.float32] | None = None
-    """[stop - start]: how much of the change each row gets, times `weight`."""
+    """Factor [stop - start] of each row's change, times `weight`."""
 
 
 def add_delta(y: NDArray[np.float32], x: NDArray[Any], groups: Iterable[Group]) -> None:

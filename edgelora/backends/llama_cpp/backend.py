@@ -57,12 +57,11 @@ class LlamaCppBackend:
     def open(
         cls, path: Path, *, shape: LlamaShape, settings: BackendOptions, progress: Progress | None = None
     ) -> LlamaCppBackend:
-        """Load the GGUF base at `path`. `progress` gets 0.0 to 1.0, and what it raises ends the load.
+        """Load the GGUF base at `path`. `progress` receives 0.0 to 1.0, and its exception ends the load.
 
-        Where the self-test of the evaluation callback fails, a warning is logged and the next best way is taken: numpy
-        for the deltas, or llama.cpp's own LoRA.
-        Raises UsageError where the base cannot have that KV type, BaseError where it cannot be loaded, BackendError
-        where the library cannot.
+        If the self-test of the evaluation callback fails, a warning is logged and the next best method is used: numpy
+        for the deltas, or llama.cpp's own LoRA. Raises UsageError if the base does not support the KV type, BaseError
+        if it cannot be loaded, BackendError if the library cannot.
         """
         check_kv_type(settings.kv_type, shape)
         model = Model.load(path, shape=shape, progress=progress, weights=settings.weights)
@@ -168,7 +167,7 @@ class LlamaCppBackend:
         self._ledger.hold(sequence, saved.length)
 
     def allocated_bytes(self) -> tuple[int, int]:
-        """llama.cpp counts none of its memory."""
+        """Return (0, 0): llama.cpp does not count its memory."""
         return (0, 0)
 
     def close(self) -> None:
@@ -193,7 +192,10 @@ class LlamaCppBackend:
 
 
 def _choose_method(model: Model, context: Context, shape: LlamaShape, options: BackendOptions) -> LoraMethod:
-    """The fastest whose self-test holds: the native kernel, numpy, llama.cpp's own LoRA. A warning says what failed."""
+    """Return the fastest method that passes its self-test: native kernel, numpy, llama.cpp's own LoRA.
+
+    A warning is logged for each failure.
+    """
     evaluator = context.eval_callback.evaluator
     trial = None if evaluator is None else KernelTrial(evaluator)
     if options.method == "native":

@@ -32,7 +32,7 @@ class Context:
         self.threads = options.threads or usable_cores()
         self.batch_threads = options.batch_threads or self.threads
         self.spare = options.max_sequences
-        """One sequence more than the engine knows of: where the beginning of another is copied to be saved."""
+        """Id of an additional sequence, hidden from the engine, to which a prefix is copied in order to save it."""
         # The library ends the process where there is less than one for each sequence.
         self.max_outputs = max(options.max_outputs or 0, self.spare + 1, SELF_TEST_OUTPUTS)
         self.eval_callback = EvalCallback(native=_native_kernel(options))
@@ -68,7 +68,7 @@ class Context:
 
     @property
     def cells(self) -> int:
-        """Tokens of KV over all sequences."""
+        """Number of KV cells over all sequences."""
         return int(library().llama_n_ctx(self.handle))
 
     def threads_for(self, rows: int) -> int:
@@ -81,11 +81,11 @@ class Context:
         library().llama_set_n_threads(self.handle, threads, batch_threads)
 
     def decode(self, chunks: Sequence[Chunk]) -> int:
-        """Compute the chunks' rows in this order; llama.cpp's return code, 0 for success."""
+        """Compute the chunks' rows in this order. Return llama.cpp's return code, 0 for success."""
         return int(library().llama_decode(self.handle, self._batch.fill(chunks)))
 
     def logits(self, rows: range) -> NDArray[np.float32]:
-        """A copy of the logits after rows of the last step, [rows, vocab]. Raises BackendError where one has none."""
+        """Return a copy of the logits [rows, vocab] of the last step. Raises BackendError if a row has none."""
         logits = np.empty((len(rows), self._vocab), np.float32)
         for copied, row in zip(logits, rows, strict=True):
             pointer = library().llama_get_logits_ith(self.handle, row)
@@ -104,7 +104,7 @@ class Context:
             raise BackendError("kv_not_cut", f"llama.cpp could not cut sequence {sequence} to {length} tokens.")
 
     def copy(self, source: int, target: int, length: int) -> None:
-        """The two share the cells of positions before `length`."""
+        """Copy positions before `length`; both sequences share the cells."""
         lib = library()
         lib.llama_memory_seq_cp(lib.llama_get_memory(self.handle), source, target, 0, length)
 
@@ -136,7 +136,7 @@ class Context:
             raise BackendError("kv_not_restored", f"{message}; {length} tokens were to be restored.")
 
     def close(self) -> None:
-        """Safe twice."""
+        """Free the context. May be called twice."""
         if self.handle is not None:
             library().llama_free(self.handle)
             self.handle = None
@@ -158,5 +158,5 @@ def _bytes_at(array: NDArray[np.uint8]) -> Any:
 
 
 def _step_tokens(options: BackendOptions) -> int:
-    """At least what the self-test's step takes."""
+    """Return the step size, at least that of the self-test."""
     return max(options.max_step_tokens, SELF_TEST_TOKENS)

@@ -17,7 +17,7 @@ from edgelora.core.errors import BackendError
 
 class TensorObserver(Protocol):
     def wants(self, node: int) -> bool:
-        """Whether to stop after the node at this address, before it is computed. Must be fast and must not raise."""
+        """Return whether to stop after the node at this address, before it is computed. Must be fast and not raise."""
         ...
 
     def visit(self, node: int) -> None:

@@ -36,9 +36,9 @@ class LinearNode:
     key: int
     """`weight_key` of W's tensor."""
     y: NDArray[np.float32]
-    """[rows, out], the node's own memory."""
+    """Output [rows, out], the node's own memory."""
     x: NDArray[Any]
-    """[rows, in] float32, its input's; of a lookup the tokens, int32 [rows]."""
+    """Input [rows, in] float32; for a lookup the tokens, int32 [rows]."""
     node_bytes: bytes
     input: int
     input_bytes: bytes

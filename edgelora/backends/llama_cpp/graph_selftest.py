@@ -1,11 +1,11 @@
-"""The start-up self-test: does the installed library really lay out its graph as `layout.py` says?
+"""The start-up self-test of the graph's memory layout in the installed library, as `ggml_tensor.py` defines it.
 
-One small step runs with every node watched. The first node proves the layout before any pointer in it is followed.
-Then every linear module must appear once, the output head among them, with its widths and an expected number of rows;
-its weight's address is kept, which is how the hook knows modules later. So is that of the embedding, which is looked
-up. Each layer's down projection gets a known delta, and the sum computed from it must have seen it. Anything unexpected
-is a BackendError, and the backend falls back to llama.cpp's own LoRA. In the same step the native callback is tried,
-where there is one (`trial`).
+One small step runs with every node observed. The first node proves the layout before any pointer in it is followed.
+Then every linear module, including the output head, must appear once, with its widths and an expected number of rows.
+The address of its weight is kept, by which the hook identifies modules later; so is that of the embedding, which is
+looked up. Each layer's down projection gets a known delta, and the sum computed from it must include it. Any deviation
+is a BackendError, and the backend falls back to llama.cpp's own LoRA. The same step also tests the native callback, if
+there is one (`trial`).
 """
 
 from __future__ import annotations
@@ -43,10 +43,9 @@ _TOKENS = ((0, 1, 2), (1, 2))
 def find_weights(
     context: Context, shape: LlamaShape, *, max_sequences: int, trial: KernelTrial | None = None
 ) -> dict[Target, int]:
-    """The address of every linear module's weight tensor, the embedding's and the head's, the layout proven. Leaves the
-    KV empty. `trial` is shown every module's product, and the lookup.
+    """Prove the layout, and return the weight address of every linear module, the embedding and the head.
 
-    Raises BackendError where anything is not as expected.
+    Leaves the KV empty. `trial` receives every module's product, and the lookup. Raises BackendError on any deviation.
     """
     chunks = [
         Chunk(sequence=sequence, position=0, tokens=tokens, adapters=(), logits=0 if sequence else SELF_TEST_OUTPUTS)

@@ -1,5 +1,7 @@
-"""The part of the start-up self-test that tries the native callback: a known delta at every module of a step, added by
-it and, on a copy, by numpy. Where they differ the deltas are left to numpy. What the graph looks like is `selftest`'s.
+"""The part of the start-up self-test that tests the native callback.
+
+It adds a known delta to every module of a step, natively and, on a copy, with numpy. If they differ, numpy computes the
+deltas. `graph_selftest` checks the graph's layout.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ class KvFormat:
     """One of ggml's types: blocks of `values` numbers in `nbytes` bytes. Source: ggml.h, ggml-common.h."""
 
     number: int
-    """Its place in enum ggml_type."""
+    """Value in enum ggml_type."""
     values: int
     nbytes: int
 
@@ -38,7 +38,7 @@ FORMATS: Final[Mapping[KvType, KvFormat]] = MappingProxyType(
 
 
 def token_bytes(kv_type: KvType, shape: LlamaShape) -> int:
-    """Bytes of keys and values of one token, over all layers."""
+    """Return the bytes of keys and values of one token, over all layers."""
     kind = FORMATS[kv_type]
     return 2 * shape.layers * shape.kv_width * kind.nbytes // kind.values
 

@@ -49,7 +49,7 @@ class _LogRouter:
 
 
 def library() -> Any:
-    """Return the `llama_cpp` module, initialised, its log routed. Raises BackendError where it cannot be loaded."""
+    """Return the initialised `llama_cpp` module with its log routed. Raises BackendError if it cannot be loaded."""
     global _library
     with _lock:
         if _library is None:
@@ -75,7 +75,7 @@ def _initialise() -> Any:
 
 @contextmanager
 def captured_errors() -> Iterator[deque[str]]:
-    """The library's error lines since the block began, oldest first, the last four at most."""
+    """Yield the library's error lines since the block began, oldest first, at most the last four."""
     library()
     assert _router is not None
     _router.errors.clear()

@@ -1,4 +1,4 @@
-"""The seam inside the backend: how adapters reach the graph. Two ways: `hook` (the default) and `native`."""
+"""The ways to apply adapters in the graph: evaluation callback `hook` (the default), or llama.cpp's `native` LoRA."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Share:
 
     slot: int
     rows: tuple[int, int]
-    """Among all rows of the step."""
+    """Range among all rows of the step."""
     outputs: tuple[int, int]
-    """The rows of `rows` whose logits are wanted, counted among such rows; the last layer's tail has these alone."""
+    """Range of those rows among the rows with logits; the last layer's tail has only these."""
     weight: float = 1.0
     gate: tuple[float, ...] = ()
-    """The weight of each row where they differ (`weight` is 1 then). An empty one is all ones."""
+    """Weight of each row if they differ (`weight` is 1 then); empty means all ones."""
     output_gate: tuple[float, ...] = ()
 
 
@@ -118,5 +118,5 @@ class LoraMethod(Protocol):
         ...
 
     def run(self, step: StepShares, decode: Callable[[], int]) -> int:
-        """Call `decode` with each share's adapter applied to its rows; its return code. Raises BackendError."""
+        """Call `decode` with each share's adapter applied to its rows. Return its return code. Raises BackendError."""
         ...

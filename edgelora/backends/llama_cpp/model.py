@@ -37,7 +37,10 @@ class Model:
 
     @classmethod
     def load(cls, path: Path, *, shape: LlamaShape, progress: Progress | None, weights: Weights = "mapped") -> Model:
-        """Load `path` into CPU memory. `progress` gets 0.0 to 1.0; what it raises ends the load. Raises BaseError."""
+        """Load `path` into CPU memory.
+
+        `progress` receives 0.0 to 1.0; its exception ends the load. Raises BaseError.
+        """
         model = cls(_load(path, progress, weights))
         try:
             with model.held() as handle:
@@ -49,7 +52,7 @@ class Model:
 
     @classmethod
     def load_vocabulary(cls, path: Path, *, shape: LlamaShape) -> Model:
-        """Open `path` for its vocabulary alone: no weights are read or mapped. Raises BaseError."""
+        """Open only the vocabulary of `path`: no weights are read or mapped. Raises BaseError."""
         model = cls(_load(path, None, "mapped", vocab_only=True))
         try:
             with model.held() as handle:
@@ -61,13 +64,13 @@ class Model:
 
     @property
     def trained_context(self) -> int:
-        """Tokens of context the base was made for."""
+        """Context length in tokens that the base was trained with."""
         with self.held() as handle:
             return int(library().llama_model_n_ctx_train(handle))
 
     @contextmanager
     def held(self) -> Iterator[Any]:
-        """The native handle, not freed while the block runs. Raises BackendError once closed."""
+        """Yield the native handle, which is not freed while the block runs. Raises BackendError once closed."""
         with self._idle:
             if self._handle is None:
                 raise BackendError("backend_closed", "The base was closed.")
@@ -80,7 +83,7 @@ class Model:
                 self._idle.notify_all()
 
     def close(self) -> None:
-        """Free the memory once nobody holds the handle. Safe twice."""
+        """Free the memory once no thread uses the handle. May be called twice."""
         with self._idle:
             handle, self._handle = self._handle, None
             self._idle.wait_for(lambda: self._users == 0)

@@ -1,6 +1,6 @@
-"""LoRA by evaluation callback in native code: as `hook`, but no Python runs while a step is computed.
+"""LoRA by evaluation callback in native code: as `python_hook`, but no Python runs while a step is computed.
 
-`hook` says how it works and stays the reference: what is refused there is refused here, with the same codes.
+`python_hook` documents the method and is the reference: both raise the same error codes.
 """
 
 from __future__ import annotations

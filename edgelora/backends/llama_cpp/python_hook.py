@@ -58,9 +58,9 @@ class PythonHookMethod:
         self._slots: dict[int, dict[int, Factors]] = {}
         self._step = StepShares((), 0, 0)
         self._watched: frozenset[int] = frozenset()
-        """Weight addresses."""
+        """Addresses of the weights that the step's adapters change."""
         self._changed: frozenset[int] = frozenset()
-        """By key, what the step's adapters change."""
+        """Keys of the modules that the step's adapters change."""
         self._pending: set[int] = set()
 
     def load(self, path: Path) -> LoadedLora:

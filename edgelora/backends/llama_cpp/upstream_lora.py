@@ -42,7 +42,7 @@ class UpstreamLoraMethod:
         self._shape = shape
         self._slots: dict[int, Any] = {}
         self._current: dict[int, float] = {}
-        """Weights by slot."""
+        """Current weights by slot."""
 
     def load(self, path: Path) -> UpstreamLora:
         return UpstreamLora(path, load_lora(path, self._shape, widen=True).nbytes)

@@ -48,7 +48,7 @@ class Factors:
 
     @property
     def plain(self) -> bool:
-        """LoRA's two factors and no more."""
+        """True if the change is LoRA's two factors only."""
         return self.row_scale is None and self.bias is None
 
     @property

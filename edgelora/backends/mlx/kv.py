@@ -33,7 +33,10 @@ class _SequenceKv:
 
 @dataclass(slots=True)
 class Kv:
-    """Engine thread only. Lengths are the caller's: positions behind a sequence's length hold anything."""
+    """Keys and values by sequence.
+
+    Engine thread only; the caller tracks lengths, and positions beyond are undefined.
+    """
 
     shape: LlamaShape
     dtype: Any
@@ -77,7 +80,7 @@ class Kv:
         return memoryview(np.array(whole).tobytes())
 
     def restore(self, sequence: int, data: memoryview, length: int) -> bool:
-        """Return what `save` gave. False, and nothing done, where the bytes are not of so many tokens."""
+        """Restore saved bytes to a sequence. Return False, and change nothing, if they do not hold `length` tokens."""
         if data.nbytes != length * self.token_bytes:
             return False
         shape, size = self.shape, int(self.dtype.size)

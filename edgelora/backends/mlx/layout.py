@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from edgelora.backends.base import Chunk
 
 Acting = tuple[tuple[int, float], ...]
-"""Slots and their weights, by slot; none is 0."""
+"""Slots and their weights, by slot; no weight is 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Rows `start` to before `stop`, on all of which the same acts."""
+    """Rows `start` to `stop` (exclusive), to all of which the same adapters apply."""
 
     start: int
     stop: int
@@ -41,13 +41,13 @@ class StepLayout:
     positions: tuple[int, ...]
     pieces: tuple[ChunkRows, ...]
     segments: tuple[Segment, ...]
-    """The chunks of all rows, in order, without gaps."""
+    """Segments that cover all rows, in order, without gaps."""
     outputs: tuple[int, ...]
-    """Rows whose logits are wanted."""
+    """Rows whose logits are returned."""
     output_segments: tuple[Segment, ...]
-    """The rows with logits, counted among those rows alone."""
+    """Segments of the rows with logits, numbered among those rows only."""
     wanted: Mapping[int, range]
-    """By sequence: which of the outputs are its own."""
+    """Range of each sequence's rows in `outputs`, by sequence id."""
 
 
 def lay_out(chunks: Iterable[Chunk]) -> StepLayout:

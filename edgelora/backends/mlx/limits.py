@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 STEP_BYTES = 512 << 20
-"""Room for a step's activations, and what of it is kept between two steps at most."""
+"""Bytes for a step's activations, and the maximum kept of them between two steps."""
 
 
 @dataclass(frozen=True, slots=True)

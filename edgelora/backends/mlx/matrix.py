@@ -53,11 +53,11 @@ class Matrix:
         )
 
     def lookup(self, tokens: Array) -> Array:
-        """Rows of these numbers, [n, in]."""
+        """Return the rows of these tokens, [n, in]."""
         return self._dequantized([part[tokens] for part in self.arrays])
 
     def widened(self, start: int, stop: int) -> Array:
-        """Rows `start` to before `stop` in float32."""
+        """Return rows `start` to `stop` (exclusive) in float32."""
         parts = [part[start:stop] for part in self.arrays]
         # Scales in 16 bits would round the product once more.
         exact = [part if mx.issubdtype(part.dtype, mx.integer) else part.astype(mx.float32) for part in parts]

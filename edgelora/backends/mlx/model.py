@@ -44,9 +44,9 @@ class Base:
     embedding: Matrix
     layers: tuple[Layer, ...]
     norm: Array
-    """[hidden]: before the head."""
+    """Weight [hidden] of the norm before the head."""
     head: Matrix
-    """The embedding's own where they are tied."""
+    """Matrix of the output head; the embedding's if they are tied."""
     epsilon: float
     """The epsilon of every norm."""
     frequencies: Array
@@ -55,7 +55,7 @@ class Base:
 
     @property
     def dtype(self) -> Any:
-        """Return what activations, keys and values are in: as stored beside the matrices, which may be packed."""
+        """Type of activations, keys and values: that of the norms, whatever the matrices are packed as."""
         return self.norm.dtype
 
     @property

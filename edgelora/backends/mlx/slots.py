@@ -21,7 +21,7 @@ from edgelora_models.modules import EMBEDDING
 
 
 class Slots:
-    """Engine thread only."""
+    """The attached adapters by slot. Engine thread only."""
 
     def __init__(self, *, stack_bytes: int) -> None:
         self._slots: dict[int, Mapping[Target, Factors]] = {}
@@ -38,7 +38,7 @@ class Slots:
         self._stacks.forget(slot)
 
     def begin(self, segments: Sequence[Segment]) -> None:
-        """A step of these rows is about to be computed."""
+        """Prepare a step of these rows."""
         slots = {slot for segment in segments for slot, _ in segment.acting}
         self._stacking = self._stacks.begin({slot: self._nbytes[slot] for slot in slots})
 

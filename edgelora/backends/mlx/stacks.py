@@ -62,7 +62,7 @@ class Stacks:
     _stacks: dict[tuple[Target, int], _Stack] = field(default_factory=dict)
     _latest: frozenset[int] = frozenset()
     _findings: dict[tuple[int, tuple[_Run, ...]], _StackLookup] = field(default_factory=dict)
-    """The lookups of this step."""
+    """Row lookups of the current step."""
 
     def begin(self, slots: Mapping[int, int]) -> bool:
         """A step of these slots, each with the bytes of its factors, is about to be computed. Whether it may stack.
@@ -78,7 +78,7 @@ class Stacks:
         return usable
 
     def forget(self, slot: int) -> None:
-        """Another adapter may come to be there."""
+        """Forget the stacks with this slot, which may receive another adapter."""
         self._latest -= {slot}
         for key in [key for key, stack in self._stacks.items() if slot in stack.places]:
             del self._stacks[key]

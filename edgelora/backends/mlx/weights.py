@@ -64,7 +64,7 @@ class Tensors:
         return values
 
     def evaluate(self, arrays: list[Array]) -> None:
-        """Bring these into memory. Raises BaseError."""
+        """Load these arrays into memory. Raises BaseError."""
         try:
             mx.eval(arrays)
         except RuntimeError as error:

@@ -12,24 +12,24 @@ from edgelora.core.request import AdapterRef
 
 NAMES = 256
 OTHERS = "(other)"
-"""The name for all adapters beyond NAMES, and for unknown versions; no adapter can have this name."""
+"""Name under which adapters beyond NAMES and unknown versions are counted; no adapter can have this name."""
 _VERSIONS = 1024
-"""How many versions' names are remembered."""
+"""Maximum number of versions whose names are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterCounts:
-    """Since the start, over all versions of a name."""
+    """Counts of one adapter name since the start, summed over all its versions."""
 
     name: str
     requests: int
     """Number of requests that used the adapter."""
     hits: int
-    """Number of those requests that found it in memory."""
+    """Number of those requests that found the adapter resident."""
     loads: int
     evictions: int
     last_used: float
-    """Unix seconds; 0.0: never."""
+    """Unix seconds of the last use; 0.0 if the adapter was never used."""
 
 
 @dataclass(slots=True)
@@ -45,12 +45,12 @@ class AdapterCounter:
     def __init__(self) -> None:
         self._counts: dict[str, _Counts] = {}
         self._names: dict[str, str] = {}
-        """By version, oldest first."""
+        """Adapter names by version, oldest first."""
         self._told: tuple[AdapterCounts, ...] | None = ()
         """The last snapshot; None after a change."""
 
     def used(self, ref: AdapterRef, *, hit: bool, now: float) -> None:
-        """A request holds it. `hit`: it was in memory already."""
+        """Count a request that takes a lease on the adapter. `hit`: the adapter was already resident."""
         counts = self._of(ref)
         counts.requests += 1
         counts.hits += hit
@@ -66,11 +66,11 @@ class AdapterCounter:
         self._of(ref).evictions += 1
 
     def names(self, versions: Iterable[str]) -> tuple[str, ...]:
-        """Return what versions are called, in alphabetical order."""
+        """Return the adapter names of these versions in alphabetical order; OTHERS stands for an unknown version."""
         return tuple(sorted(self._names.get(version, OTHERS) for version in versions))
 
     def snapshot(self) -> tuple[AdapterCounts, ...]:
-        """In the order of their first use. The same tuple as before where nothing has changed."""
+        """Return the counts in the order of first use. Returns the same tuple as before if nothing has changed."""
         if self._told is None:
             self._told = tuple(
                 AdapterCounts(name, c.requests, c.hits, c.loads, c.evictions, c.last_used)

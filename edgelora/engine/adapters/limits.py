@@ -1,4 +1,4 @@
-"""How many adapters, and of what size, can be in memory at once. Pure."""
+"""The limits on number and size of the adapters in memory. Pure."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ NO_PINS: Mapping[Key, AdapterRef] = {}
 
 @dataclass(frozen=True, slots=True)
 class AdapterLimits:
-    """The room for adapters in memory."""
+    """The number of slots and the byte budget for adapters in memory."""
 
     budget_bytes: int
     slots: int
 
     def check(self, refs: Iterable[AdapterRef], *, pinned: Mapping[Key, AdapterRef] = NO_PINS) -> None:
-        """Refuse adapters that could never be in memory together, however long they wait, beside the pinned ones.
+        """Check that the adapters can be in memory together, beside the pinned ones, once everything else is evicted.
 
-        Raises AdapterError: code adapter_too_large, or too_many_adapters for more than there are slots.
+        Raises AdapterError(code adapter_too_large) if they exceed the budget, or AdapterError(code too_many_adapters)
+        if there are more of them than slots.
         """
         requested = {ref.key: ref for ref in refs}
         pins = [ref for key, ref in pinned.items() if key not in requested]
@@ -44,5 +45,5 @@ class AdapterLimits:
 
 
 def total(refs: Iterable[AdapterRef]) -> int:
-    """Return the bytes that adapters take together."""
+    """Return the total bytes of the adapters."""
     return sum(ref.nbytes for ref in refs)

@@ -1,4 +1,4 @@
-"""The thread that reads adapters and prefixes, so that the engine waits for no disk. Owns it and its queue only."""
+"""The thread that reads adapters and prefixes, so that the engine never waits for a disk. Owns itself and its queue."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class LoadResult:
 
 
 class Loader:
-    """Does one thing after the other and hands each result to `post`, from its own thread."""
+    """Runs one job after another on its own thread and passes each result to `post`."""
 
     def __init__(self, load: Callable[[Path], Loaded], post: Callable[[Any], None]) -> None:
         self._load = load
@@ -38,11 +38,11 @@ class Loader:
         self.call(lambda: LoadResult(ref, self._read(ref)))
 
     def call(self, job: Callable[[], object]) -> None:
-        """Anything else that reads a disk: its result is posted. It must not raise."""
+        """Queue any other job that reads from disk; its result is posted. The job must not raise."""
         self._wanted.put(job)
 
     def close(self, timeout: float) -> bool:
-        """Stop after the load that runs now. False where it still runs after `timeout` seconds."""
+        """Stop after the current load. Return False if it is still running after `timeout` seconds."""
         self._closed = True
         self._wanted.put(None)
         self._thread.join(timeout)

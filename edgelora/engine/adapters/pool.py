@@ -1,5 +1,6 @@
-"""The adapters in memory: slots, leases, pins, and eviction. Counts only: loading, attaching and detaching
-are the engine's work, told by what `reserve` returns. No I/O, no threads.
+"""The adapters in memory: slots, leases, pins, and eviction. No I/O, no threads.
+
+The pool only keeps count: the engine loads, attaches and detaches adapters as `reserve` directs.
 """
 
 from __future__ import annotations
@@ -22,22 +23,22 @@ class PoolEntry:
     ref: AdapterRef
     slot: int
     resident: bool
-    """False while it is being loaded."""
+    """False while the adapter is being loaded."""
     leases: int
-    """Live requests that hold it."""
+    """Number of live requests that hold a lease on the adapter."""
     pinned: bool = False
-    """Whether it stays though nobody holds it."""
+    """True if the adapter is never evicted, even without a lease."""
     requests: int = 0
     """Number of requests that used the adapter since it was loaded."""
     last_used: float = 0.0
-    """By the pool's clock; 0.0: nobody held it yet."""
+    """Time of the last lease or release by the pool's clock; 0.0 if the adapter was never leased."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
     slot: int
     evicted: tuple[int, ...]
-    """Slots to detach before this one is attached; may hold `slot` itself."""
+    """Slots to detach before this one is attached; may contain `slot` itself."""
 
 
 @dataclass(slots=True)
@@ -51,26 +52,29 @@ class _Entry:
 
 
 class Pool:
-    """`slots` adapters in at most `budget_bytes`. The least recently used one without lease or pin is evicted first."""
+    """At most `slots` adapters in at most `budget_bytes`. Evicts the least recently used one without a lease or pin."""
 
     def __init__(self, budget_bytes: int, slots: int, *, clock: Callable[[], float] = float) -> None:
-        """`clock`: Unix seconds, only to tell when what was used; the default is always at 0."""
+        """`clock` returns Unix seconds and is used only for last-used times; the default always returns 0."""
         self.limits = AdapterLimits(budget_bytes, slots)
         self.counter = AdapterCounter()
         self._clock = clock
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
-        """Least recently used first."""
+        """Entries by key, least recently used first."""
         self.pinned: Mapping[Key, AdapterRef] = {}
-        """Their room is set aside, in memory or not. Replaced, never changed: any thread may read it."""
+        """Pinned adapters, whose room is reserved whether or not they are loaded.
+
+        The mapping is replaced, never changed, so any thread may read it.
+        """
 
     @property
     def budget_bytes(self) -> int:
-        """Bytes that adapters may take together."""
+        """Maximum total bytes of the adapters in memory."""
         return self.limits.budget_bytes
 
     @property
     def slots(self) -> int:
-        """Adapters that may be in memory at once."""
+        """Maximum number of adapters in memory."""
         return self.limits.slots
 
     @property
@@ -78,13 +82,14 @@ class Pool:
         return total(entry.ref for entry in self._entries.values())
 
     def check_fits(self, *refs: AdapterRef) -> None:
-        """Raises AdapterError for adapters that could never be in memory together, however long they wait: code
-        adapter_too_large, or too_many_adapters for more than there are slots.
+        """Check that the adapters can be in memory together at all, beside the pinned ones.
+
+        Raises AdapterError(code adapter_too_large), or AdapterError(code too_many_adapters) if there are too few slots.
         """
         self.limits.check(refs, pinned=self.pinned)
 
     def slot(self, ref: AdapterRef) -> int | None:
-        """Its slot, resident or being loaded; None where it is neither."""
+        """Return the slot of an adapter that is resident or being loaded, otherwise None."""
         entry = self._entries.get(ref.key)
         return entry.slot if entry else None
 
@@ -93,12 +98,13 @@ class Pool:
         return entry is not None and entry.resident
 
     def held(self, ref: AdapterRef) -> int:
-        """Return the slot of an adapter that somebody holds."""
+        """Return the slot of a leased adapter."""
         return self._entries[ref.key].slot
 
     def can_hold(self, *refs: AdapterRef) -> bool:
-        """Whether there would be room for all these at once now, those that are there staying, by evicting others that
-        nobody holds. Raises as `check_fits` does.
+        """Return True if all these adapters fit now, after evicting only adapters without a lease or pin.
+
+        Raises AdapterError as `check_fits` does.
         """
         self.check_fits(*refs)
         requested = {ref.key: ref for ref in refs}
@@ -107,9 +113,9 @@ class Pool:
         return total(together) <= self.budget_bytes and len(together) <= self.slots
 
     def pin(self, ref: AdapterRef) -> None:
-        """Set its room aside from now on: once in memory it stays until `unpin`.
+        """Reserve room for the adapter from now on; once loaded, it stays resident until `unpin`.
 
-        Raises AdapterError(code pins_too_large), with the numbers, where all pins together have not the room.
+        Raises AdapterError(code pins_too_large), with the numbers, if all pins together do not fit.
         """
         pins = {**self.pinned, ref.key: ref}
         if total(pins.values()) > self.budget_bytes or len(pins) > self.slots:
@@ -123,11 +129,14 @@ class Pool:
         self.pinned = pins
 
     def unpin(self, ref: AdapterRef) -> None:
-        """It may be evicted again. Safe for one that is not pinned."""
+        """Allow the adapter to be evicted again. Does nothing if it is not pinned."""
         self.pinned = {key: pin for key, pin in self.pinned.items() if key != ref.key}
 
     def reserve(self, ref: AdapterRef) -> Reservation:
-        """Take a slot and the bytes for an adapter about to be loaded. Only where it has no slot and `can_hold`."""
+        """Reserve a slot and the bytes for an adapter to be loaded.
+
+        Raises RuntimeError if it has a slot already or `can_hold` is False.
+        """
         if ref.key in self._entries or not self.can_hold(ref):
             raise RuntimeError(f"no slot can be reserved for {ref}")
         evicted: list[int] = []
@@ -138,18 +147,18 @@ class Pool:
         return Reservation(slot, tuple(evicted))
 
     def loaded(self, ref: AdapterRef) -> None:
-        """The reserved adapter is attached to its slot."""
+        """Mark a reserved adapter as resident, now that it is attached to its slot."""
         self._loading(ref).resident = True
         self.counter.loaded(ref)
 
     def drop(self, ref: AdapterRef) -> None:
-        """The reserved adapter could not be loaded: its slot is free again. Only without leases."""
+        """Free the slot of a reserved adapter that could not be loaded. Requires that it has no leases."""
         if self._loading(ref).leases:
             raise RuntimeError(f"{ref} is held")
         del self._entries[ref.key]
 
     def lease(self, ref: AdapterRef) -> None:
-        """Hold an adapter that has a slot: it will not be evicted until `release`. One call, one lease."""
+        """Take one lease on an adapter that has a slot, which protects it from eviction until `release`."""
         entry, now = self._entries[ref.key], self._clock()
         entry.leases += 1
         entry.requests += 1
@@ -167,7 +176,7 @@ class Pool:
         self.counter.released(ref, now=entry.last_used)
 
     def snapshot(self) -> tuple[PoolEntry, ...]:
-        """Return what is in memory, least recently used first."""
+        """Return the adapters that have a slot, least recently used first."""
         pinned = self.pinned
         return tuple(
             PoolEntry(e.ref, e.slot, e.resident, e.leases, k in pinned, e.requests, e.last_used)
@@ -175,7 +184,7 @@ class Pool:
         )
 
     def check_integrity(self) -> None:
-        """Recount slots and bytes. Raises RuntimeError where they do not add up."""
+        """Recount slots and bytes. Raises RuntimeError if they are inconsistent."""
         taken = [entry.slot for entry in self._entries.values()]
         if len(set(taken)) != len(taken) or not set(taken) <= set(range(self.slots)):
             raise RuntimeError(f"slots {taken} of {self.slots}")

@@ -1,4 +1,4 @@
-"""The time of a step by its rows, learnt from measured steps, and the prefill chunk that follows from it.
+"""The duration of a step by its number of rows, learned from measured steps, and the prefill chunk chosen from it.
 
 Pure: times are values that the engine passes in.
 """

@@ -1,12 +1,12 @@
 """The number of prefill tokens in a step, chosen from step costs. Pure; `step_costs` owns the measurements.
 
-Beside decoding sequences the step's time is the gap between their tokens, so the piece is held against their step
-alone, and within that a longer step must be worth it: of two the better is the one that brings prompts on by more than
-it makes the gap longer (tokens by the square of the seconds is the most). A size that nothing tells of is tried where
-the worst it can cost is within what was promised; so the pieces grow to several times from one try to the next.
+In a step with decoding sequences, the step's duration is the gap between their tokens. The chunk is therefore limited
+by the duration of a step without prompts. Within that limit, the size with the most tokens per squared second wins: a
+longer step must advance prompts by more than it lengthens the gap. A size without measurements is tried if its upper
+bound is within the promised gap, so chunks can grow several times over from one try to the next.
 
-A step of prompts alone stalls nobody, but nothing can be cancelled and nobody can join while it runs: it is held
-against the clock, and less so where a longer one is faster.
+A step of prompts alone stalls no answer, but no request can be cancelled or join while it runs. It is limited in
+seconds, less strictly if a longer step is faster per token.
 """
 
 from __future__ import annotations
@@ -17,44 +17,54 @@ from math import inf
 from edgelora.engine.cost_model.step_costs import StepCosts, sizes
 
 BAR = 4.0
-"""The gap between tokens while a prompt arrives, by the step without it: what is promised for 99 in 100. Before
-anything is known so many times the rows are tried: n times as many cost at most n times as much."""
+"""Promised p99 gap between tokens while a prompt is prefilled, as a multiple of the step without the prompt.
+
+Before any measurement it limits the number of rows instead, since n times as many rows cost at most n times as much.
+"""
 TRY = 3.75
-"""The same, for the worst that a size can cost by what was measured of others, which is not exact."""
+"""The same limit for the upper bound of an unmeasured size, which is derived from other sizes and not exact."""
 AIM = 2.75
-"""The same, for sizes that were measured. Their estimate is of undisturbed steps; the rest of BAR is for the others:
-on a virtual machine whose neighbours worked, one step in fifty took 1.5 to 2 times as long."""
+"""The same limit for measured sizes, whose estimate is that of undisturbed steps.
+
+The rest of BAR is for disturbed steps: on a virtual machine with busy neighbours, one step in fifty took 1.5 to 2 times
+as long.
+"""
 UNNOTICED = 0.01
-"""Seconds that a gap may grow by whatever the ratio: nobody reads a hundred tokens a second."""
+"""Seconds by which a gap may always grow, whatever the ratio: no reader follows a hundred tokens a second."""
 ALONE_SECONDS = 1.0
-"""Seconds that a step of prompts alone may take."""
+"""Maximum seconds of a step of prompts alone."""
 ALONE_LONGEST = 4.0
-"""The same where longer steps bring the prompts on faster."""
+"""Maximum seconds of such a step if longer steps process prompts faster."""
 ALONE_GAIN = 1.1
-"""By how much. Kernels that unpack the weights for a whole step are 1.35 times as fast with 128 rows as with 32."""
+"""Minimum speed-up in tokens per second that justifies a longer step.
+
+Kernels that unpack the weights once per step are 1.35 times as fast with 128 rows as with 32.
+"""
 ALONE_TOKENS = 32
-"""Such a step's tokens at least, whatever they take: two of the largest blocks (16 rows) that kernels work in. On the
-8B base with 2 cores, where a row costs 36 ms in large steps, it costs 46 in a step of 16 and about 40 in one of 32."""
+"""Minimum tokens of a step of prompts alone, whatever it takes: two of the kernels' largest blocks (16 rows).
+
+On the 8B base with 2 cores, a row costs 36 ms in large steps, 46 ms in a step of 16 and about 40 ms in one of 32.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeLoad:
-    """The decoding sequences beside the prompts, in rows."""
+    """The decoding sequences that run beside the prompts, in rows."""
 
     here: int
-    """In the same step."""
+    """Number of rows in the same step."""
     everywhere: int
-    """In the steps of other groups as well, where a backend cannot mix adapters."""
+    """Number of rows including the steps of other groups, on a backend that cannot mix adapters."""
     groups: int = 1
-    """Number of groups with prompts; a reader waits for the chunks of each."""
+    """Number of groups with prompts; a decoding sequence waits for the chunks of each."""
 
 
 ALONE = DecodeLoad(here=0, everywhere=0)
-"""No decoding sequences, so that no gap is kept short."""
+"""The load without decoding sequences, so that no gap has to be kept short."""
 
 
 def choose_piece(costs: StepCosts, decode_load: DecodeLoad, *, room: int) -> int:
-    """Tokens of prompts in the next step: 1 to `room`, which is what the step holds besides `decode_load.here`."""
+    """Return the number of prompt tokens in the next step: 1 to `room`, its capacity beside `decode_load.here`."""
     return _beside(costs, decode_load, room) if decode_load.everywhere else _alone(costs, room)
 
 
@@ -93,14 +103,14 @@ def _beside(costs: StepCosts, decode_load: DecodeLoad, room: int) -> int:
 
 
 def _permitted(costs: StepCosts, rows: int, *, aim: float, bound: float, blind: float) -> bool:
-    """Return whether such a step is short enough, or may be tried."""
+    """Return True if a step of `rows` is short enough, or may be tried."""
     if costs.known(rows) is not None:
         return _within(costs.best(rows), aim)
     return rows <= blind or (_within(costs.at_most(rows), bound) and (costs.guess(rows) or 0.0) <= aim)
 
 
 def _allowed(ratio: float, here: float, everywhere: float, decode_load: DecodeLoad) -> float:
-    """Return what the step may cost where the decoding rows cost `here` and `everywhere`, in the same unit."""
+    """Return the maximum cost of a step if the decoding rows cost `here` and `everywhere`, in the same unit."""
     return here + (ratio - 1) * everywhere / decode_load.groups
 
 

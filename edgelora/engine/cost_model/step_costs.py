@@ -1,14 +1,13 @@
-"""The cost of a step by its rows, learnt from measured steps, as estimates and as bounds.
+"""The cost of a step by its number of rows, learned from measured steps, as estimates and as bounds.
 
-Owns the measurements and no clock: the engine measures. What is done with it is `prefill_chunks.py`'s. Where
-memory bandwidth
-is the limit 16 rows cost about what one does; where arithmetic is, n rows may cost n times one; and where kernels work
-in blocks, 15 may cost more than 16. One thing holds on all of them, and the bounds rest on it alone: a step costs no
-more than the smaller ones it could be taken apart into.
+Owns the measurements but no clock: the engine measures. `prefill_chunks.py` decides what follows from the costs. If
+memory bandwidth is the limit, 16 rows cost about as much as one; if arithmetic is, n rows may cost n times as much as
+one; and if kernels work in blocks, 15 rows may cost more than 16. The bounds rest on the only rule that always holds: a
+step costs no more than any set of smaller steps into which it can be split.
 
-A step is never faster than the machine, but another process may make it ten times slower. So a size's estimate is the
-lower quartile of its latest steps: up to three disturbed ones in four leave it as it is. And a size is only to blame
-for being slow where the best of its steps was (`best`): of few steps even the quartile may be a disturbed one.
+A step is never faster than the machine, but another process may make it ten times slower. The estimate of a size is
+therefore the lower quartile of its latest steps, which tolerates up to three disturbed steps in four. A size counts as
+too slow only if even its fastest step was (`best`): with few steps the quartile itself may be a disturbed one.
 """
 
 from __future__ import annotations
@@ -18,22 +17,24 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 WINDOW = 32
-"""Latest steps of a size that count."""
+"""Number of latest steps of a size that are kept."""
 ENOUGH = 3
-"""Steps after which a size is known; before, one disturbed step might be all there is."""
+"""Number of steps after which a size is known; with fewer, all of them might be disturbed."""
 FRESH = 192
-"""Steps of any size until one that was not among them is no longer known and worth another try: those it is known by
-another process may all have disturbed. With fewer, tries would be one step in a hundred."""
+"""Number of steps of any size after which an unmeasured size is no longer known and is tried again.
+
+Another process may have disturbed all its measurements. With a smaller value, tries would be one step in a hundred.
+"""
 
 
 @dataclass(slots=True)
 class _Size:
     latest: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
-    """Seconds."""
+    """Seconds of the latest steps."""
     seconds: float = 0.0
-    """The lower quartile of `latest`; of few the least."""
+    """Lower quartile of `latest`; the minimum if there are few."""
     seen: int = 0
-    """Number of steps in all when it was last measured."""
+    """Total number of steps at the last measurement of this size."""
 
     def add(self, seconds: float, now: int) -> None:
         if now - self.seen > FRESH:
@@ -48,7 +49,7 @@ class _Size:
 
 
 class StepCosts:
-    """The costs on one machine for one base. Not thread-safe: the engine's thread alone."""
+    """The step costs of one base on one machine. Not thread-safe: used by the engine thread only."""
 
     def __init__(self) -> None:
         self._sizes: dict[int, _Size] = {}
@@ -58,7 +59,7 @@ class StepCosts:
         """Cached results of `at_most` and `_in_parts` since an estimate last changed."""
 
     def observe(self, rows: int, seconds: float) -> None:
-        """A step of `rows` tokens, over all its chunks, took so long."""
+        """Record the seconds of a step of `rows` tokens over all its chunks."""
         self._steps += 1
         size = self._sizes.setdefault(size_of(rows), _Size())
         before = size.seconds
@@ -68,32 +69,30 @@ class StepCosts:
             self._rests.clear()
 
     def seconds(self, rows: int) -> float | None:
-        """Estimate the seconds of such a step when nothing disturbs it; between measured sizes a straight
-        line. Once is enough.
+        """Return the estimated seconds of an undisturbed step; one measurement is enough.
 
-        None where no step of that size, or none smaller and larger, was measured.
+        Interpolates linearly between measured sizes. Returns None if neither this size nor both a smaller and a larger
+        one were measured.
         """
         own = self._sizes.get(size_of(rows))
         return own.seconds if own else self._between(rows, list(self._sizes))
 
     def known(self, rows: int) -> float | None:
-        """Seconds of a size that was measured often enough and not too long ago; else None."""
+        """Return the seconds of a size that was measured often enough and recently enough, otherwise None."""
         own = self._sizes.get(size_of(rows))
         return own.seconds if own and own.enough and self._steps - own.seen <= FRESH else None
 
     def best(self, rows: int) -> float | None:
-        """The least that a known size took lately; else None. Where even that is too long the size is to blame."""
+        """Return the shortest recent step of a known size, otherwise None. If it is too long, the size is too slow."""
         measured = self.known(rows)
         return measured and min(self._sizes[size_of(rows)].latest)
 
     def guess(self, rows: int) -> float | None:
-        """Estimate it from the sizes around it, whatever it took itself: the line between the nearest that are
-        known.
-        """
+        """Return an estimate interpolated between the nearest known sizes, ignoring this size's own measurements."""
         return self._between(rows, [size for size in self._sizes if self.known(size) is not None])
 
     def at_least(self, rows: int) -> float:
-        """Seconds such a step takes at least, by itself or by larger ones it is a part of; 0.0 where nothing tells."""
+        """Return a lower bound in seconds, from this size or from larger ones that contain it; 0.0 if there is none."""
         own = self._sizes.get(size_of(rows))
         if own and own.enough:
             return own.seconds
@@ -101,7 +100,7 @@ class StepCosts:
         return max((measured.seconds / -(-size // rows) for size, measured in larger), default=0.0)
 
     def at_most(self, rows: int) -> float | None:
-        """Seconds such a step takes at most, taken apart into measured ones; None where that cannot be done."""
+        """Return an upper bound in seconds by splitting the step into measured sizes; None if that is impossible."""
         if rows not in self._most:
             bounds = [
                 rows // size * measured.seconds + rest
@@ -120,7 +119,7 @@ class StepCosts:
         return low + (high - low) * (rows - below) / (above - below)
 
     def _in_parts(self, rows: int) -> float | None:
-        """Return the same for a rest, in parts of one size; the last may be smaller and counts as much."""
+        """Return the same bound for a remainder split into parts of one size; a smaller last part costs as much."""
         if not rows:
             return 0.0
         if rows not in self._rests:
@@ -130,7 +129,7 @@ class StepCosts:
 
 
 def size_of(rows: int) -> int:
-    """Return the size that stands for `rows`: itself up to 32, then the end of its eighth of an octave.
+    """Return the size that stands for `rows`: `rows` itself up to 32, then the end of its eighth of an octave.
 
     Kernels work in blocks of 4 or 16 rows, so neighbours may differ, and the end of a block is a size of its own.
     """
@@ -140,5 +139,5 @@ def size_of(rows: int) -> int:
 
 @lru_cache(maxsize=64)
 def sizes(most: int) -> tuple[int, ...]:
-    """All sizes from 1 to `most`, smallest first."""
+    """Return all sizes from 1 to `most`, smallest first."""
     return tuple(rows for rows in range(1, most + 1) if size_of(rows) == rows)

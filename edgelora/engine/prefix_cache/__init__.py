@@ -1,4 +1,4 @@
-"""The way of KV prefixes between the engine and the disk: lookups, reads, and the writer thread.
+"""The transfer of KV prefixes between the engine and the disk: lookups, reads, and the writer thread.
 
 Imports `store.prefixes` for the files.
 """

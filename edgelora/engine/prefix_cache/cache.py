@@ -1,9 +1,9 @@
-"""The prefixes of one resident base: what of a prompt is on disk, what of it should be, and the thread that writes.
+"""The prefixes of one resident base: lookup on disk, the decision to keep one, and the writer thread.
 
-The engine asks from the requests' threads, reads on its loader thread, and hands over bytes between two steps; no
-disk is waited for anywhere else. In memory there is at most one prefix on its way in, and on its way out WAITING_BYTES
-and one prefix more, each no larger than the KV of one sequence. Whatever else is warm lies in the KV's own cells, and
-what is read often in the system's page cache: a second cache of bytes would hold the same ones once more.
+The engine looks prefixes up on the requests' threads, reads them on its loader thread, and hands over bytes between two
+steps; it waits for the disk nowhere else. At most one prefix being read is in memory, and at most WAITING_BYTES plus
+one prefix waiting to be written, each no larger than the KV of one sequence. All other cached KV stays in the KV cells,
+and files that are read often stay in the system's page cache: a second cache in memory would duplicate them.
 """
 
 from __future__ import annotations
@@ -28,12 +28,15 @@ from edgelora.store.prefixes.store import FoundPrefix, PrefixStore
 _log = logging.getLogger(__name__)
 
 MIN_TOKENS = 64
-"""A shorter system prompt is not kept by itself. Llama 3's template alone makes some 30 tokens of an empty one. To
-compute 64 takes an 8B three seconds on two cores; a file takes a read, a digest and a turn of the engine, and 8 MB."""
+"""Minimum tokens of a system prompt that is kept automatically.
+
+Llama 3's template alone makes about 30 tokens of an empty one. Computing 64 tokens takes an 8B base three seconds on
+two cores; a file costs a read, a digest, a turn of the engine, and 8 MB.
+"""
 
 
 WAITING_BYTES = 64 << 20
-"""While more than this waits to be written, nothing is kept by itself: it will be seen again."""
+"""Maximum bytes waiting to be written; above it no prefix is kept automatically, since it will be seen again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +54,13 @@ class PrefixLookup:
     """The result of looking a request's prompt up before it reaches the engine."""
 
     found: FoundPrefix | None = None
-    """Its longest prefix on disk."""
+    """Longest prefix of the prompt on disk."""
     keep: PrefixWrite | None = None
-    """The prefix that should be written to disk."""
+    """Prefix of the prompt that should be written to disk."""
 
 
 def open_cache(store: PrefixStore, base: BaseRecord, *, kv: str) -> PrefixCache | None:
-    """For a resident base, `kv` its `Backend.kv_identity`; None where prefixes are switched off."""
+    """Return the cache of a resident base with the `Backend.kv_identity` `kv`; None if prefixes are switched off."""
     if not store.budget_bytes:
         return None
     return PrefixCache(store, base.path, kv=kv, template=base.identity.fingerprint.template)
@@ -80,10 +83,10 @@ class PrefixCache:
         self._thread: threading.Thread | None = None
         digest = self._contents.known(base)
         self._computer = None if digest is None else Computer(kv, digest, template)
-        """None while the base's digest is not known: then nothing can have been kept."""
+        """None while the base's digest is unknown; no prefix can have been kept then."""
 
     def look(self, request: Request) -> PrefixLookup:
-        """Any thread but the engine's: it looks at folders. Never raises."""
+        """Look up the request's prompt. Call from any thread but the engine's, since it reads folders. Never raises."""
         key: Key = frozenset(use.key for use in request.adapters)
         prefix = self._find(key, request.prompt)
         system = request.prompt[: request.system]
@@ -94,12 +97,12 @@ class PrefixCache:
         return PrefixLookup(prefix, None if self.there(keep) else keep)
 
     def there(self, keep: PrefixWrite) -> bool:
-        """Return whether its tokens, all of them, are on disk already."""
+        """Return True if all tokens of the prefix are on disk already."""
         prefix = self._find(keep.key, keep.tokens)
         return prefix is not None and prefix.stored.length == len(keep.tokens)
 
     def read(self, found: FoundPrefix) -> SavedKv | EdgeloraError:
-        """Read a prefix, in the loader thread. Raises nothing: what cannot be read is computed."""
+        """Read a prefix on the loader thread. Never raises: an unreadable prefix is computed instead."""
         try:
             return self.store.read(found)
         except EdgeloraError as error:
@@ -109,11 +112,11 @@ class PrefixCache:
             return StorageError("prefix_unreadable", f"{found.stored.path}: {error}.")
 
     def wants(self, keep: PrefixWrite) -> bool:
-        """Return whether it should be copied out now."""
+        """Return True if the prefix should be copied out now."""
         return keep.name is not None or self._waiting <= WAITING_BYTES
 
     def offer(self, keep: PrefixWrite, saved: SavedKv) -> None:
-        """Have it written. Returns at once."""
+        """Queue the prefix for writing. Returns at once."""
         with self._lock:
             self._waiting += saved.data.nbytes
             if self._thread is None:
@@ -122,12 +125,12 @@ class PrefixCache:
         self._jobs.put((keep, saved))
 
     def know_base(self, report: Report | None = None) -> None:
-        """Read the base for its digest, where that has not been done. Raises BaseError, StorageError."""
+        """Compute the base's digest if it is unknown, which reads the file. Raises BaseError or StorageError."""
         if self._computer is None:
             self._computer = Computer(self._kv, self._contents.digest(self._base, report), self._template)
 
     def close(self, timeout: float) -> None:
-        """Let the writer end what it has, within `timeout` seconds. Nothing may be offered any more."""
+        """Wait at most `timeout` seconds for the writer to finish. Nothing may be offered afterwards."""
         self._jobs.put(None)
         if self._thread is not None:
             self._thread.join(timeout)

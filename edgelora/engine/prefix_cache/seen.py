@@ -1,4 +1,4 @@
-"""The prefixes of prompts that came before: a bounded count, in memory only. Thread-safe."""
+"""The prompt prefixes seen before: a bounded count, in memory only. Thread-safe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgelora.core.kv import Key
 from edgelora.store.prefixes.origin import token_bytes
 
 REMEMBERED = 1024
-"""Beginnings that are remembered, the latest seen."""
+"""Maximum number of prefixes remembered; the least recently seen is dropped."""
 
 
 class SeenPrefixes:
@@ -19,7 +19,7 @@ class SeenPrefixes:
         self._counts: OrderedDict[str, int] = OrderedDict()
 
     def again(self, key: Key, tokens: tuple[int, ...]) -> bool:
-        """Note one more prompt that begins with these tokens under these adapters; whether it is not the first."""
+        """Count a prompt that begins with these tokens under these adapters. Return True if it is not the first."""
         digest = hashlib.sha256(repr(sorted(key)).encode() + token_bytes(tokens)).hexdigest()
         with self._lock:
             count = self._counts[digest] = self._counts.pop(digest, 0) + 1

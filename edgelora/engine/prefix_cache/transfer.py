@@ -1,5 +1,7 @@
-"""KV between the backend and the disk, on the engine's thread: what is read is put into the KV as if it were warm, what
-is to be kept is copied out between two steps. Waits for nothing; owns who waits for what.
+"""The transfer of KV between the backend and the disk, on the engine's thread.
+
+A prefix that was read becomes cached KV; a prefix to be kept is copied out between two steps. Never blocks; owns the
+list of requests that wait for each read.
 """
 
 from __future__ import annotations
@@ -22,12 +24,12 @@ from edgelora.store.prefixes.store import FoundPrefix
 _log = logging.getLogger(__name__)
 
 LITTLE = 16
-"""Tokens: a prefix on disk that is not longer than what is warm by more than this is not read."""
+"""Minimum number of tokens by which a prefix on disk must exceed the cached KV to be read, exclusive."""
 
 
 @dataclass(frozen=True, slots=True)
 class PrefixRead:
-    """The loader's word for a prefix; the engine's command."""
+    """The loader's result for a prefix, as a command to the engine."""
 
     found: FoundPrefix
     outcome: SavedKv | EdgeloraError
@@ -35,14 +37,14 @@ class PrefixRead:
 
 @dataclass(slots=True)
 class _PendingRead:
-    """A prefix to be read, and for whom."""
+    """A prefix to be read, and the ids of the requests that wait for it."""
 
     found: FoundPrefix
     waiting: list[str]
 
 
 class PrefixTransfer:
-    """Without a cache it does nothing. `look` may be called from any thread, the rest from the engine's alone."""
+    """Moves prefixes; does nothing without a cache. Only `look` may be called from any thread but the engine's."""
 
     def __init__(self, cache: PrefixCache | None, scheduler: Scheduler, backend: Backend, loader: Loader) -> None:
         self._cache = cache
@@ -50,17 +52,17 @@ class PrefixTransfer:
         self._backend = backend
         self._loader = loader
         self._pending: deque[_PendingRead] = deque()
-        """The first one is being read: never two, so that no more than one is in memory."""
+        """Pending reads. Only the first is in progress, so that at most one prefix is in memory."""
         self._keeps: dict[str, PrefixWrite] = {}
-        """By request."""
+        """Prefixes to keep, by request id."""
 
     def look(self, request: Request, keep: PrefixWrite | None = None) -> PrefixLookup:
-        """`keep`: what is to be kept of it in any case."""
+        """Look up the request's prompt. `keep`: a prefix of it to keep in any case."""
         look = PrefixLookup() if self._cache is None else self._cache.look(request)
         return look if keep is None else PrefixLookup(look.found, keep)
 
     def submit(self, request: Request, look: PrefixLookup) -> None:
-        """To the scheduler; where its prefix is worth reading it waits for that. Raises as the scheduler does."""
+        """Submit to the scheduler, waiting for the prefix if it is worth reading. Raises as the scheduler does."""
         prefix = look.found
         worth = prefix is not None and prefix.stored.length > self._scheduler.known(request) + LITTLE
         self._scheduler.submit(request, prefix=worth)
@@ -70,7 +72,7 @@ class PrefixTransfer:
             self._want(prefix, request.id)
 
     def take(self, read: PrefixRead) -> tuple[str, ...]:
-        """Put what was read into the KV. Return the requests that waited for this alone and are ready now."""
+        """Restore a prefix that was read into the KV. Return the requests that waited for it only and are ready now."""
         pending = self._pending.popleft()
         if isinstance(read.outcome, EdgeloraError):
             _log.info("a prefix is computed instead of read: %s", read.outcome)
@@ -81,9 +83,9 @@ class PrefixTransfer:
         return tuple(name for name in pending.waiting if self._scheduler.prefix_done(name))
 
     def to_keep(self, plan: Plan) -> list[tuple[int, PrefixWrite]]:
-        """Return what will be computed once this plan's step is: sequence ids and what of them is to be kept.
+        """Return the sequence ids and prefixes to keep that are fully computed once this plan's step is done.
 
-        Asked before the step is applied, for a request that ends with it gives its id back.
+        Call it before the step is applied, because a request that ends with the step gives its sequence id back.
         """
         writes = []
         for row in plan.rows:
@@ -93,7 +95,7 @@ class PrefixTransfer:
         return writes
 
     def keep(self, keeps: list[tuple[int, PrefixWrite]]) -> None:
-        """Copy out what was computed, before anything else is done to the KV."""
+        """Copy out computed prefixes. Call it before anything else changes the KV."""
         for sequence, keep in keeps:
             if self._cache is None or not self._cache.wants(keep):
                 continue
@@ -106,7 +108,7 @@ class PrefixTransfer:
                 self._cache.offer(keep, saved)
 
     def forget(self, request_id: str) -> None:
-        """It ended."""
+        """Drop the prefix to keep of a request that ended."""
         keep = self._keeps.pop(request_id, None)
         if keep is not None:
             keep.done.cancel()

@@ -1,4 +1,4 @@
-"""Blame for the end of an engine's process, and what follows: quarantine, and a line in the log."""
+"""The attribution of an engine crash to adapters, and what follows: quarantine, and a line in the log."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class CrashBlame:
             self._known.popitem(last=False)
 
     def trying(self, phase: Phase, paths: Sequence[Path]) -> None:
-        """Note a `messages.FirstUse`."""
+        """Record a `messages.FirstUse`."""
         self._suspects.trying(phase, paths)
 
     def ended(self, why: str, *, blamed: bool, requests: Iterable[Request], now: float) -> list[AdapterRef]:

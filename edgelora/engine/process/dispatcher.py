@@ -1,4 +1,4 @@
-"""The engine's side of the pipe: commands to the engine, and what it does as events. Owns no pipe and no process."""
+"""The engine's side of the pipe: commands to the engine, and its results as events. Owns no pipe and no process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class ForwardedStream(Stream):
-    """A stream that is read in the other process."""
+    """A stream whose events are read in the other process."""
 
     def __init__(self, request_id: str, cancel: Callable[[str], None], outbox: Outbox) -> None:
         super().__init__(request_id, cancel)
@@ -45,7 +45,7 @@ class ForwardedStream(Stream):
 
 
 class Dispatcher:
-    """`obey` is the reading thread's, `trying` and `stream` the engine's, `tell_stats` anybody's."""
+    """The reading thread calls `obey`, the engine calls `trying` and `stream`, any thread calls `tell_stats`."""
 
     def __init__(self, outbox: Outbox) -> None:
         self.closed = threading.Event()
@@ -57,14 +57,14 @@ class Dispatcher:
         self._telling = threading.Lock()
         self._compiling: queue.SimpleQueue[messages.Submit] = queue.SimpleQueue()
         self._compiled: dict[str, bool] = {}
-        """Requests on their way through `_compile`; True: cancelled meanwhile."""
+        """Requests being compiled in `_compile`; True if cancelled meanwhile."""
         threading.Thread(target=self._compile, name="edgelora-constraints", daemon=True).start()
 
     def open(self, engine: Engine, backend: InstrumentedBackend) -> None:
         """Start to obey: the engine is there."""
         self._backend, self._engine = backend, engine
         self._outbox.put(messages.Ready(engine.capabilities, engine.kv_identity))
-        # An engine that nobody asks anything changes nothing, and so would never tell its limits.
+        # An idle engine has no changes to report, so its limits are reported here.
         self.tell_stats()
 
     def obey(self, commands: Sequence[messages.Command]) -> None:
@@ -102,7 +102,7 @@ class Dispatcher:
                 self._told = stats
 
     def _compile(self) -> None:
-        """Apart from the thread that reads commands: a constraint takes its time, and a cancel may not wait."""
+        """Compile constraints on a separate thread, so that slow ones delay no cancel on the reading thread."""
         while True:
             command = self._compiling.get()
             self._submit(command)

@@ -1,7 +1,7 @@
-"""Errors of the tree as values that cross to another process, and back. Pure.
+"""The project's errors as values that can be sent to another process, and back. Pure.
 
-A class is sent by its name and those of its bases, so that one the other side has not imported arrives as the nearest
-that it has: status, exit code and everything said stay right.
+A class is sent as its name and the names of its bases. A class that the other side has not imported arrives as its
+nearest known base, with the same status, exit code and text.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from edgelora.core.errors import Busy, EdgeloraError, NotFound
 
 
 class EncodedError(msgspec.Struct, frozen=True, array_like=True):
-    """An error of the tree with all its fields."""
+    """An EdgeloraError with all its fields."""
 
     kinds: tuple[str, ...]
-    """Names of its class and of that class's bases in the tree, itself first, the root last."""
+    """Names of its class and that class's bases up to EdgeloraError, in method resolution order."""
     code: str
     what: str
     remedy: str
@@ -29,7 +29,7 @@ class EncodedError(msgspec.Struct, frozen=True, array_like=True):
 
 
 def fault_of(error: BaseException) -> EncodedError:
-    """Turn an error that is not of the tree into the backend's, with a line in the log."""
+    """Encode an error; one that is not an EdgeloraError is converted by `as_backend_error`, with a line in the log."""
     ours = error if isinstance(error, EdgeloraError) else as_backend_error(Exception(repr(error)), "The engine failed")
     kinds = tuple(kind.__name__ for kind in type(ours).__mro__ if issubclass(kind, EdgeloraError))
     waiting = ours.retry_after if isinstance(ours, Busy) else None
@@ -40,7 +40,7 @@ def fault_of(error: BaseException) -> EncodedError:
 def error_of(fault: EncodedError) -> EdgeloraError:
     kinds = {kind.__name__: kind for kind in _tree(EdgeloraError)}
     kind = next((kinds[name] for name in fault.kinds if name in kinds), EdgeloraError)
-    # Some classes make their sentences themselves; these are made already.
+    # Some constructors compose their message themselves; here it already exists.
     error = kind.__new__(kind)
     EdgeloraError.__init__(error, fault.code, fault.what, fault.remedy, param=fault.param)
     if isinstance(error, Busy):

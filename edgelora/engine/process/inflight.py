@@ -1,5 +1,7 @@
-"""The requests that are on their way in the engine's process, as its parent knows them: who waits for what, what became
-visible of it, and what is sent again after a crash. No I/O, no clock, no threads; the caller holds a lock.
+"""The requests in flight in the engine's process, as its parent knows them. No I/O, no clock, no threads.
+
+Records who waits for what, how much of an answer was visible, and what is sent again after a crash. The caller holds a
+lock.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ from edgelora.engine.prefix_cache.cache import PrefixWrite
 from edgelora.engine.stream import Stream
 
 ATTEMPTS = 2
-"""Processes that a request, or a pin, is given to: what nobody saw anything of is sent again once."""
+"""Maximum number of processes that a request or a pin is sent to; one without visible output is sent again once."""
 _RECENT = 0.2
-"""The weight of one finished request in the estimate of waiting times, as in the engine."""
+"""Weight of one finished request in the estimate of waiting times, as in the engine."""
 
 
 @dataclass(slots=True)
@@ -26,18 +28,18 @@ class InflightRequest:
     stream: Stream
     keep: PrefixWrite | None
     since: float
-    """When it was accepted, in time.monotonic."""
+    """Time of acceptance, in seconds of time.monotonic."""
     sent: float = 0.0
-    """When it was last given to a process."""
+    """Time of the last send to a process."""
     attempts: int = 0
-    """How many processes it was given to."""
+    """Number of processes the request was sent to."""
     seen: bool = False
-    """Whether any of its answer was handed out."""
+    """True if any of the answer was handed out."""
     cancelled: bool = False
-    """Whether somebody asked for its end."""
+    """True if a caller cancelled the request."""
 
     def begin(self, now: float) -> None:
-        """It is given to a process; what an earlier one made of it is void."""
+        """Record a send to a process; output of an earlier process is void."""
         self.attempts += 1
         self.sent = now
         if self.seen:
@@ -45,23 +47,23 @@ class InflightRequest:
             self.stream.put(TextDelta("", anew=True))
 
     def timed(self, finished: Finished) -> Finished:
-        """With what it waited for earlier processes."""
+        """Return `finished` with the time spent on earlier processes added to the queued time."""
         times = finished.timings
         return replace(finished, timings=replace(times, queued=times.queued + self.sent - self.since))
 
     @property
     def shown(self) -> bool:
-        """Whether a reader saw what cannot be taken back."""
+        """True if a reader saw output that cannot be retracted."""
         return self.seen and not self.stream.whole
 
 
 class InflightRequests:
-    """By request id, in the order they came."""
+    """Requests in flight by id, in the order of arrival."""
 
     def __init__(self) -> None:
         self._live: dict[str, InflightRequest] = {}
         self.patience = 1.0
-        """Seconds a request takes once it runs, as the latest ones did."""
+        """Average seconds of recent requests, prefill and decode together."""
 
     def __len__(self) -> int:
         return len(self._live)
@@ -73,7 +75,7 @@ class InflightRequests:
         return self._live.get(request_id)
 
     def take(self, entry: InflightRequest, *, capacity: int) -> None:
-        """Raises UsageError(code duplicate_id), Busy(code queue_full) at `capacity`."""
+        """Add a request. Raises UsageError(code duplicate_id), or Busy(code queue_full) at `capacity`."""
         name = entry.request.id
         if name in self._live:
             raise UsageError("duplicate_id", f"A request with the id {name!r} is running.", param="id")
@@ -82,21 +84,21 @@ class InflightRequests:
         self._live[name] = entry
 
     def land(self, request_id: str) -> InflightRequest | None:
-        """It ended; None for one that had ended before."""
+        """Remove and return a request that ended; None if it had ended before."""
         return self._live.pop(request_id, None)
 
     def took(self, timings: Timings) -> None:
-        """Note the times of a request that finished."""
+        """Record the times of a finished request."""
         self.patience += _RECENT * (timings.prefill + timings.decode - self.patience)
 
     def give_up(self, ref: AdapterRef) -> None:
-        """Send no request that needs this adapter again."""
+        """Never resend requests that use this adapter."""
         for entry in self:
             if any(use.ref.key == ref.key for use in entry.request.adapters):
                 entry.attempts = ATTEMPTS
 
     def crash(self) -> list[InflightRequest]:
-        """Remove and return those that end with a process that died. The others are to be sent again."""
+        """Remove and return the requests that fail with a process that died. The others are to be sent again."""
         lost = [one for one in self if one.shown or one.cancelled or one.attempts >= ATTEMPTS]
         for entry in lost:
             del self._live[entry.request.id]

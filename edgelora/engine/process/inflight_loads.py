@@ -1,5 +1,6 @@
-"""Adapters asked for without a request, as the engine's parent knows them: who waits, and which pins a new process has
-to be told of. The caller holds a lock.
+"""Adapters loaded without a request, as the engine's parent knows them. The caller holds a lock.
+
+Records which callers wait, and which pins have to be sent to a new process.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class InflightLoads:
         return pending.command, pending.done
 
     def settle(self, number: int) -> tuple[messages.Preload, Future[bool]] | None:
-        """It was answered. None for one that is not waited for any more."""
+        """Remove and return an answered preload; None if no caller waits for it any more."""
         pending = self._pending.pop(number, None)
         return None if pending is None else (pending.command, pending.done)
 
@@ -52,29 +53,30 @@ class InflightLoads:
         return dict(self._pinned)
 
     def pinned(self, command: messages.Preload) -> None:
-        """It is in memory to stay."""
+        """Record that a pin was loaded and stays resident."""
         if command.instead_of is not None:
             self._pinned.pop(command.instead_of.key, None)
         self._pinned[command.ref.key] = command.ref
 
     def forget(self, ref: AdapterRef) -> None:
-        """It is not to be pinned again."""
+        """Do not pin the adapter again after a restart."""
         self._pinned.pop(ref.key, None)
 
     def again(self) -> list[messages.Preload]:
-        """For a new process: the pins there were, and what still waits."""
+        """Return what to send to a new process: the earlier pins, and all pending preloads."""
         waiting = list(self._pending)
         return [self.send(number) for number in (*map(self._pin_again, self._pinned.values()), *waiting)]
 
     def send(self, number: int) -> messages.Preload:
-        """Return what to give to a process."""
+        """Return the command to send to a process, counted as one attempt."""
         pending = self._pending[number]
         pending.attempts += 1
         return pending.command
 
     def crash(self, *, stopped: bool = False) -> list[Future[bool]]:
-        """The process died. Returns who waits no longer: for hints, and for pins that were tried before; all of them
-        where nothing is started any more.
+        """Remove and return the futures that fail with a process that died: hints, and pins at ATTEMPTS.
+
+        If `stopped`, no process is started any more and all futures are returned.
         """
         gone = []
         for number, pending in tuple(self._pending.items()):
@@ -102,5 +104,5 @@ def tell(done: Future[bool], outcome: bool | EdgeloraError) -> None:
 
 
 def lost(why: str) -> BackendError:
-    """Return what those hear whose work the process died over."""
+    """Return the error for callers whose work was in the process when it died."""
     return BackendError("engine_crash", f"The engine crashed while it worked on this ({why}).", "Send it again.")

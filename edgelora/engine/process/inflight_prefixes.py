@@ -1,4 +1,4 @@
-"""Prefixes that somebody waits to see on disk while another process computes and writes them. Thread-safe."""
+"""Prefixes that callers wait to see on disk while another process computes and writes them. Thread-safe."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from edgelora.engine.process.error_codec import error_of
 
 
 class InflightPrefixes:
-    """By request: what is kept is told after the request's own end."""
+    """Prefixes to keep by request id; their result arrives after the request's own end."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._keeps: dict[str, PrefixWrite] = {}
 
     def send(self, request_id: str, keep: PrefixWrite | None) -> messages.PrefixWriteSpec | None:
-        """Wait for it; the same one again where a request is sent again."""
+        """Register the prefix and return its message. A resent request registers the same prefix again."""
         if keep is None:
             return None
         with self._lock:
@@ -36,7 +36,7 @@ class InflightPrefixes:
             keep.done.cancel()
 
     def forget(self, request_id: str) -> None:
-        """The process died over it."""
+        """Cancel the prefix of a request whose process died."""
         keep = self._take(request_id)
         if keep is not None:
             keep.done.cancel()

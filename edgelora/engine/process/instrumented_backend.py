@@ -1,7 +1,7 @@
-"""A backend that tells of itself: which call it is in, how long calls take, which adapters are new to it.
+"""A backend that reports the call it is in, how long calls take, and which adapters are used for the first time.
 
-Stands between the engine and the real backend, in the engine's process. What it tells is what is left of that process
-when it crashes: which adapter was being read, attached, or computed with for the first time.
+It stands between the engine and the real backend, in the engine's process. After a crash, its reports show which
+adapter was being read, attached, or computed with for the first time.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from edgelora.core.tokenizer import Tokenizer
 from edgelora.engine.process.messages import Phase, Pong
 
 Tell = Callable[[Phase, tuple[Path, ...]], None]
-"""Must have told when it returns: the next moment may be the last."""
+"""Sends a report before it returns, because the process may crash next."""
 
 UNMEASURED_SECONDS = 600.0
-"""Seconds that a call may take before MEASURED calls were timed: the first steps bring a base in from a cold disk."""
+"""Maximum seconds of a call during the first MEASURED calls: the first steps may read the base from a cold disk."""
 MEASURED = 16
 LEAST_SECONDS = 60.0
-"""No call hangs that runs for less: another process may have all the processors for as long."""
+"""Seconds below which no call counts as hanging: another process may occupy all processors for as long."""
 PATIENCE = 20.0
-"""Times the longest call so far."""
+"""Multiple of the longest call so far after which a call counts as hanging."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +52,14 @@ class InstrumentedBackend:
         self._backend = backend
         self._tell = tell
         self._fresh: dict[int, Path] = {}
-        """By slot: attached, and in no step yet."""
+        """Paths of adapters that are attached but have been in no step yet, by slot."""
         self._calls = 0
         self._inside = 0
         self._longest = 0.0
         self._lock = threading.Lock()
 
     def pong(self) -> Pong:
-        """Answer a ping. Any thread."""
+        """Answer a ping. May be called from any thread."""
         with self._lock:
             bound = UNMEASURED_SECONDS if self._calls < MEASURED else max(LEAST_SECONDS, PATIENCE * self._longest)
             return Pong(self._calls, bound if self._inside else None)
@@ -81,7 +81,10 @@ class InstrumentedBackend:
         return self._backend.kv_identity
 
     def load(self, path: Path) -> NamedAdapter:
-        """Not timed: it waits for a disk, on a thread that only the adapter's own requests wait for."""
+        """Load an adapter.
+
+        Not timed: it waits for a disk, on a thread that only the adapter's own requests wait for.
+        """
         with self._trying("load", (path,)):
             return NamedAdapter(path, self._backend.load(path))
 

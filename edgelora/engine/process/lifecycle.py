@@ -1,4 +1,4 @@
-"""Whether an engine in a process of its own takes requests, since when, and until when not. The caller holds a lock."""
+"""The state of an engine in its own process, and when it is expected to accept requests. The caller holds a lock."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from edgelora.core.errors import EdgeloraError, Unavailable
 from edgelora.engine.stats import EngineHealth, EngineState
 
 _GUESSED_SECONDS = 2.0
-"""Seconds that a base is assumed to load before one was measured."""
+"""Assumed seconds to load a base before one was measured."""
 
 
 class Lifecycle:
-    """Times are the caller's clock."""
+    """The state and its expected change. All times are on the caller's clock."""
 
     def __init__(self, now: float) -> None:
         self.state: EngineState = "loading"
         self.restarts = 0
         self.error: EdgeloraError | None = None
-        """The error that refuses requests once it is stopped."""
+        """The error that refuses requests once the engine is stopped."""
         self._why = "The base is being loaded."
         self._loads = _GUESSED_SECONDS
-        """Seconds the last load took."""
+        """Seconds of the last load."""
         self._began = now
         self._expected = now + self._loads
 
@@ -27,7 +27,7 @@ class Lifecycle:
         self._began, self._expected = now, now + self._loads
 
     def loading(self, now: float, share: float) -> None:
-        """So much of the base is there."""
+        """Update the expected end of loading from the share (0 to 1) of the base that is loaded."""
         if share > 0:
             self._expected = self._began + (now - self._began) / share
 
@@ -36,7 +36,7 @@ class Lifecycle:
         self.state, self._why = "ready", ""
 
     def ended(self, why: str) -> None:
-        """The process is dead; another will be started."""
+        """Record that the process died and that another one will be started."""
         if self.state in ("ready", "restarting"):
             self.restarts += self.state == "ready"
             self.state = "restarting"
@@ -46,12 +46,12 @@ class Lifecycle:
         self._expected = now + seconds + self._loads
 
     def stop(self, error: EdgeloraError) -> None:
-        """For good, for the first reason given."""
+        """Stop for good; the first error given is kept."""
         if self.state != "stopped":
             self.state, self.error, self._why = "stopped", error, error.what
 
     def check(self, now: float) -> None:
-        """Raises what a request sent now is refused with."""
+        """Raise the error that refuses a request sent now, if there is one."""
         if self.error is not None:
             raise self.error
         if self.state != "ready":

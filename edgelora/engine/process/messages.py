@@ -1,6 +1,6 @@
 """The messages between the server's process and the engine's: frozen values, as msgpack. Owns the codecs, no pipe.
 
-Every type is checked where it arrives. `core`'s values cross as they are, so a field added there needs nothing here.
+The receiver checks every type. The values of `core` are sent unchanged, so a field added there needs no change here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edgelora.engine.stats import EngineStats
 from edgelora.store.prefixes.layout import StoredPrefix
 
 Phase = Literal["load", "attach", "step"]
-"""The uses of an adapter before it is known to do no harm; one of each at a time."""
+"""First uses of an adapter that may crash the process; at most one of each is in progress."""
 
 
 class ExitCode(IntEnum):
@@ -37,7 +37,7 @@ class ExitCode(IntEnum):
 
 
 class Prefixes(msgspec.Struct, frozen=True, array_like=True):
-    """The place of KV on disk, and the origin it must have: see `PrefixCache`."""
+    """Location of the KV on disk, and the origin it must have; see `PrefixCache`."""
 
     root: Path
     budget_bytes: int
@@ -46,7 +46,7 @@ class Prefixes(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Open(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """The first message: what the process is there for."""
+    """The first message, which tells the process what to open."""
 
     opener: str
     """`module:function`, called with `argument` and a Progress; returns the backend."""
@@ -55,12 +55,12 @@ class Open(msgspec.Struct, frozen=True, array_like=True, tag=True):
     max_queue: int
     speculate: bool
     parent: int
-    """The process it must not outlive."""
+    """Process id of the parent, which this process must not outlive."""
     prefixes: Prefixes | None = None
 
 
 class PrefixWriteSpec(msgspec.Struct, frozen=True, array_like=True):
-    """A `Keep`, without who waits for it."""
+    """A `PrefixWrite` without its future."""
 
     key: Key
     tokens: tuple[int, ...]
@@ -84,7 +84,7 @@ class Preload(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Ping(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Are you there? Answered by `Pong`, whatever the engine does."""
+    """A check that the process responds, answered by `Pong` whatever the engine is doing."""
 
 
 class Close(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -96,7 +96,7 @@ Command = Open | Submit | Cancel | Preload | Ping | Close
 
 
 class Loading(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """The progress of loading the base, as `Progress`."""
+    """Progress of loading the base, with the arguments of `Progress`."""
 
     label: str
     done: int
@@ -104,20 +104,20 @@ class Loading(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """The base is in memory; commands are obeyed from now on."""
+    """The base is loaded, and commands are executed from now on."""
 
     capabilities: Capabilities
     kv_identity: str
 
 
 class NotOpened(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """The base cannot be opened; the process ends."""
+    """The base cannot be opened; the process exits."""
 
     fault: EncodedError
 
 
 class Placed(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """A request has its place in the batch."""
+    """A request got its sequence id."""
 
     id: str
 
@@ -145,7 +145,7 @@ class Preloaded(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class PrefixWritten(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """The result of a request's `keep`; None: the request ended before."""
+    """The result of a request's `keep`. Without `stored` and `fault`, the request ended before the write."""
 
     id: str
     stored: StoredPrefix | None
@@ -153,7 +153,7 @@ class PrefixWritten(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class Stats(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Sent whenever they change, without the parts that did not: see `totals.py`."""
+    """Statistics, sent whenever they change, without the parts that did not; see `stats_totals.py`."""
 
     stats: EngineStats
     same: tuple[str, ...]
@@ -171,7 +171,7 @@ class Pong(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class FirstUse(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """These adapters are about to be used as they never were in this process; none: that went well."""
+    """These adapters are about to be used in this phase for the first time in this process; none: the use succeeded."""
 
     phase: Phase
     paths: tuple[Path, ...]
@@ -218,11 +218,11 @@ T = TypeVar("T")
 
 
 def decoded(data: bytes, kind: type[T]) -> T:
-    """Return a value of `kind`. Raises msgspec.ValidationError."""
+    """Return a value of type `kind`. Raises msgspec.ValidationError."""
     return msgspec.msgpack.decode(data, type=kind, dec_hook=_decode)
 
 
 encode = msgspec.msgpack.Encoder(enc_hook=_encode).encode
-"""A list of commands, or of events, as bytes; and any other value made of such parts."""
+"""Encodes a list of commands or of events, or any value of the same types, as bytes."""
 decode_commands = msgspec.msgpack.Decoder(list[Command], dec_hook=_decode).decode
 decode_events = msgspec.msgpack.Decoder(list[Event], dec_hook=_decode).decode

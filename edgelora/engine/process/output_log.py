@@ -1,6 +1,4 @@
-"""The output of the engine's process: the last of it in memory, for the report of a crash, and a file of
-bounded size.
-"""
+"""The output of the engine's process: the last lines in memory, for crash reports, and a file of bounded size."""
 
 from __future__ import annotations
 
@@ -14,13 +12,16 @@ from typing import IO
 _log = logging.getLogger(__name__)
 
 FILE_BYTES = 512 << 10
-"""Then the file is renamed to *.old, over the one before it, and begun anew: twice this is on disk at most."""
+"""Maximum bytes of the file.
+
+A full file is renamed to *.old, replacing the previous one, and a new file is begun: at most twice this is on disk.
+"""
 LAST_LINES = 40
 LINE_BYTES = 2000
 
 
 class OutputLog:
-    """Thread-safe. Without a path nothing is written."""
+    """The last lines and the file. Thread-safe. Writes no file without a path."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -29,7 +30,7 @@ class OutputLog:
         self._file: IO[bytes] | None = None
 
     def read(self, pipe: IO[bytes] | RawIOBase) -> None:
-        """A process's stderr, to its end. Never raises: a process whose stderr nobody reads would stand still."""
+        """Read a process's stderr to its end. Never raises, because a process with an unread stderr would block."""
         with pipe:
             rest = b""
             while data := pipe.read(1 << 16):
@@ -42,7 +43,7 @@ class OutputLog:
 
     @property
     def path(self) -> Path | None:
-        """The file, as long as it can be written."""
+        """Path of the file as long as it can be written, otherwise None."""
         return self._path
 
     def last(self) -> list[str]:
@@ -50,7 +51,7 @@ class OutputLog:
             return list(self._last)
 
     def note(self, line: str) -> None:
-        """A line of our own, between those of the process."""
+        """Add a line of this process between those of the other."""
         self._take(line.encode())
 
     def close(self) -> None:

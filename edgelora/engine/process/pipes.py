@@ -1,7 +1,7 @@
 """Frames of messages over a pair of pipes: four bytes of length (little-endian), then msgpack. Owns the writing thread.
 
-Nothing here waits in turns or looks twice: a reader sleeps in `read`, a writer in its queue. What is put while the
-writer writes goes out in the next frame, together.
+Nothing here polls: a reader sleeps in `read`, a writer in its queue. Messages queued during a write are sent together
+in the next frame.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from edgelora.core.errors import BackendError
 from edgelora.engine.process import messages
 
 MAX_FRAME_BYTES = 64 << 20
-"""More than a prompt of a million tokens. What claims to be longer is not a frame of ours."""
+"""Maximum bytes of a frame, more than a prompt of a million tokens needs. A larger length is invalid."""
 _HEAD = 4
 _BATCH = 256
-"""Messages in one frame at most."""
+"""Maximum number of messages in one frame."""
 
 Message = TypeVar("Message")
 
 
 def read_frames(pipe: BufferedReader, decode: Callable[[bytes], Sequence[Message]]) -> Iterator[Sequence[Message]]:
-    """Every frame until the other side closes, or dies in the middle of one.
+    """Yield every frame until the other side closes, or dies in the middle of one.
 
-    Raises BackendError(code engine_protocol) for bytes that are no frame.
+    Raises BackendError(code engine_protocol) for invalid bytes.
     """
     while len(head := _read(pipe, _HEAD)) == _HEAD:
         length = int.from_bytes(head, "little")
@@ -53,12 +53,13 @@ def _read(pipe: BufferedReader, length: int) -> bytes:
 
 
 class Outbox:
-    """The writing end. `put` never blocks; `send` writes before it returns. Both do nothing once the pipe is broken:
-    the reader of the other direction learns of it.
+    """The writing end. `put` never blocks; `send` writes before it returns.
+
+    Both do nothing once the pipe is broken: the reader of the other direction notices that.
     """
 
     def __init__(self, descriptor: int, *, name: str) -> None:
-        """`descriptor` is closed with it. `name`: the thread's."""
+        """Take over `descriptor`, which `close` closes. `name`: name of the thread."""
         self._descriptor = descriptor
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -70,11 +71,11 @@ class Outbox:
         self._queue.put(message)
 
     def send(self, message: object) -> None:
-        """Written when this returns, ahead of what waits. Blocks while the pipe is full."""
+        """Write a message before returning, ahead of queued ones. Blocks while the pipe is full."""
         self._write([message])
 
     def close(self, timeout: float | None = None) -> None:
-        """Write what there is, end the thread, close the pipe. What is put later is lost."""
+        """Write the queued messages, end the thread and close the pipe. Later messages are lost."""
         self._queue.put(None)
         self._thread.join(timeout)
 

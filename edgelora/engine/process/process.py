@@ -1,7 +1,7 @@
-"""One engine process on its parent's side: start, write, read, wait, kill. Owns it and its pipes.
+"""One engine process, seen from its parent: start, write, read, wait, kill. Owns the process and its pipes.
 
-It gets a session of its own, so that Ctrl-C on a terminal reaches the parent alone. It inherits the environment, but no
-secrets, and the parent's import path.
+The process gets its own session, so that Ctrl-C on a terminal reaches only the parent. It inherits the environment
+without secrets, and the parent's import path.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Handler = Callable[[Sequence[messages.Event]], None]
 
 
 class EngineProcess:
-    """Made by the thread that outlives it: Linux kills it when that thread ends."""
+    """An engine process. Create it on a thread that outlives it: Linux kills the process when that thread ends."""
 
     def __init__(self, first: messages.Open, said: OutputLog) -> None:
-        """`said`: gets what it prints. Raises OSError."""
+        """Start the process and send `first`. `said` receives its stderr. Raises OSError."""
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "edgelora.engine.process.worker"],
             stdin=subprocess.PIPE,
@@ -53,18 +53,18 @@ class EngineProcess:
         return self._process.pid
 
     def read(self, on_events: Handler, on_end: Callable[[], None]) -> None:
-        """Begin to: both are called from one thread, `on_end` last. Once."""
+        """Start reading events. One thread makes both callbacks, `on_end` last. Call it once."""
         threading.Thread(target=self._read, args=(on_events, on_end), name="edgelora-events", daemon=True).start()
 
     def put(self, command: messages.Command) -> None:
-        """Sent soon; lost where the process is dead. Never blocks."""
+        """Queue a command, which is lost if the process is dead. Never blocks."""
         self._outbox.put(command)
 
     def kill(self) -> None:
         self._process.kill()
 
     def finish(self, timeout: float | None) -> bool:
-        """Wait for its own end. False where it still runs after `timeout` seconds."""
+        """Wait for the process to exit. Return False if it still runs after `timeout` seconds."""
         try:
             self._process.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -72,7 +72,7 @@ class EngineProcess:
         return True
 
     def bury(self) -> int:
-        """After its pipe ended: see that it is dead. Returns its exit code, negative for a signal."""
+        """Make sure that the process is dead after its pipe ended. Return its exit code, negative for a signal."""
         if not self.finish(1.0):
             self.kill()
         code = self._process.wait()  # Gigabytes may have to be given back first.
@@ -104,6 +104,6 @@ def ending(code: int) -> str:
 def _environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in _SECRETS}
     path = [str(Path(entry).absolute()) for entry in sys.path if entry]
-    # ggml would have a debugger print where it aborts, and the process would live for as long as that takes.
+    # Without this, ggml runs a debugger when it aborts, which keeps the process alive for as long as that takes.
     kept.setdefault("GGML_NO_BACKTRACE", "1")
     return kept | {"PYTHONPATH": os.pathsep.join(path)}

@@ -1,6 +1,6 @@
-"""Statistics of an engine over all its processes: counts go on where the last one died. Values are replaced whole.
+"""Statistics of an engine over all its processes: counts continue after a restart. Values are replaced whole.
 
-The larger parts of them rarely change from step to step, so a process tells those only that did.
+The larger parts rarely change from step to step, so a process sends only those that did.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NOTHING = EngineStats(0, 0, (), 0, 0)
 
 
 def without_same(stats: EngineStats, told: EngineStats) -> tuple[EngineStats, tuple[str, ...]]:
-    """`stats` with those of PARTS emptied that are as `told`, and their names."""
+    """Return `stats` with each of PARTS that equals the one in `told` emptied, and the names of those parts."""
     same = tuple(part for part in PARTS if getattr(stats, part) == getattr(told, part))
     emptied: dict[str, Any] = dict.fromkeys(same, ())
     return (replace(stats, **emptied) if same else stats), same
@@ -27,20 +27,20 @@ def without_same(stats: EngineStats, told: EngineStats) -> tuple[EngineStats, tu
 class StatsTotals:
     def __init__(self) -> None:
         self.now = NOTHING
-        """The statistics of all processes together."""
+        """Statistics of all processes together."""
         self._told = NOTHING
-        """The statistics of the running process."""
+        """Statistics of the running process."""
         self._before = NOTHING
-        """The sums of the processes that ended."""
+        """Sums over the processes that ended."""
 
     def take(self, stats: EngineStats, same: Iterable[str]) -> None:
-        """The result of `without_same` in the other process."""
+        """Take in the result of `without_same` from the other process."""
         whole: dict[str, Any] = {part: getattr(self._told, part) for part in same}
         self._told = replace(stats, **whole)
         self.now = _summed(self._before, self._told)
 
     def ended(self) -> None:
-        """The process is dead: nothing runs and nothing is in memory."""
+        """Record that the process died: nothing runs and no adapter is resident."""
         self.now = replace(self.now, queued=0, running=0, adapters=(), occupancy=())
         self._before, self._told = self.now, NOTHING
 

@@ -1,5 +1,6 @@
-"""The thread that keeps an engine's process running: starts it, watches it, starts it again. Owns processes and waits;
-what their death means to requests is the crew's.
+"""The thread that starts, watches and restarts an engine's process. Owns processes and delays.
+
+Its `SupervisorListener` decides what a process's end means to requests.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from edgelora.engine.process.watchdog import Backoff, Watchdog, WatchdogTimes
 _log = logging.getLogger(__name__)
 
 FIRST_STARTS = 3
-"""Crashes in a row after which a base that never was in memory is given up."""
+"""Number of crashes in a row after which a base that was never loaded is given up."""
 
 
 class SupervisorListener(Protocol):
-    """The receiver of events. `ready` and `event` come from a process's reading thread, the rest from the
-    supervisor's.
+    """The receiver of events.
+
+    A process's reading thread calls `ready` and `event`; the supervisor's thread calls the rest.
     """
 
     def starting(self) -> None:
@@ -39,20 +41,20 @@ class SupervisorListener(Protocol):
     def event(self, event: messages.Event) -> None: ...
 
     def ended(self, why: str, *, blamed: bool) -> None:
-        """The process that was ready, or not yet, is dead. `blamed`: by its own doing."""
+        """The process died, ready or not. `blamed`: the process caused its end itself."""
         ...
 
     def waiting(self, why: str, seconds: float) -> None:
-        """The next start is so far away."""
+        """The next start is `seconds` away."""
         ...
 
     def over(self, error: EdgeloraError | None) -> None:
-        """Nothing will be started any more: it was asked to stop, or `error` keeps the base out for good."""
+        """No process will be started any more: the supervisor was stopped, or `error` is permanent."""
         ...
 
     @property
     def busy(self) -> bool:
-        """Whether a process has anything to do that it could hang in."""
+        """True if the process has work in which it could hang."""
         ...
 
 
@@ -66,7 +68,7 @@ class Supervisor:
         self._times = times
         self._process: EngineProcess | None = None
         self._signals: queue.SimpleQueue[str] = queue.SimpleQueue()
-        """The condition that wakes the thread: `busy`, `ended`, `stop`."""
+        """Events that wake the thread: `busy`, `ended`, `stop`."""
         self._stopping = threading.Event()
         self._watch = Watchdog(times)
         self._given_up: str | None = None
@@ -84,11 +86,14 @@ class Supervisor:
         return None if process is None else process.pid
 
     def wake(self) -> None:
-        """There is something to watch now."""
+        """Notify the thread that there is work to watch."""
         self._signals.put("busy")
 
     def stop(self, close: messages.Close | None) -> None:
-        """No more starts. `close`: how the process that is ready is to end; None, or where it is not: at once."""
+        """Start no more processes.
+
+        `close` is sent to a ready process; without it, or if not ready, the process is killed.
+        """
         self._stopping.set()
         process = self._process
         if process is not None and close is not None and self._ready_at is not None:
@@ -98,7 +103,7 @@ class Supervisor:
         self._signals.put("stop")
 
     def join(self, timeout: float | None) -> None:
-        """Wait for the process; kill it if it still runs after that."""
+        """Wait `timeout` seconds for the process to end, then kill it if it still runs."""
         self._thread.join(timeout)
         process = self._process
         if self._thread.is_alive() and process is not None:
@@ -124,7 +129,7 @@ class Supervisor:
             self._crew.over(error)
 
     def _one_life(self) -> str:
-        """Start a process and see it through to its end. Returns why it ended."""
+        """Start a process and watch it until it ends. Return why it ended."""
         self._ready_at = self._refusal = self._given_up = None
         self._watch = Watchdog(self._times)
         try:
@@ -151,7 +156,7 @@ class Supervisor:
         return why
 
     def _follow(self, process: EngineProcess) -> None:
-        """Until its pipe ends. Asks whether it is there only while it has something to do."""
+        """Watch until the process's pipe ends. Pings only while the process has work."""
         look: float | None = None
         while True:
             now = time.monotonic()
@@ -186,7 +191,7 @@ class Supervisor:
             process.kill()
 
     def _for_good(self, why: str, failures: int) -> EdgeloraError | None:
-        """Return what ends it all: a base that cannot be opened at the start, or was never in memory."""
+        """Return the error that ends all restarts: a base that cannot be opened, or that crashed FIRST_STARTS times."""
         if self._was_ready:
             return None
         if self._refusal is not None:

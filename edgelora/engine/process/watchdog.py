@@ -1,8 +1,7 @@
-"""When a process that does not answer, or a call that does not return, is given up; and how long to wait before the
-next start. Pure: who owns the clock asks in even turns.
+"""When to give up a process that does not answer or a call that does not return, and the delay before a restart.
 
-Turns are counted, not seconds: while this machine sleeps, or both processes are held, no turn goes by, and nothing is
-given up for it.
+Pure: the caller owns the clock and calls at regular intervals. Intervals are counted, not seconds: while the machine
+sleeps, or both processes are suspended, none passes and no process is given up.
 """
 
 from __future__ import annotations
@@ -14,22 +13,24 @@ from edgelora.engine.process import messages
 
 @dataclass(frozen=True, slots=True)
 class WatchdogTimes:
-    """Times of the supervisor, in seconds; tests have shorter ones."""
+    """Times of the supervisor in seconds; tests use shorter ones."""
 
     turn: float = 5.0
-    """Seconds between two looks at a process that has something to do."""
+    """Seconds between two pings of a process that has work."""
     silent: float = 60.0
-    """Seconds without an answer to a look. It comes from a thread of its own: only a process that is stopped, or native
-    code that holds the interpreter, is silent."""
+    """Maximum seconds without an answer to a ping.
+
+    A thread of its own answers: only a stopped process, or native code that holds the GIL, is silent.
+    """
     first: float = 300.0
-    """Seconds until the first answer: a process that starts reads its modules from a disk that may be busy."""
+    """Maximum seconds until the first answer: a starting process may read its modules from a busy disk."""
     least_delay: float = 0.25
-    """Before the second start in a row; doubled with each one more."""
+    """Seconds before the second start in a row; doubled for each further one."""
     most_delay: float = 30.0
     steady: float = 60.0
-    """Seconds after which a process that ran so long has started well."""
+    """Seconds of running after which a start counts as successful."""
     bound: float | None = None
-    """The bound of a call into the backend, instead of the measured one (`Pong.bound`)."""
+    """Maximum seconds of a backend call, instead of the measured bound (`Pong.bound`)."""
 
 
 class Watchdog:
@@ -44,7 +45,7 @@ class Watchdog:
         """Number of answers in a row that tell of the same call, or of the same round."""
 
     def looked(self) -> str | None:
-        """Note a turn and ask the process again. Return why it is given up, or None."""
+        """Record an interval and a new ping. Return why the process is given up, or None."""
         self._unanswered += 1
         if (self._unanswered - 1) * self._times.turn >= self._limit:
             return f"it did not answer for {self._limit:g} seconds"
@@ -77,7 +78,7 @@ def _same_work(last: messages.Pong, now: messages.Pong) -> bool:
 
 
 class Backoff:
-    """The wait before each start: none after a process that ran steadily, longer with each that did not."""
+    """The delay before each start: none after a process that ran steadily, longer with each one that did not."""
 
     def __init__(self, times: WatchdogTimes) -> None:
         self._times = times
@@ -85,11 +86,11 @@ class Backoff:
 
     @property
     def failures(self) -> int:
-        """Starts in a row that did not go well."""
+        """Number of unsuccessful starts in a row."""
         return self._failures
 
     def ended(self, ran: float) -> float:
-        """Note that a process ended unasked after `ran` seconds. Return the seconds until the next start."""
+        """Record an unrequested end after `ran` seconds. Return the seconds until the next start."""
         self._failures = 1 if ran >= self._times.steady else self._failures + 1
         if self._failures == 1:
             return 0.0

@@ -1,9 +1,8 @@
-"""The engine's process: `python -m edgelora.engine.process.worker`, started by `process.py`. Owns its pipes
-and its end.
+"""The engine's process: `python -m edgelora.engine.process.worker`, started by `process.py`. Owns its pipes and exit.
 
-Commands come in on stdin and events go out on what was stdout; everything that anybody prints goes to stderr. It ends
-with `Close`, or as soon as its parent is gone: the pipe then ends, and Linux is asked to kill it besides. Signals meant
-for the whole group are the parent's to obey.
+Commands arrive on stdin, and events leave on the original stdout; everything printed goes to stderr. The process exits
+on `Close`, or as soon as its parent is gone: the pipe then ends, and Linux is also asked to kill it. It ignores signals
+to the whole process group, which the parent handles.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 class ParentLogHandler(logging.Handler):
-    """This process's log, as the parent's."""
+    """Forwards this process's log records to the parent."""
 
     def __init__(self, outbox: Outbox) -> None:
         super().__init__()
@@ -136,7 +135,7 @@ def _backend(first: messages.Open, progress: object) -> Backend:
 
 
 def _take_pipes() -> tuple[BufferedReader, Outbox]:
-    """Both ends for us alone: native code prints to stdout when it likes, and a child of ours might read stdin."""
+    """Reserve both pipes for messages: native code may print to stdout, and a child process might read stdin."""
     incoming, outgoing = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -147,7 +146,7 @@ def _take_pipes() -> tuple[BufferedReader, Outbox]:
 
 
 def _alone() -> None:
-    """Deaf to what is sent to a whole group; a crash leaves its traceback, and no core file of the base's size."""
+    """Ignore signals to the process group. Enable a traceback on a crash, and disable core files of the base's size."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -167,5 +166,5 @@ def _die_with(parent: int) -> None:
 
 if __name__ == "__main__":
     code = main()
-    # Threads of native code may still run: nothing is left that an orderly end would save.
+    # Native threads may still run, and an orderly exit would save nothing more.
     os._exit(code)

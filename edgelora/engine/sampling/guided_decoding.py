@@ -1,8 +1,8 @@
-"""Holding an answer to a constraint, token by token, through llguidance. llama.cpp's own grammars are not used: theirs
-fail open, or end the process, for schemas that any client may send.
+"""Guided decoding: constrains an answer token by token through llguidance.
 
-Owns the description of a base's vocabulary, which is made once (a third of a second for 128,256 tokens) when the first
-constraint is met. Compiling drops the interpreter's lock and belongs in a request's thread; masks are the engine's.
+llama.cpp's own grammars are not used: they fail open, or end the process, for schemas that any client may send. Owns
+the description of a base's vocabulary, which is made once (a third of a second for 128,256 tokens) at the first
+constraint. Compiling releases the GIL and belongs on a request's thread; the engine computes masks.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 _KEPT: Final = 2
-"""Vocabularies whose description is kept: a process has one base, and gets another where that is replaced."""
+"""Number of vocabulary descriptions kept: a process has one base, and a second one if it is replaced."""
 _COMPILED: Final = 16
-"""Constraints that are kept compiled."""
+"""Number of compiled constraints kept."""
 _ROW_ITEMS: Final = 5000
-"""Choices at one place of an answer, as llguidance counts them: two for each optional property of an object."""
+"""Maximum choices at one place of an answer, as llguidance counts them: two per optional property of an object."""
 _LEXER_STATES: Final = 50_000
-"""The most states of one answer's lexer, at one to two kB each."""
+"""Maximum states of one answer's lexer, at one to two kB each."""
 _SAID: Final = 300
-"""Characters of llguidance's own words that are passed on."""
+"""Maximum characters of an llguidance message that are passed on."""
 
 
 class GuidedDecoder:
-    """Implements `sampling.Guide`. One answer's; not thread-safe."""
+    """Implements `sampler.TokenConstraint` for one answer. Not thread-safe."""
 
     def __init__(self, constraint: Constraint, tokenizer: Tokenizer) -> None:
-        """Raises UsageError(code unsupported_schema) for a grammar that cannot be held to, or allows nothing."""
+        """Raises UsageError(code unsupported_schema) for a grammar that is unsupported or allows no answer."""
         self._size = tokenizer.size
         self._matcher = _compiled(constraint, tokenizer).deep_copy()
 
@@ -59,13 +59,13 @@ class GuidedDecoder:
 
 
 def guided_decoder(constraint: Constraint | None, tokenizer: Tokenizer) -> GuidedDecoder | None:
-    """Return what holds one answer to `constraint`; None for none. Raises as `GuidedDecoder` does."""
+    """Return the decoder that holds one answer to `constraint`, or None without one. Raises as `GuidedDecoder` does."""
     return None if constraint is None else GuidedDecoder(constraint, tokenizer)
 
 
 @lru_cache(maxsize=_COMPILED)
 def _compiled(constraint: Constraint, tokenizer: Tokenizer) -> LLMatcher:
-    """Before the first token, to be copied: for the choices of one request, and for those that ask the same again."""
+    """Return a matcher before its first token, to be copied for each choice and each repeated request."""
     from llguidance import LLMatcher
 
     matcher = LLMatcher(_describe(tokenizer), constraint.grammar, log_level=0, limits=_limits())
@@ -81,7 +81,7 @@ def _check(matcher: LLMatcher) -> None:
 
 
 class _GuidanceTokenizer:
-    """A vocabulary as llguidance asks for it. Control tokens have no bytes here, and so are never allowed."""
+    """A vocabulary in the interface of llguidance. Control tokens have no bytes here, so they are never allowed."""
 
     special_token_ids: Sequence[int] = ()
     bos_token_id = None
@@ -92,13 +92,16 @@ class _GuidanceTokenizer:
         self.eos_token_id = min(tokenizer.end_ids)
 
     def __call__(self, text: str) -> list[int]:
-        """Return the tokens that may follow. Where only one text can, they are the base's own for it."""
+        """Return the base's own tokens of a text; llguidance uses them where only one text can follow."""
         return self._tokenizer.tokenize(text, special=False, bos=False)
 
 
 @lru_cache(maxsize=_KEPT)
 def _describe(tokenizer: Tokenizer) -> LLTokenizer:
-    """The tokenizer in llguidance's form. Two first requests at once may both make it, which costs time and no more."""
+    """Return the tokenizer in llguidance's form.
+
+    Two concurrent first calls may both build it, which only costs time.
+    """
     from llguidance import LLTokenizer, TokenizerWrapper
 
     if not tokenizer.end_ids:

@@ -1,4 +1,4 @@
-"""Logits processors: each changes the logits before a token is chosen. A new one is a function and a line here.
+"""Logits processors, which change the logits before a token is chosen. A new one is a function and a line here.
 
 The order is llama.cpp's default: bias, repeat penalty, then OpenAI's presence and frequency penalties.
 """
@@ -14,27 +14,27 @@ from edgelora.core.sampling_params import SamplingParams
 from edgelora.engine.sampling.truncation import Logits
 
 LogitsProcessor = Callable[[Logits], Logits]
-"""From logits [vocab] float32 to logits [vocab] float32: the same array where there is nothing to do, else a copy."""
+"""Maps logits [vocab] float32 to logits [vocab] float32: the same array if nothing changes, otherwise a copy."""
 
 
 class History:
-    """The tokens of one request that processors look at."""
+    """The tokens of one request that processors read."""
 
     def __init__(self, prompt: Sequence[int], *, last: int) -> None:
-        """`last`: how many of the latest tokens `recent` has."""
+        """`last`: maximum number of tokens in `recent`."""
         self.recent: deque[int] = deque(prompt, maxlen=last)
-        """The latest tokens, prompt included."""
+        """The latest tokens, including those of the prompt."""
         self.counts: Counter[int] = Counter()
-        """How often each token is in the answer; the prompt does not count."""
+        """Number of occurrences of each token in the answer; the prompt does not count."""
 
     def append(self, token: int) -> None:
-        """Note the token that was chosen."""
+        """Record a chosen token."""
         self.recent.append(token)
         self.counts[token] += 1
 
 
 def make_logits_processors(params: SamplingParams, history: History) -> list[LogitsProcessor]:
-    """Return what `params` ask for, in the order it is applied."""
+    """Return the processors that `params` require, in the order of application."""
     processors: list[LogitsProcessor] = []
     if params.logit_bias:
         processors.append(logit_bias(params.logit_bias))
@@ -47,7 +47,7 @@ def make_logits_processors(params: SamplingParams, history: History) -> list[Log
 
 
 def logit_bias(biases: Sequence[tuple[int, float]]) -> LogitsProcessor:
-    """Return what adds a bias to some tokens' logits."""
+    """Return a processor that adds a bias to some tokens' logits."""
     tokens = np.fromiter((token for token, _ in biases), np.intp, len(biases))
     added = np.array([bias for _, bias in biases], np.float32)
 
@@ -60,8 +60,10 @@ def logit_bias(biases: Sequence[tuple[int, float]]) -> LogitsProcessor:
 
 
 def repetition(logits: Logits, recent: Sequence[int] | deque[int], penalty: float) -> Logits:
-    """Apply CTRL's repeat penalty as llama.cpp does: once for each token seen, positive logits divided, others
-    multiplied."""
+    """Apply CTRL's repeat penalty as llama.cpp does.
+
+    Each distinct recent token is penalized once: positive logits are divided by `penalty`, others multiplied.
+    """
     if not recent:
         return logits
     seen = np.unique(np.fromiter(recent, np.intp, len(recent)))

@@ -12,11 +12,14 @@ from edgelora.core.events import Candidate, ScoredToken
 from edgelora.engine.sampling.truncation import Logits, top
 
 LEAST = -9999.0
-"""The logarithm of zero, which JSON cannot write, as OpenAI writes it."""
+"""Stand-in for the logarithm of zero, which JSON cannot represent, as in OpenAI's API."""
 
 
 def score(logits: Logits, token: int, *, count: int, piece: Callable[[int], bytes], start: int) -> ScoredToken:
-    """`token`, and the `count` likeliest, by the softmax of `logits` [vocab] in float64. `piece`: a token's bytes."""
+    """Return `token` and the `count` likeliest tokens, scored by the softmax of `logits` [vocab] in float64.
+
+    `piece` returns a token's bytes.
+    """
     highest = float(logits.max())
     total = highest + float(np.log(np.exp(logits.astype(np.float64) - highest).sum()))
 
@@ -34,21 +37,21 @@ class _PendingToken:
 
 
 class Logprobs:
-    """The scored tokens of one answer, in order, each until its text is shown. Counts are of characters."""
+    """The scored tokens of one answer, in order, each held until its text is shown. Positions are in characters."""
 
     def __init__(self) -> None:
         self._waiting: deque[_PendingToken] = deque()
 
     def add(self, token: ScoredToken, *, end: int) -> None:
-        """`end`: how many characters have a byte of the answer up to this token's last."""
+        """Add a token. `end`: number of characters of the answer that have a byte at or before this token's last."""
         self._waiting.append(_PendingToken(token, end))
 
     def take(self, shown: int) -> tuple[ScoredToken, ...]:
-        """Take the tokens whose text is shown to its end, while more may follow."""
+        """Remove and return the tokens whose text is completely shown, while more may follow."""
         return tuple(self._shift() for _ in range(sum(waiting.end <= shown for waiting in self._waiting)))
 
     def take_last(self, shown: int) -> tuple[ScoredToken, ...]:
-        """Take the tokens of which anything is shown, once no more will be."""
+        """Remove all tokens at the end of the answer; return those whose text is at least partly shown."""
         rest = tuple(waiting.token for waiting in self._waiting if waiting.token.start < shown)
         self._waiting.clear()
         return rest

@@ -1,4 +1,4 @@
-"""From logits to the next token, in numpy. Pure: the only state is one request's tokens and its generator.
+"""The choice of the next token from logits, in numpy. The only state is one request's tokens and its generator.
 
 The order is the constraint, the logits processors, the temperature, top_k, top_p and min_p, as in Meta's reference
 code, transformers (`_get_logits_processor`) and vLLM (`Sampler.sample`). So top_p and min_p look at the probabilities
@@ -24,16 +24,16 @@ class TokenConstraint(Protocol):
     """Holds one answer to its constraint, token by token."""
 
     def allowed(self) -> NDArray[np.bool_]:
-        """[vocab]: the tokens that may come next, at least one. Raises UsageError(code unsupported_schema)."""
+        """Return the mask [vocab] of allowed next tokens, at least one. Raises UsageError(code unsupported_schema)."""
         ...
 
     def accept(self, token: int) -> None:
-        """It came. Raises as `allowed` does."""
+        """Record the chosen token. Raises as `allowed` does."""
         ...
 
     @property
     def complete(self) -> bool:
-        """Nothing may follow."""
+        """True if no token may follow."""
         ...
 
 
@@ -43,26 +43,28 @@ class Sampler:
     def __init__(
         self, params: SamplingParams, prompt_tokens: Sequence[int], *, guided_decoder: TokenConstraint | None = None
     ) -> None:
-        """`guided_decoder`: what holds the answer to `params.constraint`. Raises UsageError as `validate` does."""
+        """`guided_decoder` enforces `params.constraint`. Raises UsageError as `validate` does."""
         validate(params)
         self._params = params
         self._guided_decoder = guided_decoder
         self._history = History(prompt_tokens, last=params.repeat_last_n)
         self._processors = make_logits_processors(params, self._history)
-        # Seeds are 64 bits wide for numpy; a negative one is the same bits.
+        # numpy takes seeds of 64 bits; a negative seed is reinterpreted as unsigned.
         seed = None if params.seed is None else params.seed % (1 << 64)
         self._generator = np.random.Generator(np.random.PCG64(seed))
 
     @property
     def complete(self) -> bool:
-        """Whether the constraint lets nothing follow."""
+        """True if the constraint allows no further token."""
         return self._guided_decoder is not None and self._guided_decoder.complete
 
     def choose(self, logits: Logits) -> int:
-        """Return the next token from `logits` [vocab] float32, which is not changed. Equal logits: the lowest id first.
+        """Return the next token from `logits` [vocab] float32, which is not changed.
 
-        -inf forbids a token. Raises BackendError(code bad_logits) for NaN, +inf, or where everything is forbidden, and
-        as the guide does.
+        Of equal logits the lowest id is first.
+
+        -inf forbids a token. Raises BackendError(code bad_logits) for NaN, +inf, or if every token is forbidden, and
+        as the guided decoder does.
         """
         _check_finite(logits)
         if self._guided_decoder is not None:

@@ -1,4 +1,4 @@
-"""Truncation."""
+"""Truncation of the candidate tokens by top_k, top_p and min_p. Pure."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from edgelora.core.sampling_params import SamplingParams
 Logits = NDArray[np.float32]
 Ids = NDArray[np.intp]
 
-# top_p looks for its tokens among this many of the likeliest first, and among eight times as many each time it must.
+# Number of likeliest tokens that top_p sorts first; it sorts eight times as many each time that is not enough.
 _FIRST_LOOK = 64
 
 
 def candidates(logits: Logits, params: SamplingParams) -> Ids | None:
-    """Ids that top_k, top_p and min_p keep, likeliest first (by id where equal). None: all of them, in order of id."""
+    """Return the ids kept by top_k, top_p and min_p, likeliest first, ties by id.
+
+    None means all ids, in order of id.
+    """
     size, all_tokens = len(logits), not 0 < params.top_k < len(logits)
     if all_tokens and params.top_p >= 1 and params.min_p <= 0:
         return None
@@ -31,7 +34,7 @@ def candidates(logits: Logits, params: SamplingParams) -> Ids | None:
 
 
 def top(logits: Logits, count: int) -> Ids:
-    """Return the `count` ids of the largest logits, largest first, by id where equal; without sorting the rest."""
+    """Return the `count` ids of the largest logits, largest first, ties by id, without sorting the rest."""
     if count < len(logits):
         edge = np.partition(logits, len(logits) - count)[len(logits) - count]
         above = np.flatnonzero(logits > edge)

@@ -1,4 +1,4 @@
-"""The leases of requests on adapters in the pool: taken and given back here and nowhere else. No policy of who runs."""
+"""The leases of requests on adapters in the pool, taken and released only here. No policy of which request runs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from edgelora.engine.scheduler.plan import Load
 from edgelora.engine.scheduler.sequence import Sequence
 
 PATIENCE = 16
-"""Number of younger requests that may take a lease before one that waits for room in the pool; then they wait
-behind it.
-"""
+"""Number of younger requests that may take a lease before one that waits for room; later ones wait behind it."""
 
 
 def may_take(pool: Pool, sequence: Sequence, blocked: Sequence | None) -> bool:
-    """`blocked`: the oldest one that found no room."""
+    """Return True if the request may take its leases now.
+
+    `blocked`: the oldest request that found no room in the pool.
+    """
     if not sequence.request.adapters:
         return True
     if blocked is not None and blocked.overtaken >= PATIENCE:
@@ -25,8 +26,9 @@ def may_take(pool: Pool, sequence: Sequence, blocked: Sequence | None) -> bool:
 
 
 def take(pool: Pool, sequence: Sequence, detach: list[int]) -> list[Load]:
-    """Lease all adapters of a request at once, so that nobody holds one and waits for another. Evicted slots
-    go to `detach`.
+    """Lease all adapters of a request at once, so that no request holds one while it waits for another.
+
+    Returns the adapters to load. Evicted slots are appended to `detach`.
     """
     refs = [use.ref for use in sequence.request.adapters]
     absent = [ref for ref in refs if pool.slot(ref) is None]
@@ -43,14 +45,14 @@ def take(pool: Pool, sequence: Sequence, detach: list[int]) -> list[Load]:
 
 
 def give_back(pool: Pool, sequence: Sequence) -> None:
-    """Nothing where it holds none."""
+    """Release the leases of a request. Does nothing if it holds none."""
     if sequence.leased:
         for use in sequence.request.adapters:
             pool.release(use.ref)
 
 
 def check_integrity(pool: Pool, live: Iterable[Sequence]) -> None:
-    """Recount. Raises RuntimeError where they do not add up."""
+    """Recount the leases. Raises RuntimeError if they are inconsistent."""
     pool.check_integrity()
     held = Counter(use.ref.key for sequence in live if sequence.leased for use in sequence.request.adapters)
     counted = {entry.ref.key: entry.leases for entry in pool.snapshot() if entry.leases}

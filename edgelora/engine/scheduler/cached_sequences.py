@@ -1,9 +1,9 @@
-"""KV that ended requests left behind, and who may go on from it. Counts and compares only: the cutting is the engine's.
+"""Cached KV of ended requests, and the requests that may reuse it. It only counts and compares; the engine cuts.
 
-A warm sequence is a sequence id whose KV holds exactly `tokens`. The KV of a position depends on the tokens up to it
-and on every adapter that began at or before it: its version, weight and start. What parts two sequences from there on
-leaves the KV before the same, so an aLoRA goes on from the base's KV, or another's, up to its invocation. The adapters'
-slots do not matter: an evicted adapter's warm KV is still good.
+A cached sequence is a sequence id whose KV holds exactly `tokens`. The KV of a position depends on the tokens up to it
+and on every adapter that began at or before it: its version, weight and start. Where two sequences differ, the KV
+before that position is still the same, so an aLoRA reuses the base's or another adapter's KV up to its invocation.
+Slots do not matter: the cached KV of an evicted adapter stays valid.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ class CachedSequence:
 class PrefixMatch:
     warm: CachedSequence
     length: int
-    """Positions whose KV is the same, at least 1."""
+    """Number of positions with the same KV, at least 1."""
 
 
 class CachedSequences:
-    """Iterates from the least recently used on."""
+    """The cached sequences; iteration starts at the least recently used."""
 
     def __init__(self) -> None:
         self._held: dict[int, CachedSequence] = {}
-        """In the order they came."""
+        """Cached sequences by id, in the order they were added."""
         self.cells = 0
-        """Tokens of KV over all of them."""
+        """Number of KV cells over all cached sequences."""
 
     def __len__(self) -> int:
         return len(self._held)
@@ -48,27 +48,27 @@ class CachedSequences:
         return frozenset(self._held)
 
     def keep(self, sequence_id: int, key: Key, tokens: list[int]) -> None:
-        """`tokens`: all that the sequence's KV holds, never none; the caller changes the list no more."""
+        """Cache a sequence. `tokens`: everything its KV holds, at least one; the caller no longer changes the list."""
         if sequence_id in self._held or not tokens:
             raise RuntimeError(f"sequence {sequence_id} with {len(tokens)} tokens cannot be kept")
         self._held[sequence_id] = CachedSequence(sequence_id, key, tokens)
         self.cells += len(tokens)
 
     def remove(self, sequence_id: int) -> None:
-        """It is taken over, or given up."""
+        """Remove a sequence that is reused or given up."""
         self.cells -= len(self._held.pop(sequence_id).tokens)
 
     def check_integrity(self) -> None:
-        """Raises RuntimeError where the cells do not add up."""
+        """Raises RuntimeError if the cells are inconsistent."""
         counted = sum(len(warm.tokens) for warm in self._held.values())
         if counted != self.cells or any(number != warm.id for number, warm in self._held.items()):
             raise RuntimeError(f"{self.cells} warm cells, counted {counted}")
 
 
 def best_match(held: Iterable[CachedSequence], key: Key, tokens: list[int]) -> PrefixMatch | None:
-    """Return the longest prefix of `tokens`, never all of them, whose KV under `key` is warm; the first of equals.
+    """Return the longest proper prefix of `tokens` whose KV under `key` is cached; the first one of equal length.
 
-    The last token is always left to compute: its logits are wanted.
+    The last token is always left to compute, because its logits are needed.
     """
     limit, best = len(tokens) - 1, None
     for warm in held:

@@ -1,13 +1,11 @@
-"""A fair queue: turns between clients, between a client's adapters, then by age. Pure; it orders and decides nothing.
+"""A fair queue: turns between clients, then between a client's adapters, then by age. Pure; only orders.
 
-Used for leases, for places in the batch and for the prompt tokens of a step, each with turns of its own. A client's
-turn is when it was served last, or when its oldest request began to wait, whichever was later; the earliest is next. So
-a client that was served, and one that is new, both stand behind everybody who waits already: between two turns of a
-client each other has at most one. The same holds for the adapters of a client.
-
-What follows, for a request before which n of its client's requests for the same adapter wait: with at most A adapters
-waited for in a client and C clients waiting at any time, it is served with the (n + 1) * A * C-th turn at the latest,
-whatever arrives after it.
+It is used for leases, for sequence ids and for the prompt tokens of a step, each with its own turns. A client's turn is
+the time it was last served or the time its oldest request began to wait, whichever is later; the earliest is next. So
+both a client that was just served and a new one stand behind all clients that already wait: between two turns of one
+client, each other client has at most one. The same holds for the adapters of a client.
+Consequently, a request with n earlier requests of its client for the same adapter, at most A adapters waited for per
+client and at most C waiting clients is served by the (n + 1) * A * C-th turn, whatever arrives after it.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from edgelora.engine.scheduler.sequence import Sequence
 Since = Callable[[Sequence], int]
 """Returns when a sequence began to wait, on the scale of the turns."""
 Name = tuple[str, frozenset[tuple[str, str]]]
-"""A client, and an adapter of its requests: or the set of them, wherever they begin; empty for the base alone."""
+"""A client and the set of adapters of a request, regardless of their starts; empty for the base alone."""
 NEVER = -1
 
 
@@ -31,7 +29,7 @@ class FairQueue:
         self._adapters: dict[Name, int] = {}
 
     def order(self, waiting: Iterable[Sequence], *, since: Since) -> Iterator[Sequence]:
-        """All of `waiting`, in the order of their turns if nobody else came. Changes nothing."""
+        """Yield all of `waiting` in the order of their turns if no other request arrived. Changes nothing."""
         requests: dict[Name, deque[Sequence]] = defaultdict(deque)
         for sequence in sorted(waiting, key=lambda s: s.arrival):
             requests[_name(sequence)].append(sequence)
@@ -49,7 +47,7 @@ class FairQueue:
                 heappush(clients, (turn, oldest, client))
 
     def served(self, sequence: Sequence, *, at: int) -> None:
-        """It had its turn, and with it its client and its adapter. `at` never falls."""
+        """Record a turn of the sequence, and so of its client and its adapters. `at` never decreases."""
         self._clients[sequence.request.client] = self._adapters[_name(sequence)] = at
 
     def keep(self, live: Iterable[Sequence]) -> None:

@@ -1,4 +1,4 @@
-"""The use of a resident base: requests and KV cells by the adapters that act. Values and sums. Pure."""
+"""The use of a resident base: requests and KV cells by the adapters applied. Values and sums. Pure."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from edgelora.engine.scheduler.states import RUNNING
 
 @dataclass(frozen=True, slots=True)
 class Occupancy:
-    """The use by one set of adapters, whatever its versions and weights."""
+    """The use by one set of adapters, whatever their versions and weights."""
 
     adapters: tuple[str, ...]
-    """Names, in alphabetical order; none is the base alone."""
+    """Adapter names in alphabetical order; empty for the base alone."""
     waiting: int = 0
-    """Requests without a place in the batch."""
+    """Number of requests without a sequence id."""
     running: int = 0
-    """Requests with one."""
+    """Number of requests with a sequence id."""
     cells: int = 0
-    """KV tokens of running requests."""
+    """Number of KV cells of running requests."""
     warm: int = 0
-    """KV tokens that ended requests left behind."""
+    """Number of cached KV cells of ended requests."""
 
     def plus(self, other: Occupancy) -> Occupancy:
-        """Both together, under the first one's adapters."""
+        """Return the sums of both under this one's adapters."""
         return Occupancy(
             self.adapters,
             self.waiting + other.waiting,
@@ -42,13 +42,13 @@ class Reuse:
     """Reuse of KV since the start."""
 
     starts: int = 0
-    """Requests that got a place; again where they had to give it up."""
+    """Number of requests that got a sequence id; a preempted request counts again."""
     hits: int = 0
-    """Number of those whose prompt's prefix was in the KV."""
+    """Number of those whose prompt had a cached prefix."""
     tokens: int = 0
     """Number of prompt tokens that were not computed because of it."""
     restored: int = 0
-    """Prefixes read from disk."""
+    """Number of prefixes read from disk."""
 
     def started(self, reused: int) -> Reuse:
         return Reuse(self.starts + 1, self.hits + (reused > 0), self.tokens + reused, self.restored)
@@ -60,7 +60,7 @@ class Reuse:
 def occupancy(
     live: Iterable[Sequence], warm: Iterable[CachedSequence], counter: AdapterCounter
 ) -> tuple[Occupancy, ...]:
-    """By adapters, in no order that means anything. `counter` knows what versions are called."""
+    """Return the use by sets of adapters, in no particular order. `counter` maps versions to names."""
     sums: dict[tuple[str, ...], list[int]] = {}
     for sequence in live:
         counts = sums.setdefault(tuple(sorted(use.ref.name for use in sequence.request.adapters)), [0, 0, 0, 0])

@@ -1,4 +1,4 @@
-"""The values between the scheduler and the engine, and how a move of KV is done."""
+"""The values exchanged between the scheduler and the engine, and how a move of KV is carried out."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class Load:
 @dataclass(frozen=True, slots=True)
 class Admission:
     clears: tuple[int, ...]
-    """Sequence ids whose KV is of no more use: it must be cleared, before anything else."""
+    """Sequence ids whose KV is no longer needed and must be cleared before anything else."""
     detach: tuple[int, ...]
     """Evicted slots, to be detached before any attach."""
     loads: tuple[Load, ...]
     """Adapters to start loading; each ends in `loaded` or `load_failed`."""
     loading: tuple[str, ...]
-    """Requests that now wait for an adapter."""
+    """Ids of the requests that now wait for an adapter."""
     blocked: bool = False
-    """Whether a request waits for room in the pool."""
+    """True if a request waits for room in the pool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Choice:
 
     token: int
     stop: bool
-    """Whether the answer ends with it: an end token or a stop string."""
+    """True if the answer ends with this token: an end token or a stop string."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,12 @@ class Start:
     request_id: str
     sequence: int
     reused: int
-    """Number of its first tokens that the sequence's KV holds already, once the plan's moves are done."""
+    """Number of its first tokens that the sequence's KV holds once the plan's moves are done."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Positions from `length` on go."""
+    """Remove the KV positions from `length` on."""
 
     sequence: int
     length: int
@@ -66,7 +66,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """`sequence`, which holds nothing, gets the first `length` positions of `source`."""
+    """Copy the first `length` positions of `source` to the empty `sequence`."""
 
     source: int
     sequence: int
@@ -85,7 +85,7 @@ class ScheduledChunk:
 
     @property
     def draft(self) -> tuple[int, ...]:
-        """The chunk's tokens that are only supposed to follow: none unless the logits after several are wanted."""
+        """The chunk's drafted tokens; empty unless the chunk asks for logits after several tokens."""
         return self.chunk.tokens[len(self.chunk.tokens) - self.chunk.logits + 1 :] if self.chunk.logits else ()
 
 
@@ -93,17 +93,16 @@ class ScheduledChunk:
 class Plan:
     number: int
     preempted: tuple[str, ...]
-    """Requests that go back to waiting."""
+    """Ids of the requests that are preempted and wait again."""
     given_up: tuple[int, ...]
-    """Warm sequence ids whose place or cells are needed."""
+    """Cached sequence ids whose id or cells are needed."""
     moves: tuple[Cut | Copy, ...]
-    """The moves of KV before the step, in this order: of the preempted, of rejected drafts, of the given up, of what
-    is reused."""
+    """Moves of KV before the step, in order: preempted sequences, rejected drafts, given-up ids, reused prefixes."""
     starts: tuple[Start, ...]
     rows: tuple[ScheduledChunk, ...]
-    """Empty only where nothing can run."""
+    """Chunks of the step; empty only if nothing can run."""
     stake: float = 0.0
-    """From `Drafts`: what trying a step of this size may lose."""
+    """Steps that trying a step of this size may lose, as in `Drafts`."""
 
     @property
     def tokens(self) -> int:

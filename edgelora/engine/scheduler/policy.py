@@ -1,18 +1,18 @@
 """The contents of the next step: pure decisions over the sequences. Changes nothing; the scheduler acts.
 
 Policies:
-- A decoding sequence gets one token in every step. What is left of the step goes to prompts, by turns between clients
-  and between a client's adapters (`fair_queue.py`), as far as their piece goes (`prefill_chunks.py`).
-- A gap is kept for whoever was answered before the newcomer came. Of requests that arrived together the one that is
-  done with its prompt first has no claim on the others: theirs are computed as if nobody decoded, in far fewer steps.
-- Places in the batch are given by the same kind of turns: nobody passes the one whose turn it is, however large it is.
-- When the KV is full, the sequence that got its place last gives way, and is the first to get one again. A newcomer
-  starts only where the running ones have some room to grow, so that nobody is sent back at once.
-- A newcomer whose prompt begins as one that is being computed waits for that, a bounded while (`prefix_sharing.py`).
-- Warm KV stands in nobody's way: it counts as free here, and `allocator.py` gives it up where it must go.
-- Drafts come last: they are less sure to be of use than prompts, and are held to a longest step, too.
-- Where a backend cannot mix adapters, the group that waited longest is next; a prompt's piece ends where an adapter
-  begins to act.
+- A decoding sequence gets one token in every step. The rest of the step goes to prompts, in turns between clients and
+between a client's adapters (`fair_queue.py`), up to the prefill chunk (`prefill_chunks.py`).
+- The gap is limited for sequences that were decoding before the newcomer arrived. Among requests that arrived together,
+the first one past prefill has no such claim: the other prompts are computed as if none decoded, in far fewer steps.
+- Sequence ids are given in the same kind of turns: no request overtakes the one whose turn it is, whatever its size.
+- When the KV is full, the sequence that started last is preempted, and is the first to restart. A newcomer starts only
+if the running sequences keep some room to grow, so that none is preempted at once.
+- A newcomer whose prompt shares a prefix with one being computed waits for it, a bounded time (`prefix_sharing.py`).
+- Cached KV blocks nothing: it counts as free here, and `sequence_allocator.py` gives it up when needed.
+- Drafts come last: they are less certain to be useful than prompts, and a longest step limits them, too.
+- If a backend cannot mix adapters, the group that waited longest is next, and a prompt chunk ends where an adapter
+begins to act.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ from edgelora.engine.scheduler.states import State
 from edgelora.engine.speculative.draft_budget import NO_DRAFTS, DraftBudget, DraftCandidate, Drafts
 
 ALONE_AGAIN = 16
-"""One plan in so many computes decoding rows only, whatever prompts there are: so their step without prompts is
-measured again, and the pieces are right for the machine as it is now."""
+"""One plan in this many computes only decoding rows, even if there are prompts.
+
+It measures the step without prompts again, so that prefill chunks fit the current speed of the machine.
+"""
 
 GROWTH_CELLS = 16
 """KV cells left for each running sequence when another starts, besides one for each step its prompt will take."""
@@ -58,9 +60,9 @@ def choose_starts(
     able: Capabilities,
     costs: StepCosts,
 ) -> list[Sequence]:
-    """Return who gets one of the places in the batch, first of the line first; stops at the first that does not fit.
+    """Return the requests that get a sequence id, in the order of `line`; stops at the first one that does not fit.
 
-    One that waits for what another is computing keeps its place.
+    A request that waits for a prefix being computed keeps its place in the batch.
     """
     held, starts = list(running), list[Sequence]()
     if not allocator.available:
@@ -81,10 +83,10 @@ def choose_starts(
 
 
 def choose_group(running: list[Sequence], *, reused: Mapping[str, int], now: int) -> list[Sequence]:
-    """Return the sequences whose next token gets the same deltas (or none), of those whose last turn is longest ago.
+    """Return the sequences whose next token gets the same deltas (or none), choosing the group that waited longest.
 
-    `reused`: as for `choose_chunks`. `now`: the plan's number. One that just got its place counts as served now: a
-    stream of newcomers must not pass those that wait.
+    `reused`: as for `choose_chunks`. `now`: the plan's number. A sequence that just started counts as served now, so
+    that a stream of newcomers does not overtake those that wait.
     """
     groups: dict[object, list[Sequence]] = {}
     for sequence in running:
@@ -99,11 +101,11 @@ def choose_group(running: list[Sequence], *, reused: Mapping[str, int], now: int
 
 
 def decode_load(group: list[Sequence], running: list[Sequence], *, room: int) -> DecodeLoad:
-    """Return who decodes while the group's prompts are computed. `room`: tokens of the step."""
+    """Return the decoding rows beside the group's prompts. `room`: maximum tokens of the step."""
     decoding = sum(sequence.state is State.DECODE for sequence in group)
     prompts = {sequence.key for sequence in running if sequence.state is not State.DECODE}
     return DecodeLoad(
-        # One token at least is the prompts': a step full of decoding sequences must not stop them for good.
+        # Prompts get at least one token, so that a step full of decoding sequences does not stop them for good.
         here=min(decoding, room - 1) if decoding < len(group) else min(decoding, room),
         everywhere=sum(sequence.state is State.DECODE for sequence in running),
         groups=1 if len(group) == len(running) else max(1, len(prompts)),
@@ -120,11 +122,10 @@ def choose_chunks(
     costs: StepCosts,
     now: int,
 ) -> list[tuple[Sequence, int]]:
-    """Choose how many tokens each sequence of the group computes in this step: one for the decoding, the rest
-    for prompts.
+    """Choose how many tokens each sequence of the group computes: one if decoding, the rest for prompts.
 
-    `running`: everybody, of this group or not. `prompts`: those of the group that do not decode, in the order of their
-    turns. `reused`: by request id, what those that start now need not compute. `now`: the plan's number.
+    `running`: all running sequences, of this group or not. `prompts`: those of the group in prefill, in the order of
+    their turns. `reused`: by request id, the tokens that a newcomer need not compute. `now`: the plan's number.
     """
     beside = decode_load(group, running, room=able.max_step_tokens)
     decoding = sorted((s for s in group if s.state is State.DECODE), key=lambda s: (s.last_plan, s.generated))
@@ -159,7 +160,7 @@ def choose_drafts(
     costs: StepCosts,
     cells: int,
 ) -> Drafts:
-    """Choose the drafts behind the tokens of decoding sequences. `cells`: of KV that no running sequence needs."""
+    """Choose the drafts behind the tokens of decoding sequences. `cells`: KV cells that no running sequence needs."""
     if draft_budget is None:
         return NO_DRAFTS
     rows, decoding = sum(size for _, size in chunks), [s for s, _ in chunks if s.state is State.DECODE]
@@ -174,7 +175,7 @@ def choose_drafts(
 
 
 def make_cuts(preempted: Iterable[Sequence], running: Iterable[Sequence]) -> list[Cut]:
-    """All that the preempted hold in the KV goes, and the drafts that were rejected."""
+    """Return the cuts of all KV of preempted sequences, and of rejected drafts."""
     cuts = [Cut(s.id, 0) for s in preempted if s.id is not None]
     return cuts + [Cut(s.id, s.computed) for s in running if s.rejected and s.id is not None]
 
@@ -182,7 +183,7 @@ def make_cuts(preempted: Iterable[Sequence], running: Iterable[Sequence]) -> lis
 def make_rows(
     chunks: list[tuple[Sequence, int]], *, starts: tuple[Start, ...], drafts: Drafts, slot: Callable[[AdapterRef], int]
 ) -> tuple[ScheduledChunk, ...]:
-    """Return the step's rows. `starts`: of those that get their place with it. `slot`: where an adapter is."""
+    """Return the step's rows. `starts`: the sequences that start with it. `slot`: returns an adapter's slot."""
     begin = {start.request_id: (start.sequence, start.reused) for start in starts}
     rows: list[ScheduledChunk] = []
     for sequence, size in chunks:

@@ -15,45 +15,47 @@ from edgelora.engine.speculative.prompt_lookup import PromptLookup
 class Sequence:
     request: Request
     arrival: int
-    """Its number in the order of arrival; older means smaller."""
+    """Number of the request in the order of arrival; older means smaller."""
     max_tokens: int
-    """Tokens of prompt and answer at most: by max_tokens, the context and the KV."""
+    """Maximum tokens of prompt and answer, limited by max_tokens, the context and the KV."""
     state: State = State.WAITING
     tokens: list[int] = field(init=False)
-    """Prompt, then what was chosen so far."""
+    """Tokens of the prompt, then the tokens chosen so far."""
     computed: int = 0
     """Number of `tokens` that are in the KV."""
     cached: int = 0
-    """Tokens of the prompt that were never computed for it: they were warm at its start, and at each restart."""
+    """Number of prompt tokens taken from cached KV, at the start and at each restart."""
     granted: int = 0
-    """When it first got a place, in the order of arrivals and such events; 0 before. Sent back, it keeps its turn."""
+    """Ticket of its first start, 0 before. A preempted request keeps it, and so its turn."""
     begun: int = 0
-    """When its second token was first planned, in the same order; 0 before. Who arrived before that has waited as long,
-    or came while the step of its first token ran."""
+    """Ticket of the first plan of its second token, 0 before.
+
+    A request that arrived earlier has waited as long, or came while the step of the first token ran.
+    """
     id: int | None = None
-    """The backend's sequence id; only while running."""
+    """The backend's sequence id; None unless running."""
     last_plan: int = -1
-    """Number of the plan that last held a chunk of it, for turns; -1 before it got a place."""
+    """Number of the last plan that held a chunk of it, for turns; -1 before it started."""
     overtaken: int = 0
-    """How often a younger request took a lease while this one waited for room in the pool."""
+    """Number of times a younger request took a lease while this one waited for room in the pool."""
     held: int = 0
-    """Plans that it saw pass while it was ready."""
+    """Number of plans that passed while it was ready."""
     awaits_prefix: bool = False
-    """Its prompt's beginning is being read from disk."""
+    """True while a prefix of its prompt is being read from disk."""
     prompt_lookup: PromptLookup | None = None
-    """The source of drafts; None where nothing is drafted."""
+    """The source of drafts; None if nothing is drafted."""
     rejected: tuple[int, ...] = ()
-    """Drafted tokens that were not accepted and stand in the KV behind `computed`."""
+    """Drafted tokens that were rejected and are in the KV behind `computed`."""
     drafted: int = 0
     accepted: int = 0
-    """Tokens computed as drafts, and of those the ones that came."""
+    """Number of draft tokens accepted, out of the `drafted` ones that were computed."""
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.prompt)
 
     @property
     def key(self) -> Key:
-        """Return what its KV depends on besides the tokens."""
+        """The adapters that its KV depends on besides the tokens."""
         return frozenset(use.key for use in self.request.adapters)
 
     def acting(self, position: int) -> frozenset[tuple[tuple[str, str], float]]:
@@ -67,7 +69,7 @@ class Sequence:
 
     @property
     def all_begun(self) -> bool:
-        """Whether its next tokens get the deltas of the same adapters, however many there are."""
+        """True if all its next tokens get the deltas of the same adapters."""
         return all(use.start <= self.computed for use in self.request.adapters)
 
     @property
@@ -76,17 +78,17 @@ class Sequence:
 
     @property
     def pending(self) -> int:
-        """Tokens still to compute before the next one can be chosen."""
+        """Number of tokens to compute before the next one can be chosen."""
         return len(self.tokens) - self.computed
 
     @property
     def left(self) -> int:
-        """Tokens the answer may still have."""
+        """Number of tokens by which the answer may still grow."""
         return self.max_tokens - len(self.tokens)
 
     @property
     def in_kv(self) -> list[int]:
-        """All that its KV holds."""
+        """All tokens in its KV, rejected drafts included."""
         return [*self.tokens[: self.computed], *self.rejected]
 
     @property
@@ -102,15 +104,15 @@ class Sequence:
         return self.state in LEASED
 
     def compute(self, count: int) -> None:
-        """So many more of its tokens are in the KV."""
+        """Record that `count` more of its tokens are in the KV."""
         self.computed += count
         if self.prompt_lookup is not None and len(self.prompt_lookup) < self.computed:
             self.prompt_lookup.read(self.tokens[len(self.prompt_lookup) : self.computed])
 
     def extend(self, chosen: list[int], draft: tuple[int, ...]) -> None:
-        """The answer goes on with `chosen`, after a step that computed `draft` behind its tokens.
+        """Append `chosen` to the answer, after a step that computed `draft` behind its tokens.
 
-        All of `chosen` but its last token are the draft's first ones; the last may be the next of them.
+        All of `chosen` except the last token are the draft's first ones; the last may be the next of them.
         """
         kept = sum(token == drafted for token, drafted in zip(chosen, draft, strict=False))
         self.tokens += chosen
@@ -123,5 +125,5 @@ class Sequence:
                 self.prompt_lookup.follow(token)
 
     def move(self, move: Move) -> None:
-        """Raises IllegalMove."""
+        """Change the state. Raises IllegalMove."""
         self.state = after(self.state, move)

@@ -1,6 +1,6 @@
-"""The backend's sequence ids: each is in use by a running sequence, or free, or warm. No policy of who runs.
+"""The backend's sequence ids: each is used by a running sequence, free, or cached. No policy of which request runs.
 
-Which warm KV is reused and which is given up is decided here; warm KV never keeps anybody from a place or a cell.
+Decides which cached KV is reused and which is given up; cached KV never keeps a request from an id or a cell.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from edgelora.engine.scheduler.plan import Copy, Cut, Start
 from edgelora.engine.scheduler.sequence import Sequence
 
 LITTLE = 8
-"""A warm sequence is taken over, and loses its end, where that is at most one token for so many that are reused; else
-its beginning is copied and it stays."""
+"""Minimum ratio of reused to lost tokens for which a cached sequence is taken over and its end cut.
+
+Otherwise its prefix is copied and the cached sequence stays.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,7 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True)
 class AllocatedId:
-    """A sequence id that is in nobody's use yet, and what must be done to KV before it is filled."""
+    """A sequence id that is not in use yet, and the moves of KV required before it is filled."""
 
     sequence: int
     moves: tuple[Cut | Copy, ...]
@@ -41,25 +43,23 @@ class SequenceAllocator:
         self.reuse = Reuse()
         self._free = set(range(count))
         self._uncleared: set[int] = set()
-        """Free ids whose KV is still there."""
+        """Free ids whose KV is not cleared yet."""
 
     @property
     def available(self) -> int:
-        """Return how many sequences could start now."""
+        """Number of sequences that could start now."""
         return len(self._free) - len(self._uncleared) + len(self.warm)
 
     def cached_for(self, sequence: Sequence, running: Iterable[Sequence]) -> int:
-        """Return how many of its tokens are cached, or computed by one that runs: it need not compute them if
-        it starts now.
-        """
+        """Return how many of its tokens are cached or computed by a running sequence, and so need not be computed."""
         match = best_match([*self.warm, *_computed(running)], sequence.key, sequence.tokens)
         return 0 if match is None else match.length
 
     def choose(self, newcomers: list[Sequence], *, running: Iterable[Sequence] = (), cells: int) -> Allocation:
-        """Return an id for each newcomer, at most `available`, and what happens to warm KV for it or for its cells.
+        """Return an id for each newcomer, at most `available`, and the moves of cached KV. Changes nothing.
 
-        `running`: whose computed part may be copied.
-        `cells`: what is left for warm KV beside all tokens of everyone running, newcomers included. Changes nothing.
+        `running`: sequences whose computed part may be copied. `cells`: KV cells left for cached KV beside all tokens
+        of the running sequences, newcomers included.
         """
         computed = _computed(running) if newcomers else []
         chosen = _Allocating(list(self.warm), sorted(self._free - self._uncleared), computed)
@@ -69,10 +69,10 @@ class SequenceAllocator:
         return Allocation(tuple(chosen.starts), tuple(chosen.given_up), tuple(chosen.moves))
 
     def make_room(self, length: int, *, cells: int) -> AllocatedId | None:
-        """An id for KV of `length` tokens that comes from elsewhere; warm KV goes for it, least recently used first.
+        """Allocate an id for KV of `length` tokens from elsewhere, giving up the least recently used cached KV for it.
 
-        `cells`: what all that runs leaves. It is in use until `warm.keep` or `give_back` is told of it. None, and
-        nothing changed, where there is no id or there are too few cells.
+        `cells`: KV cells that running sequences leave. The id stays in use until `warm.keep` or `give_back` receives
+        it. Returns None, and changes nothing, if there is no id or there are too few cells.
         """
         if length > cells or not self.available:
             return None
@@ -86,7 +86,7 @@ class SequenceAllocator:
         return AllocatedId(place, (*(Cut(ended, 0) for ended in self.clears()), *chosen.moves))
 
     def take(self, start: Start) -> None:
-        """After everything that is given up."""
+        """Take the id of a start. Call it after all ids that are given up."""
         self.reuse = self.reuse.started(start.reused)
         if start.sequence in self.warm.ids:
             self.warm.remove(start.sequence)
@@ -94,17 +94,17 @@ class SequenceAllocator:
             self._free.remove(start.sequence)
 
     def give_up(self, sequence_id: int) -> None:
-        """A warm id is free. Its KV must be gone before the next step."""
+        """Free a cached id. Its KV must be removed before the next step."""
         self.warm.remove(sequence_id)
         self._free.add(sequence_id)
 
     def give_back(self, sequence_id: int) -> None:
-        """An id is free, and not given out before `cleared` or `clears` has named it."""
+        """Free an id, which is not allocated again before it is cleared by `cleared` or `clears`."""
         self._free.add(sequence_id)
         self._uncleared.add(sequence_id)
 
     def cleared(self, sequence_ids: Iterable[int]) -> None:
-        """They are cleared otherwise."""
+        """Record that the ids were cleared by other means."""
         self._uncleared.difference_update(sequence_ids)
 
     def clears(self) -> tuple[int, ...]:
@@ -113,7 +113,7 @@ class SequenceAllocator:
         return tuple(sorted(ids))
 
     def check_integrity(self, running: Iterable[int | None]) -> None:
-        """Raises RuntimeError where an id is not in exactly one place; `running`: the ids in use."""
+        """Raises RuntimeError if an id is not in exactly one place. `running`: the ids in use."""
         self.warm.check_integrity()
         ids = [*running, *self._free, *self.warm.ids]
         if Counter(ids) != Counter(range(self.count)) or not self._uncleared <= self._free:
@@ -122,13 +122,13 @@ class SequenceAllocator:
 
 @dataclass(slots=True)
 class _Allocating:
-    """A choice in the making, newcomer by newcomer; the moves come out in the order they must be done in."""
+    """An allocation in progress, newcomer by newcomer; `moves` is in the order of execution."""
 
     spare: list[CachedSequence]
-    """Warm sequences that are neither taken over nor given up, least recently used first."""
+    """Cached sequences that are neither taken over nor given up, least recently used first."""
     free: list[int]
     computed: list[CachedSequence]
-    """The prefixes of running sequences, which are copied and never taken over."""
+    """Prefixes of running sequences, which are copied and never taken over."""
     starts: list[Start] = field(default_factory=list)
     given_up: list[int] = field(default_factory=list)
     moves: list[Cut | Copy] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""The states of a request and every legal move between them. All of it is in this table; anything else is a bug."""
+"""The states of a request and the table of all legal moves between them; any other move is a bug."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class State(StrEnum):
     PREFILL = "prefill"
     """Holds its lease, a sequence id and KV cells; its prompt is being computed."""
     DECODE = "decode"
-    """Holds the same; gains one token a step."""
+    """Holds the same as in prefill; gains one token or more each step."""
     FINISHED = "finished"
     FAILED = "failed"
     CANCELLED = "cancelled"

@@ -1,7 +1,6 @@
-"""The queues for a lease, for a sequence id, and for the prefill tokens of a step. Owns the turns, and no policy of
-what there is to give.
+"""The queues for a lease, for a sequence id, and for the prefill tokens of a step. Owns only the turns.
 
-A request that was sent back keeps the turn it had: it is before everybody who has had no place yet.
+A preempted request keeps its turn: it comes before all requests that have not started yet.
 """
 
 from __future__ import annotations
@@ -16,16 +15,19 @@ class WaitQueues:
     def __init__(self) -> None:
         self._lease_queue, self._sequence_queue, self._prompt_queue = FairQueue(), FairQueue(), FairQueue()
         self._tickets = 0
-        """Arrivals, leases, first places and second tokens so far: each has the next number."""
+        """Number of arrivals, leases, first starts and second tokens so far; each takes the next number."""
 
     def ticket(self) -> int:
-        """Return the number of what happens now, larger than all before."""
+        """Return the number of the current event, larger than all before."""
         self._tickets += 1
         return self._tickets
 
     def for_leases(self, waiting: Iterable[Sequence]) -> Iterator[Sequence]:
-        """The base alone first: it takes nothing that others wait for, so it is no turn either. Were it one, a client
-        that asks the base again and again would never have its turn at an adapter."""
+        """Yield requests for the base alone first, then the others in turn.
+
+        The former take nothing that others wait for, so they are no turn. If they were, a client that repeatedly
+        requests the base would never get its turn at an adapter.
+        """
         sequences = list(waiting)
         yield from (sequence for sequence in sequences if not sequence.request.adapters)
         yield from _line((sequence for sequence in sequences if sequence.request.adapters), self._lease_queue)
@@ -34,7 +36,10 @@ class WaitQueues:
         return _line(ready, self._sequence_queue)
 
     def for_prompts(self, prompts: Iterable[Sequence], *, now: int) -> Iterator[Sequence]:
-        """`now`: the plan's number. One that starts with it comes after all that waited before."""
+        """Yield prompts in turn.
+
+        `now`: the plan's number. One that starts with it comes after all that waited before.
+        """
         return self._prompt_queue.order(prompts, since=lambda s: s.last_plan if s.running else now - 1)
 
     def leased(self, sequence: Sequence) -> None:
@@ -42,17 +47,17 @@ class WaitQueues:
             self._lease_queue.served(sequence, at=self.ticket())
 
     def placed(self, sequence: Sequence) -> None:
-        """It starts; a first time is a turn."""
+        """Record a start; only the first one is a turn."""
         if not sequence.granted:
             sequence.granted = self.ticket()
             self._sequence_queue.served(sequence, at=sequence.granted)
 
     def prefilled(self, sequence: Sequence, *, now: int) -> None:
-        """Some of its prompt is computed in the plan of number `now`."""
+        """Record that some of its prompt is computed in plan `now`."""
         self._prompt_queue.served(sequence, at=now)
 
     def keep(self, live: Iterable[Sequence]) -> None:
-        """Forget all others' turns."""
+        """Forget the turns of all other requests."""
         sequences = list(live)
         for queue in (self._lease_queue, self._sequence_queue, self._prompt_queue):
             queue.keep(sequences)

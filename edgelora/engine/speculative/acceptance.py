@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 UNKNOWN = (0.2, 0.4, 0.6, 0.8)
-"""The chance before anything was seen, for matches of 2 tokens, up to 4, up to 8, and longer. A careful guess will do:
-what was drafted and not computed is seen as well, so nothing has to be tried to learn better."""
+"""Prior acceptance rate for matches of 2 tokens, up to 4, up to 8, and longer.
+
+A cautious guess suffices: drafted tokens that were not computed are observed as well, so no tries are needed to learn.
+"""
 _OWN, _ALL = 0.9, 0.98
-"""The weight that an observation keeps after the next one: for one sequence, and for all together."""
+"""Decay of an observation with each later one: for one sequence, and for all together."""
 _WEIGHT = 2.0
-"""Observations that the chance before anything was seen counts for."""
+"""Number of observations that the prior counts for."""
 
 
 class Acceptance:
-    """The rates of one sequence, which begin at those of `everyone`; without that, of all sequences together."""
+    """The rates of one sequence, with those of `everyone` as prior; without it, those of all sequences together."""
 
     def __init__(self, everyone: Acceptance | None = None) -> None:
         self._everyone = everyone

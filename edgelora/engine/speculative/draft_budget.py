@@ -1,14 +1,13 @@
-"""The number of drafted tokens in a step, decided from measured seconds and chances.
+"""The number of drafted tokens in a step, decided from measured seconds and acceptance rates.
 
-A draft costs rows of a step, and what a step costs by its rows is measured (`costs`). Where reading the weights is what
-takes the time, a few more rows cost next to nothing; where arithmetic does, two rows take as long as two steps, and
-hardly any draft pays. Both come out of the same comparison: tokens per second of the step.
+A draft costs rows of a step, and the cost of a step by its rows is measured (`costs`). If reading the weights
+dominates, a few more rows cost almost nothing; if arithmetic does, two rows take as long as two steps, and hardly any
+draft pays off. The same comparison covers both: tokens per second of the step.
 
-What is drafted never changes an answer: a token is chosen as always, from the logits after the token before it, and a
-drafted one stands only where it is the very token that was chosen. So greedy answers are the same, sampled ones have
-the same distribution (the speculative sampling of Leviathan et al. and of Chen et al., 2023, for a draft that is
-certain of its token), and a seed gives the same answer with and without, as far as the base computes a row alike in
-steps of different sizes.
+Drafts never change an answer: each token is chosen as always, from the logits after the token before it, and a drafted
+token is accepted only if it is the chosen one. So greedy answers are the same, sampled ones have the same distribution
+(the speculative sampling of Leviathan et al. and of Chen et al., 2023, for a draft that is certain of its token), and a
+seed gives the same answer with and without drafts, as far as the base computes a row alike in steps of different sizes.
 """
 
 from __future__ import annotations
@@ -23,31 +22,31 @@ from edgelora.engine.speculative.acceptance import Acceptance
 from edgelora.engine.speculative.prompt_lookup import PromptLookup
 
 DRAFT_ROWS = 15
-"""Drafted tokens in one step at most, over all sequences: with the one that is chosen, 16 rows."""
+"""Maximum drafted tokens in one step over all sequences: with the chosen one, 16 rows."""
 GAIN = 1.1
-"""Drafts are computed where the step's tokens per second are expected to be at least so many times those without."""
+"""Minimum expected ratio of tokens per second with drafts to those without, below which drafts are not computed."""
 LONGEST = 3.25
-"""The gap that a step with drafts may make, by the step without: more than prompts may, as it brings several tokens."""
+"""Maximum gap of a step with drafts by the step without: more than for prompts, as it brings several tokens."""
 TRIES = 1 / 128
-"""Steps that trying sizes whose cost is not known may lose, at worst and on average, for each step."""
+"""Steps that trying sizes of unknown cost may lose on average per step, in the worst case."""
 MOST_AT_STAKE = 2.0
-"""The same, in steps, for one try."""
+"""Maximum steps that a single try may lose."""
 REPRICE = 16
-"""Steps after which prices are asked for again."""
+"""Number of steps after which cached prices are recomputed."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepPrice:
-    """The time of a step of some rows."""
+    """The duration of a step of some rows."""
 
     seconds: float
     known: bool
-    """Measured often enough, and lately. Else it is the most that it can take, by what was measured of others."""
+    """True if measured often and recently enough; otherwise `seconds` is an upper bound from other sizes."""
 
 
 @dataclass(frozen=True, slots=True)
 class DraftCandidate:
-    """A sequence that decodes in the step, and may have `room` more tokens after the next."""
+    """A sequence that decodes in the step and may have `room` more tokens after the next."""
 
     request_id: str
     prompt_lookup: PromptLookup
@@ -57,9 +56,9 @@ class DraftCandidate:
 @dataclass(frozen=True, slots=True)
 class Drafts:
     tokens: dict[str, tuple[int, ...]]
-    """By request id, what is computed behind its next token; without those that draft nothing."""
+    """Draft tokens by request id, computed behind its next token; without requests that draft nothing."""
     stake: float = 0.0
-    """The most that trying may lose, in steps; 0 where it pays by all that is known."""
+    """Maximum steps that trying may lose; 0 if the drafts pay off by all known costs."""
 
     @property
     def rows(self) -> int:
@@ -70,27 +69,28 @@ NO_DRAFTS = Drafts({})
 
 
 class DraftBudget:
-    """The knowledge of drafts and step costs, and the choice for a step. Changed by the scheduler alone."""
+    """Acceptance rates and step prices, and the choice for a step. Changed by the scheduler only."""
 
     def __init__(self) -> None:
         self.drafted = self.accepted = 0
-        """Tokens since the start: computed as drafts, and of those the ones that came."""
+        """Numbers of draft tokens computed and of draft tokens accepted since the start."""
         self._everyone = Acceptance()
         self._prices: dict[int, StepPrice | None] = {}
         self._steps = 0
         self._credit = 1.0
 
     def prompt_lookup(self) -> PromptLookup:
-        """For a new sequence."""
+        """Return the prompt lookup of a new sequence."""
         return PromptLookup(Acceptance(self._everyone))
 
     def choose(
         self, sequences: Iterable[DraftCandidate], *, costs: StepCosts, rows: int, answers: int, room: int
     ) -> Drafts:
-        """Return what makes the step's tokens per second greatest, of at most `room` tokens. Changes nothing.
+        """Return the drafts, at most `room` tokens, that maximize the step's tokens per second. Changes nothing.
 
-        `rows`: of the step without drafts, of which `answers` are answers' tokens; each counts for a token, a prompt's
-        too. With drafts the step takes no longer than one with prompts may take beside those answers.
+        `rows`: rows of the step without drafts, of which `answers` are answers' tokens; each row counts as one token,
+        also those of prompts. The step takes at most LONGEST times the step of those
+        answers, or UNNOTICED seconds more; a try of an unknown size at most TRY times.
         """
         able = [s for s in sequences if s.prompt_lookup.match is not None]
         room = max(0, min(room, DRAFT_ROWS))
@@ -107,19 +107,19 @@ class DraftBudget:
         return Drafts(drafts, stake) if drafts else NO_DRAFTS
 
     def begin(self, stake: float) -> None:
-        """A step begins that was planned with so much at stake."""
+        """Record the start of a step that was planned with this stake."""
         self._credit = min(MOST_AT_STAKE, self._credit + TRIES) - stake
         self._steps += 1
         if self._steps % REPRICE == 0:
             self._prices.clear()
 
     def computed(self, draft: tuple[int, ...], rejected: tuple[int, ...]) -> None:
-        """A draft was computed, and its end, `rejected`, did not come."""
+        """Record a computed draft, whose end `rejected` was not accepted."""
         self.drafted += len(draft)
         self.accepted += len(draft) - len(rejected)
 
     def _best(self, chances: Sequence[float], *, costs: StepCosts, rows: int, answers: int) -> tuple[int, float]:
-        """Return how many of the drafted tokens, likeliest first, to compute; and what is at stake."""
+        """Return how many of the drafted tokens to compute, likeliest first, and the stake."""
         alone, gap = costs.known(rows), costs.at_least(answers)
         if not (alone and gap) or sum(chances) < (GAIN - 1) * rows:
             return 0, 0.0
@@ -143,7 +143,7 @@ class DraftBudget:
 
 
 def price_of(rows: int, costs: StepCosts) -> StepPrice | None:
-    """Return the price; None where nothing is known of such a step."""
+    """Return the price of a step, or None if nothing is known about its size."""
     seconds = costs.known(rows)
     most = costs.at_most(rows) if seconds is None else seconds
     return None if most is None else StepPrice(most, seconds is not None)

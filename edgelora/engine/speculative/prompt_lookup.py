@@ -1,11 +1,11 @@
-"""Drafts by prompt lookup: where a sequence's last tokens stood before, and what followed them there. Pure.
+"""Drafts by prompt lookup: an earlier occurrence of a sequence's last tokens, and the tokens that followed it. Pure.
 
 After Saxena, "Prompt Lookup Decoding" (2023): an answer that quotes, edits or lists what is in its prompt, or repeats
 itself, is drafted without a second model. The index is that of LZ77 compressors: each pair of tokens leads to its
-latest place, each place to the one before it. So a token costs one entry, however long the prompt is, and a new pair
-costs no search.
+latest position, and each position to the previous one. So a token costs one entry, however long the prompt is, and a
+new pair costs no search.
 
-Owns what is drafted and how likely it is to be right. How much of a draft is worth computing is `draft_budget`'s.
+Owns the drafted tokens and their acceptance rates. `draft_budget` decides how much of a draft is worth computing.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from operator import mul
 from edgelora.engine.speculative.acceptance import Acceptance
 
 LONGEST = 16
-"""Tokens of a match that are compared at most: a longer one is hardly any surer."""
+"""Maximum number of tokens of a match that are compared: a longer match is hardly any surer."""
 LOOKS = 8
-"""Earlier places of a pair that are looked at, latest first, before the longest match so far is taken."""
+"""Maximum number of earlier positions of a pair that are compared, latest first."""
 
 
 @dataclass(frozen=True, slots=True)
 class LookupMatch:
     follows: int
-    """Position of what followed the earlier place."""
+    """Position of the token that followed the earlier occurrence."""
     length: int
-    """Tokens that are the same there and at the sequence's end: 2 to LONGEST."""
+    """Number of equal tokens there and at the sequence's end: 2 to LONGEST."""
 
 
 class PromptLookup:
@@ -37,25 +37,25 @@ class PromptLookup:
     def __init__(self, acceptance: Acceptance) -> None:
         self.acceptance = acceptance
         self.match: LookupMatch | None = None
-        """The pairs of all tokens so far; None where nothing is drafted."""
+        """Longest match of the sequence's last tokens; None if there is none."""
         self._tokens: list[int] = []
         self._latest: dict[tuple[int, int], int] = {}
         """The last position of each pair's second token."""
         self._before: list[int] = []
-        """By position: where the same pair was before; 0 for nowhere."""
+        """Previous position of the same pair, by position; 0 if there is none."""
 
     def __len__(self) -> int:
-        """Tokens so far."""
+        """Return the number of tokens so far."""
         return len(self._tokens)
 
     def read(self, tokens: Iterable[int]) -> None:
-        """More of the prompt."""
+        """Append tokens of the prompt."""
         for token in tokens:
             self._append(token)
         self.match = self._longest()
 
     def follow(self, token: int) -> None:
-        """The answer's next token; what would have been drafted for it is compared, whether or not it was computed."""
+        """Append the answer's next token, and note whether it equals the draft, computed or not."""
         if self.match is not None:
             self.acceptance.note(self.match.length, self._tokens[self.match.follows] == token)
         self._append(token)
@@ -69,7 +69,7 @@ class PromptLookup:
         return tuple(self._tokens[start + n % period] for n in range(count))
 
     def chances(self, count: int) -> list[float]:
-        """For each of `draft(count)`, how likely it and all before it are right. Never rising."""
+        """Return the probability of each of `draft(count)` that it and all before it are accepted. Never increasing."""
         if self.match is None:
             return []
         lengths = range(self.match.length, self.match.length + count)
@@ -97,7 +97,7 @@ class PromptLookup:
         return best
 
     def _common(self, place: int) -> int:
-        """Return how many tokens up to `place`, whose pair is the last one, are as those at the end."""
+        """Return how many tokens up to `place`, whose pair equals the last one, equal those at the end."""
         tokens, length, most = self._tokens, 2, min(LONGEST, place + 1)
         while length < most and tokens[place - length] == tokens[-1 - length]:
             length += 1

@@ -30,27 +30,27 @@ class PullOptions:
     """The options of a pull."""
 
     called: str | None = None
-    """Its name here; None: the repository's own."""
+    """Name to install it under; None for the repository's own."""
     base: str | None = None
-    """The base it is for; None: the chosen one."""
+    """Name of the base it is for; None for the chosen one."""
     subfolder: str | None = None
-    """The folder of the adapter, where the repository has several."""
+    """Folder of the adapter, if the repository has several."""
     reading: ReadOptions | None = None
-    """Files that may be used beside it, see `Store.add`."""
+    """Additional files that may be used to read it, see `Store.add`."""
 
 
 @dataclass(frozen=True, slots=True)
 class HubAccess:
-    """The way to the hub. `endpoint` and `token` default to huggingface_hub's settings."""
+    """Access to the hub. `endpoint` and `token` default to huggingface_hub's settings."""
 
     token: str | None = None
     endpoint: str | None = None
     progress: Progress | None = None
     pause: Callable[[float], None] = time.sleep
     limit_bytes: int | None = None
-    """Bytes of an adapter's files together at most; None: what the disk has room for."""
+    """Maximum total bytes of an adapter's files; None for all free disk space."""
     turn: AbstractContextManager[object] = field(default_factory=nullcontext)
-    """Held while what came is installed, and not while it comes."""
+    """Held while the download is installed, but not during the download."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class PulledAdapter:
     version: Version
     base: BaseRecord
     cached: float | None
-    """When it came from the hub, Unix seconds, if the hub was not asked now."""
+    """Unix seconds of the download if it came from the cache; None if it came from the hub now."""
 
 
 def pull(
@@ -177,7 +177,7 @@ def _check_base(wanted: CacheRequest, listing: Listing) -> None:
 
 @contextmanager
 def _of_an_adapter() -> Iterator[None]:
-    """The hub's and the download's errors speak of a base where they mean what is pulled."""
+    """Convert the hub's and the download's errors, which assume a base, to those of an adapter."""
     try:
         yield
     except BaseError as error:

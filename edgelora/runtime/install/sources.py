@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from edgelora.store.uploads import UploadedFile, Uploads
 
 MAX_DOWNLOAD_BYTES = 4 << 30
-"""Bytes of a repository's adapter at most; as much as one unpacked from an archive may have."""
+"""Maximum bytes of an adapter in a repository; the same as for one unpacked from an archive."""
 UPLOADED = "upload"
-"""Origin of what a client sent; with `:` and the file's id behind it where it was a file."""
+"""Origin of an upload, followed by `:` and the file's id if it was a file."""
 LOADED = "loaded"
-"""Origin of what a client had taken from an allowed folder, or from another name."""
+"""Origin of an adapter that a client loaded from an allowed folder, or from another name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class HubSource:
     revision: str = "main"
     subfolder: str | None = None
     token: str | None = field(default=None, repr=False)
-    """Never written anywhere."""
+    """Access token of the hub; never written anywhere."""
 
     def __str__(self) -> str:
         at = "" if self.revision == "main" else f"@{self.revision}"
@@ -68,7 +68,7 @@ class PathSource:
 
 @dataclass(frozen=True, slots=True)
 class PartsSource:
-    """Files that were sent in pieces: by the name each gets, its pieces in order. An archive is one file."""
+    """Files that were sent in pieces: for each file name, its pieces in order. An archive is one file."""
 
     files: Mapping[str, tuple[Path, ...]]
 
@@ -78,7 +78,7 @@ class PartsSource:
 
 @dataclass(frozen=True, slots=True)
 class InstalledSource:
-    """A version that is installed, to have under another name."""
+    """An installed version, to be installed under another name."""
 
     spec: str
 
@@ -186,7 +186,7 @@ def _pulled(
 
 @contextmanager
 def _told_as(path: Path, name: str) -> Iterator[None]:
-    """Errors of the block speak of `name` and not of where the server keeps it."""
+    """Replace the server's path by `name` in errors of the block."""
     try:
         yield
     except EdgeloraError as error:

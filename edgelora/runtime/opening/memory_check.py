@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class MemoryNeed:
-    """Bytes a base takes once it is open, adapters aside."""
+    """Bytes a base takes once it is open, without adapters."""
 
     mapped: int
-    """Weights the system may drop and read again."""
+    """Bytes of weights that the system may drop and read again."""
     held: int
-    """Weights it may not."""
+    """Bytes of weights that it may not drop."""
     kv: int
-    """Keys and values at most."""
+    """Maximum bytes of keys and values."""
 
     @classmethod
     def of(cls, record: BaseRecord, setup: Setup) -> MemoryNeed:
@@ -40,7 +40,7 @@ class MemoryNeed:
 
     @property
     def kept(self) -> int:
-        """Return what must be in memory all the time."""
+        """Bytes that must always be in memory."""
         return self.held + self.kv
 
     @property
@@ -53,9 +53,9 @@ class MemoryNeed:
 
 
 def check_fits(name: str, need: MemoryNeed, memory: Memory, *, working_set: int | None = None) -> None:
-    """Raise BaseError(base_too_large) with the numbers where `need` does not fit.
+    """Raise BaseError(code base_too_large), with the numbers, if `need` does not fit.
 
-    `working_set`: bytes Metal lets one process use, where MLX runs on it.
+    `working_set`: bytes that Metal lets one process use, if MLX runs on it.
     """
     if need.total > memory.total:
         message = f"The base {name} takes {need}, and this machine has {size_text(memory.total)}."

@@ -32,7 +32,7 @@ def open_backend(record: BaseRecord, setup: Setup, settings: Settings, progress:
 
 
 def open_tokenizer(record: BaseRecord) -> Tokenizer:
-    """Read the tokenizer of a base and nothing else of it: no weights. Raises BaseError, BackendError."""
+    """Read only the tokenizer of a base, without weights. Raises BaseError or BackendError."""
     return spec_for(record.format).open_tokenizer(base_files(record))
 
 

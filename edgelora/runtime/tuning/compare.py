@@ -14,18 +14,18 @@ from dataclasses import dataclass
 
 CHANCE = 0.05
 MARGIN = 0.03
-"""Less than this is no reason to change anything."""
+"""Minimum relative difference that justifies a change."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A candidate against what would be used without it, over paired rounds."""
+    """A candidate compared with the default over paired rounds."""
 
     ratio: float
-    """The median round's time with the candidate by its time without: below 1 it is faster."""
+    """Median over the rounds of the candidate's time divided by the default's; below 1 the candidate is faster."""
     rounds: int
     faster: int
-    """Rounds in which the candidate was faster."""
+    """Number of rounds in which the candidate was faster."""
     slower: int
 
     def surely_faster(self, margin: float = MARGIN) -> bool:
@@ -36,7 +36,10 @@ class Verdict:
 
 
 def judge(candidate: Sequence[float], default: Sequence[float]) -> Verdict:
-    """Seconds of the same rounds, one each, in order. Raises ValueError where there are none, or not as many."""
+    """Return the verdict from seconds of the same rounds in order.
+
+    Raises ValueError if empty or of different length.
+    """
     ratios = [candidate_seconds / other for candidate_seconds, other in zip(candidate, default, strict=True)]
     if not ratios:
         raise ValueError("nothing was measured")
@@ -45,5 +48,5 @@ def judge(candidate: Sequence[float], default: Sequence[float]) -> Verdict:
 
 
 def chance(wins: int, rounds: int) -> float:
-    """Return how likely at least so many wins are where neither is faster: the one-sided sign test."""
+    """Return the probability of at least `wins` wins if neither is faster: the one-sided sign test."""
     return float(sum(math.comb(rounds, count) for count in range(wins, rounds + 1)) / 2**rounds)

@@ -1,4 +1,4 @@
-"""`edgelora tune` without its words: opens the base, asks the questions in turn, and returns what was found."""
+"""The measurements of `edgelora tune` without its output: opens the base, runs the search, and returns the result."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from edgelora.store.bases.record import BaseRecord
 
 FINAL = 3
-"""Measurements of each kind of step with what was chosen, to tell the times."""
+"""Number of final measurements of each kind of step with the chosen settings."""
 BUSY = 0.1
-"""The share of the machine in use by others above which fewer threads than cores are not trusted."""
+"""Share of the machine used by others above which fewer threads than cores are not trusted."""
 ROOM = 2.2
-"""Memory that must be free for repacked weights beside the mapped ones, by the size of the base."""
+"""Free memory needed for repacked weights beside the mapped ones, as a multiple of the base's size."""
 
 
 class OpenedBase(Bench, Protocol):
@@ -51,9 +51,9 @@ OpenBench = Callable[[Weights], OpenedBase]
 
 
 def measure(record: BaseRecord, settings: Settings, progress: Progress | None) -> Tuning:
-    """Takes seconds for a small base, minutes for a large one; stores nothing.
+    """Measure the base and return the tuning. Takes seconds for a small base, minutes for a large one; stores nothing.
 
-    Raises UsageError for an MLX base, BaseError, BackendError, and what `progress` raises.
+    Raises UsageError for an MLX base, BaseError, BackendError, and any exception of `progress`.
     """
     backend = spec_for(record.format)
     if not backend.tunable:

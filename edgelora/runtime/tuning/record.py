@@ -28,27 +28,27 @@ class Conditions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     processor: str
     cores: int
-    """Physical ones that may be used."""
+    """Number of usable physical cores."""
     processors: int
     library: str
-    """llama.cpp's build."""
+    """Digest of llama.cpp's build."""
     kernel: str
-    """The native kernel's."""
+    """Digest of the native kernel; "numpy" without one."""
 
 
 class Finding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One question and its answer."""
 
     question: str
-    """threads, batch threads or weights."""
+    """Question of the search: threads, batch threads or weights."""
     chosen: str
     default: str
     rival: str | None
     """The candidate that the default was compared with last."""
     ratio: float | None
-    """The rival's time by the default's, the median of the rounds."""
+    """Median over the rounds of the rival's time divided by the default's."""
     sure: bool
-    """Whether the difference was told apart from noise."""
+    """True if the difference is significant."""
 
     def __str__(self) -> str:
         if self.rival is None or self.ratio is None:
@@ -75,7 +75,7 @@ class Tuning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds: dict[Workload, float]
     """Seconds of a step with the chosen settings."""
     others: Annotated[float, msgspec.Meta(ge=0, le=1)]
-    """The share of the machine other programs had meanwhile."""
+    """Share of the machine that other programs used meanwhile."""
     created: float
     """Unix seconds."""
     schema: Literal[1] = 1
@@ -108,7 +108,7 @@ class Tunings:
         write_atomic(self.path(record), msgspec.json.format(msgspec.json.encode(tuning), indent=2) + b"\n")
 
     def clear(self, record: BaseRecord) -> bool:
-        """Forget; whether there was anything."""
+        """Delete the measurements. Return True if there were any."""
         path = self.path(record)
         existed = path.exists()
         discard(path)

@@ -19,11 +19,11 @@ from edgelora.core.config import Weights
 from edgelora.runtime.tuning.compare import Verdict, judge
 
 SCREENING = 5
-"""Rounds over all candidates."""
+"""Number of rounds over all candidates."""
 DUEL = 12
-"""Rounds of the best candidate against the default, and of the two ways to hold the weights."""
+"""Number of rounds of the best candidate against the default, and of mapped against repacked weights."""
 WEIGHTS_MARGIN = 0.10
-"""Repacked weights must be so much faster: they cost seconds at every start, and memory."""
+"""Minimum advantage of repacked weights: they cost seconds at every start, and memory."""
 
 
 class Workload(StrEnum):

@@ -38,15 +38,15 @@ class ConversionCheck:
     base: str
     """The installed base's name, or the beginning of a fingerprint."""
     path: Path | None = None
-    """The conversion's path; None where it was made for the check alone."""
+    """Path of the conversion; None if it was made only for the check."""
     modules: int = 0
     worst: float = 0.0
     """Largest relative distance of a module's delta from the source's."""
     worst_module: str = ""
     error: EdgeloraError | None = None
-    """Why it is no good."""
+    """Error that makes the conversion unusable."""
     skipped: str = ""
-    """Why it could not be looked at, or is none of this format; no failure."""
+    """Reason why it could not be checked or does not exist in this format; not a failure."""
 
 
 def prove(

@@ -29,7 +29,7 @@ PROMPTS = (
 )
 """Asked as a user's messages, through the base's own template."""
 FACTOR, ROUNDING = 2.0, 1e-6
-"""The KL with the adapter may be so many times the base's own, and what float32 leaves of an exact base."""
+"""Maximum KL with the adapter as a multiple of the base's own, and the allowance for float32 rounding."""
 
 Logits = NDArray[Any]
 """[tokens, vocab]"""
@@ -52,18 +52,18 @@ class Parity:
 
     positions: int
     base: Agreement
-    """Without the adapter: what the base's quantization costs."""
+    """Agreement without the adapter: the cost of the base's quantization."""
     adapter: Agreement
     effect: float
     """Mean KL(oracle with the adapter || oracle without), in nats: what the adapter changes."""
     runtime_effect: float
-    """The same, by the runtime alone."""
+    """Mean KL between the runtime's own logits with the adapter and without, in nats."""
     changed: float
     """Share of positions at which the adapter makes another token the likeliest."""
 
     @property
     def limit(self) -> float:
-        """Return what `adapter.kl` may be."""
+        """Maximum accepted `adapter.kl`."""
         return FACTOR * self.base.kl + ROUNDING
 
     @property
@@ -72,13 +72,13 @@ class Parity:
 
     @property
     def visible(self) -> bool:
-        """Whether the adapter changes more than the runtime is away from the oracle."""
+        """True if the adapter's effect exceeds the accepted distance of the runtime from the oracle."""
         return self.effect > self.limit
 
 
 @dataclass(frozen=True, slots=True)
 class ParityPrompt:
-    """Tokens to compute, and from which of them on the adapter acts."""
+    """Tokens to compute, and the first position that the adapter applies to."""
 
     tokens: tuple[int, ...]
     start: int

@@ -28,7 +28,7 @@ class RunBase:
     gguf: Path
     """The file that llama.cpp loads."""
     weights: Path
-    """The source of its weights as they are: the same file, or the folder it was made of."""
+    """Path of the original weights: the same file, or the folder it was converted from."""
     fingerprint: BaseFingerprint
     record: BaseRecord | None
     """Its record, if it is installed."""

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Subject:
     source: Path
-    """The adapter as it was trained: a folder, or a GGUF file of somebody else's."""
+    """Path of the adapter as it was trained: a folder, or a third-party GGUF file."""
     installed: tuple[AdapterManifest, Version] | None = None
-    """The installed adapter, if that is what was named."""
+    """The installed adapter, if it was named."""
     converted: Path | None = None
-    """The converted file or folder, where that is what was named."""
+    """The converted file or folder, if it was named."""
 
 
 @contextmanager
