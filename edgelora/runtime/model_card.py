@@ -21,11 +21,13 @@ class ModelCard:
     root: str
     """Version that the id stands for (`name@digest`), or the base's name. Never a path."""
     resident: bool
-    """True if it has a place in memory."""
+    """True if it is in memory, and not merely being loaded."""
     pinned: bool = False
     """True if it stays in memory while no request uses it."""
 
 
 def model_card(model_id: str, created: int, base: str, root: str, entry: PoolEntry | None) -> ModelCard:
-    """Return an adapter's card. `entry`: its pool entry; None if it is not in memory."""
-    return ModelCard(model_id, created, base, root, entry is not None, entry is not None and entry.pinned)
+    """Return an adapter's card. `entry`: its pool entry; None if it is neither in memory nor being loaded."""
+    if entry is None:
+        return ModelCard(model_id, created, base, root, resident=False)
+    return ModelCard(model_id, created, base, root, entry.resident, entry.pinned)
