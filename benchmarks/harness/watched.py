@@ -86,7 +86,7 @@ class WatchedEngine(engine.Engine):
             slots=len(entries),
             adapter_bytes=scheduler.pool.used_bytes,
             running_cells=sum(sequence.computed for sequence in scheduler._live.values()),
-            warm_cells=scheduler._allocator.warm.cells,
+            warm_cells=scheduler._allocator.cached.cells,
             backend_cells=held_cells(self._backend),
             steps=self._steps,
             tokens=self._tokens,

@@ -23,7 +23,7 @@ class CachedSequence:
 
 @dataclass(frozen=True, slots=True)
 class PrefixMatch:
-    warm: CachedSequence
+    cached: CachedSequence
     length: int
     """Number of positions with the same KV, at least 1."""
 
@@ -60,9 +60,9 @@ class CachedSequences:
 
     def check_integrity(self) -> None:
         """Raises RuntimeError if the cells are inconsistent."""
-        counted = sum(len(warm.tokens) for warm in self._held.values())
-        if counted != self.cells or any(number != warm.id for number, warm in self._held.items()):
-            raise RuntimeError(f"{self.cells} warm cells, counted {counted}")
+        counted = sum(len(sequence.tokens) for sequence in self._held.values())
+        if counted != self.cells or any(number != sequence.id for number, sequence in self._held.items()):
+            raise RuntimeError(f"{self.cells} cached cells, counted {counted}")
 
 
 def best_match(held: Iterable[CachedSequence], key: Key, tokens: list[int]) -> PrefixMatch | None:
@@ -71,9 +71,9 @@ def best_match(held: Iterable[CachedSequence], key: Key, tokens: list[int]) -> P
     The last token is always left to compute, because its logits are needed.
     """
     limit, best = len(tokens) - 1, None
-    for warm in held:
-        reach = min(limit, parting(warm.key, key))
-        length = min(reach, common_length(warm.tokens, tokens)) if reach else 0
+    for sequence in held:
+        reach = min(limit, parting(sequence.key, key))
+        length = min(reach, common_length(sequence.tokens, tokens)) if reach else 0
         if length > (best.length if best else 0):
-            best = PrefixMatch(warm, length)
+            best = PrefixMatch(sequence, length)
     return best

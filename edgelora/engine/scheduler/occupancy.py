@@ -23,7 +23,7 @@ class Occupancy:
     """Number of requests with a sequence id."""
     cells: int = 0
     """Number of KV cells of running requests."""
-    warm: int = 0
+    cached: int = 0
     """Number of cached KV cells of ended requests."""
 
     def plus(self, other: Occupancy) -> Occupancy:
@@ -33,7 +33,7 @@ class Occupancy:
             self.waiting + other.waiting,
             self.running + other.running,
             self.cells + other.cells,
-            self.warm + other.warm,
+            self.cached + other.cached,
         )
 
 
@@ -58,7 +58,7 @@ class Reuse:
 
 
 def occupancy(
-    live: Iterable[Sequence], warm: Iterable[CachedSequence], counter: AdapterCounter
+    live: Iterable[Sequence], cached: Iterable[CachedSequence], counter: AdapterCounter
 ) -> tuple[Occupancy, ...]:
     """Return the use by sets of adapters, in no particular order. `counter` maps versions to names."""
     sums: dict[tuple[str, ...], list[int]] = {}
@@ -66,7 +66,7 @@ def occupancy(
         counts = sums.setdefault(tuple(sorted(use.ref.name for use in sequence.request.adapters)), [0, 0, 0, 0])
         counts[1 if sequence.state in RUNNING else 0] += 1
         counts[2] += sequence.computed
-    for cached in warm:
-        names = counter.names(version for (version, _), _, _ in cached.key)
-        sums.setdefault(names, [0, 0, 0, 0])[3] += len(cached.tokens)
+    for entry in cached:
+        names = counter.names(version for (version, _), _, _ in entry.key)
+        sums.setdefault(names, [0, 0, 0, 0])[3] += len(entry.tokens)
     return tuple(Occupancy(names, *numbers) for names, numbers in sums.items())

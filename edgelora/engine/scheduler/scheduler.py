@@ -85,7 +85,7 @@ class Scheduler:
         An empty list means that reading failed; the KV is cleared before the next step.
         """
         if tokens:
-            self._allocator.warm.keep(room.sequence, key, tokens)
+            self._allocator.cached.keep(room.sequence, key, tokens)
             self._allocator.reuse = self._allocator.reuse.read()
         else:
             self._allocator.give_back(room.sequence)
@@ -101,7 +101,7 @@ class Scheduler:
 
     def occupancy(self) -> tuple[Occupancy, ...]:
         """Return the number of requests and of KV tokens for each set of adapters."""
-        return occupancy(self._live.values(), self._allocator.warm, self.pool.counter)
+        return occupancy(self._live.values(), self._allocator.cached, self.pool.counter)
 
     @property
     def num_running(self) -> int:
@@ -256,7 +256,7 @@ class Scheduler:
         adapter_leases.check_integrity(self.pool, self._live.values())
         self._allocator.check_integrity(sequence.id for sequence in self._in(*RUNNING))
         live = sum(sequence.computed + len(sequence.rejected) for sequence in self._live.values())
-        if live + self._allocator.warm.cells > self.capabilities.kv_cells:
+        if live + self._allocator.cached.cells > self.capabilities.kv_cells:
             raise RuntimeError("more KV cells in use than there are")
 
     def _in(self, *states: State) -> list[Sequence]:
@@ -309,7 +309,7 @@ class Scheduler:
         """Return a request's leases, sequence id and KV cells; nothing else does. `keep_kv`: leave its KV cached."""
         adapter_leases.give_back(self.pool, sequence)
         if sequence.id is not None and sequence.computed and keep_kv:
-            self._allocator.warm.keep(sequence.id, sequence.key, sequence.in_kv)
+            self._allocator.cached.keep(sequence.id, sequence.key, sequence.in_kv)
         elif sequence.id is not None:
             self._allocator.give_back(sequence.id)
         sequence.id, sequence.computed, sequence.rejected = None, 0, ()

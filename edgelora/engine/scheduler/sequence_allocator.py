@@ -39,7 +39,7 @@ class AllocatedId:
 class SequenceAllocator:
     def __init__(self, count: int) -> None:
         self.count = count
-        self.warm = CachedSequences()
+        self.cached = CachedSequences()
         self.reuse = Reuse()
         self._free = set(range(count))
         self._uncleared: set[int] = set()
@@ -48,11 +48,11 @@ class SequenceAllocator:
     @property
     def available(self) -> int:
         """Number of sequences that could start now."""
-        return len(self._free) - len(self._uncleared) + len(self.warm)
+        return len(self._free) - len(self._uncleared) + len(self.cached)
 
     def cached_for(self, sequence: Sequence, running: Iterable[Sequence]) -> int:
         """Return how many of its tokens are cached or computed by a running sequence, and so need not be computed."""
-        match = best_match([*self.warm, *_computed(running)], sequence.key, sequence.tokens)
+        match = best_match([*self.cached, *_computed(running)], sequence.key, sequence.tokens)
         return 0 if match is None else match.length
 
     def choose(self, newcomers: list[Sequence], *, running: Iterable[Sequence] = (), cells: int) -> Allocation:
@@ -62,7 +62,7 @@ class SequenceAllocator:
         of the running sequences, newcomers included.
         """
         computed = _computed(running) if newcomers else []
-        chosen = _Allocating(list(self.warm), sorted(self._free - self._uncleared), computed)
+        chosen = _Allocating(list(self.cached), sorted(self._free - self._uncleared), computed)
         for sequence in newcomers:
             chosen.place(sequence)
         chosen.shrink(cells)
@@ -71,12 +71,12 @@ class SequenceAllocator:
     def make_room(self, length: int, *, cells: int) -> AllocatedId | None:
         """Allocate an id for KV of `length` tokens from elsewhere, giving up the least recently used cached KV for it.
 
-        `cells`: KV cells that running sequences leave. The id stays in use until `warm.keep` or `give_back` receives
+        `cells`: KV cells that running sequences leave. The id stays in use until `cached.keep` or `give_back` receives
         it. Returns None, and changes nothing, if there is no id or there are too few cells.
         """
         if length > cells or not self.available:
             return None
-        chosen = _Allocating(list(self.warm), sorted(self._free - self._uncleared), [])
+        chosen = _Allocating(list(self.cached), sorted(self._free - self._uncleared), [])
         place = chosen.fresh()
         chosen.shrink(cells - length)
         for sequence_id in chosen.given_up:
@@ -88,14 +88,14 @@ class SequenceAllocator:
     def take(self, start: Start) -> None:
         """Take the id of a start. Call it after all ids that are given up."""
         self.reuse = self.reuse.started(start.reused)
-        if start.sequence in self.warm.ids:
-            self.warm.remove(start.sequence)
+        if start.sequence in self.cached.ids:
+            self.cached.remove(start.sequence)
         else:
             self._free.remove(start.sequence)
 
     def give_up(self, sequence_id: int) -> None:
         """Free a cached id. Its KV must be removed before the next step."""
-        self.warm.remove(sequence_id)
+        self.cached.remove(sequence_id)
         self._free.add(sequence_id)
 
     def give_back(self, sequence_id: int) -> None:
@@ -114,10 +114,12 @@ class SequenceAllocator:
 
     def check_integrity(self, running: Iterable[int | None]) -> None:
         """Raises RuntimeError if an id is not in exactly one place. `running`: the ids in use."""
-        self.warm.check_integrity()
-        ids = [*running, *self._free, *self.warm.ids]
+        self.cached.check_integrity()
+        ids = [*running, *self._free, *self.cached.ids]
         if Counter(ids) != Counter(range(self.count)) or not self._uncleared <= self._free:
-            raise RuntimeError(f"ids {ids}: {self._free} free, {self._uncleared} to clear, {set(self.warm.ids)} warm")
+            raise RuntimeError(
+                f"ids {ids}: {self._free} free, {self._uncleared} to clear, {set(self.cached.ids)} cached"
+            )
 
 
 @dataclass(slots=True)
@@ -138,19 +140,19 @@ class _Allocating:
         shared = best_match(self.computed, sequence.key, sequence.tokens)
         if shared is not None and (match is None or shared.length > match.length):
             place = self.fresh()
-            self._start(sequence, place, Copy(shared.warm.id, place, shared.length))
-        elif match is not None and (self._costs_little(match) or not (self.free or match.warm is not self.spare[0])):
-            self.spare.remove(match.warm)
-            self._start(sequence, match.warm.id, Cut(match.warm.id, match.length))
+            self._start(sequence, place, Copy(shared.cached.id, place, shared.length))
+        elif match is not None and (self._costs_little(match) or not (self.free or match.cached is not self.spare[0])):
+            self.spare.remove(match.cached)
+            self._start(sequence, match.cached.id, Cut(match.cached.id, match.length))
         elif match is not None:
             # Before its source is given up, should it come to that.
             place = self.fresh()
-            self._start(sequence, place, Copy(match.warm.id, place, match.length))
+            self._start(sequence, place, Copy(match.cached.id, place, match.length))
         else:
             self.starts.append(Start(sequence.request.id, self.fresh(), 0))
 
     def shrink(self, cells: int) -> None:
-        while sum(len(warm.tokens) for warm in self.spare) > cells:
+        while sum(len(sequence.tokens) for sequence in self.spare) > cells:
             self.give_up()
 
     def give_up(self) -> int:
@@ -160,7 +162,7 @@ class _Allocating:
         return oldest
 
     def _costs_little(self, match: PrefixMatch) -> bool:
-        return LITTLE * (len(match.warm.tokens) - match.length) <= match.length
+        return LITTLE * (len(match.cached.tokens) - match.length) <= match.length
 
     def fresh(self) -> int:
         return self.free.pop(0) if self.free else self.give_up()

@@ -125,7 +125,7 @@ def engine_metrics(snapshot: Snapshot) -> Iterator[Metric]:
     yield _gauges(
         "kv_cells_warm",
         "KV cells that finished requests left in the cache.",
-        {label: use.warm for label, use in taken.items()},
+        {label: use.cached for label, use in taken.items()},
     )
     yield _counter("prefix_lookups", "Requests that looked for their prompt's prefix in the KV cache.", reuse.starts)
     yield _counter("prefix_hits", "Requests whose prompt's prefix was in the KV cache.", reuse.hits)

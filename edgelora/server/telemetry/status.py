@@ -188,11 +188,11 @@ def _adapter(entry: PoolEntry, occupancy: tuple[Occupancy, ...], rates: dict[str
         last_used=entry.last_used or None,
         queued=sum(part.waiting for part in own),
         running=sum(part.running for part in own),
-        kv_warm=sum(part.warm for part in own),
+        kv_warm=sum(part.cached for part in own),
         tokens_per_second=round(rates.get(name, 0.0), 2),
     )
 
 
 def _kv(stats: EngineStats) -> KvStatus:
-    used, warm = (sum(getattr(part, kind) for part in stats.occupancy) for kind in ("cells", "warm"))
-    return KvStatus(stats.kv_cells, used, warm, stats.reuse.starts, stats.reuse.hits)
+    used, cached = sum(part.cells for part in stats.occupancy), sum(part.cached for part in stats.occupancy)
+    return KvStatus(stats.kv_cells, used, cached, stats.reuse.starts, stats.reuse.hits)

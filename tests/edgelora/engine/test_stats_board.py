@@ -47,7 +47,7 @@ def test_who_takes_what(engine: Engine, tmp_path: Path) -> None:
     again = ask(engine, 1, b"Hello there, you", adapter)
     ask(engine, 2, b"Something else")
     stats = idle(engine)
-    warm = {one.adapters: one.warm for one in stats.occupancy}
+    warm = {one.adapters: one.cached for one in stats.occupancy}
     one, two, three = (len(prompt) + 2 for prompt in (b"Hello there", b"Hello there, you", b"Something else"))
     assert warm == {("a",): one + two, (): three}
     assert again.usage.cached_tokens > 0

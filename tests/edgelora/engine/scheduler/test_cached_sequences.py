@@ -34,7 +34,7 @@ def test_common_length(shared: list[int], one: list[int], other: list[int]) -> N
 
 def found(sequences: CachedSequences, key: Key, tokens: list[int]) -> tuple[int, int] | None:
     match = best_match(sequences, key, tokens)
-    return None if match is None else (match.warm.id, match.length)
+    return None if match is None else (match.cached.id, match.length)
 
 
 def test_the_longest_match() -> None:

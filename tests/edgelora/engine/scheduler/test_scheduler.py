@@ -651,9 +651,9 @@ def test_integrity_is_really_checked() -> None:
     for spoil in (
         lambda s: s.pool.lease(ref("x")),
         lambda s: s._allocator.give_back(1),
-        lambda s: s._allocator.warm.keep(1, None, [1]),
+        lambda s: s._allocator.cached.keep(1, None, [1]),
         lambda s: s._allocator._uncleared.add(1),
-        lambda s: setattr(s._allocator.warm, "cells", 1),
+        lambda s: setattr(s._allocator.cached, "cells", 1),
         lambda s: setattr(s._live["a"], "computed", 9999),
     ):
         with pytest.raises(RuntimeError):

@@ -157,7 +157,7 @@ class Rig:
 
     def check_plan(self, plan: Plan) -> None:
         """Nobody starts on what another adapter left, and nobody is sent back for the sake of warm KV."""
-        left: dict[int, Key] = {warm.id: warm.key for warm in self.scheduler._allocator.warm}
+        left: dict[int, Key] = {warm.id: warm.key for warm in self.scheduler._allocator.cached}
         left |= {s.id: s.key for s in self.scheduler._live.values() if s.running and s.id is not None}
         for move in plan.moves:
             if isinstance(move, Copy):

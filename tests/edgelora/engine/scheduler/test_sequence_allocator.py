@@ -22,7 +22,7 @@ def allocator(count: int, *warm: tuple[int, int]) -> SequenceAllocator:
     made = SequenceAllocator(count)
     for sequence_id, first in warm:
         made.take(Start("old", sequence_id, 0))
-        made.warm.keep(sequence_id, BASE, list(range(first, first + 40)))
+        made.cached.keep(sequence_id, BASE, list(range(first, first + 40)))
     made.check_integrity([])
     return made
 
@@ -83,7 +83,7 @@ def test_room_for_kv_from_elsewhere() -> None:
     ended and is not cleared yet is cleared before."""
     made = allocator(3, (1, 100), (0, 200))
     assert made.make_room(30, cells=110) == AllocatedId(2, ())
-    made.warm.keep(2, BASE, list(range(30)))
+    made.cached.keep(2, BASE, list(range(30)))
     assert made.make_room(30, cells=110) == AllocatedId(1, (Cut(1, 0),))
     made.give_back(1)
     made.check_integrity([])

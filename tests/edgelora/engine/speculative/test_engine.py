@@ -189,7 +189,7 @@ def test_a_cancel_after_a_rejected_draft_leaves_known_kv() -> None:
     engine.cancel("r")
     engine._obey(wait=False)
     engine.scheduler.check_integrity()
-    assert [warm.tokens for warm in engine.scheduler._allocator.warm] == [held]
+    assert [warm.tokens for warm in engine.scheduler._allocator.cached] == [held]
 
 
 def test_kv_from_disk_gets_no_cell_of_a_rejected_draft() -> None:
