@@ -40,6 +40,10 @@ class Tokenizer(Protocol):
         """Ids of `text`. `special`: whether written-out control tokens become those tokens. `bos`: prepend BOS."""
         ...
 
+    def spells_control(self, text: str) -> bool:
+        """Return whether `text` spells a control token, so that `tokenize` gives other ids with `special` than without."""
+        ...
+
     def fewest_tokens(self, text: str) -> int:
         """Return a lower bound for the number of tokens in `text`, however it is tokenised; 0 where there is none. For
         a long text this costs far less than tokenising it."""

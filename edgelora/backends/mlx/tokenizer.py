@@ -94,6 +94,9 @@ class FolderTokenizer:
         ids = tokenizer.encode(well_formed, add_special_tokens=False).ids
         return [self._bos, *ids] if bos else list(ids)
 
+    def spells_control(self, text: str) -> bool:
+        return self.tokenize(text, special=True, bos=False) != self.tokenize(text, special=False, bos=False)
+
     def fewest_tokens(self, text: str) -> int:
         """See the protocol. The first call for a text that is not short reads the whole vocabulary."""
         if len(text) < _SHORT or self._bound is None:

@@ -99,6 +99,9 @@ class LettersVocabulary:
         parts = text.split("STOP") if special else [text]
         return [256 if t == -1 else t for n, part in enumerate(parts) for t in [*([-1] if n else []), *part.encode()]]
 
+    def spells_control(self, text: str) -> bool:
+        return "STOP" in text
+
     def piece(self, token: int) -> bytes:
         return bytes([token]) if token < 256 else b""
 

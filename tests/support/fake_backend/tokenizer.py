@@ -58,6 +58,9 @@ class FakeTokenizer:
             text = text[start + len(CONTROL_TEXTS[token - 256]) :]
         return ids
 
+    def spells_control(self, text: str) -> bool:
+        return any(control in text for control in CONTROL_TEXTS)
+
     def fewest_tokens(self, text: str) -> int:
         return -(-len(text) // max(map(len, CONTROL_TEXTS)))
 

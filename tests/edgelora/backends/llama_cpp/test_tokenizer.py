@@ -145,6 +145,40 @@ def test_a_vocabulary_alone_is_the_bases(
     assert alone.tokenize(text, special=special, bos=bos) == trained.tokenize(text, special=special, bos=bos)
 
 
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.one_of(st.sampled_from([*PIECES, "<|", "|>"]), st.text(max_size=5)), max_size=30), st.booleans())
+def test_a_text_is_cut_as_llama_cpp_cuts_it(trained: LlamaTokenizer, parts: list[str], special: bool) -> None:
+    """Token for token, with control tokens and texts that only look like them; and whether there is one at all."""
+    text = "".join(parts)
+    data = text.encode("utf-8", "replace")
+    with trained._model.held() as handle:
+        vocab = module.library().llama_model_get_vocab(handle)
+        own, plain = (module._ids(vocab, data, special=read) for read in (special, False))
+        assert trained.tokenize(text, special=special, bos=False) == own
+        assert trained.spells_control(text) is (module._ids(vocab, data, special=True) != plain)
+
+
+def test_many_control_tokens(trained: LlamaTokenizer) -> None:
+    """llama.cpp's own cut takes minutes for so many; a client can send them in one body."""
+    text = "<|eot_id|>" * 200_000
+    (end,) = trained.tokenize("<|eot_id|>", special=True, bos=False)
+    assert trained.tokenize(text, special=True, bos=False) == [end] * 200_000
+    assert trained.spells_control(text) and not trained.spells_control("<|eot_id>" * 200_000)
+
+
+def test_a_vocabulary_that_only_llama_cpp_can_cut(trained: LlamaTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of another type, or with tokens that take the spaces beside them: the whole text goes to llama.cpp."""
+    text = "<|eot_id|> a <|begin_of_text|>"
+    wanted = trained.tokenize(text, special=True, bos=False)
+    for name, value in (("_INDEPENDENT", frozenset()), ("_STRIPS", -1)):
+        with monkeypatch.context() as patched:
+            patched.setattr(module, name, value)
+            other = LlamaTokenizer(trained._model)
+            assert other._cutters == (None, None)
+            assert other.tokenize(text, special=True, bos=False) == wanted
+            assert other.spells_control(text) and not other.spells_control("a")
+
+
 def test_the_facts_of_a_vocabulary_alone(trained: LlamaTokenizer, alone: LlamaTokenizer) -> None:
     """Size, ends, template, bounds and every piece are the same; a base of another vocabulary is refused."""
     for name in ("size", "end_ids", "bos_text", "eos_text", "chat_template"):

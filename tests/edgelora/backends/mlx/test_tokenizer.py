@@ -66,6 +66,12 @@ def test_bos_as_transformers_adds_it(tmp_path: Path, setting: bool | None, addin
 PARTS = ["the whole", " ", "\n\n", "<|eot_id|>", "<|begin_of_text|>", "x1", "日本", "é", "....", "\ue000", " Select"]
 
 
+@pytest.mark.parametrize("text", ["", "a < b", "<|eot_id>", "x<|eot_id|>", "<|begin_of_text|>"])
+def test_control_tokens_are_found_as_llama_cpp_finds_them(ours: Tokenizer, theirs: LlamaTokenizer, text: str) -> None:
+    """Whether a text spells one does not depend on the format of the base."""
+    assert ours.spells_control(text) is theirs.spells_control(text)
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     parts=st.lists(st.one_of(st.sampled_from([*PARTS, *NASTY, *WITH_TOKENS]), st.text(max_size=5)), max_size=20),
