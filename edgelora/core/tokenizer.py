@@ -41,7 +41,7 @@ class Tokenizer(Protocol):
         ...
 
     def spells_control(self, text: str) -> bool:
-        """Return whether `text` spells a control token, so that `tokenize` gives other ids with `special` than without."""
+        """Return whether `text` spells a control token, so that `special` makes a difference to `tokenize`."""
         ...
 
     def fewest_tokens(self, text: str) -> int:
