@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import threading
@@ -30,6 +31,8 @@ KEEP_ALIVE_SECONDS = 65
 """Seconds that an idle connection is kept: longer than clients keep theirs, so that they close it first."""
 ERROR_FRAME_SECONDS = 2.0
 """Seconds for sending error frames once running generations were cut."""
+LEAVE_SECONDS = 1.0
+"""Seconds after the third signal in which the process may still end by itself."""
 
 OnReady = Callable[[list[str]], None]
 """Called once with the URLs of the server, when it accepts requests."""
@@ -73,6 +76,11 @@ class EdgeServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.ended_by = sig
         self.stop()
+        if self.force_exit:
+            # A thread that works on a client's text cannot be interrupted, and Python waits for it at its end.
+            leave = threading.Timer(LEAVE_SECONDS, os._exit, (128 + sig,))
+            leave.daemon = True
+            leave.start()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

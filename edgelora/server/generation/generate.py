@@ -13,7 +13,6 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from anyio import to_thread
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
@@ -31,6 +30,7 @@ from edgelora.server.http.json_body import parse_object
 from edgelora.server.http.json_route import JSON_HEADERS, read_json
 from edgelora.server.http.options import ServerOptions
 from edgelora.server.http.reply import send_reply
+from edgelora.server.http.workers import run_start
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class GenerationApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw = await read_json(scope, receive, self.options)
         generation = self.format_of(self.dialects.of(Headers(scope=scope)))
-        started = await to_thread.run_sync(lambda: generation.start(self.runtime, parse_object(raw)))
+        started = await run_start(lambda: generation.start(self.runtime, parse_object(raw)))
         for stream in started.streams:
             stream.whole = not started.body.stream
         tick = self.options.keepalive_seconds

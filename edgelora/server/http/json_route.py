@@ -9,18 +9,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
-from anyio import to_thread
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
 from edgelora.server.http.json_body import parse_object, read_body
 from edgelora.server.http.options import ServerOptions
 from edgelora.server.http.reply import send_reply
+from edgelora.server.http.workers import run_text
 
 JSON_HEADERS = ((b"content-type", b"application/json"),)
 
 Work = Callable[[dict[str, object]], object]
-"""Computes the reply, a value that msgspec can encode, from a parsed body. Blocking. Raises EdgeloraError."""
+"""Computes the reply, a value that msgspec can encode, from a parsed body: work on text, in a thread of its own.
+Raises EdgeloraError.
+"""
 
 
 async def read_json(scope: Scope, receive: Receive, options: ServerOptions) -> bytes:
@@ -39,5 +41,5 @@ class JsonRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw = await read_json(scope, receive, self.options)
-        reply = await to_thread.run_sync(lambda: msgspec.json.encode(self.work(parse_object(raw))))
+        reply = await run_text(lambda: msgspec.json.encode(self.work(parse_object(raw))))
         await send_reply(send, 200, JSON_HEADERS, reply)

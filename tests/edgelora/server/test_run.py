@@ -31,11 +31,19 @@ REQUEST = head_bytes(
 )
 
 CHILD = textwrap.dedent("""
-    import sys, tempfile
+    import sys, tempfile, time
     from pathlib import Path
     from edgelora.server.http.options import ServerOptions
     from edgelora.server.run import run
     from tests.support.service import FakeService, Turnstile
+
+    from tests.support.fake_backend.tokenizer import FakeTokenizer
+
+    class Slow(FakeTokenizer):
+        def tokenize(self, text, *, special, bos):
+            if "for ever" in text:
+                time.sleep(600)
+            return super().tokenize(text, special=special, bos=bos)
 
     permits, drain = int(sys.argv[1]), float(sys.argv[2])
 
@@ -50,6 +58,7 @@ CHILD = textwrap.dedent("""
     gate = Turnstile(permits)
     with tempfile.TemporaryDirectory() as folder, FakeService(Path(folder), adapters={}) as service:
         service.backend.step_gate = gate
+        service.backend.tokenizer = Slow()
         threading.Thread(target=command, daemon=True).start()
         ended = run(service, ServerOptions(host="127.0.0.1", port=0, drain_seconds=drain), on_ready=ready)
         gate.open()
@@ -139,6 +148,25 @@ def test_a_second_signal_means_now() -> None:
         frames = _frames(connection, received)
         assert json.loads(frames[-2].removeprefix("data: "))["error"]["code"] == "shutting_down"
         assert _end(process) == (0, f"ended {int(signal.SIGINT)}")
+
+
+def test_a_third_signal_ends_whatever_runs() -> None:
+    """A thread that tokenizes for ever cannot be interrupted; the process leaves without it."""
+    body = b'{"content":"for ever"}'
+    head = head_bytes("POST", "/tokenize", {"Host": "localhost", "Content-Type": "application/json"}, len(body))
+    with (
+        _child(permits=6, drain=600) as (process, port),
+        socket.create_connection(("127.0.0.1", port), timeout=WAIT_SECONDS) as connection,
+    ):
+        connection.sendall(head + body)
+        streaming, _ = _begin_stream(port)
+        with streaming:
+            process.send_signal(signal.SIGTERM)
+            _wait_closed(port)
+            process.send_signal(signal.SIGTERM)
+            assert b"shutting_down" in read_all(streaming)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(WAIT_SECONDS) == 128 + signal.SIGTERM
 
 
 def test_whole_answers_are_cut_with_a_status(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 import msgspec
-from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -33,6 +32,7 @@ from edgelora.server.http.json_route import JSON_HEADERS, JsonRoute, read_json
 from edgelora.server.http.options import ServerOptions
 from edgelora.server.http.reply import send_reply
 from edgelora.server.http.validation import invalid, unsupported
+from edgelora.server.http.workers import run_start
 
 _PAGE = (
     Parameter("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 20}, "Maximum number of items."),
@@ -132,7 +132,7 @@ class _Create:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw = await read_json(scope, receive, self.options)
-        started = await to_thread.run_sync(lambda: start(self.runtime, self.store, parse_object(raw)))
+        started = await run_start(lambda: start(self.runtime, self.store, parse_object(raw)))
         if started.body.background:
             self.background.start(started)
             await send_reply(send, 200, JSON_HEADERS, msgspec.json.encode(started.response))
