@@ -33,6 +33,8 @@ class Entry:
 
     name: str
     title: str
+    model: str
+    """The checkpoint's own name on the Hugging Face hub."""
     licence: str
     """Licence of the weights, and where to read it."""
     aliases: tuple[str, ...]
@@ -50,6 +52,7 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         name="llama-3.1-8b",
         title="Meta Llama 3.1 8B Instruct",
+        model="meta-llama/Llama-3.1-8B-Instruct",
         licence="Llama 3.1 Community License, https://www.llama.com/llama3_1/license/",
         aliases=(
             "llama-3.1-8b-instant",

@@ -17,6 +17,7 @@ from edgelora_converters.convert.verify import Verification, verify_gguf, verify
 from edgelora_converters.gguf import writer as gguf_writer
 from edgelora_converters.lora.adapter import LoraAdapter
 from edgelora_converters.lora.completion import complete
+from edgelora_converters.lora.suitability import check_architecture
 from edgelora_converters.mapped import writer as mapped_writer
 from edgelora_converters.mlx import writer as mlx_writer
 from edgelora_converters.peft import writer as peft_writer
@@ -71,6 +72,7 @@ def convert(
     base: BaseFingerprint,
     base_path: Path | None = None,
     reading: ReadOptions = PLAIN,
+    any_architecture: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> ConversionReport:
     """Convert the adapter `source` for `base` to `out`: a folder for MLX and PEFT, else a file.
@@ -78,13 +80,16 @@ def convert(
     `source` is a PEFT folder, an MLX folder, or a GGUF adapter, ours or another's. `out` appears whole and verified, or
     not at all; an existing one is never replaced. `base_path` is where the base itself is, a GGUF file or a folder:
     some adapters take something of the base they run on (see `completion`). `reading` is what may be used beside
-    `source`; its weights are those that DoRA's norms are of. `progress` is called with steps done and in all, anew for
+    `source`; its weights are those that DoRA's norms are of. `any_architecture` accepts an adapter that says it was
+    trained on another architecture than Llama's. `progress` is called with steps done and in all, anew for
     the norms. Raises UsageError where `out` exists, AdapterError where the adapter is unsound or cannot be expressed
     exactly, BaseError for an unsound base, ConversionFailed where the written file is not the source, StorageError
     where the disk fails.
     """
     refuse_existing(out)
     adapter = read_source(source, base.shape, reading=reading)
+    if not any_architecture:
+        check_architecture(adapter)
     if base_path is not None:
         adapter = complete(adapter, base_path, to=to, norms=reading.weights, progress=progress)
     return write_verified(adapter, out, to=to, base=base, progress=progress)

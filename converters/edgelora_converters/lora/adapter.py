@@ -96,7 +96,7 @@ class LoraAdapter:
     base_model: str | None
     """The base's name in the adapter's configuration; a hint for people, never trusted."""
     metadata: Mapping[str, str] = field(default_factory=dict)
-    """Facts worth showing: rank, alpha, target_modules, use_rslora, peft_version."""
+    """Facts worth showing: rank, alpha, target_modules, use_rslora, peft_version, base_class."""
     invocation: tuple[int, ...] = ()
     """aLoRA: the token ids it acts from on, in a prompt that holds them. Empty is plain LoRA."""
     row_scales: Mapping[Target, NDArray[np.float32]] = field(default_factory=dict)

@@ -86,6 +86,8 @@ class PeftConfig:
     layers_to_transform: frozenset[int] | None
     """Numbers of the adapted layers; None for all layers."""
     base_model: str | None
+    base_class: str | None
+    """transformers' class of the model it was trained on, where PEFT noted it (`auto_mapping`)."""
     peft_version: str | None
     invocation: tuple[int, ...] = ()
     """aLoRA: the token ids it acts from on. Empty is plain LoRA."""
@@ -149,6 +151,7 @@ def _lora(fields: Fields) -> PeftConfig:
         exclude_modules=fields.modules("exclude_modules") or (),
         layers_to_transform=_layers(fields),
         base_model=fields.hint("base_model_name_or_path"),
+        base_class=_base_class(fields),
         peft_version=fields.hint("peft_version"),
         invocation=_invocation(fields),
         target_parameters=fields.strings("target_parameters", fields.take("target_parameters")),
@@ -177,10 +180,17 @@ def _adalora(fields: Fields) -> PeftConfig:
         exclude_modules=fields.modules("exclude_modules") or (),
         layers_to_transform=_layers(fields),
         base_model=fields.hint("base_model_name_or_path"),
+        base_class=_base_class(fields),
         peft_version=fields.hint("peft_version"),
         modules_to_save=fields.strings("modules_to_save", fields.take("modules_to_save")),
         adalora=own,
     )
+
+
+def _base_class(fields: Fields) -> str | None:
+    mapping = fields.take("auto_mapping")
+    name = mapping.get("base_model_class") if isinstance(mapping, dict) else None
+    return name if isinstance(name, str) and name else None
 
 
 def _layers(fields: Fields) -> frozenset[int] | None:

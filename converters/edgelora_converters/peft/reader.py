@@ -195,4 +195,4 @@ def _facts(config: PeftConfig) -> dict[str, str]:
         "target_modules": listed,
         "use_rslora": "true" if config.use_rslora else "false",
         "peft_version": config.peft_version or "unknown",
-    }
+    } | ({"base_class": config.base_class} if config.base_class else {})

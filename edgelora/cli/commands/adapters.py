@@ -13,7 +13,7 @@ import click
 from edgelora.cli.support.app import App
 from edgelora.cli.support.options import adapter_names, base_names, json_option
 from edgelora.cli.support.output import emit_fields, emit_json, emit_table, hint, human_age, note
-from edgelora.cli.support.source_options import ReadingOptions, opened, reading_options
+from edgelora.cli.support.source_options import CheckOptions, ReadingOptions, check_options, opened, reading_options
 
 if TYPE_CHECKING:
     from edgelora.store.adapters.conversions import Converted
@@ -47,9 +47,18 @@ def ls(app: App, as_json: bool) -> None:
     "--base", metavar="NAME", shell_complete=base_names, help="The base it was trained on.  [default: the chosen base]"
 )
 @reading_options
+@check_options
 @json_option
 @click.pass_obj
-def add(app: App, source: Path, name: str | None, base: str | None, reading: ReadingOptions, as_json: bool) -> None:
+def add(
+    app: App,
+    source: Path,
+    name: str | None,
+    base: str | None,
+    reading: ReadingOptions,
+    refusing: CheckOptions,
+    as_json: bool,
+) -> None:
     """Install the adapter in DIR or ARCHIVE (zip or tar.gz): check it, convert it and store it.
 
     DIR is a folder written by PEFT's `save_pretrained` (adapter_config.json and adapter_model.safetensors) or by
@@ -65,13 +74,16 @@ def add(app: App, source: Path, name: str | None, base: str | None, reading: Rea
         library = app.open_library(bars)
         record = library.bases.get(base) if base else library.bases.current()
         with opened(reading, bars) as given:
-            manifest, version = library.store.add(source, name=name, base=record, reading=given, progress=bars)
+            manifest, version = library.store.add(
+                source, name=name, base=record, reading=given, checks=refusing.checks(), progress=bars
+            )
     if as_json:
         emit_json(summary(manifest, version))
         return
     note(f"Installed {manifest.name}, version {version.number}, for {record.name} (rank {version.rank}).")
     if version.treatment:
         note(f"How its factors were read: {version.treatment}.")
+    tell_warnings(version)
     hint(f'Try it: edgelora run --adapter {manifest.name} "..."')
 
 
@@ -105,6 +117,12 @@ def rm(app: App, names: tuple[str, ...]) -> None:
         note(f"Removed {name}" + (f" ({len(removed)} versions)." if len(removed) > 1 else "."))
 
 
+def tell_warnings(version: Version) -> None:
+    """Print the warnings about an adapter on stderr."""
+    for warning in version.warnings:
+        note(f"Warning: {warning.message}")
+
+
 def summary(manifest: AdapterManifest, version: Version) -> dict[str, Any]:
     """Return an adapter version as JSON values, with sizes in bytes and times in ISO 8601."""
     return {
@@ -115,6 +133,7 @@ def summary(manifest: AdapterManifest, version: Version) -> dict[str, Any]:
         "rank": version.rank,
         "bytes": version.nbytes,
         "created": _iso(version.created),
+        "warnings": [{"code": warning.code, "message": warning.message} for warning in version.warnings],
     }
 
 
@@ -178,6 +197,7 @@ def _fields(manifest: AdapterManifest, version: Version, converted: Sequence[Con
         ("targets", ", ".join(version.targets)),
         *([("invocation", f"the tokens {list(version.invocation)} (aLoRA)")] if version.invocation else []),
         *([("treatment", version.treatment)] if version.treatment else []),
+        *(("warning", warning.message) for warning in version.warnings),
         ("parameters", f"{version.parameters:,}"),
         ("size", size_text(version.nbytes)),
         ("added", f"{_iso(version.created)} ({human_age(time.time() - version.created)})"),

@@ -43,12 +43,19 @@ def ls(app: App, as_json: bool) -> None:
 @base.command(short_help="Register a model that is already on disk.")
 @click.argument("path", metavar="PATH", type=click.Path(path_type=Path))
 @click.option("-n", "--name", metavar="NAME", help="The base's name.  [default: the file's name]")
+@click.option(
+    "--is",
+    "model",
+    metavar="HF-ID",
+    help="The model's name on the Hugging Face hub, such as meta-llama/Llama-3.1-8B-Instruct. Adapters that were "
+    "trained on another model then get a warning.",
+)
 @json_option
 @click.pass_obj
-def add(app: App, path: Path, name: str | None, as_json: bool) -> None:
+def add(app: App, path: Path, name: str | None, model: str | None, as_json: bool) -> None:
     """Register the Llama model at PATH, a GGUF file or an MLX folder. It is not copied, so leave it in place."""
     bases = app.open_library().bases
-    record = bases.add(path, name)
+    record = bases.add(path, name, model=model)
     if as_json:
         emit_json(summary(record, bases.chosen()))
         return

@@ -11,7 +11,7 @@ import click
 from edgelora.cli.support.app import App
 from edgelora.cli.support.options import base_path_option, json_option, out_option
 from edgelora.cli.support.output import emit_json, note
-from edgelora.cli.support.source_options import ReadingOptions, opened, reading_options
+from edgelora.cli.support.source_options import ReadingOptions, force_option, opened, reading_options
 
 
 @click.command(short_help="Convert an adapter to GGUF, MLX or PEFT.")
@@ -22,6 +22,7 @@ from edgelora.cli.support.source_options import ReadingOptions, opened, reading_
     "The base it was trained on: an installed base, a GGUF file or an MLX folder.  [default: the chosen base]"
 )
 @reading_options
+@force_option
 @json_option
 @click.pass_obj
 def convert(
@@ -31,6 +32,7 @@ def convert(
     out: Path,
     base: str | None,
     reading: ReadingOptions,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Convert ADAPTER for llama.cpp, mlx-lm or PEFT, and check the result against the source.
@@ -58,6 +60,7 @@ def convert(
                 base=target.fingerprint,
                 base_path=target.path,
                 reading=given or PLAIN,
+                any_architecture=force,
                 progress=progress,
             )
     if as_json:

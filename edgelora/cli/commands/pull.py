@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgelora.cli.commands.adapters import summary
+from edgelora.cli.commands.adapters import summary, tell_warnings
 from edgelora.cli.commands.base import summary as base_summary
 from edgelora.cli.support.app import App
 from edgelora.cli.support.options import base_names, catalogue_names, json_option
 from edgelora.cli.support.output import emit_json, hint, human_age, note
-from edgelora.cli.support.source_options import ReadingOptions, opened, reading_options
+from edgelora.cli.support.source_options import CheckOptions, ReadingOptions, check_options, opened, reading_options
 
 if TYPE_CHECKING:
     from edgelora.runtime.install.pull import PulledAdapter
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     help="For private repositories.  [default: HF_TOKEN, or `hf auth login`]",
 )
 @reading_options
+@check_options
 @json_option
 @click.pass_obj
 def pull(
@@ -40,6 +41,7 @@ def pull(
     subfolder: str | None,
     token: str | None,
     reading: ReadingOptions,
+    refusing: CheckOptions,
     as_json: bool,
 ) -> None:
     """Download the adapter in a Hugging Face repository, and install it as `edgelora add` does.
@@ -58,7 +60,7 @@ def pull(
     try:
         with progress_bars() as bars, opened(reading, bars) as given:
             library = app.open_library(bars)
-            options = PullOptions(called=called, base=base, subfolder=subfolder, reading=given)
+            options = PullOptions(called, base, subfolder, reading=given, checks=refusing.checks())
             pulled = pull_repository(
                 name, library=library, options=options, access=HubAccess(token=token, progress=bars)
             )
@@ -86,4 +88,5 @@ def _report(pulled: PulledAdapter) -> None:
     note(f"Installed {name}, version {version.number}, for {pulled.base.name} (rank {version.rank}).")
     if version.treatment:
         note(f"How its factors were read: {version.treatment}.")
+    tell_warnings(version)
     hint(f'Try it: edgelora run --adapter {name} "..."')

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgelora.cli.commands.adapters import tell_warnings
 from edgelora.cli.support.app import App
 from edgelora.cli.support.options import adapter_names, base_path_option, json_option
 from edgelora.cli.support.output import emit, emit_fields, emit_json, emit_table, note
@@ -86,6 +87,8 @@ def verify(
         emit_json(_as_json(adapter, proofs, parity))
     else:
         _show(proofs, parity)
+        if subject.installed is not None:
+            tell_warnings(subject.installed[1])
     _judge(proofs, parity)
 
 

@@ -15,6 +15,7 @@ from edgelora.core.errors import BaseError
 
 if TYPE_CHECKING:
     from edgelora.core.progress import Progress
+    from edgelora.store.adapters.warning import Checks
     from edgelora_converters.peft.read_options import ReadOptions
 
 
@@ -27,6 +28,31 @@ class ReadingOptions:
     allow_approximate: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class CheckOptions:
+    """What is refused of an adapter."""
+
+    force: bool = False
+    strict: bool = False
+
+    def checks(self) -> Checks:
+        """Return them as the store takes them."""
+        from edgelora.store.adapters.warning import Checks
+
+        return Checks(architecture=not self.force, strict=self.strict)
+
+
+_FORCE = click.option(
+    "--force", is_flag=True, help="Accept an adapter that says it was trained on another architecture than Llama's."
+)
+_CHECKS = (
+    _FORCE,
+    click.option(
+        "--strict",
+        is_flag=True,
+        help="Refuse an adapter that would get a warning: it changes nothing, or was trained on another model.",
+    ),
+)
 _READING = (
     click.option(
         "--base-weights",
@@ -72,6 +98,17 @@ def opened(given: ReadingOptions, bars: Progress | None, *, usual: Path | None =
 
 def _decomposition_progress(bars: Progress | None) -> Callable[[int, int], None] | None:
     return None if bars is None else lambda done, total: bars("Decomposing the base's weights", done, total)
+
+
+def check_options(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--force` and `--strict`; the verb receives them as one `refusing` argument."""
+    return gather(verb, CheckOptions, _CHECKS, "refusing")
+
+
+def force_option(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--force` alone."""
+    decorated: Callable[..., Any] = _FORCE(verb)
+    return decorated
 
 
 def reading_options(verb: Callable[..., Any]) -> Callable[..., Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from edgelora.core.errors import AdapterError, BaseError, Offline, UsageError
 from edgelora.core.files import suggest_name
+from edgelora.store.adapters.warning import USUAL_CHECKS, Checks
 from edgelora.store.hub.adapter_cache import AdapterCache, CacheRequest, Fetched, holds_adapter
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class PullOptions:
     """Folder of the adapter, if the repository has several."""
     reading: ReadOptions | None = None
     """Additional files that may be used to read it, see `Store.add`."""
+    checks: Checks = USUAL_CHECKS
+    """What is refused, see `Store.add`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,7 @@ def _install(
         reading=options.reading,
         origin=found.origin,
         immutable=True,
+        checks=options.checks,
         progress=progress,
     )
     return PulledAdapter(manifest, version, record, cached)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from edgelora.core.errors import AdapterError, EdgeloraError
 from edgelora.core.files import CHUNK, inside
+from edgelora.store.adapters.warning import Checks
 from edgelora_models.storage import storing
 
 if TYPE_CHECKING:
@@ -152,7 +153,11 @@ def _copied(
     if manifest.name == name:
         return InstallResult(manifest, version)
     with library.store.source(manifest.name, version) as folder:
-        return _added(folder, name, library, base, origin=LOADED, progress=progress)
+        # It was checked when it was first installed, and may have been forced then.
+        checks = Checks(architecture=False)
+        return InstallResult(
+            *library.store.add(folder, name=name, base=base, origin=LOADED, checks=checks, progress=progress)
+        )
 
 
 def _put_together(source: PartsSource, work: Path) -> Path:

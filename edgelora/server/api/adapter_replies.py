@@ -16,6 +16,13 @@ class AdapterVersion(Struct, frozen=True):
     bytes: int
 
 
+class AdapterNote(Struct, frozen=True):
+    """A reason to doubt that an adapter does what it was trained for."""
+
+    code: str
+    message: str
+
+
 class Adapter(Struct, frozen=True):
     id: str
     object: Literal["adapter"]
@@ -28,6 +35,7 @@ class Adapter(Struct, frozen=True):
     targets: list[str]
     parameters: int
     origin: str
+    warnings: list[AdapterNote]
     bytes: int
     resident: bool
     memory_bytes: int | None

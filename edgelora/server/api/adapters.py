@@ -200,6 +200,7 @@ def adapter_fields(adapter: InstalledAdapter) -> dict[str, object]:
         "targets": list(version.targets),
         "parameters": version.parameters,
         "origin": version.origin,
+        "warnings": [{"code": warning.code, "message": warning.message} for warning in version.warnings],
         "bytes": version.nbytes,
         "resident": entry is not None and entry.resident,
         "memory_bytes": None if entry is None else entry.ref.nbytes,

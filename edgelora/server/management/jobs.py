@@ -129,7 +129,8 @@ class JobTable:
 
     def succeed(self, job_id: str, installed: InstallResult, *, now: float) -> None:
         name, number = installed.manifest.name, installed.version.number
-        self._move(job_id, Update(Status.SUCCEEDED, f"Installed {name}, version {number}.", now))
+        messages = [f"Installed {name}, version {number}.", *(w.message for w in installed.version.warnings)]
+        self._move(job_id, Update(Status.SUCCEEDED, " ".join(messages), now))
         self._jobs[job_id] = replace(self._jobs[job_id], installed=installed, progress="")
 
     def fail(self, job_id: str, error: EdgeloraError, *, now: float) -> None:

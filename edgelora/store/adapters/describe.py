@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgelora.core.errors import AdapterIncompatible
 from edgelora.store.adapters.manifest import Version
+from edgelora.store.adapters.warning import warnings_of
 
 if TYPE_CHECKING:
     from edgelora.store.adapters.staging import Staged
@@ -47,6 +48,7 @@ def describe(adapter: LoraAdapter, staged: Staged, base: BaseRecord, *, origin: 
         parameters=adapter.parameters,
         invocation=adapter.invocation,
         needs_base=needs_base(adapter),
+        warnings=warnings_of(adapter, base),
         treatment=adapter.metadata.get("treatment", ""),
         origin=origin,
     )

@@ -14,6 +14,7 @@ import msgspec
 
 from edgelora.core.errors import NotFound, StorageError, UsageError
 from edgelora.core.files import valid_name
+from edgelora.store.adapters.warning import AdapterWarning
 
 LATEST = "latest"
 MIN_PREFIX = 6
@@ -90,6 +91,8 @@ class Version(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     needs_base: bool = False
     """True if the adapter needs the base's own weights (for DoRA's norms, or the rows that trainable tokens replace).
     Every file of a base then has a conversion of its own."""
+    warnings: tuple[AdapterWarning, ...] = ()
+    """Reasons to doubt that it does what it was trained for, found when it was added."""
     treatment: str = ""
     """Description of the steps that made its factors plain ones; empty for most adapters."""
     origin: str = ""
@@ -144,6 +147,11 @@ class AdapterManifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             aliases={**self.aliases, LATEST: version.number},
             next_number=version.number + 1,
         )
+
+    def warned(self, number: int, warnings: tuple[AdapterWarning, ...]) -> Self:
+        """Return the manifest with these warnings of one of its versions: an older edgelora may have found fewer."""
+        versions = (msgspec.structs.replace(v, warnings=warnings) if v.number == number else v for v in self.versions)
+        return msgspec.structs.replace(self, versions=tuple(versions))
 
     def pointing(self, alias: str, number: int) -> Self:
         """Return the manifest with an alias moved to one of its versions."""

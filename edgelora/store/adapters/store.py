@@ -36,6 +36,7 @@ from edgelora.store.adapters.manifest import (
 from edgelora.store.adapters.normalize import resolve
 from edgelora.store.adapters.source_folder import assemble
 from edgelora.store.adapters.staging import Staged, default_name, stage
+from edgelora.store.adapters.warning import USUAL_CHECKS, Checks, refuse
 from edgelora_models.storage import make_folder, move, size_text, storing, write_atomic
 
 if TYPE_CHECKING:
@@ -154,21 +155,30 @@ class Store:
         reading: ReadOptions | None = None,
         origin: str = "",
         immutable: bool = False,
+        checks: Checks = USUAL_CHECKS,
         progress: Progress | None = None,
     ) -> tuple[AdapterManifest, Version]:
         """Install a PEFT or MLX folder or archive as the latest version of `name` (default: its own), made for `base`.
 
-        `immutable`: nobody will change the files of `source`: they may be linked. `reading` is what may be used beside
-        it; what takes that, and MLX's, is kept as plain factors (see `resolve`). The same content under the same name
-        is the version it was. Raises UsageError, AdapterError, StorageError; then nothing has changed.
+        `reading`: what may be used beside the adapter's files; an adapter that needs it, and MLX's, is kept as plain
+        factors (see `resolve`). `immutable`: nobody will change the files of `source`, so they may be linked. `checks`:
+        what is refused beyond what cannot be run. The same content under the same name is the version it was.
+
+        Raises UsageError, AdapterError, StorageError; then nothing has changed.
         """
+        from edgelora_converters.lora.suitability import check_architecture
+
         chosen = self.check_name(default_name(source) if name is None else name)
         sweep(make_folder(self._layout.tmp))
         with workspace(self._layout.tmp) as work:
             with naming(chosen, None, base):
                 copied = stage(source, work, immutable=immutable)
                 staged, adapter = resolve(copied, work, base.identity.fingerprint, reading)
+            if checks.architecture:
+                check_architecture(adapter)
             version = describe(adapter, staged, base, origin=origin, created=self._clock())
+            if checks.strict:
+                refuse(version.warnings)
             with self._converting(version.digest):
                 made = None
                 goal = ConversionTarget.of(version, conversions.USUAL[base.format], base)
@@ -301,7 +311,7 @@ def _adding(before: AdapterManifest | None, name: str, version: Version) -> Adap
         return first_manifest(name, version)
     existing = before.with_digest(version.digest)
     if existing is not None:
-        return before.pointing(LATEST, existing.number)
+        return before.warned(existing.number, version.warnings).pointing(LATEST, existing.number)
     return before.adding(msgspec.structs.replace(version, number=before.next_number))
 
 

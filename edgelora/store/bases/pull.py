@@ -44,6 +44,8 @@ class _PullTarget:
     name: str
     files: tuple[str, ...] | None
     """Names of the files; None if they are to be chosen from the repository's listing."""
+    model: str
+    """The checkpoint's name on the hub."""
     aliases: tuple[str, ...] = ()
     temperature: float = 0.0
     top_p: float = 1.0
@@ -90,9 +92,18 @@ def _pull_target(name: str, format: catalogue.Format) -> _PullTarget:
         if not _REPOSITORY.fullmatch(repository):
             raise
         called = suggest_name(repository.partition("/")[2], kind="base")
-        return _PullTarget(repository, revision or None, called, None)
+        return _PullTarget(repository, revision or None, called, None, repository)
     build = entry.build(format)
-    return _PullTarget(build.repository, None, entry.name, build.files, entry.aliases, entry.temperature, entry.top_p)
+    return _PullTarget(
+        build.repository,
+        None,
+        entry.name,
+        build.files,
+        model=entry.model,
+        aliases=entry.aliases,
+        temperature=entry.temperature,
+        top_p=entry.top_p,
+    )
 
 
 def _choose(listing: Listing, target: _PullTarget, format: catalogue.Format) -> list[RemoteFile]:
@@ -133,6 +144,7 @@ def _register(bases: Bases, target: _PullTarget, listing: Listing, path: Path, f
         path,
         name,
         origin=f"hub:{listing.repository}@{listing.commit}",
+        model=target.model,
         aliases=target.aliases,
         temperature=target.temperature,
         top_p=target.top_p,

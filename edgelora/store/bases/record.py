@@ -47,6 +47,8 @@ class BaseRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     temperature: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """Temperature that the model's makers recommend, used where a request sets none; 0.0 is greedy."""
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
+    model: str | None = None
+    """Name of the checkpoint on the Hugging Face hub, as it was pulled or declared; None if it is not known."""
     schema: Literal[1] = 1
 
     @property
@@ -59,6 +61,16 @@ class BaseRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
         computed from their weights. It is as reliable as `check`."""
         identity = f"{self.location}\0{self.stamp.nbytes}\0{self.stamp.mtime_ns}"
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+    @property
+    def checkpoint(self) -> str | None:
+        """The name of the base's checkpoint: `model`, the built-in base's own name, or the repository it came from."""
+        if self.model is not None:
+            return self.model
+        if self.origin == BUILTIN:
+            return self.name
+        kind, _, repository = self.origin.partition(":")
+        return repository.partition("@")[0] if kind == "hub" else None
 
     @property
     def quantization(self) -> str:

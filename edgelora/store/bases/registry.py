@@ -76,12 +76,14 @@ class Bases:
         name: str | None = None,
         *,
         origin: str = LOCAL,
+        model: str | None = None,
         aliases: Sequence[str] = (),
         temperature: float = 0.0,
         top_p: float = 1.0,
     ) -> BaseRecord:
         """Register a GGUF file or an MLX folder where it lies. The same path again refreshes its record.
 
+        `model`: the name of the checkpoint on the Hugging Face hub, if it is known; adapters of others get a warning.
         Raises UsageError for a path that is not there or a name another file has, BaseError for one that is no Llama.
         """
         path = path.expanduser().absolute()
@@ -99,6 +101,7 @@ class Bases:
             origin=origin,
             created=self._clock(),
             stamp=stamp,
+            model=model,
             aliases=tuple(aliases),
             temperature=temperature,
             top_p=top_p,

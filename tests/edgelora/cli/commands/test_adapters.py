@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgelora.store.library import Library
-from tests.support.adapters import TINY, write_peft
+from tests.support.adapters import TINY, peft_tensors, write_peft, write_safetensors
 from tests.support.cli import SHAPE, make_app, run
 
 
@@ -26,8 +26,10 @@ def test_ls_json(installed: Library) -> None:
     """--json has raw bytes and ISO times."""
     printed = json.loads(run(make_app(installed), "ls", "--json").stdout)
     assert [adapter["name"] for adapter in printed] == ["medical-faq", "pirate"]
-    assert printed[0].keys() == {"name", "version", "digest", "base", "rank", "bytes", "created", "quarantined"}
-    assert printed[0]["quarantined"] is None
+    assert printed[0].keys() == {
+        *("name", "version", "digest", "base", "rank", "bytes", "created", "warnings", "quarantined")
+    }
+    assert (printed[0]["quarantined"], printed[0]["warnings"]) == (None, [])
     assert printed[0]["bytes"] == installed.store.get("medical-faq").latest.nbytes
     assert printed[0]["created"].endswith("+00:00")
 
@@ -55,6 +57,64 @@ def test_add_zip_under_a_name(library: Library, tmp_path: Path) -> None:
     done = run(make_app(library), "add", archive, "--name", "sql", "--base", "tiny", "--json")
     assert (done.exit_code, done.stderr) == (0, "")
     assert json.loads(done.stdout)["name"] == "sql"
+
+
+def zeroed(folder: Path) -> Path:
+    """An adapter whose every lora_B is zero: as it is before training."""
+    write_peft(folder, SHAPE)
+    tensors = peft_tensors(SHAPE, rank=4)
+    zero = {name: values * (0 if ".lora_B." in name else 1) for name, values in tensors.items()}
+    write_safetensors(folder / "adapter_model.safetensors", zero, dtype="F32")
+    return folder
+
+
+def test_an_adapter_that_changes_nothing(library: Library, tmp_path: Path) -> None:
+    """It is installed with a warning, which `show` repeats; --strict refuses it; alpha 0 is the same."""
+    done = run(make_app(library), "add", str(zeroed(tmp_path / "zero")))
+    assert done.exit_code == 0 and "Warning: The adapter changes nothing" in done.stderr
+    assert "changes nothing" in run(make_app(library), "show", "zero").stdout
+    silent = write_peft(tmp_path / "silent", SHAPE, alpha=0)
+    printed = json.loads(run(make_app(library), "add", str(silent), "--json").stdout)
+    assert [warning["code"] for warning in printed["warnings"]] == ["no_effect"]
+    done = run(make_app(library), "add", str(silent), "--name", "strict", "--strict")
+    assert done.exit_code != 0 and "--strict" in done.stderr and "strict" not in library.store.names()
+    ordinary = write_peft(tmp_path / "ordinary", SHAPE, seed=5)
+    assert "Warning" not in run(make_app(library), "add", str(ordinary), "--strict").stderr
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"base_model_name_or_path": "mistralai/Mistral-7B-Instruct-v0.3"},
+        {"auto_mapping": {"base_model_class": "MistralForCausalLM", "parent_library": "transformers"}},
+    ],
+)
+def test_an_adapter_of_another_architecture(library: Library, tmp_path: Path, config: dict[str, object]) -> None:
+    """Its shapes fit, and it would run and answer badly: refused by name, unless --force is given."""
+    source = str(write_peft(tmp_path / "foreign", SHAPE, **config))
+    done = run(make_app(library), "add", source)
+    assert done.exit_code == 5 and "trained on" in done.stderr and "--force" in done.stderr
+    done = run(make_app(library), "convert", source, "--to", "gguf", "-o", str(tmp_path / "a.gguf"))
+    assert done.exit_code == 5 and not (tmp_path / "a.gguf").exists()
+    done = run(make_app(library), "convert", source, "--to", "gguf", "-o", str(tmp_path / "a.gguf"), "--force")
+    assert done.exit_code == 0
+    assert run(make_app(library), "add", source, "--force").exit_code == 0
+    library.store.remove("foreign")
+
+
+def test_an_adapter_of_another_checkpoint(library: Library, tmp_path: Path) -> None:
+    """A warning where both names are known; a mirror of the base's own is the same checkpoint."""
+    path = str(library.bases.get("tiny").path)
+    added = run(make_app(library), "base", "add", path, "--name", "tiny", "--is", "meta-llama/Llama-3.1-8B")
+    assert added.exit_code == 0
+    mirror = write_peft(tmp_path / "mirror", SHAPE, base_model_name_or_path="unsloth/Meta-Llama-3.1-8B-bnb-4bit")
+    assert "Warning" not in run(make_app(library), "add", str(mirror), "--strict").stderr
+    other = write_peft(tmp_path / "other", SHAPE, base_model_name_or_path="meta-llama/Llama-3.1-8B-Instruct")
+    done = run(make_app(library), "add", str(other))
+    message = "trained on meta-llama/Llama-3.1-8B-Instruct; this base is meta-llama/Llama-3.1-8B."
+    assert done.exit_code == 0 and message in done.stderr
+    local = write_peft(tmp_path / "local", SHAPE, base_model_name_or_path="/home/ada/models/llama")
+    assert "Warning" not in run(make_app(library), "add", str(local)).stderr
 
 
 @pytest.mark.parametrize("name", ["tiny", "auto", "llama-3.1-8b-instruct"])

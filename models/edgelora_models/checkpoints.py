@@ -1,0 +1,55 @@
+"""Which checkpoint a name on the Hugging Face hub means: mirrors and repackagings of a model are the same checkpoint.
+
+Names are hints that people and trainers wrote, so a name that says nothing is no evidence of anything. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+
+_REPACKED = re.compile(
+    r"[-_.](?:unsloth|bnb|nf4|[248]-?bit|int[48]|w[48]a(?:8|16)|gguf|mlx|awq|gptq|fp8|fp16|bf16|f16|quantized|dynamic"
+    r"|reference|turbo|hf|original|sharded|q\d(?:_\w+)*)$"
+)
+"""What mirrors add to a model's name when they store its weights in another form."""
+_MAKER = re.compile(r"^(?:meta|facebook|google|mistralai|qwen|microsoft)[-_](?=llama|gemma|mistral|mixtral|qwen|phi)")
+_LLAMA_NUMBER = re.compile(r"\bllama-?(?=\d)")
+_LOCAL = re.compile(r"^(?:[./~\\]|[A-Za-z]:[\\/])|\\|//|/.*/")
+
+OTHER_FAMILIES = frozenset(
+    {
+        *("mistral", "mixtral", "ministral", "codestral", "qwen", "gemma", "phi", "gpt2", "gptj", "falcon", "bloom"),
+        *("bloomz", "pythia", "stablelm", "starcoder", "codegen", "olmo", "chatglm", "baichuan", "rwkv", "mamba"),
+    }
+)
+"""Words of model names that mean an architecture other than Llama's, without their version numbers."""
+_LLAMAS = frozenset({"llama", "codellama", "tinyllama", "openllama", "vicuna", "alpaca", "smollm"})
+"""Words that mean Llama's architecture; beside one of these, a word above names a teacher or a data set."""
+
+
+def checkpoint(name: str | None) -> str | None:
+    """Return the name of the checkpoint that a model name means, in small letters and without the organization.
+
+    `unsloth/Meta-Llama-3.1-8B-Instruct-bnb-4bit` and `meta-llama/Llama-3.1-8B-Instruct` are both
+    `llama-3.1-8b-instruct`. None for no name and for a path on some machine, which tell nothing.
+    """
+    if not name or _LOCAL.search(name):
+        return None
+    short = name.strip().rpartition("/")[2].partition("@")[0].lower().replace("_", "-").replace(" ", "-")
+    while (shorter := _REPACKED.sub("", short)) != short:
+        short = shorter
+    return _LLAMA_NUMBER.sub("llama-", _MAKER.sub("", short)) or None
+
+
+def foreign_family(name: str | None) -> str | None:
+    """Return the architecture that a model name means if it is not Llama's, such as `mistral`; otherwise None."""
+    words = (checkpoint(name) or "").split("-")
+    families = [family for word in words for family in (word, re.sub(r"[\d.]+$", "", word))]
+    if any(family in _LLAMAS for family in families):
+        return None
+    return next((family for family in families if family in OTHER_FAMILIES), None)
+
+
+def foreign_class(name: str | None) -> str | None:
+    """Return the class of a model, such as `MistralForCausalLM`, if it is not one of transformers' Llama classes."""
+    return name if name and not name.startswith("Llama") else None
