@@ -19,7 +19,8 @@ WAIT = 20.0
 
 
 def installed(name: str = "a") -> InstallResult:
-    return cast(InstallResult, SimpleNamespace(manifest=SimpleNamespace(name=name), version=SimpleNamespace(number=1)))
+    version = SimpleNamespace(number=1, warnings=())
+    return cast(InstallResult, SimpleNamespace(manifest=SimpleNamespace(name=name), version=version))
 
 
 def test_a_job_goes_from_queued_to_its_end() -> None:
