@@ -1,12 +1,13 @@
 """Logits processors: each changes the logits before a token is chosen. A new one is a function and a line here.
 
-The order is llama.cpp's default: bias, repeat penalty, then OpenAI's presence and frequency penalties.
+The tokens that may not end the answer yet are forbidden first. The rest has llama.cpp's default order: bias, repeat
+penalty, then OpenAI's presence and frequency penalties.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -24,18 +25,28 @@ class History:
         """`last`: how many of the latest tokens `recent` has."""
         self.recent: deque[int] = deque(prompt, maxlen=last)
         """The latest tokens, prompt included."""
+        self.length = 0
+        """How many tokens the answer has."""
         self.counts: Counter[int] = Counter()
         """How often each token is in the answer; the prompt does not count."""
 
     def append(self, token: int) -> None:
         """Note the token that was chosen."""
+        self.length += 1
         self.recent.append(token)
         self.counts[token] += 1
 
 
-def make_logits_processors(params: SamplingParams, history: History) -> list[LogitsProcessor]:
-    """Return what `params` ask for, in the order it is applied."""
+def make_logits_processors(
+    params: SamplingParams, history: History, *, end_ids: Collection[int] = ()
+) -> list[LogitsProcessor]:
+    """Return what `params` ask for, in the order it is applied. `end_ids`: the tokens that end a turn."""
     processors: list[LogitsProcessor] = []
+    if params.min_tokens:
+        early = sorted({*end_ids, *params.stop_token_ids})
+        processors.append(lambda logits: forbid(logits, early) if history.length < params.min_tokens else logits)
+    if params.ignore_eos:
+        processors.append(lambda logits: forbid(logits, sorted(end_ids)))
     if params.logit_bias:
         processors.append(logit_bias(params.logit_bias))
     if params.repeat_penalty != 1.0:
@@ -44,6 +55,14 @@ def make_logits_processors(params: SamplingParams, history: History) -> list[Log
         penalties = {"presence": params.presence_penalty, "frequency": params.frequency_penalty}
         processors.append(lambda logits: presence_frequency(logits, history.counts, **penalties))
     return processors
+
+
+def forbid(logits: Logits, tokens: Sequence[int]) -> Logits:
+    """Return logits that allow none of `tokens`; unchanged where nothing else is allowed, as a complete JSON value's
+    constraint allows only the end."""
+    allowed = logits.copy()
+    allowed[np.asarray(tokens, np.intp)] = -np.inf
+    return allowed if np.isfinite(allowed.max()) else logits
 
 
 def logit_bias(biases: Sequence[tuple[int, float]]) -> LogitsProcessor:

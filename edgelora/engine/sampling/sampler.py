@@ -7,7 +7,7 @@ temperature, and a hot temperature does not widen what they keep.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -40,17 +40,30 @@ class Sampler:
     """Chooses one request's tokens. The same seed, prompt and logits give the same tokens."""
 
     def __init__(
-        self, params: SamplingParams, prompt_tokens: Sequence[int], *, guided_decoder: TokenConstraint | None = None
+        self,
+        params: SamplingParams,
+        prompt_tokens: Sequence[int],
+        *,
+        end_ids: Collection[int] = (),
+        guided_decoder: TokenConstraint | None = None,
     ) -> None:
-        """`guided_decoder`: what holds the answer to `params.constraint`. Raises UsageError as `validate` does."""
+        """`end_ids`: the tokens that end a turn. `guided_decoder`: what holds the answer to `params.constraint`.
+
+        Raises UsageError as `validate` does.
+        """
         validate(params)
         self._params = params
         self._guided_decoder = guided_decoder
         self._history = History(prompt_tokens, last=params.repeat_last_n)
-        self._processors = make_logits_processors(params, self._history)
+        self._processors = make_logits_processors(params, self._history, end_ids=end_ids)
         # Seeds are 64 bits wide for numpy; a negative one is the same bits.
         seed = None if params.seed is None else params.seed % (1 << 64)
         self._generator = np.random.Generator(np.random.PCG64(seed))
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether the answer has as many tokens as it must have, the latest one included."""
+        return self._history.length > self._params.min_tokens
 
     @property
     def complete(self) -> bool:
