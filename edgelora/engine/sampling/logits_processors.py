@@ -42,11 +42,11 @@ def make_logits_processors(
 ) -> list[LogitsProcessor]:
     """Return what `params` ask for, in the order it is applied. `end_ids`: the tokens that end a turn."""
     processors: list[LogitsProcessor] = []
+    ends, stops = sorted(end_ids), sorted({*end_ids, *params.stop_token_ids})
     if params.min_tokens:
-        early = sorted({*end_ids, *params.stop_token_ids})
-        processors.append(lambda logits: forbid(logits, early) if history.length < params.min_tokens else logits)
+        processors.append(lambda logits: without(logits, stops) if history.length < params.min_tokens else logits)
     if params.ignore_eos:
-        processors.append(lambda logits: forbid(logits, sorted(end_ids)))
+        processors.append(lambda logits: without(logits, ends))
     if params.logit_bias:
         processors.append(logit_bias(params.logit_bias))
     if params.repeat_penalty != 1.0:
@@ -57,7 +57,7 @@ def make_logits_processors(
     return processors
 
 
-def forbid(logits: Logits, tokens: Sequence[int]) -> Logits:
+def without(logits: Logits, tokens: Sequence[int]) -> Logits:
     """Return logits that allow none of `tokens`; unchanged where nothing else is allowed, as a complete JSON value's
     constraint allows only the end."""
     allowed = logits.copy()
