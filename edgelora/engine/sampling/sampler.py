@@ -62,7 +62,7 @@ class Sampler:
 
     @property
     def may_stop(self) -> bool:
-        """Whether the answer has as many tokens as it must have, the latest one included."""
+        """Whether the latest token may end the answer: it comes after the first `min_tokens`."""
         return self._history.length > self._params.min_tokens
 
     @property

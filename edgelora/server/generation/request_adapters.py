@@ -60,7 +60,8 @@ def _named(runtime: Runtime, body: AdapterRequest) -> tuple[AdapterRef | None, s
         if name is None:
             continue
         ref = _resolved(runtime, name, field)
-        if named is not None and (ref is None or ref.key != named.key):
+        agrees = ref == named if ref is None or named is None else ref.key == named.key
+        if not agrees and (named is not None or by != "model"):
             other = getattr(body, by)
             raise invalid(field, f"names {name!r}, but {by!r} names {other!r}: name one adapter, in 'model'")
         named, by = ref, field

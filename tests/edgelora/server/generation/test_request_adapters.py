@@ -134,6 +134,8 @@ def test_the_base_never_answers_for_an_adapter(server: RunningServer, field: str
         ({"model": "a1", "adapter_id": "pirate"}, 400, "adapter_id", "invalid_value"),
         ({"model": "a1", "adapter_id": "tiny"}, 400, "adapter_id", "invalid_value"),
         ({"adapter_id": "a1", "adapter": "a2"}, 400, "adapter", "invalid_value"),
+        ({"adapter_id": "tiny", "adapter": "a2"}, 400, "adapter", "invalid_value"),
+        ({"adapter_id": "a1", "adapter": "tiny"}, 400, "adapter", "invalid_value"),
         ({"adapter_id": "a1", "adapters": [YES]}, 400, "adapters", "invalid_value"),
         ({"adapter_id": "elsewhere"}, 400, "adapter_id", "adapter_shape"),
         ({"adapter_id": ""}, 400, "adapter_id", "invalid_value"),
