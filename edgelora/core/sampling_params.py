@@ -42,10 +42,19 @@ class SamplingParams:
     logprobs: int | None = None
     """Number of likeliest tokens reported beside each chosen one; 0 reports the chosen one alone, None nothing."""
     constraint: Constraint | None = None
+    min_tokens: int = 0
+    """Number of tokens before which no end token, stop token or stop text ends the answer."""
+    ignore_eos: bool = False
+    """True if the tokens that end a turn are never chosen, unless a constraint allows nothing else."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Token ids that end the answer, besides the base's own."""
+    include_stop: bool = False
+    """True if the text that ended the answer (a stop string, or a stop token's text) is part of it."""
 
 
 MAX_STOPS = 16
 MAX_STOP_CHARS = 256
+MAX_STOP_TOKENS = 256
 MAX_BIASES = 1024
 MAX_BIAS = 100.0
 MAX_LOGPROBS = 20
@@ -62,13 +71,17 @@ def validate(params: SamplingParams) -> None:
     _check_bias(params.logit_bias)
     _check_count("top_k", params.top_k, low=0)
     _check_count("repeat_last_n", params.repeat_last_n, low=0)
+    _check_count("min_tokens", params.min_tokens, low=0)
     if params.logprobs is not None:
         _check_count("logprobs", params.logprobs, low=0, high=MAX_LOGPROBS)
     if params.max_tokens is not None:
         _check_count("max_tokens", params.max_tokens, low=1)
+        if params.min_tokens > params.max_tokens:
+            raise _out_of_range("min_tokens", params.min_tokens, f"at most max_tokens, which is {params.max_tokens}")
     if params.seed is not None:
         _check_count("seed", params.seed, low=-(1 << 63), high=(1 << 64) - 1)
     _check_stops(params.stop)
+    _check_stop_tokens(params.stop_token_ids)
 
 
 def _check_bias(biases: tuple[tuple[int, float], ...]) -> None:
@@ -104,6 +117,13 @@ def _check_stops(stop: tuple[str, ...]) -> None:
             f"Give strings of 1 to {MAX_STOP_CHARS} characters.",
             param="stop",
         )
+
+
+def _check_stop_tokens(tokens: tuple[int, ...]) -> None:
+    if len(tokens) > MAX_STOP_TOKENS:
+        raise _out_of_range("stop_token_ids", f"{len(tokens)} tokens", f"at most {MAX_STOP_TOKENS} tokens")
+    for token in tokens:
+        _check_count("stop_token_ids", token, low=0)
 
 
 def _out_of_range(name: str, value: object, expected: str) -> UsageError:

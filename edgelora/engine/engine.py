@@ -142,7 +142,8 @@ class Engine:
         """
         self._scheduler.check(request)
         held = guided_decoder(request.sampling.constraint, self.tokenizer)
-        sampler = Sampler(request.sampling, request.prompt, guided_decoder=held)
+        ends = self.tokenizer.end_ids
+        sampler = Sampler(request.sampling, request.prompt, end_ids=ends, guided_decoder=held)
         look = self._prefix_transfer.look(request, keep)
         stream = self._streams(request.id, self.cancel)
         run = RequestState(request, stream, sampler, Clock(time.monotonic()))

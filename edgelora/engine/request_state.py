@@ -44,7 +44,8 @@ class RequestState:
     logprobs: Logprobs = field(default_factory=Logprobs)
 
     def __post_init__(self) -> None:
-        self.answer = Detokenizer(self.request.sampling.stop)
+        sampling = self.request.sampling
+        self.answer = Detokenizer(sampling.stop, include_stop=sampling.include_stop)
 
     def choose(self, logits: NDArray[np.float32], draft: tuple[int, ...], tokenizer: Tokenizer) -> tuple[Choice, ...]:
         """Choose the next tokens and send their text to the stream. `logits` has shape [1 + draft, vocab].
@@ -61,14 +62,15 @@ class RequestState:
         return tuple(choices)
 
     def _choose(self, logits: NDArray[np.float32], tokenizer: Tokenizer) -> Choice:
-        token = self.sampler.choose(logits)
-        if token in tokenizer.end_ids:
+        token, sampling = self.sampler.choose(logits), self.request.sampling
+        last = token in sampling.stop_token_ids
+        if token in tokenizer.end_ids or (last and not sampling.include_stop):
             return Choice(token, stop=True)
         start = self.answer.read
-        text = self.answer.feed(tokenizer.piece(token))
+        text = self.answer.feed(tokenizer.piece(token), may_stop=self.sampler.may_stop)
         self._note(logits, token, start=start, tokenizer=tokenizer)
         self._show(text, last=self.answer.stopped)
-        return Choice(token, stop=self.answer.stopped or self.sampler.complete)
+        return Choice(token, stop=last or self.answer.stopped or self.sampler.complete)
 
     def _note(self, logits: NDArray[np.float32], token: int, *, start: int, tokenizer: Tokenizer) -> None:
         count = self.request.sampling.logprobs

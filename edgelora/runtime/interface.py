@@ -67,6 +67,7 @@ class Runtime(Protocol):
         sampling: SamplingParams,
         client: str = "",
         tools: Sequence[Tool] = (),
+        continued: bool = False,
     ) -> Stream: ...
 
     def complete(

@@ -198,18 +198,20 @@ class Service:
         sampling: SamplingParams,
         client: str = "",
         tools: Sequence[Tool] = (),
+        continued: bool = False,
     ) -> Stream:
         """Begin an answer to a conversation, by the base alone or with `adapters` (see `compose`).
 
         `tools`: the functions that the model may call; its calls are in the answer's text, as `tool_parser.py` reads
         them. An aLoRA acts from the last occurrence of its invocation in the prompt onwards. `client`: identifies the
-        caller, since the scheduler is fair between callers. Raises as `Engine.submit` does.
+        caller, since the scheduler is fair between callers. `continued`: the answer continues the last message, which
+        is the assistant's. Raises as `Engine.submit` does.
         """
         from edgelora.text.prompt import encode_chat
         from edgelora.text.system_prefix import system_length
 
         tokenizer = self.engine.tokenizer
-        tokens = encode_chat(messages, tokenizer, tools=tools, limit=self.limit)
+        tokens = encode_chat(messages, tokenizer, tools=tools, limit=self.limit, continued=continued)
         system = system_length(messages, tokens, tokenizer, tools=tools)
         return self._submit(tokens, adapters, sampling, client, system=system)
 

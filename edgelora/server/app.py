@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from edgelora.runtime.interface import Runtime
+from edgelora.server.api.groq_dialect import GROQ
 from edgelora.server.api.openai.dialect import OPENAI
 from edgelora.server.api.openai.embeddings import embeddings_endpoints
 from edgelora.server.api.openai.generation import generation_endpoints
@@ -82,7 +83,7 @@ def _own_endpoints(runtime: Runtime, options: ServerOptions, drain: Drain, count
 
 def _api_endpoints(runtime: Runtime, options: ServerOptions, drain: Drain, manager: Manager) -> tuple[Endpoint, ...]:
     """The endpoints of OpenAI's API and of its relatives, which Groq's clients call with a prefix."""
-    dialects = Dialects(OPENAI, TOGETHER)
+    dialects = Dialects(OPENAI, TOGETHER, GROQ)
     return (
         *ResponsesRoutes(runtime, options, drain).endpoints(),
         *ModelsRoutes(runtime, dialects).endpoints(),

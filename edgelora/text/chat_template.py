@@ -21,8 +21,17 @@ if TYPE_CHECKING:
 _PROBE, _RESULT = "edgelora_probe", "edgelora_result"
 
 
-def render(source: str, turns: Sequence[Turn], specs: Sequence[dict[str, Any]], tokenizer: Tokenizer) -> str:
+def render(
+    source: str,
+    turns: Sequence[Turn],
+    specs: Sequence[dict[str, Any]],
+    tokenizer: Tokenizer,
+    *,
+    open_turn: bool = True,
+) -> str:
     """Return a conversation's text up to the start of the assistant's next message. `specs`: callable functions.
+
+    Without `open_turn` the text ends with the last message.
 
     Raises UsageError: code bad_messages if the template refuses the messages, bad_template if the template is at fault.
     """
@@ -32,12 +41,12 @@ def render(source: str, turns: Sequence[Turn], specs: Sequence[dict[str, Any]], 
         turns, specs = in_words(turns, specs), ()
     try:
         try:
-            return _render(source, turns, specs, tokenizer)
+            return _render(source, turns, specs, tokenizer, open_turn)
         except _Refused:
             single = one_call_each(turns)
             if len(single) == len(turns):
                 raise
-            return _render(source, single, specs, tokenizer)
+            return _render(source, single, specs, tokenizer, open_turn)
     except _Refused as refusal:
         message = f"The base's chat template refuses these messages: {refusal}."
         raise UsageError("bad_messages", message, "Change their roles or order.", param="messages") from None
@@ -66,13 +75,15 @@ def knows_tools(source: str) -> bool:
     return text.count(_PROBE) >= 2 and _RESULT in text
 
 
-def _render(source: str, turns: Sequence[Turn], specs: Sequence[dict[str, Any]], tokenizer: Tokenizer) -> str:
+def _render(
+    source: str, turns: Sequence[Turn], specs: Sequence[dict[str, Any]], tokenizer: Tokenizer, open_turn: bool
+) -> str:
     given = {"tools": list(specs)} if specs else {}
     return _compile(source).render(
         messages=list(turns),
         bos_token=tokenizer.bos_text,
         eos_token=tokenizer.eos_text,
-        add_generation_prompt=True,
+        add_generation_prompt=open_turn,
         **given,
     )
 

@@ -29,26 +29,33 @@ class ByteDecoder:
 
 
 class StopFilter:
-    """Lets text through up to the first stop string, which is swallowed. Text that may be its beginning waits.
+    """Lets text through up to the first stop string, which is swallowed unless it is to be included. Text that may be
+    its beginning waits.
 
     The first one is the one that is complete first (of two complete at once, the longer), so that the text does not
     depend on how it arrived.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, include: bool = False) -> None:
+        """`include`: let the stop string itself through, too."""
+        self._include = include
         self._stops = tuple(stop for stop in stops if stop)
         self._held = ""
         self.stopped = False
 
-    def feed(self, text: str) -> str:
-        """Return the text that may be shown now. Nothing once `stopped`."""
+    def feed(self, text: str, *, may_stop: bool = True) -> str:
+        """Return the text that may be shown now. Nothing once `stopped`.
+
+        `may_stop`: whether a stop string that `text` completes ends the answer, or is text as any other.
+        """
         if self.stopped:
             return ""
         text = self._held + text
         ends = [(text.index(stop) + len(stop), text.index(stop)) for stop in self._stops if stop in text]
-        if ends:
+        if ends and may_stop:
             self.stopped, self._held = True, ""
-            return text[: min(ends)[1]]
+            end, start = min(ends)
+            return text[: end if self._include else start]
         cut = len(text) - self._begun(text)
         self._held = text[cut:]
         return text[:cut]
@@ -70,9 +77,9 @@ class StopFilter:
 class Detokenizer:
     """The text of one answer: a ByteDecoder, then a StopFilter."""
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, include_stop: bool = False) -> None:
         self._detokenizer = ByteDecoder()
-        self._filter = StopFilter(stops)
+        self._filter = StopFilter(stops, include=include_stop)
         self._read = 0
         self.shown = 0
         """Number of characters returned so far."""
@@ -92,10 +99,11 @@ class Detokenizer:
         """Number of characters of which at least one byte was read."""
         return self._read + self._detokenizer.waiting
 
-    def feed(self, piece: bytes) -> str:
+    def feed(self, piece: bytes, *, may_stop: bool = True) -> str:
+        """Return the text that may be shown now. `may_stop`: whether a stop string may end the answer with it."""
         text = self._detokenizer.feed(piece)
         self._read += len(text)
-        return self._show(self._filter.feed(text))
+        return self._show(self._filter.feed(text, may_stop=may_stop))
 
     def finish(self) -> str:
         """Return the rest, once no token follows; empty if a stop string was found."""

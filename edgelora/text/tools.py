@@ -39,10 +39,13 @@ class ToolCall:
     name: str
     arguments: str
     """Arguments of the call, a JSON object as text."""
+    complete: bool = True
+    """False if `arguments` are no JSON object, as those of a call that was cut off."""
 
     def spec(self, change: Change) -> dict[str, Any]:
-        """Return it as chat templates take it: arguments as an object, every text changed."""
-        function = {"name": change(self.name), "arguments": mapped(json.loads(self.arguments), change)}
+        """Return it as chat templates take it: arguments as an object, or as the text they are; every text changed."""
+        arguments = mapped(json.loads(self.arguments), change) if self.complete else change(self.arguments)
+        function = {"name": change(self.name), "arguments": arguments}
         return {"type": "function", "id": change(self.id), "function": function}
 
 

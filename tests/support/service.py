@@ -144,8 +144,9 @@ class FakeService:
         sampling: SamplingParams,
         client: str = "",
         tools: Sequence[Tool] = (),
+        continued: bool = False,
     ) -> Stream:
-        tokens = encode_chat(messages, self.engine.tokenizer, tools=tools, limit=self.limit)
+        tokens = encode_chat(messages, self.engine.tokenizer, tools=tools, limit=self.limit, continued=continued)
         return self._submit(tokens, adapters, sampling, client)
 
     def complete(

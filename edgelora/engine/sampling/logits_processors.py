@@ -1,12 +1,13 @@
 """Logits processors, which change the logits before a token is chosen. A new one is a function and a line here.
 
-The order is llama.cpp's default: bias, repeat penalty, then OpenAI's presence and frequency penalties.
+The tokens that may not end the answer yet are forbidden first. The rest has llama.cpp's default order: bias, repeat
+penalty, then OpenAI's presence and frequency penalties.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -24,18 +25,30 @@ class History:
         """`last`: maximum number of tokens in `recent`."""
         self.recent: deque[int] = deque(prompt, maxlen=last)
         """The latest tokens, including those of the prompt."""
+        self.length = 0
+        """Number of tokens in the answer."""
         self.counts: Counter[int] = Counter()
         """Number of occurrences of each token in the answer; the prompt does not count."""
 
     def append(self, token: int) -> None:
         """Record a chosen token."""
+        self.length += 1
         self.recent.append(token)
         self.counts[token] += 1
 
 
-def make_logits_processors(params: SamplingParams, history: History) -> list[LogitsProcessor]:
-    """Return the processors that `params` require, in the order of application."""
+def make_logits_processors(
+    params: SamplingParams, history: History, *, end_ids: Collection[int] = ()
+) -> list[LogitsProcessor]:
+    """Return the processors that `params` require, in the order of application. `end_ids`: the tokens that end a
+    turn.
+    """
     processors: list[LogitsProcessor] = []
+    ends, stops = sorted(end_ids), sorted({*end_ids, *params.stop_token_ids})
+    if params.min_tokens:
+        processors.append(lambda logits: without(logits, stops) if history.length < params.min_tokens else logits)
+    if params.ignore_eos:
+        processors.append(lambda logits: without(logits, ends))
     if params.logit_bias:
         processors.append(logit_bias(params.logit_bias))
     if params.repeat_penalty != 1.0:
@@ -44,6 +57,14 @@ def make_logits_processors(params: SamplingParams, history: History) -> list[Log
         penalties = {"presence": params.presence_penalty, "frequency": params.frequency_penalty}
         processors.append(lambda logits: presence_frequency(logits, history.counts, **penalties))
     return processors
+
+
+def without(logits: Logits, tokens: Sequence[int]) -> Logits:
+    """Return logits that allow none of `tokens`; unchanged where nothing else is allowed, as a complete JSON value's
+    constraint allows only the end."""
+    allowed = logits.copy()
+    allowed[np.asarray(tokens, np.intp)] = -np.inf
+    return allowed if np.isfinite(allowed.max()) else logits
 
 
 def logit_bias(biases: Sequence[tuple[int, float]]) -> LogitsProcessor:

@@ -8,7 +8,7 @@ temperature last.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -41,17 +41,30 @@ class Sampler:
     """Chooses one request's tokens. The same seed, prompt and logits give the same tokens."""
 
     def __init__(
-        self, params: SamplingParams, prompt_tokens: Sequence[int], *, guided_decoder: TokenConstraint | None = None
+        self,
+        params: SamplingParams,
+        prompt_tokens: Sequence[int],
+        *,
+        end_ids: Collection[int] = (),
+        guided_decoder: TokenConstraint | None = None,
     ) -> None:
-        """`guided_decoder` enforces `params.constraint`. Raises UsageError as `validate` does."""
+        """`end_ids`: the tokens that end a turn. `guided_decoder` enforces `params.constraint`.
+
+        Raises UsageError as `validate` does.
+        """
         validate(params)
         self._params = params
         self._guided_decoder = guided_decoder
         self._history = History(prompt_tokens, last=params.repeat_last_n)
-        self._processors = make_logits_processors(params, self._history)
+        self._processors = make_logits_processors(params, self._history, end_ids=end_ids)
         # numpy takes seeds of 64 bits; a negative seed is reinterpreted as unsigned.
         seed = None if params.seed is None else params.seed % (1 << 64)
         self._generator = np.random.Generator(np.random.PCG64(seed))
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether the latest token may end the answer: it comes after the first `min_tokens`."""
+        return self._history.length > self._params.min_tokens
 
     @property
     def complete(self) -> bool:

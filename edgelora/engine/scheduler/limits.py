@@ -64,6 +64,10 @@ class Limits:
         for token, _ in request.sampling.logit_bias:
             if not 0 <= token <= last:
                 raise _bad_token(f"logit_bias names token {token}; the vocabulary has 0 to {last}.", "logit_bias")
+        for token in request.sampling.stop_token_ids:
+            if not 0 <= token <= last:
+                message = f"stop_token_ids names token {token}; the vocabulary has 0 to {last}."
+                raise _bad_token(message, "stop_token_ids")
 
 
 def _bad_token(message: str, param: str) -> UsageError:

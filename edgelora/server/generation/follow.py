@@ -43,13 +43,20 @@ async def follow(
 
 
 async def follow_all(
-    streams: Sequence[Stream], *, receive: Receive, drain: Drain, tick: float, timeouts: RequestTimeouts = ENDLESS
+    streams: Sequence[Stream],
+    *,
+    receive: Receive,
+    drain: Drain,
+    tick: float,
+    timeouts: RequestTimeouts = ENDLESS,
+    prompts: int = 1,
 ) -> AsyncGenerator[ChoiceResult | None]:
     """Yield the events of all choices until each has ended or one has failed; None after `tick` seconds of silence.
 
     Close the generator to cancel the generations. Raises ClientGone as soon as the client disconnects. The last event
     is Failed if draining is cut or a limit of `timeouts` is reached. The request's body must have been read, because
-    only then does `receive` wait for the disconnect. The tokens of prompt and answer, or of the part of the answer that
+    only then does `receive` wait for the disconnect. `prompts`: how many prompts the choices answer, as many choices
+    each, in order. The tokens of prompt and answer, or of the part of the answer that
     was sent, count against the caller's limits.
     """
     events = [aiter(stream) for stream in streams]
@@ -57,6 +64,7 @@ async def follow_all(
     cut = asyncio.create_task(drain.cut.wait())
     upcoming = {choice: asyncio.create_task(_next(stream_events)) for choice, stream_events in enumerate(events)}
     tokens = dict.fromkeys(upcoming, 0)
+    each = len(streams) // prompts
     clock = asyncio.get_running_loop().time
     began = clock()
     try:
@@ -75,8 +83,9 @@ async def follow_all(
                 yield None
             for choice in ready:
                 event = upcoming.pop(choice).result()
-                note_event(event, choice=choice)
-                tokens[choice] = _tokens(event, choice, tokens[choice])
+                first = choice % each == 0  # The prompt, which its choices share, counts with the first of them.
+                note_event(event, choice=choice, prompt=first)
+                tokens[choice] = _tokens(event, tokens[choice], prompt=first)
                 if isinstance(event, TextDelta):
                     upcoming[choice] = asyncio.create_task(_next(events[choice]))
                 yield ChoiceResult(choice, event)
@@ -89,10 +98,10 @@ async def follow_all(
         await _settle((*upcoming.values(), gone, cut))
 
 
-def _tokens(event: Event, choice: int, before: int) -> int:
-    """Return the tokens of a choice so far. The prompt, which all choices share, counts with the first."""
+def _tokens(event: Event, before: int, *, prompt: bool) -> int:
+    """Return the tokens of a choice so far. `prompt`: whether the prompt counts with it."""
     if isinstance(event, Finished):
-        return event.usage.completion_tokens if choice else event.usage.total_tokens
+        return event.usage.total_tokens if prompt else event.usage.completion_tokens
     return before + isinstance(event, TextDelta)
 
 

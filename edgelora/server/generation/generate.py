@@ -61,7 +61,14 @@ class GenerationApp:
             stream.whole = not started.body.stream
         tick = self.options.keepalive_seconds
         async with aclosing(
-            follow_all(started.streams, receive=receive, drain=self.drain, tick=tick, timeouts=self.options.timeouts)
+            follow_all(
+                started.streams,
+                receive=receive,
+                drain=self.drain,
+                tick=tick,
+                timeouts=self.options.timeouts,
+                prompts=started.prompts,
+            )
         ) as events:
             if started.body.stream:
                 await self._send_stream(started, generation.shape, events, send)
@@ -85,9 +92,9 @@ class GenerationApp:
             else:
                 ends[result.choice] = result.event
         choices = [
-            started.make_writer().whole_choice(texts, ends[choice].reason) for choice, texts in enumerate(deltas)
+            started.make_writer(choice).whole_choice(texts, ends[choice].reason) for choice, texts in enumerate(deltas)
         ]
-        usage = total([end.usage for end in ends.values()])
+        usage = total([ends[choice].usage for choice in range(len(choices))], prompts=started.prompts)
         reply = whole_answer(self._head(started, shape), shape, choices=choices, usage=usage)
         await send_reply(send, 200, JSON_HEADERS, reply)
 
@@ -98,8 +105,9 @@ class GenerationApp:
         if first is not None and isinstance(first.event, Failed):
             # Nothing has been sent yet, so the client can have a status and not only a frame.
             raise first.event.error
-        writers = [started.make_writer() for _ in started.streams]
-        writer = SseWriter(self._head(started, shape), shape, writers, include_usage=started.body.include_usage)
+        writers = [started.make_writer(choice) for choice in range(len(started.streams))]
+        head, include_usage = self._head(started, shape), started.body.include_usage
+        writer = SseWriter(head, shape, writers, include_usage=include_usage, prompts=started.prompts)
         await send({"type": "http.response.start", "status": 200, "headers": STREAM_HEADERS})
         await send_frames(send, writer.opening() + writer.event(first))
         async for result in results:
@@ -114,7 +122,7 @@ class GenerationApp:
         return ChunkHead(
             id=f"{shape.id_prefix}{uuid.uuid4().hex}",
             created=int(time.time()),
-            model=started.body.model,
+            model=started.body.answering,
             fingerprint=_fingerprint(self.runtime.base.name, started.adapters),
         )
 

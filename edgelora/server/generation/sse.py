@@ -25,6 +25,12 @@ class ReplyShape:
     chunk_object: str
     finish: Callable[[Fields], Fields] = lambda fields: fields
     """Changes the fields of every chunk and whole reply before they are encoded."""
+    first: Callable[[Fields], Fields] = lambda fields: fields
+    """Changes the fields of a stream's first chunk."""
+    last: Callable[[Fields, Usage], Fields] = lambda fields, _usage: fields
+    """Changes the fields of a stream's last chunk that has a choice, with the usage of the whole answer."""
+    service_tier: str | None = None
+    """What the API calls the tier of service that it gives everybody; None: it names none."""
     usage_apart: bool = True
     """True if a stream's usage has a chunk of its own; False if it is in the last one."""
     filler: bytes = b""
@@ -46,21 +52,32 @@ class ChunkHead:
 def whole_answer(head: ChunkHead, shape: ReplyShape, *, choices: Sequence[ChoiceEnd], usage: Usage) -> bytes:
     """Return the JSON of an answer that is not streamed."""
     written = [_choice(index, choice.deltas[-1], choice.reason) for index, choice in enumerate(choices)]
-    return msgspec.json.encode(shape.finish({**_fields(head, shape.object, written), "usage": usage_fields(usage)}))
+    fields = {**_fields(head, shape, shape.object, written), "usage": usage_fields(usage)}
+    return msgspec.json.encode(shape.finish(fields))
 
 
 class SseWriter:
     """Turns the events of an answer's choices into the frames of its stream."""
 
     def __init__(
-        self, head: ChunkHead, shape: ReplyShape, writers: Sequence[ChoiceWriter], *, include_usage: bool
+        self,
+        head: ChunkHead,
+        shape: ReplyShape,
+        writers: Sequence[ChoiceWriter],
+        *,
+        include_usage: bool,
+        prompts: int = 1,
     ) -> None:
-        """`include_usage`: send the usage at the end of the stream, and a null usage in all other chunks."""
+        """`include_usage`: send the usage at the end of the stream, and a null usage in all other chunks. `prompts`:
+        how many prompts the choices answer, as many choices each, in order."""
         self._head = head
         self._shape = shape
         self._writers = writers
         self._include_usage = include_usage
-        self._usages: list[Usage] = []
+        self._begun = False
+        """True once there is a chunk."""
+        self._prompts = prompts
+        self._usages: dict[int, Usage] = {}
         """The usage of each choice that has ended."""
 
     def opening(self) -> bytes:
@@ -81,35 +98,44 @@ class SseWriter:
 
     def _end(self, choice: int, ending: ChoiceEnd, usage: Usage) -> bytes:
         *before, last = ending.deltas
-        self._usages.append(usage)
+        self._usages[choice] = usage
         over = len(self._usages) == len(self._writers)
-        apart = self._shape.usage_apart
-        own = total(self._usages) if over and not apart else None
-        frames = self._chunks(choice, before) + self._chunk(_choice(choice, last, ending.reason), own)
         if not over:
-            return frames
-        return frames + (self._usage_chunk(total(self._usages)) if self._include_usage and apart else b"") + DONE
+            return self._chunks(choice, before) + self._chunk(_choice(choice, last, ending.reason))
+        usages = [self._usages[index] for index in range(len(self._writers))]
+        spent, apart = total(usages, prompts=self._prompts), self._shape.usage_apart and self._include_usage
+        frames = self._chunks(choice, before) + self._chunk(_choice(choice, last, ending.reason), spent)
+        return frames + (self._usage_chunk(spent) if apart else b"") + DONE
 
     def _chunks(self, choice: int, deltas: Sequence[Delta]) -> bytes:
         return b"".join(self._chunk(_choice(choice, delta, None)) for delta in deltas)
 
-    def _chunk(self, choice: Fields, usage: Usage | None = None) -> bytes:
-        fields = _fields(self._head, self._shape.chunk_object, [choice])
+    def _chunk(self, choice: Fields, spent: Usage | None = None) -> bytes:
+        """`spent`: in the last chunk, the usage of the whole answer."""
+        fields = _fields(self._head, self._shape, self._shape.chunk_object, [choice])
         if self._include_usage:
-            fields["usage"] = None if usage is None else usage_fields(usage)
-        return _frame(msgspec.json.encode(self._shape.finish(fields)))
+            fields["usage"] = None if spent is None or self._shape.usage_apart else usage_fields(spent)
+        fields = self._shape.finish(fields)
+        if not self._begun:
+            fields, self._begun = self._shape.first(fields), True
+        return _frame(msgspec.json.encode(fields if spent is None else self._shape.last(fields, spent)))
 
     def _usage_chunk(self, usage: Usage) -> bytes:
-        fields = _fields(self._head, self._shape.chunk_object, [])
+        fields = _fields(self._head, self._shape, self._shape.chunk_object, [])
         return _frame(msgspec.json.encode({**fields, "usage": usage_fields(usage)}))
 
 
-def total(usages: Sequence[Usage]) -> Usage:
-    """Return the usage of all choices together. The prompt counts once, with the fewest cached tokens of any choice."""
+def total(usages: Sequence[Usage], *, prompts: int = 1) -> Usage:
+    """Return the usage of all choices together, given in order.
+
+    Each of the `prompts` counts once, with the fewest cached tokens of any of its choices.
+    """
+    each = len(usages) // prompts
+    same_prompt = [usages[first : first + each] for first in range(0, len(usages), each)]
     return Usage(
-        prompt_tokens=usages[0].prompt_tokens,
+        prompt_tokens=sum(choices[0].prompt_tokens for choices in same_prompt),
         completion_tokens=sum(usage.completion_tokens for usage in usages),
-        cached_tokens=min(usage.cached_tokens for usage in usages),
+        cached_tokens=sum(min(usage.cached_tokens for usage in choices) for choices in same_prompt),
         drafted_tokens=sum(usage.drafted_tokens for usage in usages),
         accepted_tokens=sum(usage.accepted_tokens for usage in usages),
     )
@@ -124,13 +150,15 @@ def usage_fields(usage: Usage) -> Fields:
     }
 
 
-def _fields(head: ChunkHead, name: str, choices: list[Fields]) -> Fields:
+def _fields(head: ChunkHead, shape: ReplyShape, name: str, choices: list[Fields]) -> Fields:
+    tier: Fields = {} if shape.service_tier is None else {"service_tier": shape.service_tier}
     return {
         "id": head.id,
         "object": name,
         "created": head.created,
         "model": head.model,
         "system_fingerprint": head.fingerprint,
+        **tier,
         "choices": choices,
     }
 

@@ -24,7 +24,8 @@ MAX_TOOL_CHARS = 512 << 10
 
 Choice = Literal["none", "auto", "required"]
 
-FunctionName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+FUNCTION_NAME = r"^[a-zA-Z0-9_-]{1,64}$"
+FunctionName = Annotated[str, Meta(pattern=FUNCTION_NAME)]
 
 
 class FunctionSpec(Struct, frozen=True):
@@ -46,6 +47,8 @@ class JsonSchemaFormat(Struct, frozen=True):
 class ResponseFormat(Struct, frozen=True):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchemaFormat | None = None
+    schema: dict[str, Any] | None = None
+    """The schema in the form of llama-server and Together, beside either type of JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +103,15 @@ def answer_schema(response_format: ResponseFormat | None) -> schema_grammar.Sche
     """Return the JSON schema that the answer must match; None: any text. Raises UsageError naming the field."""
     if response_format is None or response_format.type == "text":
         return None
+    beside = response_format.schema
     if response_format.type == "json_object":
-        return schema_grammar.ANY_OBJECT
+        return beside or schema_grammar.ANY_OBJECT
     if response_format.json_schema is None:
-        raise missing("response_format.json_schema")
+        if beside is None:
+            raise missing("response_format.json_schema")
+        return beside
+    if beside is not None and beside != response_format.json_schema.schema:
+        raise invalid("response_format.schema", "disagrees with 'json_schema'")
     return response_format.json_schema.schema
 
 

@@ -13,6 +13,7 @@ from edgelora.core.errors import UsageError
 from edgelora.server.http.endpoint import Inert
 
 StructT = TypeVar("StructT", bound=Struct)
+NO_REMEDIES: Mapping[str, str] = {}
 
 
 def typed(raw: object, kind: type[StructT]) -> StructT:
@@ -31,15 +32,18 @@ def check_text(text: str, param: str) -> None:
         raise invalid(param, "has half of a surrogate pair, which is not a character") from None
 
 
-def refuse_unsupported(raw: Mapping[str, object], inert: Inert, *, at: str = "") -> None:
+def refuse_unsupported(
+    raw: Mapping[str, object], inert: Inert, *, at: str = "", remedies: Mapping[str, str] = NO_REMEDIES
+) -> None:
     """Raises UsageError for a field of `inert` whose value is not one of those that change nothing.
 
-    `at`: the path of `raw` in the body, which the error puts before the field's name.
+    `at`: the path of `raw` in the body, which the error puts before the field's name. `remedies`: by field, what to do
+    instead of leaving it out.
     """
     for name, accepted in inert.items():
         value = raw.get(name)
         if value is not None and not any(_same(value, candidate) for candidate in accepted):
-            raise unsupported(f"{at}{name}", accepted)
+            raise unsupported(f"{at}{name}", accepted, remedies.get(name))
 
 
 def invalid(param: str, why: str) -> UsageError:
@@ -50,13 +54,13 @@ def missing(param: str) -> UsageError:
     return UsageError("missing_required_parameter", f"The field {param!r} is missing.", param=param)
 
 
-def unsupported(param: str, accepted: tuple[object, ...] = ()) -> UsageError:
-    """`accepted`: the values that are let through because they change nothing; the error lists them."""
+def unsupported(param: str, accepted: tuple[object, ...] = (), remedy: str | None = None) -> UsageError:
+    """`accepted`: the values that are let through because they change nothing; the error lists them, unless there is a
+    better `remedy`."""
     values = " or ".join(msgspec.json.encode(value).decode() for value in accepted)
     only = f", or send {values}" if values else ""
-    return UsageError(
-        "unsupported_parameter", f"The field {param!r} is not supported.", f"Leave it out{only}.", param=param
-    )
+    what = f"The field {param!r} is not supported."
+    return UsageError("unsupported_parameter", what, remedy or f"Leave it out{only}.", param=param)
 
 
 def _same(value: object, accepted: object) -> bool:

@@ -33,14 +33,17 @@ class RequestRecord:
         """The request's label in the counters. On the event loop only."""
         return NO_MODEL if self.adapters is None else self.counters.label(self.adapters)
 
-    def event(self, event: Event | None, now: float, *, choice: int = 0) -> None:
-        """Count an event of the answer. `choice`: its index, where the request has several."""
+    def event(self, event: Event | None, now: float, *, choice: int = 0, prompt: bool = True) -> None:
+        """Count an event of the answer. `choice`: its index, where the request has several.
+
+        `prompt`: whether its prompt counts with it, or with another choice of the same prompt.
+        """
         if isinstance(event, TextDelta):
             self._delta(now, choice)
         elif isinstance(event, Finished):
             usage = event.usage
             tokens = Tokens(completion=usage.completion_tokens)
-            if not choice:  # the shared prompt counts with the first choice
+            if prompt:
                 tokens = Tokens(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
             self.counters.count_tokens(self.adapter, tokens)
             self.tokens = tokens if self.tokens is None else self.tokens.plus(tokens)
@@ -78,7 +81,7 @@ def note_adapters(adapters: Iterable[str]) -> None:
         record.adapters = tuple(adapters)
 
 
-def note_event(event: Event | None, *, choice: int = 0) -> None:
-    """Record an event of the current request's answer. On the event loop only."""
+def note_event(event: Event | None, *, choice: int = 0, prompt: bool = True) -> None:
+    """Record an event of the current request's answer, as `RequestRecord.event`. On the event loop only."""
     if (record := _current.get()) is not None:
-        record.event(event, time.monotonic(), choice=choice)
+        record.event(event, time.monotonic(), choice=choice, prompt=prompt)

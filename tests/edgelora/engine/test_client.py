@@ -64,6 +64,32 @@ def test_statistics_are_there_before_the_first_request(kind: Kind) -> None:
         engine.close()
 
 
+def test_where_an_answer_ends(engine: EngineClient) -> None:
+    """At a stop token, with or without its text; not before min_tokens; not at the model's own end with ignore_eos."""
+
+    def answer(**sampling: Any) -> tuple[str, FinishReason]:
+        *texts, last = engine.submit(request("r", "Hello", **sampling))
+        assert isinstance(last, Finished)
+        return "".join(event.text for event in texts if isinstance(event, TextDelta)), last.reason
+
+    mark, dot = ord("!"), ord(".")
+    assert answer(stop_token_ids=(mark, dot)) == ("né", FinishReason.STOP)
+    assert answer(stop_token_ids=(mark,), include_stop=True) == ("né!", FinishReason.STOP)
+    assert answer(stop=("One",), include_stop=True) == ("né! One", FinishReason.STOP)
+    assert answer(stop=("é", "END"), min_tokens=6) == ("né! One ", FinishReason.STOP)
+    text, reason = answer(ignore_eos=True, max_tokens=30)
+    assert text.startswith(ANSWER) and (len(text.encode()), reason) == (30, FinishReason.LENGTH)
+    text, _ = answer(min_tokens=25, max_tokens=40)
+    assert len(text.encode()) >= 25
+
+
+def test_a_stop_token_outside_the_vocabulary_is_named(engine: EngineClient) -> None:
+    """As every other token that a request names."""
+    with pytest.raises(UsageError) as caught:
+        engine.submit(request("r", stop_token_ids=(1 << 20,)))
+    assert (caught.value.code, caught.value.param) == ("bad_token", "stop_token_ids")
+
+
 def test_answers_come_piece_by_piece(engine: EngineClient) -> None:
     """One event a character, then the end with counts and times that make sense."""
     *texts, end = engine.submit(request("r", "Hello"))

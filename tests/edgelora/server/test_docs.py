@@ -10,7 +10,7 @@ from starlette.routing import Route
 from edgelora.server.api.openai.chat import ChatBody
 from edgelora.server.api.openai.completions import CompletionBody
 from edgelora.server.app import build_app
-from edgelora.server.generation.request_body import CHAT_INERT
+from edgelora.server.generation.known_fields import CHAT_INERT, COMPLETION_INERT
 from edgelora.server.http.options import ServerOptions
 from edgelora.server.page.routes import PAGE_PATHS
 from tests.support.service import FakeService
@@ -38,4 +38,5 @@ def test_every_field_a_body_takes_is_named() -> None:
     text = DOCS.read_text(encoding="utf-8")
     assert all(f"`{name}" in text for name in honoured)
     assert all(f"`{name}" in text and name in CHAT_INERT for name in ("functions", "grammar", "guided_json"))
-    assert not honoured & set(CHAT_INERT)
+    assert not set(ChatBody.__struct_fields__) & set(CHAT_INERT)
+    assert not set(CompletionBody.__struct_fields__) & set(COMPLETION_INERT)

@@ -12,7 +12,7 @@ from edgelora.text.prompt import Message, encode_chat
 from edgelora.text.system_prefix import system_length
 from edgelora.text.tools import Tool, ToolCall
 from tests.edgelora.text.test_prompt import VOCABULARY, controls, read, with_template
-from tests.support.fake_backend.tokenizer import CHAT_TEMPLATE, CONTROL_TEXTS
+from tests.support.fake_backend.tokenizer import CHAT_TEMPLATE, CONTROL_TEXTS, FakeTokenizer
 
 # In Llama 3.1's manner: functions in the first user message, one call in a message, results from `ipython`.
 LLAMA_LIKE = (
@@ -130,3 +130,13 @@ def test_the_system_prompt_has_the_functions_in_it() -> None:
     tokens = encode_chat(ASKED, LLAMA, tools=[WEATHER])
     length = system_length(ASKED, tokens, LLAMA, tools=[WEATHER])
     assert read(tokens[:length]).endswith(json.dumps(WEATHER.spec(str)) + "\n")
+
+
+@pytest.mark.parametrize("template", [LLAMA, VOCABULARY])
+def test_a_call_that_was_cut_is_told_as_it_is(template: FakeTokenizer) -> None:
+    """Its arguments are a text, as transformers hands them over, and hold no control token."""
+    cut = '{"city": "Ber<|eot_id|>'
+    call = ToolCall("1", "weather", cut, complete=False)
+    tokens = encode_chat([*ASKED, Message("assistant", "", (call,))], template)
+    whole = encode_chat([*ASKED, Message("assistant", "", (ToolCall("1", "weather", "{}"),))], template)
+    assert json.dumps(cut) in read(tokens) and controls(tokens) == controls(whole)

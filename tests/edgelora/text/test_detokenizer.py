@@ -79,6 +79,21 @@ def test_a_stop_string_over_several_pieces() -> None:
     assert answer.stopped and answer.finish() == ""
 
 
+def test_a_stop_string_before_it_may_end_the_answer_is_text() -> None:
+    """It is shown, and one that is complete later ends the answer, wherever it began."""
+    answer = Detokenizer(["END"])
+    early = [answer.feed(piece, may_stop=False) for piece in (b"an END, E", b"N")]
+    assert "".join(early) == "an END, " and not answer.stopped
+    assert answer.feed(b"D!") == "" and answer.stopped
+
+
+def test_a_stop_string_may_be_included() -> None:
+    """Up to its end; nothing after it is shown."""
+    answer = Detokenizer(["END", "N"], include_stop=True)
+    assert answer.feed(b"the E") + answer.feed(b"NDLESS") == "the EN" and answer.stopped
+    assert answer.finish() == "" and answer.shown == len("the EN")
+
+
 def test_a_false_beginning_is_shown_later() -> None:
     """What only looked like a stop string comes with the next piece, or with the end."""
     answer = Detokenizer(["END"])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from edgelora.core.errors import ContextTooLong, UsageError
 from edgelora.text.prompt import LARGE, Message, encode_chat, encode_text
+from edgelora.text.tools import ToolCall
 from tests.support.fake_backend.tokenizer import (
     BOS,
     CHAT_TEMPLATE,
@@ -276,3 +277,64 @@ def test_a_text_with_every_private_use_character() -> None:
     codes = [*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE), *range(0x100000, 0x10FFFE)]
     with pytest.raises(UsageError, match="private-use"):
         encode_chat(user("".join(map(chr, codes))), VOCABULARY)
+
+
+KEEPS_SPACE = CHAT_TEMPLATE.replace("message['content'] | trim", "message['content']")
+ALWAYS_OPENS = CHAT_TEMPLATE.replace("{%- if add_generation_prompt %}", "{%- if true %}")
+TEMPLATES = (CHAT_TEMPLATE, KEEPS_SPACE, ALWAYS_OPENS)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("begun", ["The answer", "The answer is ", " Well", "", "a <|eot_id|> b<", "x\n\n", "Hi"])
+def test_the_last_message_is_continued_as_transformers_does_it(template: str, begun: str) -> None:
+    """The prompt ends with the message's own text, whatever the template writes after it or cuts off."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    messages = [Message("user", "Hi"), Message("assistant", begun)]
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    rendered, _ = render_jinja_template(
+        [turns], chat_template=template, continue_final_message=True, bos_token=CONTROL_TEXTS[0]
+    )
+    tokens = encode_chat(messages, with_template(template), continued=True)
+    assert read(tokens) == rendered[0] and controls(tokens).count(EOT) == 1
+
+
+def test_a_base_without_a_template_continues_its_line() -> None:
+    """No new line, and no new turn."""
+    messages = [Message("user", "Hi"), Message("assistant", "Well, ")]
+    assert read(encode_chat(messages, with_template(None), continued=True)).endswith("user: Hi\nassistant: Well, ")
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [Message("user", "Hi")],
+        [Message("assistant", "", (ToolCall("1", "f", "{}"),))],
+    ],
+)
+def test_what_cannot_be_continued_is_refused(messages: list[Message]) -> None:
+    """Another's message, and a call."""
+    with pytest.raises(UsageError) as caught:
+        encode_chat(messages, VOCABULARY, continued=True)
+    assert caught.value.code == "bad_messages"
+
+
+@pytest.mark.parametrize("shown", ["", "m.content | replace('think', '')", "m.content[:3]"])
+def test_a_template_that_hides_the_last_text_cannot_continue_it(shown: str) -> None:
+    """As for transformers: the answer would go on from something else."""
+    template = "{% for m in messages %}{{ m.role }}{% if m.role == 'assistant' %}" + (
+        f"{{{{ {shown} }}}}{{% endif %}}{{% endfor %}}" if shown else "{% endif %}{% endfor %}"
+    )
+    with pytest.raises(UsageError) as caught:
+        encode_chat([Message("user", "Hi"), Message("assistant", "I think")], with_template(template), continued=True)
+    assert caught.value.code == "bad_messages"
+
+
+def test_a_name_is_for_templates_that_show_it() -> None:
+    """It is plain text there, whatever it spells; other templates, and messages without one, are as ever."""
+    shows = with_template("{% for m in messages %}{{ m.name | default('-') }}: {{ m.content }}\n{% endfor %}")
+    named = [Message("user", "Hi", name="ada<|eot_id|>"), Message("user", "Ho")]
+    tokens = encode_chat(named, shows)
+    assert read(tokens).endswith("ada<|eot_id|>: Hi\n-: Ho\n") and controls(tokens) == []
+    bare = [Message(message.role, message.content) for message in named]
+    assert encode_chat(named, VOCABULARY) == encode_chat(bare, VOCABULARY)

@@ -37,6 +37,16 @@ GENERATION: dict[str, object] = {
     "echo": False,
     "suffix": "",
     "best_of": 1,
+    "adapter_id": "medical-faq",
+    "min_tokens": 2,
+    "ignore_eos": True,
+    "stop_token_ids": [5],
+    "include_stop_str_in_output": True,
+    "repetition_penalty": 1.1,
+    "repeat_last_n": -1,
+    "n_predict": 8,
+    "continue_final_message": True,
+    "service_tier": "flex",
 }
 RIGHT: Mapping[str, dict[str, object]] = {
     "/chat/completions": CHAT,

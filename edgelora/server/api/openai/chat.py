@@ -8,12 +8,19 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from edgelora.core.errors import UsageError
-from edgelora.core.sampling_params import MAX_LOGPROBS, Constraint, SamplingParams
+from edgelora.core.sampling_params import MAX_LOGPROBS, SamplingParams
 from edgelora.engine.stream import Stream
 from edgelora.runtime.interface import Runtime
 from edgelora.server.api.openai.chat_writer import ChatFormat, ChatWriter
+from edgelora.server.generation.known_fields import CHAT_INERT
 from edgelora.server.generation.request_adapters import request_adapters
-from edgelora.server.generation.request_body import CHAT_INERT, GenerationFields, Positive, client_of, parse_body
+from edgelora.server.generation.request_body import (
+    CountOrAll,
+    GenerationFields,
+    ServiceTier,
+    client_of,
+    parse_body,
+)
 from edgelora.server.generation.sse import ReplyShape
 from edgelora.server.generation.started import StartedGeneration, begin_all
 from edgelora.server.generation.tool_request import (
@@ -37,7 +44,9 @@ ROLES = {"system": "system", "developer": "system", "user": "user", "assistant":
 """The roles that a message may have, and the template's name of each. `developer` is the newer name of `system`."""
 
 _PART_TYPES = frozenset({"image_url", "input_audio", "file", "refusal"})
-_MESSAGE_INERT: Inert = {"name": (), "function_call": (), "audio": (), "refusal": ()}
+_MESSAGE_INERT: Inert = {"function_call": (), "audio": (), "refusal": ()}
+_MAY_BE_EMPTY = ("assistant", "tool")
+"""The roles whose messages clients send without content: a call, or a function that returned nothing."""
 
 
 class Part(Struct, frozen=True):
@@ -50,7 +59,7 @@ class Part(Struct, frozen=True):
 class FormerFunction(Struct, frozen=True):
     name: FunctionName
     arguments: str
-    """A JSON object as text."""
+    """A JSON object as text; an empty text is an empty object. Any other text is passed on as it is."""
 
 
 class FormerCall(Struct, frozen=True):
@@ -62,27 +71,23 @@ class FormerCall(Struct, frozen=True):
 class ChatMessage(Struct, frozen=True):
     role: str
     content: str | list[Part] | None = None
+    name: Annotated[str, Meta(max_length=64)] | None = None
     tool_calls: list[FormerCall] | None = None
     tool_call_id: str | None = None
 
 
 class ChatBody(GenerationFields, frozen=True, kw_only=True):
     messages: Annotated[list[ChatMessage], Meta(min_length=1)]
-    max_completion_tokens: Positive | None = None
+    max_completion_tokens: CountOrAll | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     tools: Annotated[list[ToolSpec], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: Choice | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
-
-    @property
-    def limit(self) -> int | None:
-        """Maximum number of tokens of the answer. Raises UsageError if the field's two names disagree."""
-        old, new = self.max_tokens, self.max_completion_tokens
-        if old is not None and new is not None and old != new:
-            raise invalid("max_tokens", "disagrees with 'max_completion_tokens'")
-        return old if new is None else new
+    service_tier: ServiceTier | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
 
 
 def start_chat(runtime: Runtime, raw: dict[str, object]) -> StartedGeneration:
@@ -100,19 +105,26 @@ def begin_chat(runtime: Runtime, raw: dict[str, object]) -> tuple[StartedGenerat
     box = chat_tools(body)
     schema = answer_schema(body.response_format)
     constraint = box.constraint(schema)
-    _check_combinations(body, box, constraint)
+    _check_combinations(body, box)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    limit = body.limit
+    limit, continued = body.limit(), continues(body)
     adapters = request_adapters(runtime, body)
     samplings = body.samplings(runtime.default_sampling(), max_tokens=limit, logprobs=logprobs, constraint=constraint)
 
     def submit(sampling: SamplingParams) -> Stream:
-        return runtime.chat(messages, adapters=adapters, sampling=sampling, client=client_of(raw), tools=box.tools)
+        return runtime.chat(
+            messages,
+            adapters=adapters,
+            sampling=sampling,
+            client=client_of(raw),
+            tools=box.tools,
+            continued=continued,
+        )
 
     with naming("response_format" if schema is not None and not box.must else "tools"):
         streams = begin_all(samplings, submit)
     chat_format = ChatFormat(bool(body.logprobs), box.parser if box.may else None, box.several)
-    return StartedGeneration(body, adapters, streams, lambda: ChatWriter(chat_format)), chat_format
+    return StartedGeneration(body, adapters, streams, lambda _choice: ChatWriter(chat_format)), chat_format
 
 
 def chat_tools(body: ChatBody) -> Toolbox:
@@ -120,7 +132,7 @@ def chat_tools(body: ChatBody) -> Toolbox:
     return toolbox(body.tools, body.tool_choice, body.parallel_tool_calls)
 
 
-def _check_combinations(body: ChatBody, box: Toolbox, constraint: Constraint | None) -> None:
+def _check_combinations(body: ChatBody, box: Toolbox) -> None:
     """Raises UsageError for fields that cannot be combined."""
     if body.top_logprobs and not body.logprobs:
         raise invalid("top_logprobs", "is only allowed together with 'logprobs': true")
@@ -128,9 +140,22 @@ def _check_combinations(body: ChatBody, box: Toolbox, constraint: Constraint | N
         raise invalid(
             "logprobs", "is not supported for answers that may call functions: leave out 'logprobs' or 'tools'"
         )
-    if body.stop and constraint is not None:
-        why = "would cut JSON short: leave it out beside 'response_format', or where a call is required"
-        raise invalid("stop", why)
+
+
+def continues(body: ChatBody) -> bool:
+    """Return whether the answer continues the last message.
+
+    Raises UsageError for one that cannot be continued, and for a template that is to end otherwise.
+    """
+    if not body.continue_final_message:
+        if body.add_generation_prompt is False:
+            raise invalid("add_generation_prompt", "may be false only together with 'continue_final_message': true")
+        return False
+    if body.add_generation_prompt:
+        raise invalid("add_generation_prompt", "begins a new message: send false with 'continue_final_message'")
+    if body.messages[-1].role != "assistant" or body.messages[-1].tool_calls:
+        raise invalid("continue_final_message", "needs an assistant's message without calls at the end of 'messages'")
+    return True
 
 
 def chat_messages(messages: Sequence[ChatMessage], raw: dict[str, Any]) -> list[Message]:
@@ -150,12 +175,21 @@ def _message(message: ChatMessage, given: Mapping[str, object], at: str) -> Mess
     calls = _calls(message, at)
     if message.role == "tool" and message.tool_call_id is None:
         raise missing(f"{at}tool_call_id")
-    content = message.content
-    if content is None and not calls:
-        raise missing(f"{at}content")
-    text = (content or "") if content is None or isinstance(content, str) else _joined(content, f"{at}content")
+    text, name = _content(message, f"{at}content"), message.name or ""
     check_text(text, f"{at}content")
-    return Message(ROLES[message.role], text, calls, message.tool_call_id or "")
+    check_text(name, f"{at}name")
+    return Message(ROLES[message.role], text, calls, message.tool_call_id or "", name)
+
+
+def _content(message: ChatMessage, at: str) -> str:
+    content = message.content
+    if isinstance(content, str):
+        return content
+    if not content and message.role in _MAY_BE_EMPTY:
+        return ""
+    if content is None:
+        raise missing(at)
+    return _joined(content, at)
 
 
 def _calls(message: ChatMessage, at: str) -> tuple[ToolCall, ...]:
@@ -165,10 +199,9 @@ def _calls(message: ChatMessage, at: str) -> tuple[ToolCall, ...]:
 
 
 def _call(call: FormerCall, at: str) -> ToolCall:
-    check_text(call.function.arguments, f"{at}.function.arguments")
-    if not is_json_object(call.function.arguments):
-        raise invalid(f"{at}.function.arguments", "must be a JSON object, as text")
-    return ToolCall(call.id, call.function.name, call.function.arguments)
+    arguments = call.function.arguments.strip() or "{}"
+    check_text(arguments, f"{at}.function.arguments")
+    return ToolCall(call.id, call.function.name, arguments, complete=is_json_object(arguments))
 
 
 def _joined(parts: list[Part], at: str) -> str:
@@ -193,4 +226,9 @@ def _part_text(part: Part, at: str) -> str:
     return part.text
 
 
-CHAT = ReplyShape(id_prefix="chatcmpl-", object="chat.completion", chunk_object="chat.completion.chunk")
+CHAT = ReplyShape(
+    id_prefix="chatcmpl-",
+    object="chat.completion",
+    chunk_object="chat.completion.chunk",
+    service_tier="default",
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -14,14 +14,21 @@ from edgelora.core.sampling_params import MAX_LOGPROBS, SamplingParams
 from edgelora.engine.stream import Stream
 from edgelora.runtime.interface import Runtime
 from edgelora.server.generation.choice_writer import ChoiceEnd, Delta, Fields, completion_logprobs, scored, text_of
+from edgelora.server.generation.known_fields import COMPLETION_INERT
 from edgelora.server.generation.request_adapters import request_adapters
-from edgelora.server.generation.request_body import COMPLETION_INERT, GenerationFields, TokenId, client_of, parse_body
+from edgelora.server.generation.request_body import GenerationFields, TokenId, client_of, parse_body
 from edgelora.server.generation.sse import ReplyShape
 from edgelora.server.generation.started import StartedGeneration, begin_all
 from edgelora.server.http.validation import check_text, invalid
 
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's default of `max_tokens` in this API; chat completions have none."""
+MAX_PROMPTS = 16
+MAX_ANSWERS = 64
+"""Maximum number of answers to all prompts of a request together."""
+
+Prompt = str | tuple[int, ...]
+"""A text or token ids."""
 
 
 class CompletionBody(GenerationFields, frozen=True, kw_only=True):
@@ -37,32 +44,38 @@ def start_completion(runtime: Runtime, raw: dict[str, object]) -> StartedGenerat
 
 def begin_completion(
     runtime: Runtime, raw: dict[str, object], *, scored: bool = False
-) -> tuple[StartedGeneration, CompletionWriter]:
-    """Start a completion, and return also its writer, for APIs that write choices otherwise.
+) -> tuple[StartedGeneration, Callable[[int], CompletionWriter]]:
+    """Start a completion, and return also what makes its writers, for APIs that write choices otherwise.
 
     `scored`: compute the logprobs of the answer's tokens even if the body does not ask for them. Raises as
     `start_completion`.
     """
     body = parse_body(raw, CompletionBody, COMPLETION_INERT)
-    prompt = _prompt(body.prompt)
+    prompts, each = _prompts(body.prompt), body.n or 1
+    if len(prompts) * each > MAX_ANSWERS:
+        raise invalid("n", f"asks for {len(prompts) * each} answers to all prompts; at most {MAX_ANSWERS} are allowed")
     adapters = request_adapters(runtime, body)
-    limit = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    limit = body.limit(DEFAULT_MAX_TOKENS)
     logprobs = 0 if scored and body.logprobs is None else body.logprobs
     samplings = body.samplings(runtime.default_sampling(), max_tokens=limit, logprobs=logprobs)
-    writer = CompletionWriter(_echo(body, prompt, runtime), body.logprobs)
+    writers = [CompletionWriter(_echo(body, prompt, runtime), body.logprobs) for prompt in prompts]
 
-    def submit(sampling: SamplingParams) -> Stream:
+    def submit(part: tuple[Prompt, SamplingParams]) -> Stream:
+        prompt, sampling = part
         return runtime.complete(prompt, adapters=adapters, sampling=sampling, client=client_of(raw))
 
+    def writer(choice: int) -> CompletionWriter:
+        return writers[choice // each]
+
     try:
-        streams = begin_all(samplings, submit)
+        streams = begin_all([(prompt, sampling) for prompt in prompts for sampling in samplings], submit)
     except ContextTooLong as error:
         error.param = "prompt"
         raise
-    return StartedGeneration(body, adapters, streams, lambda: writer), writer
+    return StartedGeneration(body, adapters, streams, writer, prompts=len(prompts)), writer
 
 
-def _echo(body: CompletionBody, prompt: str | tuple[int, ...], runtime: Runtime) -> str:
+def _echo(body: CompletionBody, prompt: Prompt, runtime: Runtime) -> str:
     """Return the text of the prompt if the body asks to echo it before the answer."""
     if not body.echo:
         return ""
@@ -75,19 +88,22 @@ def _echo(body: CompletionBody, prompt: str | tuple[int, ...], runtime: Runtime)
     return b"".join(map(tokenizer.piece, valid)).decode(errors="replace")
 
 
-def _prompt(prompt: str | list[str | int | list[int]]) -> str | tuple[int, ...]:
-    """Return the prompt as text or token ids; a list with one prompt counts as that prompt."""
-    if isinstance(prompt, list) and len(prompt) == 1 and not isinstance(prompt[0], int):
-        return _single(prompt[0])
+def _prompts(prompt: str | list[str | int | list[int]]) -> tuple[Prompt, ...]:
+    """Return the prompts, each as text or token ids. Raises UsageError for none, for too many, and for a mixture."""
     if isinstance(prompt, str):
-        return _single(prompt)
+        return (_single(prompt),)
     ids = [item for item in prompt if isinstance(item, int)]
-    if len(ids) < len(prompt):
-        raise invalid("prompt", "has several prompts; send one per request")
-    return _single(ids)
+    if len(ids) == len(prompt):
+        return (_single(ids),)
+    several = [item for item in prompt if not isinstance(item, int)]
+    if len({type(item) for item in prompt}) > 1:
+        raise invalid("prompt", "mixes texts, token ids and lists of token ids: send prompts of one kind")
+    if len(several) > MAX_PROMPTS:
+        raise invalid("prompt", f"has {len(several)} prompts; at most {MAX_PROMPTS} are allowed in a request")
+    return tuple(_single(item) for item in several)
 
 
-def _single(prompt: str | list[int]) -> str | tuple[int, ...]:
+def _single(prompt: str | list[int]) -> Prompt:
     if isinstance(prompt, str):
         check_text(prompt, "prompt")
         return prompt

@@ -8,7 +8,7 @@ from edgelora.server.api.openai.completions import CompletionBody
 from edgelora.server.api.openai.replies import ChatCompletion, Completion
 from edgelora.server.generation.dialect import Dialects
 from edgelora.server.generation.generate import GenerationApp
-from edgelora.server.generation.request_body import CHAT_INERT, COMPLETION_INERT
+from edgelora.server.generation.known_fields import CHAT_INERT, COMPLETION_INERT
 from edgelora.server.http.drain import Drain
 from edgelora.server.http.endpoint import Access, Endpoint
 from edgelora.server.http.options import ServerOptions

@@ -83,6 +83,7 @@ class ChatCompletion(Struct, frozen=True):
     created: int
     model: str
     system_fingerprint: str
+    service_tier: Literal["default"]
     choices: list[ChatChoice]
     usage: Usage
 

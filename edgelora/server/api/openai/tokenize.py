@@ -13,8 +13,10 @@ from msgspec import Meta, Struct
 from edgelora.core.errors import UsageError
 from edgelora.core.tokenizer import Tokenizer
 from edgelora.runtime.interface import Runtime
-from edgelora.server.api.openai.chat import ChatBody, ChatMessage, chat_messages, chat_tools
-from edgelora.server.generation.request_body import CHAT_INERT, ModelName, TokenId, parse_body
+from edgelora.server.api.openai.chat import ChatBody, ChatMessage, chat_messages, chat_tools, continues
+from edgelora.server.generation.known_fields import CHAT_INERT
+from edgelora.server.generation.request_adapters import resolve_adapters
+from edgelora.server.generation.request_body import ModelName, TokenId, parse_body
 from edgelora.server.http.endpoint import Access, Endpoint, Inert
 from edgelora.server.http.json_route import JsonRoute
 from edgelora.server.http.options import ServerOptions
@@ -140,8 +142,9 @@ def count_chat(runtime: Runtime, raw: dict[str, object]) -> InputTokens:
     """Count the prompt tokens of a chat body, even if they do not fit the context. Raises as the chat endpoint does."""
     body = parse_body(raw, ChatBody, CHAT_INERT)
     messages = chat_messages(body.messages, raw)
-    _check_model(runtime, body.model)
-    return InputTokens(len(encode_chat(messages, runtime.tokenizer, tools=chat_tools(body).tools)))
+    resolve_adapters(runtime, body)
+    tools = chat_tools(body).tools
+    return InputTokens(len(encode_chat(messages, runtime.tokenizer, tools=tools, continued=continues(body))))
 
 
 def _check_model(runtime: Runtime, model: str | None) -> None:

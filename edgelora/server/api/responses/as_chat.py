@@ -10,15 +10,13 @@ from typing import Any
 
 from edgelora.core.errors import EdgeloraError
 from edgelora.server.api.responses.body import LOGPROBS, FunctionTool, ResponsesBody, TextFormat
-from edgelora.server.api.responses.types import FunctionOutputItem, Item, MessageItem
+from edgelora.server.api.responses.types import FunctionCallItem, FunctionOutputItem, Item, MessageItem
+from edgelora.server.generation.request_body import SamplingFields
 from edgelora.server.generation.tool_request import Choice
-from edgelora.server.http.validation import missing
+from edgelora.server.http.validation import invalid, missing
 
-_PASSED = (
-    *("model", "adapters", "temperature", "top_p", "parallel_tool_calls", "user"),
-    *("top_k", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "seed", "stop"),
-)
-"""Fields that are passed on as they are; those of the second line are extensions of this API."""
+_PASSED = (*SamplingFields.__struct_fields__, "parallel_tool_calls", "user")
+"""Fields that are passed on as they are."""
 
 Fields = dict[str, Any]
 
@@ -37,6 +35,8 @@ def chat_body(raw: dict[str, object], body: ResponsesBody, conversation: Iterabl
     instructions = [{"role": "system", "content": body.instructions}] if body.instructions else []
     chat: dict[str, Any] = {name: raw[name] for name in _PASSED if name in raw}
     chat["messages"] = [*instructions, *messages(conversation)]
+    if not chat["messages"]:
+        raise invalid("input", "has no message and no call, so there is nothing to answer")
     chat["max_completion_tokens"] = body.max_output_tokens
     if LOGPROBS in (body.include or ()):
         chat |= {"logprobs": True, "top_logprobs": body.top_logprobs or 0}
@@ -50,14 +50,17 @@ def chat_body(raw: dict[str, object], body: ResponsesBody, conversation: Iterabl
 
 
 def messages(conversation: Iterable[Item]) -> list[Fields]:
-    """Return the items as chat messages, with calls in the assistant's message. Cut-off calls are left out."""
+    """Return the items as chat messages, with calls in the assistant's message.
+
+    Cut-off calls are left out, and so is what other models thought.
+    """
     chat: list[Fields] = []
     for item in conversation:
         if isinstance(item, MessageItem):
             chat.append({"role": item.role, "content": item.text})
         elif isinstance(item, FunctionOutputItem):
             chat.append({"role": "tool", "tool_call_id": item.call_id, "content": item.output})
-        elif item.status != "incomplete":
+        elif isinstance(item, FunctionCallItem) and item.status != "incomplete":
             if not chat or chat[-1]["role"] != "assistant":
                 chat.append({"role": "assistant", "content": ""})
             function = {"name": item.name, "arguments": item.arguments}
@@ -67,16 +70,20 @@ def messages(conversation: Iterable[Item]) -> list[Fields]:
 
 
 def with_own_field(error: EdgeloraError) -> EdgeloraError:
-    """Return the chat's error with the field of this API as its `param`."""
-    param = error.param or ""
+    """Return the chat's error with the field of this API as its `param`, and in its text."""
+    if error.param is not None:
+        own = _own_field(error.param)
+        error.what = error.what.replace(repr(error.param), repr(own))
+        error.args = (f"{error.what} {error.remedy}".strip(),)
+        error.param = own
+    return error
+
+
+def _own_field(param: str) -> str:
     if param.startswith("messages"):
         # The index of a message counts the whole conversation, not this request's input.
-        error.param = "input"
-    elif param.startswith("tools"):
-        error.param = param.replace(".function.", ".")
-    else:
-        error.param = dict(_FIELD_NAMES).get(param, error.param)
-    return error
+        return "input"
+    return param.replace(".function.", ".") if param.startswith("tools") else dict(_FIELD_NAMES).get(param, param)
 
 
 def _tool(tool: FunctionTool) -> Fields:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -17,38 +18,19 @@ from edgelora.server.api.responses.types import (
     Item,
     MessageItem,
     OutputText,
+    ReasoningItem,
 )
-from edgelora.server.generation.request_body import INERT, ModelName, Positive, SamplingFields
-from edgelora.server.generation.tool_request import MAX_TOOLS, Choice, FunctionName
+from edgelora.server.generation.known_fields import RESPONSES_INERT
+from edgelora.server.generation.request_body import ModelName, Positive, SamplingFields, ServiceTier, refuse_fields
+from edgelora.server.generation.tool_request import FUNCTION_NAME, MAX_TOOLS, Choice, FunctionName
 from edgelora.server.http.endpoint import Inert
 from edgelora.server.http.validation import check_text, invalid, missing, refuse_unsupported, typed
 
-OUTER_INERT: Inert = {
-    **INERT,
-    "background_options": ({},),
-    "context_management": ([],),
-    "conversation": (),
-    "image": ({},),
-    "logprobs": (False,),
-    "max_completion_tokens": (),
-    "max_tokens": (),
-    "messages": (),
-    "max_tool_calls": (),
-    "moderation": (),
-    "n": (1,),
-    "prompt": (),
-    "reasoning": ({}, {"effort": "none"}, {"effort": None, "summary": None}),
-    "response_format": (),
-    "service_tier": ("auto", "default"),
-    "truncation": ("disabled",),
-}
-"""Unsupported fields, each with the values that change nothing. Some are a chat's names of fields of this API."""
-
 _INNER_INERT: Inert = {
     "stream_options.include_obfuscation": (False,),
-    "text.verbosity": ("medium",),
+    "text.verbosity": ("low", "medium", "high"),
 }
-"""The same for fields within others."""
+"""Unsupported fields within others, each with the values that change nothing."""
 
 _ROLES = ("user", "assistant", "system", "developer")
 _REFUSED_PARTS = frozenset({"input_image", "input_file", "input_audio", "refusal"})
@@ -65,7 +47,7 @@ Content = str | list[InputPart]
 
 
 class InputItem(Struct, frozen=True):
-    """An item of `input`: a message, whose type may be left out, a function call, or the output of one."""
+    """An item of `input`: a message, whose type may be left out, a function call, the output of one, or reasoning."""
 
     type: str = "message"
     id: str | None = None
@@ -75,6 +57,7 @@ class InputItem(Struct, frozen=True):
     name: str | None = None
     arguments: str | None = None
     output: Content | None = None
+    summary: list[Any] | None = None
 
 
 class ResponsesStreamOptions(Struct, frozen=True):
@@ -115,6 +98,7 @@ class ResponsesBody(SamplingFields, frozen=True, kw_only=True):
     previous_response_id: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
     store: bool | None = None
     background: bool | None = None
+    service_tier: ServiceTier | None = None
     stream: bool | None = None
     stream_options: ResponsesStreamOptions | None = None
     max_output_tokens: Positive | None = None
@@ -156,7 +140,7 @@ def parse_responses(raw: dict[str, object]) -> ResponsesBody:
 
 
 def _refuse(raw: Mapping[str, Any]) -> None:
-    refuse_unsupported(raw, OUTER_INERT)
+    refuse_fields(raw, RESPONSES_INERT)
     for path, accepted in _INNER_INERT.items():
         outer, _, name = path.partition(".")
         inner = raw.get(outer)
@@ -181,6 +165,8 @@ def _item(item: InputItem, at: str) -> Item:
         return _message(item, at)
     if item.type == "function_call":
         name, arguments = _given(item.name, f"{at}name"), _given(item.arguments, f"{at}arguments")
+        if re.fullmatch(FUNCTION_NAME, name) is None:
+            raise invalid(f"{at}name", "must be the name of a function: 1 to 64 letters, digits, '_' and '-'")
         call_id = _given(item.call_id, f"{at}call_id")
         return FunctionCallItem(id=item.id or new_id("fc"), call_id=call_id, name=name, arguments=arguments)
     if item.type == "function_call_output":
@@ -190,6 +176,8 @@ def _item(item: InputItem, at: str) -> Item:
         return FunctionOutputItem(
             id=item.id or new_id("fco"), call_id=_given(item.call_id, f"{at}call_id"), output=output
         )
+    if item.type == "reasoning":
+        return ReasoningItem(id=item.id or new_id("rs"), summary=item.summary or [])
     raise UsageError(
         "unsupported_parameter",
         f"The item type {item.type!r} is not supported.",
@@ -202,6 +190,8 @@ def _message(item: InputItem, at: str) -> MessageItem:
     role: Any = _given(item.role, f"{at}role")
     if role not in _ROLES:
         raise invalid(f"{at}role", f"must be one of {', '.join(_ROLES)}")
+    if not item.content and role == "assistant":
+        return MessageItem(id=item.id or new_id("msg"), role=role, content=[])
     if item.content is None:
         raise missing(f"{at}content")
     kind = OutputText if role == "assistant" else InputText

@@ -17,7 +17,7 @@ from edgelora.runtime.interface import Runtime
 from edgelora.server.api.openai.tokenize import InputTokens, count_chat
 from edgelora.server.api.responses.as_chat import chat_body, with_own_field
 from edgelora.server.api.responses.background import Background
-from edgelora.server.api.responses.body import OUTER_INERT, CancelBody, CountBody, ResponsesBody, parse_responses
+from edgelora.server.api.responses.body import CancelBody, CountBody, ResponsesBody, parse_responses
 from edgelora.server.api.responses.events import ResponseWriter
 from edgelora.server.api.responses.started import StartedResponse, conversation, start
 from edgelora.server.api.responses.store import ResponseStore, ResponseStoreLimits, StoredResponse
@@ -25,6 +25,7 @@ from edgelora.server.api.responses.types import DeletedResponse, Item, ItemList,
 from edgelora.server.auth.caller import caller
 from edgelora.server.generation.follow import Events, follow
 from edgelora.server.generation.generate import STREAM_HEADERS, log_unknown, send_frames
+from edgelora.server.generation.known_fields import RESPONSES_INERT
 from edgelora.server.http.drain import Drain
 from edgelora.server.http.endpoint import Access, Endpoint, Parameter
 from edgelora.server.http.json_body import parse_object
@@ -56,12 +57,12 @@ class ResponsesRoutes:
         return (
             Endpoint(
                 "POST", path, self._create, Access.KEY, "createResponse", "Create a response",
-                body=ResponsesBody, inert=OUTER_INERT, reply=ResponseObject, streamed=True, metered=True,
+                body=ResponsesBody, inert=RESPONSES_INERT, reply=ResponseObject, streamed=True, metered=True,
             ),
             Endpoint(
                 "POST", f"{path}/input_tokens", JsonRoute(self._options, self._count), Access.KEY,
                 "countResponseTokens", "Count the prompt tokens of a response",
-                body=CountBody, inert=OUTER_INERT, reply=InputTokens,
+                body=CountBody, inert=RESPONSES_INERT, reply=InputTokens,
             ),
             Endpoint(
                 "GET", f"{path}/{{id}}", self._retrieve, Access.KEY, "retrieveResponse", "Retrieve a stored response",

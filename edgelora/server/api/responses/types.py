@@ -60,7 +60,14 @@ class FunctionOutputItem(Struct, frozen=True, kw_only=True, tag_field="type", ta
     status: ItemStatus = "completed"
 
 
-Item = MessageItem | FunctionCallItem | FunctionOutputItem
+class ReasoningItem(Struct, frozen=True, kw_only=True, tag_field="type", tag="reasoning"):
+    """What another model thought. No prompt has it."""
+
+    id: str
+    summary: list[Any]
+
+
+Item = MessageItem | FunctionCallItem | FunctionOutputItem | ReasoningItem
 """An item of a conversation."""
 
 
@@ -110,6 +117,7 @@ class ResponseObject(Struct, frozen=True, kw_only=True):
     output: list[Item] = field(default_factory=list)
     parallel_tool_calls: bool
     previous_response_id: str | None
+    service_tier: Literal["default"] | None = None
     store: bool
     temperature: float
     text: dict[str, Any]

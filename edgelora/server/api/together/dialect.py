@@ -33,13 +33,13 @@ def start_together_chat(runtime: Runtime, raw: dict[str, object]) -> StartedGene
     if isinstance(count, int) and not isinstance(count, bool):
         raw = {**raw, "logprobs": True, "top_logprobs": count}
     started, chat_format = begin_chat(runtime, raw)
-    return replace(started, make_writer=lambda: TogetherChatWriter(ChatWriter(chat_format)))
+    return replace(started, make_writer=lambda _choice: TogetherChatWriter(ChatWriter(chat_format)))
 
 
 def start_together_completion(runtime: Runtime, raw: dict[str, object]) -> StartedGeneration:
     """Start a completion. A stream always has logprobs, as each chunk needs a token. Raises as `start_completion`."""
-    started, writer = begin_completion(runtime, raw, scored=bool(raw.get("stream")))
-    return replace(started, make_writer=lambda: TogetherCompletionWriter(writer))
+    started, make_writer = begin_completion(runtime, raw, scored=bool(raw.get("stream")))
+    return replace(started, make_writer=lambda choice: TogetherCompletionWriter(make_writer(choice)))
 
 
 def _list_models(models: list[Fields]) -> object:

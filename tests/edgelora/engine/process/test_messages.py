@@ -29,7 +29,8 @@ from tests.support.fake_backend.backend import FAKE_CAPABILITIES
 
 REF = AdapterRef("a", "v" * 64, Path("/some where/ä"), 5, (1, 2))
 SAMPLING = SamplingParams(
-    0.5, 0.9, 40, 0.05, 1.1, 32, 2**64 - 1, 7, ("END", "é"), 0.5, -1.0, ((5, 1.5),), 3, Constraint("{}")
+    *(0.5, 0.9, 40, 0.05, 1.1, 32, 2**64 - 1, 7, ("END", "é"), 0.5, -1.0, ((5, 1.5),), 3, Constraint("{}")),
+    *(2, True, (4, 5), True),
 )
 SCORED = ScoredToken(Candidate(5, b"\xc3", -0.5), (Candidate(6, b"", -1.0),), 7)
 REQUEST = Request("r", (1, 2, 3), (AdapterUse(REF, -0.5, 3),), SAMPLING, "ann", 2)

@@ -267,6 +267,23 @@ def test_the_same_seed_gives_the_tokens_of_the_old_order(fields: dict[str, objec
     assert [sampler.choose(logits) for logits in steps] == [old.choose(logits) for logits in steps]
 
 
+def test_nothing_ends_the_answer_early() -> None:
+    """End and stop tokens come no sooner than min_tokens says, however likely they are; with ignore_eos, never."""
+    logits = array([9.0, 8.0, 7.0, 3.0])
+    early = Sampler(SamplingParams(min_tokens=2, stop_token_ids=(1,)), (), end_ids={0})
+    assert [(early.choose(logits), early.may_stop) for _ in range(3)] == [(2, False), (2, False), (0, True)]
+    endless = Sampler(SamplingParams(ignore_eos=True, stop_token_ids=(1,)), (), end_ids={0})
+    assert [endless.choose(logits) for _ in range(3)] == [1, 1, 1]
+    drawn = Sampler(SamplingParams(temperature=5.0, seed=1, min_tokens=300), (), end_ids={0})
+    assert {drawn.choose(logits) for _ in range(300)} == {1, 2, 3}
+
+
+def test_an_end_that_is_all_there_is_may_come() -> None:
+    """A constraint that allows only the end is complete: nothing could be written in its place."""
+    for params in (SamplingParams(min_tokens=5), SamplingParams(ignore_eos=True)):
+        assert Sampler(params, (), end_ids={0, 1}).choose(array([2.0, 1.0, -math.inf])) == 0
+
+
 def test_bias_is_added() -> None:
     """For the tokens it names; 100 either way as good as decides."""
     logits = array([5.0, 4.0, 3.0])
@@ -327,6 +344,9 @@ def test_forbidden_tokens_are_never_chosen() -> None:
         ("stop", ("",)),
         ("stop", ("x" * 257,)),
         ("stop", ("x",) * 17),
+        ("min_tokens", -1),
+        ("stop_token_ids", (-1,)),
+        ("stop_token_ids", (0,) * 257),
     ],
 )
 def test_bad_parameters_are_named(field: str, value: object) -> None:
@@ -334,6 +354,14 @@ def test_bad_parameters_are_named(field: str, value: object) -> None:
     with pytest.raises(UsageError) as caught:
         validate(replace(SamplingParams(), **{field: value}))  # type: ignore[arg-type]
     assert caught.value.param == field and field in caught.value.what
+
+
+def test_a_least_length_above_the_largest_is_named() -> None:
+    """No answer could have both."""
+    with pytest.raises(UsageError) as caught:
+        validate(SamplingParams(max_tokens=4, min_tokens=5))
+    assert caught.value.param == "min_tokens"
+    validate(SamplingParams(max_tokens=5, min_tokens=5))
 
 
 def test_the_limits_themselves_are_fine() -> None:

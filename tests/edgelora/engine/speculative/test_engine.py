@@ -77,10 +77,14 @@ samplings = st.builds(
     frequency_penalty=st.sampled_from([0.0, -0.3]),
     logit_bias=st.sampled_from([(), ((97, 1.0), (98, -0.5))]),
     logprobs=st.sampled_from([None, 0, 2]),
+    min_tokens=st.sampled_from([0, 6]),
+    ignore_eos=st.sampled_from([False, False, True]),
+    stop_token_ids=st.sampled_from([(), (99,)]),
+    include_stop=st.booleans(),
     seed=st.integers(0, 3),
     max_tokens=st.one_of(st.none(), st.integers(1, 30)),
     stop=st.sampled_from([(), ("cab",), ("aa", "bcb")]),
-)
+).filter(lambda params: params.min_tokens <= (params.max_tokens or params.min_tokens))
 prompts = st.lists(st.sampled_from(b"abc"), min_size=1, max_size=40).map(tuple)
 
 

@@ -44,6 +44,20 @@ def test_what_a_key_may_and_may_not(keyed: RunningServer, tmp_path: Path) -> Non
         assert limited.value.code == "rate_limit_exceeded" and int(limited.value.response.headers["retry-after"]) > 0
 
 
+@pytest.mark.parametrize("field", ["adapter_id", "adapter"])
+def test_another_servers_field_opens_nothing(keyed: RunningServer, tmp_path: Path, field: str) -> None:
+    """The adapter that it names must be one that the key may use, whatever `model` names."""
+    _, secret = KeyStore(tmp_path).add("a", adapters=("medical-*",))
+    with openai_client(keyed, key=secret) as permitted:
+        named: dict[str, object] = {field: "medical-faq"}
+        made = permitted.chat.completions.create(model="tiny", messages=ASKED, extra_body=named)
+        assert made.model == "medical-faq"
+        for name in ("letters", "no-such-model"):
+            with pytest.raises(openai.PermissionDeniedError) as forbidden:
+                permitted.chat.completions.create(model="tiny", messages=ASKED, extra_body={field: name})
+            assert (forbidden.value.code, forbidden.value.param) == ("model_not_allowed", field)
+
+
 def test_the_token_is_a_key_that_manages(keyed: RunningServer, tmp_path: Path) -> None:
     """Files and deletions: refused to what applications are given, open to the token, where the client puts its key."""
     token = ensure_token(tmp_path)

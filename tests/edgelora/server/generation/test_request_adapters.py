@@ -78,9 +78,68 @@ def test_the_fingerprint_names_the_composition(server: RunningServer) -> None:
     assert len({fingerprint(YES, ARR), fingerprint(YES, {**ARR, "weight": 0.5}), fingerprint(YES), fingerprint()}) == 4
 
 
+@pytest.mark.parametrize("field", ["adapter_id", "adapter"])
+@pytest.mark.parametrize("model", ["tiny", "pirate", "tiny:pirate"])
+def test_another_servers_field_may_name_the_adapter(server: RunningServer, field: str, model: str) -> None:
+    """As `model` would, beside the base or the same adapter: the reply, streamed or not, says who answered."""
+    as_model = ask(server, model="pirate").json
+    reply = ask(server, model=model, **{field: "pirate"})
+    assert answer_of(reply) == "Arr."
+    assert (reply.json["model"], reply.json["system_fingerprint"]) == ("pirate", as_model["system_fingerprint"])
+    assert b'"model":"pirate"' in ask(server, model=model, stream=True, **{field: "pirate"}).body
+    assert answer_of(ask(server, model=model, **{field: "pirate"}, adapters=[ARR, YES])) == "Arr.*0.25 + Yes.*0.75"
+    for path, body in (("/v1/completions", {"prompt": "Hi"}), ("/v1/responses", {"input": "Hi"})):
+        made = server.post(path, {"model": model, field: "pirate", **body})
+        assert b"Arr." in made.body and made.json["model"] == "pirate"
+
+
+def test_no_adapter_is_named(server: RunningServer) -> None:
+    """Null counts as left out, and the base's name is the base."""
+    for value in (None, "tiny"):
+        assert answer_of(ask(server, adapter_id=value, adapter=None)) == "Hello from the base."
+    assert answer_of(ask(server, model="pirate", adapter_id=None, lora=None)) == "Arr."
+
+
+ELSEWHERE = {
+    "adapter_name": "pirate",
+    "lora": [{"id": 0, "scale": 1}],
+    "lora_adapter": "pirate",
+    "lora_path": "pirate",
+    "lora_request": {"lora_name": "pirate"},
+    "adapter_id": ["pirate"],
+    "adapter": {"name": "pirate"},
+}
+
+
+@pytest.mark.parametrize("field", ELSEWHERE)
+def test_the_base_never_answers_for_an_adapter(server: RunningServer, field: str) -> None:
+    """Whatever field names it, on every route; the error says where to put the name."""
+    bodies: dict[str, dict[str, Any]] = {
+        "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hi"}]},
+        "/v1/completions": {"prompt": "Hi"},
+        "/v1/responses": {"input": "Hi"},
+        "/v1/chat/completions/input_tokens": {"messages": [{"role": "user", "content": "Hi"}]},
+    }
+    for path, body in bodies.items():
+        reply = server.post(path, {"model": "tiny", **body, field: ELSEWHERE[field]})
+        assert (reply.status, reply.error["param"]) == (400, field) and "in 'model'" in reply.error["message"]
+        unknown = server.post(path, {"model": "tiny", **body, "adapter_id": "pirat"})
+        assert (unknown.status, unknown.error["param"]) == (404, "adapter_id")
+        assert "'pirate'" in unknown.error["message"]
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "param", "code"),
     [
+        ({"model": "a1", "adapter_id": "pirate"}, 400, "adapter_id", "invalid_value"),
+        ({"model": "a1", "adapter_id": "tiny"}, 400, "adapter_id", "invalid_value"),
+        ({"adapter_id": "a1", "adapter": "a2"}, 400, "adapter", "invalid_value"),
+        ({"adapter_id": "tiny", "adapter": "a2"}, 400, "adapter", "invalid_value"),
+        ({"adapter_id": "a1", "adapter": "tiny"}, 400, "adapter", "invalid_value"),
+        ({"adapter_id": "a1", "adapters": [YES]}, 400, "adapters", "invalid_value"),
+        ({"adapter_id": "elsewhere"}, 400, "adapter_id", "adapter_shape"),
+        ({"adapter_id": ""}, 400, "adapter_id", "invalid_value"),
+        ({"adapter": "\ud800"}, 400, "adapter", "invalid_value"),
         ({"model": "a1", "adapters": [YES]}, 400, "adapters", "invalid_value"),
         ({"model": "a1", "adapters": []}, 400, "adapters", "invalid_value"),
         ({"adapters": [YES, ARR, YES]}, 400, "adapters", "adapter_twice"),

@@ -31,9 +31,9 @@ ANSWER: tuple[Event | None, ...] = (TextDelta("Hé"), None, TextDelta('"\n'), FI
 
 CHAT_START = (
     'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1750000000,"model":"medical-faq",'
-    '"system_fingerprint":"fp_0","choices":['
+    '"system_fingerprint":"fp_0","service_tier":"default","choices":['
 )
-TEXT_START = CHAT_START.replace("chat.completion.chunk", "text_completion")
+TEXT_START = CHAT_START.replace("chat.completion.chunk", "text_completion").replace('"service_tier":"default",', "")
 
 
 def _written(shape: ReplyShape, events: tuple[Event | None, ...], *, include_usage: bool) -> str:
@@ -97,12 +97,13 @@ def test_a_failure_is_a_frame_of_its_own(error: Exception, code: str, message: s
 def test_whole_answers() -> None:
     """The JSON of an answer that is not streamed."""
     start = '{"id":"chatcmpl-1","object":"%s","created":1750000000,"model":"medical-faq","system_fingerprint":"fp_0",'
+    tier = '"service_tier":"default",'
     end = '"usage":' + COUNTED + "}"
     deltas = [TextDelta("H"), TextDelta("é")]
     chat = ChatWriter(ChatFormat()).whole_choice(deltas, FinishReason.LENGTH)
     assert whole_answer(HEAD, CHAT, choices=[chat], usage=USAGE).decode() == (
-        start
-        % "chat.completion"
+        start % "chat.completion"
+        + tier
         + '"choices":[{"index":0,"message":{"role":"assistant","content":"Hé","refusal":null},'
         '"logprobs":null,"finish_reason":"length"}],' + end
     )
@@ -154,3 +155,13 @@ def test_several_choices_in_one_stream() -> None:
     assert "[DONE]" not in "".join(frames[:3]) and frames[3].endswith("data: [DONE]\n\n")
     assert '"usage":{"prompt_tokens":7,"completion_tokens":4,"total_tokens":11,' in frames[3]
     assert total([USAGE, Usage(7, 3, cached_tokens=1)]) == Usage(7, 5, cached_tokens=1)
+
+
+def test_the_usage_of_several_prompts() -> None:
+    """Each prompt counts once, whichever of its choices ends first."""
+    usages = [Usage(7, 1, cached_tokens=3), Usage(7, 2, cached_tokens=5), Usage(4, 3), Usage(4, 4, cached_tokens=2)]
+    assert total(usages, prompts=2) == Usage(11, 10, cached_tokens=3)
+    writer = SseWriter(HEAD, COMPLETION, [CompletionWriter()] * 4, include_usage=True, prompts=2)
+    ends = [ChoiceResult(n, Finished(FinishReason.STOP, usages[n], FINISHED.timings)) for n in (3, 1, 2, 0)]
+    frames = [writer.event(end).decode() for end in ends]
+    assert '"prompt_tokens":11,"completion_tokens":10' in frames[-1] and "[DONE]" not in "".join(frames[:3])

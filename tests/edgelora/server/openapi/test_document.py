@@ -55,7 +55,17 @@ def test_it_is_an_openapi_document(document: Schema) -> None:
 
 SAMPLES: Schema = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "input": "Hi"}
 """Values for fields of valid bodies."""
-INSTEAD = {"adapters": [{"name": "a"}], "previous_response_id": None, "max_tokens": 2, "max_completion_tokens": 2}
+INSTEAD = {
+    "adapters": [{"name": "a"}],
+    "adapter": "a",
+    "adapter_id": "a",
+    "previous_response_id": None,
+    "max_tokens": 2,
+    "max_completion_tokens": 2,
+    "n_predict": 2,
+    "max_new_tokens": 2,
+    "add_generation_prompt": None,
+}
 TOGETHER: dict[str, Schema] = {
     "stream_options": {"stream": True},
     "top_logprobs": {"logprobs": True, "include": ["message.output_text.logprobs"]},

@@ -70,7 +70,7 @@ def test_answers_of_one_request_are_timed_each_by_itself() -> None:
     for now in range(4):
         record.event(TextDelta("x"), float(now), choice=now % 2)
     for answer in range(2):
-        record.event(FINISHED, 9.0, choice=answer)
+        record.event(FINISHED, 9.0, choice=answer, prompt=answer == 0)
     record.end("/", 200)
     assert sum(counters.gaps[BASE].counts) == 2 and counters.gaps[BASE].total == 4.0
     assert counters.tokens[BASE] == Tokens(10, 4, 6)

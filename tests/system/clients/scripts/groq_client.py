@@ -19,9 +19,14 @@ def models():
 def chat():
     made = client.chat.completions.create(model="medical-faq", messages=ASK)
     assert MARK in made.choices[0].message.content and made.usage.completion_tokens > 0
-    stream = client.chat.completions.create(model="medical-faq", messages=ASK, stream=True)
-    text = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+    chunks = list(client.chat.completions.create(model="medical-faq", messages=ASK, stream=True))
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == made.choices[0].message.content
+    assert chunks[0].x_groq.id == chunks[-1].x_groq.id
+    assert chunks[-1].x_groq.usage.completion_tokens == made.usage.completion_tokens
+    for tier in ("auto", "on_demand", "flex", "performance"):
+        told = client.chat.completions.create(model="medical-faq", messages=ASK, max_tokens=1, service_tier=tier)
+        assert told.service_tier == "on_demand"
 
 
 @case

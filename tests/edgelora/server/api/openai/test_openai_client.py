@@ -182,8 +182,8 @@ def test_an_unknown_model(client: openai.OpenAI) -> None:
 def test_an_unsupported_field(client: openai.OpenAI) -> None:
     """A known field that is not honoured is BadRequestError naming it, never silence."""
     with pytest.raises(openai.BadRequestError) as caught:
-        client.chat.completions.create(model="tiny", messages=ASKED, store=True)
-    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "store")
+        client.chat.completions.create(model="tiny", messages=ASKED, web_search_options={})
+    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "web_search_options")
 
 
 def test_a_prompt_over_the_context(client: openai.OpenAI) -> None:

@@ -26,6 +26,13 @@ def _call(arguments: str) -> dict[str, Any]:
     return {"type": "function_call", "name": "f", "call_id": "c", "arguments": arguments}
 
 
+def _output(text: str) -> dict[str, Any]:
+    return {"type": "function_call_output", "call_id": "c", "output": text}
+
+
+NO_WORDS = {"type": "message", "role": "assistant", "content": []}
+
+
 def _content(part: dict[str, str]) -> dict[str, Any]:
     return {"input": [{"role": "user", "content": [part]}]}
 
@@ -49,9 +56,13 @@ def _content(part: dict[str, str]) -> dict[str, Any]:
         ({"input": [{"type": "item_reference", "id": "x"}]}, "unsupported_parameter", "input[0].type"),
         ({"temperature": 3}, "invalid_value", "temperature"),
         ({"max_output_tokens": 0}, "invalid_value", "max_output_tokens"),
-        ({"top_k": -1}, "invalid_value", "top_k"),
+        ({"top_k": -2}, "invalid_value", "top_k"),
         ({"metadata": {"a": 1}}, "invalid_type", "metadata[...]"),
-        ({"reasoning": {"effort": "high"}}, "unsupported_parameter", "reasoning"),
+        ({"lora": "medical-faq"}, "unsupported_parameter", "lora"),
+        ({"adapter_id": "medical-fak"}, "model_not_found", "adapter_id"),
+        ({"adapter": 5}, "invalid_value", "adapter"),
+        ({"n_predict": 5}, "unsupported_parameter", "n_predict"),
+        ({"service_tier": "turbo"}, "invalid_value", "service_tier"),
         ({"conversation": "conv_1"}, "unsupported_parameter", "conversation"),
         ({"truncation": "auto"}, "unsupported_parameter", "truncation"),
         ({"include": ["file_search_call.results"]}, "invalid_value", "include[0]"),
@@ -64,7 +75,8 @@ def _content(part: dict[str, str]) -> dict[str, Any]:
         ({"text": {"format": {"type": "json_schema"}}}, "missing_required_parameter", "text.format.schema"),
         ({"input": [{"type": "function_call", "name": "f"}]}, "missing_required_parameter", "input[0].arguments"),
         ({"input": [{"type": "function_call_output"}]}, "missing_required_parameter", "input[0].output"),
-        ({"input": [_call(arguments="{")]}, "invalid_value", "input"),
+        ({"input": [NO_WORDS, {**_call("{}"), "name": "a b"}]}, "invalid_value", "input[1].name"),
+        ({"input": [{"type": "reasoning", "id": "r", "summary": []}]}, "invalid_value", "input"),
         ({"stream_options": {}}, "invalid_value", "stream_options"),
         ({"max_tokens": 5}, "unsupported_parameter", "max_tokens"),
         ({"response_format": {"type": "json_object"}}, "unsupported_parameter", "response_format"),
@@ -75,7 +87,7 @@ def _content(part: dict[str, str]) -> dict[str, Any]:
             "unsupported_parameter",
             "stream_options.include_obfuscation",
         ),
-        ({"text": {"verbosity": "high"}}, "unsupported_parameter", "text.verbosity"),
+        ({"text": {"verbosity": "loud"}}, "unsupported_parameter", "text.verbosity"),
         ({"background": True, "stream": True}, "invalid_value", "background"),
         ({"background": True, "store": False}, "invalid_value", "background"),
     ],
@@ -86,6 +98,7 @@ def test_what_cannot_be_is_refused_by_its_field(
     """Never silently ignored, and named in this API's words."""
     reply = server.post("/v1/responses", {"model": "tiny", "input": "Hi", **change})
     assert reply.status in (400, 404) and (reply.error["code"], reply.error["param"]) == (code, param)
+    assert "messages[" not in reply.error["message"]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +109,10 @@ def test_what_cannot_be_is_refused_by_its_field(
         {"tool_choice": "auto"},
         {"include": []},
         {"text": {"format": {"type": "text"}}},
-        {"prompt_cache_key": "x"},
+        {"prompt_cache_key": "x", "prompt_cache_retention": "24h", "safety_identifier": "y"},
+        {"reasoning": {"effort": "high", "summary": "auto"}},
+        {"text": {"verbosity": "high"}},
+        {"input": [{"role": "user", "content": "Hi"}, _call(""), _call('{"town": "U'), _output(""), NO_WORDS]},
         {"truncation": "disabled"},
     ],
 )
