@@ -14,6 +14,7 @@ import msgspec
 
 from edgelora.core.errors import NotFound, StorageError, UsageError
 from edgelora.core.files import valid_name
+from edgelora.core.newer import refuse_newer
 from edgelora.store.adapters.warning import AdapterWarning
 
 LATEST = "latest"
@@ -209,10 +210,11 @@ def encode(value: AdapterManifest | Conversion) -> bytes:
 
 
 def decode_manifest(data: bytes, *, path: Path) -> AdapterManifest:
-    """Return a manifest read from `path`. Raises StorageError naming the file where it is damaged."""
+    """Return a manifest read from `path`. Raises StorageError if the file is damaged, or of a newer edgelora."""
     try:
         manifest = msgspec.json.decode(data, type=AdapterManifest)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        refuse_newer(data, error, path)
         raise damaged(path, str(error)) from error
     for problem in _problems(manifest, path.stem):
         raise damaged(path, problem)

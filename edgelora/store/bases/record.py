@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 import msgspec
 
 from edgelora.core.errors import BaseError, StorageError
+from edgelora.core.newer import refuse_newer
 from edgelora_models.identity import BaseIdentity
 
 BUILTIN = "builtin"
@@ -103,10 +104,11 @@ def encode(record: BaseRecord) -> bytes:
 
 
 def decode(data: bytes, *, path: Path) -> BaseRecord:
-    """Return a record read from `path`. Raises StorageError naming the file where it is damaged."""
+    """Return a record read from `path`. Raises StorageError if the file is damaged, or of a newer edgelora."""
     try:
         record = msgspec.json.decode(data, type=BaseRecord)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        refuse_newer(data, error, path)
         raise damaged(path, str(error)) from error
     if record.name != path.stem:
         raise damaged(path, f"it names the base {record.name!r}")

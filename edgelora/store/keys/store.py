@@ -11,6 +11,7 @@ import msgspec
 
 from edgelora.core.errors import NotFound, StorageError, UsageError
 from edgelora.core.files import check_name, locked
+from edgelora.core.newer import refuse_newer
 from edgelora.store.keys.api_key import ApiKey, digest, new_secret
 from edgelora.store.keys.management_token import LOCK_FILE, LOCK_SECONDS
 from edgelora_models.storage import storing, write_atomic
@@ -100,8 +101,10 @@ def parse_keys(data: bytes) -> tuple[ApiKey, ...]:
     """Raises StorageError for anything but a file of keys that this version understands."""
     try:
         file = msgspec.json.decode(data, type=_File)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        refuse_newer(data, error, Path(KEYS_FILE), version="version", known=FORMAT)
         raise _bad(str(error)) from None
+    refuse_newer(data, None, Path(KEYS_FILE), version="version", known=FORMAT)
     if file.version != FORMAT:
         raise _bad(f"its version is {file.version}")
     return file.keys

@@ -112,8 +112,6 @@ def changed_version(**fields: Any) -> bytes:
         b"null",
         b"\xff\xfe",
         encode(three())[:-10],
-        changed(extra=1),
-        changed(schema=2),
         changed(name="other"),
         changed(versions=[]),
         changed(aliases={}),
@@ -125,7 +123,6 @@ def changed_version(**fields: Any) -> bytes:
         changed_version(digest="../../etc/passwd"),
         changed_version(digest=digest("a") + "\n"),
         changed_version(digest=digest("aaaaaa2")),
-        changed_version(unknown=True),
         changed_version(files=[{"name": "a", "digest": digest("a"), "nbytes": -1}]),
         changed_version(parameters="many"),
     ],
@@ -157,3 +154,11 @@ def test_values_are_frozen() -> None:
     with pytest.raises(AttributeError):
         three().name = "other"  # type: ignore[misc]
     assert msgspec.structs.replace(three(), name="other").name == "other"
+
+
+@pytest.mark.parametrize("data", [changed(schema=2), changed(pinned=True), changed_version(unknown=True)])
+def test_a_manifest_of_a_newer_edgelora(data: bytes) -> None:
+    """It is whole, and the way out is not to delete it."""
+    with pytest.raises(StorageError) as caught:
+        decode_manifest(data, path=PATH)
+    assert caught.value.code == "store_newer" and "do not delete" in caught.value.remedy

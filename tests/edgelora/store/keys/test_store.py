@@ -59,19 +59,33 @@ def test_racing_additions(tmp_path: Path) -> None:
         b"",
         b"{}",
         b"[]",
-        b'{"version": 2, "keys": []}',
+        b'{"version": 0, "keys": []}',
         b'{"version": 1, "keys": [{"name": "a"}]}',
         b'{"version": 1, "keys": [{"name": "a", "sha256": "00", "created": 1}]}',
-        b'{"version": 1, "keys": [{"name": "a", "sha256": "%s", "created": 1, "admin": true}]}' % (b"0" * 64),
         b'{"version": 1, "keys": [{"name": "a", "sha256": "%s", "created": 1, "base": "no"}]}' % (b"0" * 64),
         b'{"version": 1, "keys": [{"name": "a", "sha256": "%s", "created": 1, "expires": "soon"}]}' % (b"0" * 64),
     ],
 )
 def test_a_file_that_is_not_understood(tmp_path: Path, data: bytes) -> None:
-    """Damaged, of another version, or with a field nobody knows: an error, never fewer restrictions."""
+    """Damaged, or of another version: an error, never fewer restrictions."""
     (tmp_path / KEYS_FILE).write_bytes(data)
     with pytest.raises(StorageError) as caught:
         KeyStore(tmp_path).list()
     assert caught.value.code == "bad_keys_file"
     with pytest.raises(EdgeloraError):
         parse_keys(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b'{"version": 2, "keys": []}',
+        b'{"version": 2, "keyring": {}}',
+        b'{"version": 1, "keys": [{"name": "a", "sha256": "%s", "created": 1, "admin": true}]}' % (b"0" * 64),
+    ],
+)
+def test_a_file_of_a_newer_edgelora(data: bytes) -> None:
+    """It may hold restrictions that are not known here: an error that does not say to remove it."""
+    with pytest.raises(StorageError) as caught:
+        parse_keys(data)
+    assert caught.value.code == "store_newer" and "do not delete" in caught.value.remedy
