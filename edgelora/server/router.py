@@ -5,11 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterable, Mapping
 
+from starlette.convertors import register_url_convertor
 from starlette.routing import Route, request_response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edgelora.server.auth.gate import Authenticators, Gate
 from edgelora.server.http.endpoint import Endpoint, Handler
+from edgelora.server.http.path_number import NumberConvertor
+
+register_url_convertor("number", NumberConvertor())
 
 
 class MethodDispatch:

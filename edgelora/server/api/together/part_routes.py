@@ -110,7 +110,7 @@ class PartRoutes:
                 body=CompleteUploadBody, reply=Revision,
             ),
             Endpoint(
-                "PUT", "/v2/uploads/{upload}/{file:int}/{piece:int}", self.put, Access.SIGNED, "putPiece",
+                "PUT", "/v2/uploads/{upload}/{file:number}/{piece:number}", self.put, Access.SIGNED, "putPiece",
                 "Upload a part to its signed URL", media=Media.BYTES, reply_media=TEXT,
                 query=(Parameter("signature", {"type": "string"}, "The signature of the URL."),),
             ),

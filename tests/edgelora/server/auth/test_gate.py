@@ -119,7 +119,7 @@ ENDPOINTS = (
     _endpoint("GET", "/v1/models/{id:path}", Access.KEY),
     _endpoint("DELETE", "/v1/models/{id:path}", Access.MANAGEMENT),
     _endpoint("GET", "/metrics", Access.FULL_KEY),
-    _endpoint("PUT", "/v2/uploads/{upload}/{file:int}/{piece:int}", Access.SIGNED, Media.BYTES),
+    _endpoint("PUT", "/v2/uploads/{upload}/{file:number}/{piece:number}", Access.SIGNED, Media.BYTES),
 )
 
 

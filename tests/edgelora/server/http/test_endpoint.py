@@ -15,10 +15,12 @@ from edgelora.server.http.options import ServerOptions
 from edgelora.server.openapi.document import document
 from edgelora.server.router import make_routes
 from tests.support.endpoints import app_gates, documented_endpoints
+from tests.support.server import TEST_OPTIONS, serving
+from tests.support.service import FakeService
 
 PAGE = ("/", "/page.css", "/page.js", "/chat.js", "/icon.svg")
 OPEN = {("GET", path) for path in (*PAGE, "/health", "/ready", "/openapi.json")} | {
-    ("PUT", "/v2/uploads/{upload}/{file:int}/{piece:int}")
+    ("PUT", "/v2/uploads/{upload}/{file:number}/{piece:number}")
 }
 """The endpoints that need no key: their replies hold nothing private, or their URL is signed."""
 MANAGED = [
@@ -154,3 +156,16 @@ def test_generations_are_metered(gates: dict[tuple[str, str], Gate]) -> None:
     """Generations count against the limits per minute, other calls do not."""
     metered = {path.removeprefix("/openai") for (_, path), gate in gates.items() if gate.endpoint.metered}
     assert metered == {"/v1/chat/completions", "/v1/completions", "/v1/responses"}
+
+
+def test_numbers_in_paths_are_bounded(tmp_path: Path) -> None:
+    """Python converts no number of 5,000 digits, so no path may have starlette's own."""
+    with FakeService(tmp_path, adapters={}) as service, serving(service, TEST_OPTIONS) as server:
+        for number in ("1" * 5000, "1" * 10, "-1", "x"):
+            reply = server.request("PUT", f"/v2/uploads/a/{number}/1", b"x")
+            assert (reply.status, reply.error["code"]) == (404, "unknown_url")
+
+
+def test_no_path_has_an_unbounded_number(gates: dict[tuple[str, str], Gate]) -> None:
+    """Of all that are there."""
+    assert not [path for _, path in gates if ":int}" in path or ":float}" in path]
