@@ -285,6 +285,17 @@ TEMPLATES = (CHAT_TEMPLATE, KEEPS_SPACE, ALWAYS_OPENS)
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("begun", ["The answer", "a <|eot_id|> b<", "x\ny"])
+def test_the_last_message_is_continued(template: str, begun: str) -> None:
+    """The prompt ends with the message's own text, without the end of the turn and without a new one."""
+    messages = [Message("user", "Hi"), Message("assistant", begun)]
+    tokens = encode_chat(messages, with_template(template), continued=True)
+    assert read(tokens).endswith(f"Hi<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n{begun}")
+    assert controls(tokens).count(EOT) == 1
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("begun", ["The answer", "The answer is ", " Well", "", "a <|eot_id|> b<", "x\n\n", "Hi"])
 def test_the_last_message_is_continued_as_transformers_does_it(template: str, begun: str) -> None:
     """The prompt ends with the message's own text, whatever the template writes after it or cuts off."""
