@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,9 +55,7 @@ class LlamaCppBackend:
         self._ledger = Ledger(self._capabilities, vocab_size=self._tokenizer.size)
 
     @classmethod
-    def open(
-        cls, path: Path, *, shape: LlamaShape, settings: BackendOptions, progress: Progress | None = None
-    ) -> LlamaCppBackend:
+    def open(cls, path: Path, *, shape: LlamaShape, settings: BackendOptions, progress: Progress | None = None) -> Self:
         """Load the GGUF base at `path`. `progress` receives 0.0 to 1.0, and its exception ends the load.
 
         If the self-test of the evaluation callback fails, a warning is logged and the next best method is used: numpy

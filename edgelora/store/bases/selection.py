@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
@@ -25,6 +25,27 @@ if TYPE_CHECKING:
 
 Format = Literal["gguf", "mlx"]
 RUNS: Mapping[BackendChoice, Format] = {"mlx": "mlx", "llama.cpp": "gguf"}
+"""The format that each backend runs."""
+
+
+class FormatWords(NamedTuple):
+    """How errors speak of a format."""
+
+    name: str
+    """Such as `a GGUF file`."""
+    get: str
+    """The commands that install a base of it."""
+
+
+FORMATS: Mapping[Format, FormatWords] = {
+    "gguf": FormatWords(
+        "a GGUF file", "edgelora base pull NAME, or base convert CHECKPOINT --to gguf -o FILE and base add FILE"
+    ),
+    "mlx": FormatWords(
+        "an MLX folder",
+        "edgelora base pull NAME --format mlx, or base convert CHECKPOINT --to mlx -o DIR and base add DIR",
+    ),
+}
 
 
 def choose_base(
@@ -72,12 +93,11 @@ def _other_form(bases: Bases, record: BaseRecord, format: Format) -> BaseRecord 
 
 
 def _no_form(record: BaseRecord, backend: BackendChoice) -> UsageError:
-    if backend == "mlx":
-        message = f"{record.name} is a GGUF file, which MLX does not run, and no MLX form of it is installed."
-        get = "edgelora base pull NAME --format mlx, or base convert CHECKPOINT --to mlx -o DIR and base add DIR"
-        other = "llama.cpp"
-    else:
-        message = f"{record.name} is an MLX folder, which llama.cpp does not run, and no GGUF form of it is installed."
-        get = "edgelora base pull NAME, or base convert CHECKPOINT --to gguf -o FILE and base add FILE"
-        other = "mlx"
-    return UsageError("backend_base", message, f"Install one ({get}), or take --backend {other}.", param="backend")
+    wanted = RUNS[backend]
+    own = next(name for name, format in RUNS.items() if format == record.format)
+    message = (
+        f"{record.name} is {FORMATS[record.format].name}, which the backend {backend} does not run, and no form of it "
+        f"is installed that is {FORMATS[wanted].name}."
+    )
+    remedy = f"Install one ({FORMATS[wanted].get}), or take --backend {own}."
+    return UsageError("backend_base", message, remedy, param="backend")
