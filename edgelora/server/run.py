@@ -27,8 +27,10 @@ from edgelora.server.http.sockets import bind, close_all, urls
 
 MAX_HEAD_BYTES = 64 << 10
 """Maximum size of a request line with its headers."""
-KEEP_ALIVE_SECONDS = 65
-"""Seconds that an idle connection is kept: longer than clients keep theirs, so that they close it first."""
+KEEP_ALIVE_SECONDS = 120
+"""Seconds that an idle connection is kept. The pools of Go and reqwest keep theirs for 90 s, and a client that uses a
+connection just as the server closes it gets an error; so the client has to close first.
+"""
 ERROR_FRAME_SECONDS = 2.0
 """Seconds for sending error frames once running generations were cut."""
 LEAVE_SECONDS = 1.0

@@ -152,6 +152,7 @@ def serve(
     """
     from edgelora.cli.commands.run import check_adapter
     from edgelora.cli.support.progress import progress_bars
+    from edgelora.core.descriptors import raise_limit
     from edgelora.server.http.options import ServerOptions
     from edgelora.server.http.sockets import bind, close_all
     from edgelora.server.http.timeouts import RequestTimeouts
@@ -176,6 +177,7 @@ def serve(
     )
     with ExitStack() as held:
         held.enter_context(logged(LogOptions(log_format, log_level)))
+        raise_limit()  # before the engine's process starts, which inherits the limit
         close_all(bind(options))  # a port in use is reported before the base is loaded
         ensure_token(settings.directories.config)
         with progress_bars() as bars:

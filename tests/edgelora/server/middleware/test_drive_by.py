@@ -111,14 +111,15 @@ KEY = {"Authorization": "Bearer s3cret"}
 @pytest.mark.parametrize("origin", ["http://localhost:3000", "tauri://localhost", "app://obsidian.md"])
 def test_an_allowed_origin_gets_its_preflight_and_its_answer(opened: RunningServer, origin: str) -> None:
     """A page that was let in passes the preflight, without a key, and can read answers and errors."""
+    sent = "authorization, content-type, x-stainless-os, http-referer, idempotency-key"
     preflight = {
         "Origin": origin,
         "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "authorization, content-type, x-stainless-os, x-evil",
+        "Access-Control-Request-Headers": f"{sent}, bad name, x:y, ",
     }
     allowed = opened.request("OPTIONS", "/v1/chat/completions", headers=preflight)
     assert allowed.status == 204 and allowed.body == b""
-    assert allowed.headers["access-control-allow-headers"] == "authorization, content-type, x-stainless-os"
+    assert allowed.headers["access-control-allow-headers"] == sent
     assert "POST" in allowed.headers["access-control-allow-methods"]
     headers = {**JSON, "Origin": origin, "Sec-Fetch-Site": "cross-site"}
     for key, status in ((KEY, 200), ({}, 401)):
