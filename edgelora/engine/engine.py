@@ -146,6 +146,7 @@ class Engine:
         sampler = Sampler(request.sampling, request.prompt, end_ids=ends, guided_decoder=held)
         look = self._prefix_transfer.look(request, keep)
         stream = self._streams(request.id, self.cancel)
+        stream.prompt_tokens = len(request.prompt)
         run = RequestState(request, stream, sampler, Clock(time.monotonic()))
         capacity, patience = self._scheduler.limits.capacity, self._service_seconds
         send = partial(self._commands.put, Submit(run, look))

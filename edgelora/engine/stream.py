@@ -35,6 +35,8 @@ class Stream:
         """True once the last event is in the queue; nothing may follow it."""
         self._ended = False
         """True once the last event was taken."""
+        self.prompt_tokens = 0
+        """Number of tokens in the request's prompt, set by the engine."""
         self.placed = False
         """True if the request has, or had, a sequence id; until then it waits."""
         self.whole = False

@@ -109,6 +109,7 @@ class RemoteEngine:
     def submit(self, request: Request, *, keep: PrefixWrite | None = None) -> Stream:
         validate(request.sampling)
         stream, now = Stream(request.id, self.cancel), time.monotonic()
+        stream.prompt_tokens = len(request.prompt)
         with self._changed:
             self._status.check(now)
             limits, process = self._limits, self._process

@@ -61,7 +61,7 @@ class Call:
 
     caller: Caller = ANYONE
     charge: Callable[[int], None] = lambda _tokens: None
-    """Takes the number of tokens of an answer, prompt included."""
+    """Takes a number of tokens that were used; a negative one gives some back."""
 
 
 _NO_CALL = Call()
@@ -74,7 +74,7 @@ def caller() -> Caller:
 
 
 def charge(tokens: int) -> None:
-    """Count the tokens of an answer, prompt included, against the caller's limits. On the event loop only."""
+    """Count used tokens against the caller's limits; a negative number gives some back. On the event loop only."""
     _current.get().charge(tokens)
 
 

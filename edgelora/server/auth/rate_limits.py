@@ -1,6 +1,6 @@
 """Limits of requests and tokens per minute, of each key and of all callers together. Pure: the caller has the clock.
 
-A request is counted when it arrives. Its tokens are counted when they are known, at the end of the answer: a request is
+A request is counted when it arrives, its prompt when it is accepted, and the answer's tokens as they come. A request is
 accepted unless the account is overdrawn, and if it uses more than was left, later requests wait until that is refilled.
 """
 
@@ -83,7 +83,7 @@ class RateLimiter:
                 account.requests.take(1, now)
 
     def charge(self, caller: Caller, tokens: int, now: float) -> None:
-        """Count the tokens of an answer."""
+        """Count tokens of a prompt or an answer; a negative number gives some back."""
         for account in self._accounts(caller, now):
             if account.tokens is not None:
                 account.tokens.take(tokens, now)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from starlette.types import Receive
 
 from edgelora.core.errors import Unavailable
-from edgelora.core.events import Event, Failed, Finished, TextDelta
+from edgelora.core.events import Event, Failed, TextDelta
 from edgelora.engine.stream import Stream
-from edgelora.server.auth.caller import charge
+from edgelora.server.generation.token_meter import TokenMeter
 from edgelora.server.http.drain import Drain
 from edgelora.server.http.errors import ClientGone
 from edgelora.server.http.timeouts import ENDLESS, RequestTimeouts
@@ -56,14 +56,13 @@ async def follow_all(
     Close the generator to cancel the generations. Raises ClientGone as soon as the client disconnects. The last event
     is Failed if draining is cut or a limit of `timeouts` is reached. The request's body must have been read, because
     only then does `receive` wait for the disconnect. `prompts`: how many prompts the choices answer, as many choices
-    each, in order. The tokens of prompt and answer, or of the part of the answer that
-    was sent, count against the caller's limits.
+    each, in order. Their tokens count against the caller's limits as they are used.
     """
     events = [aiter(stream) for stream in streams]
     gone = asyncio.create_task(_gone(receive))
     cut = asyncio.create_task(drain.cut.wait())
     upcoming = {choice: asyncio.create_task(_next(stream_events)) for choice, stream_events in enumerate(events)}
-    tokens = dict.fromkeys(upcoming, 0)
+    meter = TokenMeter(streams, prompts=prompts)
     each = len(streams) // prompts
     clock = asyncio.get_running_loop().time
     began = clock()
@@ -85,7 +84,7 @@ async def follow_all(
                 event = upcoming.pop(choice).result()
                 first = choice % each == 0  # The prompt, which its choices share, counts with the first of them.
                 note_event(event, choice=choice, prompt=first)
-                tokens[choice] = _tokens(event, tokens[choice], prompt=first)
+                meter.event(choice, event)
                 if isinstance(event, TextDelta):
                     upcoming[choice] = asyncio.create_task(_next(events[choice]))
                 yield ChoiceResult(choice, event)
@@ -94,15 +93,8 @@ async def follow_all(
     finally:
         for stream in streams:
             stream.cancel()
-        charge(sum(tokens.values()))
+        meter.close()
         await _settle((*upcoming.values(), gone, cut))
-
-
-def _tokens(event: Event, before: int, *, prompt: bool) -> int:
-    """Return the tokens of a choice so far. `prompt`: whether the prompt counts with it."""
-    if isinstance(event, Finished):
-        return event.usage.total_tokens if prompt else event.usage.completion_tokens
-    return before + isinstance(event, TextDelta)
 
 
 async def _next(events: AsyncIterator[Event]) -> Event:

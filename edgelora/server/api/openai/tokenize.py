@@ -93,6 +93,7 @@ def v1_token_endpoints(runtime: Runtime, options: ServerOptions) -> tuple[Endpoi
         Endpoint(
             "POST", "/v1/chat/completions/input_tokens", chat, Access.KEY, "countChatTokens",
             "Count the prompt tokens of a chat completion", body=ChatBody, inert=CHAT_INERT, reply=InputTokens,
+            metered=True,
         ),
     )  # fmt: skip
 
@@ -102,11 +103,12 @@ def _token_endpoints(prefix: str, name: str, runtime: Runtime, options: ServerOp
         Endpoint(
             "POST", f"{prefix}/tokenize", JsonRoute(options, lambda raw: tokenize(runtime, raw)), Access.KEY,
             f"{name}tokenize", "Tokenize a text or a conversation",
-            body=TokenizeBody, inert=TOKENIZE_INERT, reply=Tokenized,
+            body=TokenizeBody, inert=TOKENIZE_INERT, reply=Tokenized, metered=True,
         ),
         Endpoint(
             "POST", f"{prefix}/detokenize", JsonRoute(options, lambda raw: detokenize(runtime, raw)), Access.KEY,
             f"{name}detokenize", "Detokenize tokens", body=DetokenizeBody, reply=Detokenized,
+            metered=True,
         ),
     )  # fmt: skip
 

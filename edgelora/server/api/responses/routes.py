@@ -62,7 +62,7 @@ class ResponsesRoutes:
             Endpoint(
                 "POST", f"{path}/input_tokens", JsonRoute(self._options, self._count), Access.KEY,
                 "countResponseTokens", "Count the prompt tokens of a response",
-                body=CountBody, inert=RESPONSES_INERT, reply=InputTokens,
+                body=CountBody, inert=RESPONSES_INERT, reply=InputTokens, metered=True,
             ),
             Endpoint(
                 "GET", f"{path}/{{id}}", self._retrieve, Access.KEY, "retrieveResponse", "Retrieve a stored response",

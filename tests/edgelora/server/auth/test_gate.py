@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +21,9 @@ from edgelora.server.http.options import ServerOptions
 from edgelora.server.router import make_routes
 from edgelora.store.keys.management_token import ensure_token, rotate_token
 from edgelora.store.keys.store import KeyStore
-from tests.support.server import TEST_OPTIONS, RunningServer, serving, with_token
-from tests.support.service import FakeService
+from tests.support.engines import wait_until
+from tests.support.server import TEST_OPTIONS, WAIT_SECONDS, RunningServer, serving, with_token
+from tests.support.service import FakeService, Turnstile
 
 CHAT = {"model": "medical-faq", "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -71,6 +73,34 @@ def test_limits_of_a_minute(keyed: tuple[RunningServer, KeyStore]) -> None:
     third = server.post("/v1/chat/completions", CHAT, bearer(secret))
     assert (third.status, third.error["code"], third.error["type"]) == (429, "rate_limit_exceeded", "rate_limit_error")
     assert third.headers["retry-after"] == "30" and third.headers["x-ratelimit-remaining-requests"] == "0"
+
+
+def test_requests_that_run_at_once_share_the_tokens_of_a_minute(
+    keyed: tuple[RunningServer, KeyStore], service: FakeService
+) -> None:
+    """A prompt counts from its beginning, so that a second request finds what the first one uses."""
+    server, store = keyed
+    _, secret = store.add("a", tokens_per_minute=5)
+    gate = Turnstile()
+    service.backend.step_gate = gate
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(server.post, "/v1/chat/completions", CHAT, bearer(secret))
+            wait_until(lambda: service.stats().running == 1)
+            second = server.post("/v1/chat/completions", CHAT, bearer(secret))
+            gate.open()
+            assert (second.status, second.error["code"]) == (429, "rate_limit_exceeded")
+            assert first.result(WAIT_SECONDS).status == 200
+    finally:
+        gate.open()
+
+
+def test_counting_tokens_is_a_request(keyed: tuple[RunningServer, KeyStore]) -> None:
+    """It is work on text like any other."""
+    server, store = keyed
+    _, secret = store.add("a", requests_per_minute=1)
+    assert server.post("/tokenize", {"content": "Hi"}, bearer(secret)).status == 200
+    assert server.post("/v1/chat/completions", CHAT, bearer(secret)).status == 429
 
 
 def test_the_limit_that_all_share(service: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,9 +153,12 @@ def test_an_unknown_method_is_answered_with_all_that_there_are(gates: dict[tuple
 
 
 def test_generations_are_metered(gates: dict[tuple[str, str], Gate]) -> None:
-    """Generations count against the limits per minute, other calls do not."""
+    """Generations and the counting of tokens count against the limits per minute, other calls do not."""
     metered = {path.removeprefix("/openai") for (_, path), gate in gates.items() if gate.endpoint.metered}
-    assert metered == {"/v1/chat/completions", "/v1/completions", "/v1/responses"}
+    generating = {"/v1/chat/completions", "/v1/completions", "/v1/responses"}
+    counting = {f"{prefix}/{verb}" for prefix in ("", "/v1") for verb in ("tokenize", "detokenize")}
+    counting |= {f"{path}/input_tokens" for path in ("/v1/chat/completions", "/v1/responses")}
+    assert metered == generating | counting
 
 
 def test_numbers_in_paths_are_bounded(tmp_path: Path) -> None:
