@@ -35,13 +35,15 @@ def by_a_request(folder: Path) -> None:
 
 
 def by_an_adapter(folder: Path) -> None:
-    """In every phase two crashes of its own are its quarantine, and a kill -9 from outside is not."""
+    """In every phase crashes of two prompts are its quarantine; one prompt's second try, and a kill -9, are not."""
     for number, (phase, death) in enumerate([("load", "abort"), ("attach", "segv"), ("step", "kill")]):
         quarantine = Quarantine(folder / f"quarantine-{number}")
         bad = write_fake_adapter(folder, f"bad-{number}", answer=f"{phase}!{death}")
         engine = started(opening(answer="Fine."), quarantine=quarantine)
-        assert isinstance(error_of(engine.submit(request("r", adapter=bad))), BackendError)
-        wait_until(lambda engine=engine: engine.alive)  # type: ignore[misc]
+        for prompt in ("Hi", "Hello"):
+            assert quarantine.find(bad.version) is None
+            assert isinstance(error_of(engine.submit(request(prompt, prompt, adapter=bad))), BackendError)
+            wait_until(lambda engine=engine: engine.alive)  # type: ignore[misc]
         assert (quarantine.find(bad.version) is None) == (death == "kill")
         _close(engine)
 
