@@ -68,8 +68,18 @@ def test_names_of_other_families(name: str | None, family: str | None) -> None:
     ("Qwen2ForCausalLM", True),
     ("LlamaForCausalLM", False),
     ("LlamaForSequenceClassification", False),
+    ("GPT2LMHeadModel", True),
+    ("Phi3ForCausalLM", True),
+    ("MllamaForConditionalGeneration", True),
+    ("Llama4ForCausalLM", True),
+    ("LigerLlamaForCausalLM", False),
+    ("PeftModelForCausalLM", False),
+    ("AutoModelForCausalLM", False),
+    ("OptimizedModule", False),
+    ("FullyShardedDataParallel", False),
+    ("MyTrainersOwn", False),
     (None, False),
 ])  # fmt: skip
 def test_classes_of_other_families(name: str | None, foreign: bool) -> None:
-    """transformers' class, which PEFT notes for some tasks."""
+    """transformers' class, which PEFT notes for some tasks; a wrapper's or a trainer's own tells nothing."""
     assert (foreign_class(name) is not None) is foreign
