@@ -41,7 +41,7 @@ def ls(app: App, as_json: bool) -> None:
 
 
 @click.command(short_help="Install an adapter you trained.")
-@click.argument("source", metavar="DIR|ARCHIVE", type=click.Path(path_type=Path))
+@click.argument("source", metavar="DIR|ARCHIVE|GGUF", type=click.Path(path_type=Path))
 @click.option("-n", "--name", metavar="NAME", help="The adapter's name.  [default: the folder's name]")
 @click.option(
     "--base", metavar="NAME", shell_complete=base_names, help="The base it was trained on.  [default: the chosen base]"
@@ -59,11 +59,12 @@ def add(
     refusing: CheckOptions,
     as_json: bool,
 ) -> None:
-    """Install the adapter in DIR or ARCHIVE (zip or tar.gz): check it, convert it and store it.
+    """Install the adapter in DIR, ARCHIVE (zip or tar.gz) or GGUF: check it, convert it and store it.
 
     DIR is a folder written by PEFT's `save_pretrained` (adapter_config.json and adapter_model.safetensors) or by
-    mlx-lm's trainer (adapter_config.json and adapters.safetensors, stored as PEFT). If the name is already in use,
-    different content becomes its next version; the old version stays available as NAME@1.
+    mlx-lm's trainer (adapter_config.json and adapters.safetensors, stored as PEFT). GGUF is an adapter for llama.cpp,
+    stored as PEFT too. If the name is already in use, different content becomes its next version; the old version stays
+    available as NAME@1.
 
     \b
     edgelora add ./my-adapter --name medical-faq

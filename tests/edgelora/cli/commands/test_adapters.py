@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from edgelora.cli.support.app import App
 from edgelora.store.library import Library
+from edgelora_models.shape import LlamaShape
 from tests.support.adapters import TINY, peft_tensors, write_peft, write_safetensors
 from tests.support.cli import SHAPE, make_app, run
 
@@ -215,3 +217,20 @@ def test_rm(library: Library) -> None:
     done = run(app, "rm", "pirate", "medical-faq", "pirate")
     assert (done.exit_code, done.stdout) == (0, "")
     assert not library.store.names()
+
+
+def test_another_architecture_is_told_before_its_shapes(library: Library, tmp_path: Path) -> None:
+    """A Qwen adapter fits no Llama's shape; what is wrong is that it is a Qwen's."""
+    wider = LlamaShape(layers=2, hidden=96, heads=6, kv_heads=2, head_dim=16, ffn=192, vocab=256, tied=False)
+    source = str(write_peft(tmp_path / "qwen", wider, base_model_name_or_path="Qwen/Qwen2.5-7B-Instruct"))
+    for verb in (("add", source), ("convert", source, "--to", "gguf", "-o", str(tmp_path / "a.gguf"))):
+        done = run(make_app(library), *verb)
+        assert done.exit_code == 5 and "a Qwen model" in done.stderr
+
+
+def test_a_home_that_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exit code of the store's errors, and what to do."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EDGELORA_HOME", str(tmp_path / "file"))
+    done = run(App(), "ls")
+    assert done.exit_code == 7 and "is a file, where a folder is needed" in done.stderr
