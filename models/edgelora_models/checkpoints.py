@@ -18,6 +18,7 @@ _CLASS = re.compile(r"([A-Z][A-Za-z0-9]*?)(?:For[A-Z]\w+|LMHead\w*|Model)$")
 _WRAPPERS = frozenset({"Auto", "AutoModel", "Peft", "PeftModel", "Fast", "FastLanguage"})
 _OTHER_LLAMAS = frozenset({"Mllama", "Llama4", "Llama4Text"})
 """Architectures of their own, whose modules are not those of a Llama 2 or 3."""
+_TELLING = re.compile(r"llama.*-\d+(?:\.\d+)?[bm](?:-|$)")
 _LOCAL = re.compile(r"^(?:[./~\\]|[A-Za-z]:[\\/])|\\|//|/.*/")
 
 OTHER_FAMILIES = frozenset(
@@ -44,6 +45,11 @@ def checkpoint(name: str | None) -> str | None:
     while (shorter := _REPACKED.sub("", short)) != short:
         short = shorter
     return _LLAMA_NUMBER.sub("llama-", _MAKER.sub("", short)) or None
+
+
+def names_a_llama(name: str | None) -> bool:
+    """Return whether a name that a model's file gives itself tells its checkpoint: a family and a size stand in it."""
+    return _TELLING.search(checkpoint(name) or "") is not None
 
 
 def foreign_family(name: str | None) -> str | None:

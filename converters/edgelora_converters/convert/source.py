@@ -37,12 +37,20 @@ def adapter_kind(path: Path) -> SourceKind:
 
 
 def check_declared(path: Path) -> None:
-    """Raise AdapterIncompatible if the configuration in an adapter's folder says that it was trained on another
+    """Raise AdapterIncompatible if the header or configuration of an adapter says that it was trained on another
     architecture than Llama's: before its tensors are compared with a base, which would only say that they do not fit.
     """
-    if adapter_kind(path) in ("peft", "mlx"):
-        fields = peft_config.read_fields(find_adapter(path, mlx=True))
-        check_architecture(*peft_config.declared_base(fields))
+    check_architecture(*declared_base(path))
+
+
+def declared_base(path: Path) -> tuple[str | None, str | None]:
+    """Return the name of the base that an adapter says it is for, and transformers' class of it, from what stands
+    before its tensors. Raises AdapterError, StorageError."""
+    match adapter_kind(path):
+        case "gguf" | "mapped":
+            return gguf_source.base_model(read_header(path, error=AdapterCorrupt)), None
+        case _:
+            return peft_config.declared_base(peft_config.read_fields(find_adapter(path, mlx=True)))
 
 
 def read_source(

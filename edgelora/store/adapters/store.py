@@ -172,10 +172,10 @@ class Store:
         chosen = self.check_name(default_name(source) if name is None else name)
         sweep(make_folder(self._layout.tmp))
         with workspace(self._layout.tmp) as work:
+            copied = stage(source, work, immutable=immutable)
+            if checks.architecture:
+                check_declared(copied.path)
             with naming(chosen, None, base):
-                copied = stage(source, work, immutable=immutable)
-                if checks.architecture:
-                    check_declared(copied.path)
                 staged, adapter = resolve(copied, work, base.identity.fingerprint, reading)
             if checks.architecture:
                 check_architecture(adapter.base_model, adapter.metadata.get("base_class"))
