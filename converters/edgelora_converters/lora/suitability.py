@@ -10,13 +10,19 @@ from edgelora_models.checkpoints import checkpoint, foreign_class, foreign_famil
 from edgelora_models.errors import AdapterIncompatible
 
 
+def other_architecture(base_model: str | None, base_class: str | None) -> str | None:
+    """Return what an adapter was trained on if that, by its name or by transformers' class, is no Llama."""
+    if (declared := foreign_class(base_class)) is not None:
+        return declared
+    family = foreign_family(base_model)
+    return None if family is None else f"{base_model}, a {family.capitalize()} model"
+
+
 def check_architecture(base_model: str | None, base_class: str | None) -> None:
-    """Raise AdapterIncompatible(other_architecture) if an adapter's base, by its name and by transformers' class, is no
+    """Raise AdapterIncompatible(other_architecture) if an adapter's base, by its name or by transformers' class, is no
     Llama."""
-    declared, family = foreign_class(base_class), foreign_family(base_model)
-    if declared is None and family is None:
+    if (model := other_architecture(base_model, base_class)) is None:
         return
-    model = declared or f"{base_model}, a {family.capitalize() if family else ''} model"
     raise AdapterIncompatible(
         "other_architecture",
         f"The adapter was trained on {model}; the base is a Llama, although the shapes may fit.",

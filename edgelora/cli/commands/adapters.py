@@ -124,6 +124,11 @@ def tell_warnings(version: Version) -> None:
         note(f"Warning: {warning.message}")
 
 
+def warnings_json(version: Version) -> list[dict[str, str]]:
+    """Return the warnings about an adapter as JSON values."""
+    return [{"code": warning.code, "message": warning.message} for warning in version.warnings]
+
+
 def summary(manifest: AdapterManifest, version: Version) -> dict[str, Any]:
     """Return an adapter version as JSON values, with sizes in bytes and times in ISO 8601."""
     return {
@@ -134,7 +139,7 @@ def summary(manifest: AdapterManifest, version: Version) -> dict[str, Any]:
         "rank": version.rank,
         "bytes": version.nbytes,
         "created": _iso(version.created),
-        "warnings": [{"code": warning.code, "message": warning.message} for warning in version.warnings],
+        "warnings": warnings_json(version),
     }
 
 

@@ -100,7 +100,9 @@ def test_an_adapter_of_another_architecture(library: Library, tmp_path: Path, co
     assert done.exit_code == 5 and not (tmp_path / "a.gguf").exists()
     done = run(make_app(library), "convert", source, "--to", "gguf", "-o", str(tmp_path / "a.gguf"), "--force")
     assert done.exit_code == 0
-    assert run(make_app(library), "add", source, "--force").exit_code == 0
+    done = run(make_app(library), "add", source, "--force")
+    assert done.exit_code == 0 and "Warning: The adapter was trained on" in done.stderr
+    assert [warning.code for warning in library.store.get("foreign").latest.warnings] == ["other_architecture"]
     library.store.remove("foreign")
 
 
