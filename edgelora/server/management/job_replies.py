@@ -1,5 +1,6 @@
-"""Types of the replies of /v1/jobs, and of warnings about an adapter, for the OpenAPI document and for tests; the handlers
-write plain dicts.
+"""Types of the replies of /v1/jobs, and of warnings about an adapter, for the OpenAPI document and for tests.
+
+The handlers write plain dicts.
 """
 
 from __future__ import annotations
