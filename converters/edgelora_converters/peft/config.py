@@ -26,7 +26,6 @@ MAX_CONFIG_BYTES = 1 << 20
 HARMLESS = frozenset(
     {
         "auto_mapping",
-        "base_model_class",
         "base_model_name_or_path",
         "corda_config",  # the initialisations' own settings: init_lora_weights says whether they were used
         "eva_config",
@@ -132,7 +131,7 @@ def parse_config(fields: Mapping[str, Any], problems: Problems | None = None) ->
         )
     collected = Problems() if problems is None else problems
     taking = Fields(fields, collected)
-    taking.taken |= {"peft_type", "bias"}
+    taking.taken |= {"peft_type", "bias", "base_model_class"}
     config = _adalora(taking) if kind == "ADALORA" else _lora(taking)
     _check_rest(taking)
     if problems is None:
