@@ -89,6 +89,7 @@ def test_an_adapter_that_changes_nothing(library: Library, tmp_path: Path) -> No
     [
         {"base_model_name_or_path": "mistralai/Mistral-7B-Instruct-v0.3"},
         {"auto_mapping": {"base_model_class": "MistralForCausalLM", "parent_library": "transformers"}},
+        {"base_model_class": "MistralForCausalLM"},
     ],
 )
 def test_an_adapter_of_another_architecture(library: Library, tmp_path: Path, config: dict[str, object]) -> None:
