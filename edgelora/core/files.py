@@ -39,10 +39,13 @@ def check_name(text: str, *, kind: str) -> str:
     """Return `text` if it is a valid name, else raise UsageError. `kind` is the word for the message, such as
     `adapter`."""
     if not valid_name(text):
+        nearest = _nearest(text)
+        example = f", such as {nearest!r}" if valid_name(nearest) else ""
         raise UsageError(
             "bad_name",
             f"{text!r} cannot name {'an' if kind[:1] in 'aeiou' else 'a'} {kind}.",
-            "Use 1 to 128 small letters, digits, '.', '_' and '-', beginning with a letter or digit (--name).",
+            f"Use 1 to 128 small letters (a to z), digits, '.', '_' and '-', beginning with a letter or digit{example} "
+            "(--name).",
             param="name",
         )
     return text
@@ -50,7 +53,16 @@ def check_name(text: str, *, kind: str) -> str:
 
 def suggest_name(text: str, *, kind: str) -> str:
     """Return the nearest valid name to a folder's or file's own. Raises UsageError where nothing usable is left."""
-    return check_name(re.sub(r"[^a-z0-9._-]+", "-", text.lower()).lstrip("._-")[:128].rstrip("._-"), kind=kind)
+    nearest = _nearest(text)
+    if not nearest:
+        message = f"No name for the {kind} can be made of {text!r}: it has no letter from a to z and no digit."
+        raise UsageError("bad_name", message, "Give it a name: --name NAME.", param="name")
+    return check_name(nearest, kind=kind)
+
+
+def _nearest(text: str) -> str:
+    """Return `text` as a name of small letters; empty if nothing of it is left."""
+    return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).lstrip("._-")[:128].rstrip("._-")
 
 
 def valid_digest(text: str) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from edgelora.core.errors import StorageError
 from edgelora.core.files import file_digest, locked
 from edgelora.store.bases.record import BUILTIN
 from edgelora_models.storage import storing, write_atomic
@@ -141,11 +142,17 @@ def _signature(source: Source) -> str:
 
 
 def _read(path: Path) -> _Marker:
-    """Return the marker; an empty one where it is missing or damaged, which costs one more look at everything."""
+    """Return the marker; an empty one where it is missing or damaged, which costs one more look at everything.
+
+    Raises StorageError where it cannot be read.
+    """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Marker)
-    except FileNotFoundError:
-        return _Marker()
+        with storing(path):
+            return msgspec.json.decode(path.read_bytes(), type=_Marker)
+    except StorageError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return _Marker()
+        raise
     except (msgspec.DecodeError, UnicodeDecodeError):
         logger.warning("%s is damaged; the built-in adapters are set up again", path)
         return _Marker()

@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from edgelora_models.checkpoints import checkpoint
 from edgelora_models.errors import NotFound
+from edgelora_models.shape import LlamaShape
 
 Format = Literal["gguf", "mlx"]
 
@@ -35,6 +37,9 @@ class Entry:
     title: str
     model: str
     """The checkpoint's own name on the Hugging Face hub."""
+    shape: LlamaShape
+    same_shape: tuple[str, ...]
+    """Other checkpoints of that shape, for whose adapters it is enough to convert them."""
     licence: str
     """Licence of the weights, and where to read it."""
     aliases: tuple[str, ...]
@@ -53,6 +58,14 @@ ENTRIES: tuple[Entry, ...] = (
         name="llama-3.1-8b",
         title="Meta Llama 3.1 8B Instruct",
         model="meta-llama/Llama-3.1-8B-Instruct",
+        shape=LlamaShape(
+            layers=32, hidden=4096, heads=32, kv_heads=8, head_dim=128, ffn=14336, vocab=128256, tied=False
+        ),
+        same_shape=(
+            "meta-llama/Llama-3.1-8B",
+            "meta-llama/Meta-Llama-3-8B",
+            "meta-llama/Meta-Llama-3-8B-Instruct",
+        ),
         licence="Llama 3.1 Community License, https://www.llama.com/llama3_1/license/",
         aliases=(
             "llama-3.1-8b-instant",
@@ -100,3 +113,13 @@ def find(name: str) -> Entry:
     listed = ", ".join(entry.name for entry in ENTRIES)
     remedy = f"Known: {listed}. Or name a Hugging Face repository (org/name), or add a file: edgelora base add PATH."
     raise NotFound("base", name, names, remedy)
+
+
+def find_shape(model: str | None) -> Entry | None:
+    """Return the entry whose shape a model has, by the model's name or that of a mirror; None if it is not known."""
+    wanted = checkpoint(model)
+    return next((entry for entry in ENTRIES if wanted and wanted in _checkpoints(entry)), None)
+
+
+def _checkpoints(entry: Entry) -> set[str | None]:
+    return {checkpoint(name) for name in (entry.model, *entry.aliases, *entry.same_shape)}

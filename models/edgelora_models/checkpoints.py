@@ -14,12 +14,18 @@ _REPACKED = re.compile(
 """What mirrors add to a model's name when they store its weights in another form."""
 _MAKER = re.compile(r"^(?:meta|facebook|google|mistralai|qwen|microsoft)[-_](?=llama|gemma|mistral|mixtral|qwen|phi)")
 _LLAMA_NUMBER = re.compile(r"\bllama-?(?=\d)")
+_CLASS = re.compile(r"([A-Z][A-Za-z0-9]*?)(?:For[A-Z]\w+|LMHead\w*|Model)$")
+_WRAPPERS = frozenset({"Auto", "AutoModel", "Peft", "PeftModel", "Fast", "FastLanguage"})
+_OTHER_LLAMAS = frozenset({"Mllama", "Llama4", "Llama4Text"})
+"""Architectures of their own, whose modules are not those of a Llama 2 or 3."""
+_TELLING = re.compile(r"llama.*-\d+(?:\.\d+)?[bm](?:-|$)")
 _LOCAL = re.compile(r"^(?:[./~\\]|[A-Za-z]:[\\/])|\\|//|/.*/")
 
 OTHER_FAMILIES = frozenset(
     {
         *("mistral", "mixtral", "ministral", "codestral", "qwen", "gemma", "phi", "gpt2", "gptj", "falcon", "bloom"),
         *("bloomz", "pythia", "stablelm", "starcoder", "codegen", "olmo", "chatglm", "baichuan", "rwkv", "mamba"),
+        *("zephyr", "granite", "cohere", "internlm", "exaone", "glm", "dbrx", "jamba", "mpt", "t5", "bert", "roberta"),
     }
 )
 """Words of model names that mean an architecture other than Llama's, without their version numbers."""
@@ -41,6 +47,11 @@ def checkpoint(name: str | None) -> str | None:
     return _LLAMA_NUMBER.sub("llama-", _MAKER.sub("", short)) or None
 
 
+def names_a_llama(name: str | None) -> bool:
+    """Return whether a name that a model's file gives itself tells its checkpoint: a family and a size stand in it."""
+    return _TELLING.search(checkpoint(name) or "") is not None
+
+
 def foreign_family(name: str | None) -> str | None:
     """Return the architecture that a model name means if it is not Llama's, such as `mistral`; otherwise None."""
     words = (checkpoint(name) or "").split("-")
@@ -51,5 +62,13 @@ def foreign_family(name: str | None) -> str | None:
 
 
 def foreign_class(name: str | None) -> str | None:
-    """Return the class of a model, such as `MistralForCausalLM`, if it is not one of transformers' Llama classes."""
-    return name if name and not name.startswith("Llama") else None
+    """Return a class of transformers, such as `MistralForCausalLM`, if it is another architecture's than Llama's.
+
+    A class with another kind of name tells nothing: wrappers (`PeftModelForCausalLM`, `OptimizedModule`) and classes of
+    a trainer's own are noted as well.
+    """
+    match = _CLASS.match(name or "")
+    if match is None or match[1] in _WRAPPERS:
+        return None
+    llama = "llama" in match[1].lower() and match[1] not in _OTHER_LLAMAS
+    return None if llama else name

@@ -21,6 +21,9 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 """A written-out half of a surrogate pair; without its other half the text could not be written anywhere."""
 
 _FETCH_AGAIN = "Fetch or copy it again from where it was made."
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+"""The first bytes of the small text file that git has in place of a large one until git-lfs fetches that."""
 
 
 def regular_size(path: Path, *, error: ErrorClass) -> int:
@@ -42,6 +45,13 @@ def unreadable(path: Path, e: Exception) -> StorageError:
     return StorageError("unreadable", f"{path} cannot be read: {reason}.", "Check its permissions and the disk.")
 
 
+def refuse_pointer(start: bytes, name: str, *, error: ErrorClass) -> None:
+    """Raise `error` if a file that begins with `start` is a git-lfs pointer and not the file itself."""
+    if start.startswith(LFS_POINTER):
+        message = f"{name} is a git-lfs pointer: the file itself was never downloaded."
+        raise error("git_lfs_pointer", message, "In the folder it was cloned into, run: git lfs pull")
+
+
 def read_bytes(path: Path, *, limit: int, error: ErrorClass) -> bytes:
     """Read the whole file, at most `limit` bytes."""
     size = regular_size(path, error=error)
@@ -60,8 +70,13 @@ def read_text(path: Path, *, limit: int, error: ErrorClass) -> str:
 
 
 def read_json(path: Path, *, limit: int, error: ErrorClass) -> dict[str, Any]:
-    """Read a JSON object from a file of at most `limit` bytes; see parse_object."""
-    return parse_object(read_bytes(path, limit=limit, error=error), where=path.name, error=error)
+    """Read a JSON object from a file of at most `limit` bytes; see parse_object.
+
+    A byte order mark, which Windows editors put in front, is no part of it.
+    """
+    data = read_bytes(path, limit=limit, error=error)
+    refuse_pointer(data, path.name, error=error)
+    return parse_object(data.removeprefix(_BYTE_ORDER_MARK), where=path.name, error=error)
 
 
 def parse_object(data: bytes, *, where: str, error: ErrorClass) -> dict[str, Any]:

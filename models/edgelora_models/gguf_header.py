@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from edgelora_models.errors import BaseError
-from edgelora_models.files import ErrorClass, quoted, regular_size, unreadable
+from edgelora_models.files import LFS_POINTER, ErrorClass, quoted, refuse_pointer, regular_size, unreadable
 from edgelora_models.gguf_types import GGML_TYPES, VALUE_ARRAY, VALUE_STRING, VALUE_TYPES
 
 Value = bool | int | float | str | list[bool] | list[int] | list[float] | list[str]
@@ -78,6 +78,9 @@ def read_header(path: Path, *, error: ErrorClass = BaseError) -> GgufHeader:
 
 def read_open(file: BinaryIO, *, name: str, error: ErrorClass) -> GgufHeader:
     """Read the header of an open regular file, whose size is asked of the file itself. Raises `error`, and OSError."""
+    start = file.read(len(LFS_POINTER))
+    refuse_pointer(start, name, error=error)
+    file.seek(-len(start), os.SEEK_CUR)
     return _read(_Cursor(file, os.fstat(file.fileno()).st_size, name, error))
 
 

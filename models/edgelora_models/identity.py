@@ -75,6 +75,11 @@ def identify_folder(path: Path) -> BaseIdentity:
     )
 
 
+def shape_fingerprint(shape: LlamaShape) -> BaseFingerprint:
+    """Return the fingerprint of a base of which only the shape is known."""
+    return _fingerprint(shape, None, None)
+
+
 def _fingerprint(shape: LlamaShape, tokens: Sequence[str] | None, template: str | None) -> BaseFingerprint:
     return BaseFingerprint(
         architecture="llama",

@@ -71,6 +71,8 @@ def storage_error(path: Path, error: OSError) -> StorageError:
     if error.errno == errno.EROFS:
         message = f"{where} is on a read-only disk."
         return StorageError("read_only", message, "Write to a folder on another disk.")
+    if error.errno == errno.ENOTDIR and (file := _file_above(where)) is not None:
+        return _not_a_folder(file)
     if error.errno == errno.ENOENT:
         shown = path if where.name.startswith(TEMP_PREFIX) else where
         return StorageError("io_error", f"{shown}: {error.strerror}.", "Check that the folder exists, then try again.")
@@ -78,10 +80,23 @@ def storage_error(path: Path, error: OSError) -> StorageError:
     return StorageError("io_error", message, "Check the disk, then try again.")
 
 
+def _file_above(path: Path) -> Path | None:
+    """Return what stands at `path` or above it and is a file; None if there is none."""
+    return next((at for at in (path, *path.parents) if at.is_file()), None)
+
+
+def _not_a_folder(file: Path) -> StorageError:
+    message = f"{file} is a file, where a folder is needed."
+    remedy = "Move it away, or name another folder (for edgelora's own: EDGELORA_HOME)."
+    return StorageError("not_a_folder", message, remedy)
+
+
 def make_folder(path: Path) -> Path:
     """Create a folder of our own where there is none, with its parents, closed to other users, and synced."""
     if path.is_dir():
         return path
+    if path.is_file():
+        raise _not_a_folder(path)
     make_folder(path.parent)
     with storing(path):
         path.mkdir(mode=0o700, exist_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgelora_models.catalogue import ENTRIES, find
+from edgelora_models.catalogue import ENTRIES, find, find_shape
 from edgelora_models.errors import NotFound
 
 
@@ -37,3 +37,18 @@ def test_every_entry_has_both_builds() -> None:
         assert {"config.json", "tokenizer.json", "tokenizer_config.json"} < set(mlx.files)
         assert entry.licence and min(gguf.nbytes, mlx.nbytes) > 10**9
         assert 0 < entry.top_p <= 1 and entry.temperature >= 0
+
+
+@pytest.mark.parametrize(("model", "entry"), [
+    ("meta-llama/Meta-Llama-3.1-8B-Instruct", "llama-3.1-8b"),
+    ("unsloth/Meta-Llama-3.1-8B-Instruct-bnb-4bit", "llama-3.1-8b"),
+    ("NousResearch/Meta-Llama-3-8B", "llama-3.1-8b"),
+    ("meta-llama/Llama-3.1-70B-Instruct", None),
+    ("meta-llama/Llama-3.2-1B", None),
+    ("/home/ada/llama-3.1-8b-instruct", None),
+    (None, None),
+])  # fmt: skip
+def test_shapes_by_a_model_s_name(model: str | None, entry: str | None) -> None:
+    """Mirrors and checkpoints of the same shape; a path on some machine tells nothing."""
+    found = find_shape(model)
+    assert (found.name if found else None) == entry

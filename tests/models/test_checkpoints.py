@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgelora_models.checkpoints import checkpoint, foreign_class, foreign_family
+from edgelora_models.checkpoints import checkpoint, foreign_class, foreign_family, names_a_llama
 
 INSTRUCT = "llama-3.1-8b-instruct"
 
@@ -68,8 +68,33 @@ def test_names_of_other_families(name: str | None, family: str | None) -> None:
     ("Qwen2ForCausalLM", True),
     ("LlamaForCausalLM", False),
     ("LlamaForSequenceClassification", False),
+    ("GPT2LMHeadModel", True),
+    ("Phi3ForCausalLM", True),
+    ("MllamaForConditionalGeneration", True),
+    ("Llama4ForCausalLM", True),
+    ("LigerLlamaForCausalLM", False),
+    ("PeftModelForCausalLM", False),
+    ("AutoModelForCausalLM", False),
+    ("OptimizedModule", False),
+    ("FullyShardedDataParallel", False),
+    ("MyTrainersOwn", False),
     (None, False),
 ])  # fmt: skip
 def test_classes_of_other_families(name: str | None, foreign: bool) -> None:
-    """transformers' class, which PEFT notes for some tasks."""
+    """transformers' class, which PEFT notes for some tasks; a wrapper's or a trainer's own tells nothing."""
     assert (foreign_class(name) is not None) is foreign
+
+
+@pytest.mark.parametrize(("name", "tells"), [
+    ("Meta Llama 3.1 8B Instruct", True),
+    ("Llama-3.2-1B", True),
+    ("Llama 3.1", False),
+    ("LLaMA v2", False),
+    ("8b instruct hf", False),
+    ("models", False),
+    ("/data/llama-3-8b/x", False),
+    (None, False),
+])  # fmt: skip
+def test_names_in_a_file_that_tell_something(name: str | None, tells: bool) -> None:
+    """Only a family with a size: a wrong guess would be a false warning."""
+    assert names_a_llama(name) is tells

@@ -10,6 +10,8 @@ import pytest
 from edgelora_models.errors import BaseError
 from edgelora_models.files import parse_object, quoted, read_bytes, read_json, read_text, regular_size
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"ab" * 32 + b"\nsize 1583664\n"
+
 
 @pytest.mark.parametrize(
     "data",
@@ -28,6 +30,21 @@ def test_sound_json_is_read(tmp_path: Path) -> None:
     """Escaped surrogate pairs are characters like any other."""
     (tmp_path / "a").write_bytes(b'{"a":["\\ud83d\\ude00",1.5,null],"b":{}}')
     assert read_json(tmp_path / "a", limit=99, error=BaseError) == {"a": ["😀", 1.5, None], "b": {}}
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
+    """Notepad puts one in front of a file. Inside a binary file's header it stays an error (see above)."""
+    (tmp_path / "a").write_bytes(b'\xef\xbb\xbf{"a":1}')
+    assert read_json(tmp_path / "a", limit=99, error=BaseError) == {"a": 1}
+
+
+def test_a_git_lfs_pointer_is_called_one(tmp_path: Path) -> None:
+    """With the command that fetches the file itself."""
+    (tmp_path / "a.json").write_bytes(POINTER)
+    with pytest.raises(BaseError) as caught:
+        read_json(tmp_path / "a.json", limit=999, error=BaseError)
+    assert caught.value.code == "git_lfs_pointer" and "a.json" in caught.value.what
+    assert "git lfs pull" in caught.value.remedy
 
 
 def test_the_limit_is_exact(tmp_path: Path) -> None:

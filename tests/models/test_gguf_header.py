@@ -233,3 +233,12 @@ def test_mutated_files_never_escape_the_error_tree(tmp_path: Path) -> None:
             continue
         assert all(t.offset + t.nbytes <= len(mutant) for t in header.tensors.values())
     assert 120 < refusals <= 250
+
+
+def test_a_git_lfs_pointer_is_called_one(tmp_path: Path) -> None:
+    """With the command that fetches the file itself."""
+    path = tmp_path / "base.gguf"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"ab" * 32 + b"\nsize 4920739232\n")
+    with pytest.raises(BaseError) as caught:
+        read_header(path)
+    assert caught.value.code == "git_lfs_pointer" and "git lfs pull" in caught.value.remedy

@@ -144,3 +144,14 @@ def test_scratch_is_gone_whatever_happens(tmp_path: Path) -> None:
         with storage.scratch(tmp_path / "out") as temporary:
             body(temporary)
         assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    """Whether the folder itself or one above it is a file."""
+    file = tmp_path / "home"
+    file.touch()
+    for path in (file, file / "data", file / "data" / "deeper"):
+        with pytest.raises(StorageError) as caught:
+            storage.make_folder(path)
+        assert (caught.value.code, caught.value.exit_code) == ("not_a_folder", 7)
+        assert caught.value.what.startswith(f"{file} is a file")

@@ -76,17 +76,23 @@ def _check_end(file: BinaryIO, size: int) -> None:
 
 
 def _members(infos: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
-    """Return the files by name, after checking every member's name and kind."""
-    seen = SeenNames()
+    """Return the files by name, after checking every member's name and kind.
+
+    Windows PowerShell 5.1 writes `\\` between the folders of a name. It is read as `/` before anything is checked.
+    """
+    seen, files = SeenNames(), {}
     for info in infos:
         # orig_filename: the library cuts names at a zero byte and turns the system's separator into a slash.
-        seen.check(info.orig_filename)
-        mode = stat.S_IFMT(info.external_attr >> 16)
+        name = info.orig_filename.replace("\\", "/")
+        seen.check(name)
+        mode, folder = stat.S_IFMT(info.external_attr >> 16), name.endswith("/")
         if mode not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise corrupt(f"the member {quoted(info.filename)} is a link or a device")
-        if (info.is_dir() and info.file_size) or (mode == stat.S_IFDIR and not info.is_dir()):
-            raise corrupt(f"the member {quoted(info.filename)} is a folder with contents of its own")
-    return {info.filename: info for info in infos if not info.is_dir()}
+            raise corrupt(f"the member {quoted(name)} is a link or a device")
+        if (folder and info.file_size) or (mode == stat.S_IFDIR and not folder):
+            raise corrupt(f"the member {quoted(name)} is a folder with contents of its own")
+        if not folder:
+            files[name] = info
+    return files
 
 
 def _unpack_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path, budget: Budget) -> None:

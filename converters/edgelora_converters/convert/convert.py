@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgelora_converters.convert.provenance import check_provenance, facts
-from edgelora_converters.convert.source import read_source
+from edgelora_converters.convert.source import check_declared, read_source
 from edgelora_converters.convert.verify import Verification, verify_gguf, verify_mapped, verify_mlx, verify_peft
 from edgelora_converters.gguf import writer as gguf_writer
 from edgelora_converters.lora.adapter import LoraAdapter
@@ -87,9 +87,11 @@ def convert(
     where the disk fails.
     """
     refuse_existing(out)
+    if not any_architecture:
+        check_declared(source)
     adapter = read_source(source, base.shape, reading=reading)
     if not any_architecture:
-        check_architecture(adapter)
+        check_architecture(adapter.base_model, adapter.metadata.get("base_class"))
     if base_path is not None:
         adapter = complete(adapter, base_path, to=to, norms=reading.weights, progress=progress)
     return write_verified(adapter, out, to=to, base=base, progress=progress)

@@ -7,12 +7,14 @@ from typing import Literal
 
 from edgelora_converters.gguf import source as gguf_source
 from edgelora_converters.lora.adapter import LoraAdapter
+from edgelora_converters.lora.suitability import check_architecture
 from edgelora_converters.mapped import source as mapped_source
 from edgelora_converters.mapped.writer import KIND
 from edgelora_converters.mlx import source as mlx_source
 from edgelora_converters.mlx import writer as mlx_writer
+from edgelora_converters.peft import config as peft_config
 from edgelora_converters.peft import reader as peft_reader
-from edgelora_converters.peft.folder import WEIGHTS_NAME
+from edgelora_converters.peft.folder import WEIGHTS_NAME, find_adapter
 from edgelora_converters.peft.read_options import PLAIN, ReadOptions
 from edgelora_models.errors import AdapterCorrupt
 from edgelora_models.gguf_header import read_header
@@ -32,6 +34,23 @@ def adapter_kind(path: Path) -> SourceKind:
         return "peft"
     kind = read_header(path, error=AdapterCorrupt).metadata.get("general.type")
     return "mapped" if kind == KIND else "gguf"
+
+
+def check_declared(path: Path) -> None:
+    """Raise AdapterIncompatible if the header or configuration of an adapter says that it was trained on another
+    architecture than Llama's: before its tensors are compared with a base, which would only say that they do not fit.
+    """
+    check_architecture(*declared_base(path))
+
+
+def declared_base(path: Path) -> tuple[str | None, str | None]:
+    """Return the name of the base that an adapter says it is for, and transformers' class of it, from what stands
+    before its tensors. Raises AdapterError, StorageError."""
+    match adapter_kind(path):
+        case "gguf" | "mapped":
+            return gguf_source.base_model(read_header(path, error=AdapterCorrupt)), None
+        case _:
+            return peft_config.declared_base(peft_config.read_fields(find_adapter(path, mlx=True)))
 
 
 def read_source(

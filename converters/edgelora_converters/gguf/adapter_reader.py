@@ -81,6 +81,9 @@ def read_invocation(path: Path) -> tuple[int, ...]:
 
 def check_kind(header: GgufHeader) -> None:
     """Raise AdapterUnsupported unless the file says it is a LoRA adapter, AdapterIncompatible unless for a Llama."""
+    if header.metadata.get("general.type", "model") == "model":
+        remedy = "Install it as a base (edgelora base add FILE), or give a LoRA adapter converted to GGUF."
+        raise AdapterUnsupported("not_a_lora", "The file is a model and not an adapter.", remedy, param="general.type")
     for key, expected in (("general.type", "adapter"), ("adapter.type", "lora")):
         if (value := header.metadata.get(key)) != expected:
             message = f"The file's {key} is {quoted(str(value))}, not {expected!r}."

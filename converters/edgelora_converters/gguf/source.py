@@ -51,7 +51,7 @@ def read(path: Path, shape: LlamaShape) -> LoraAdapter:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as e:
         raise unreadable(path, e) from e
-    return LoraAdapter(pairs, digest, _base_model(header), _facts(header, alpha), invocation)
+    return LoraAdapter(pairs, digest, base_model(header), _facts(header, alpha), invocation)
 
 
 def _halves(header: GgufHeader, shape: LlamaShape) -> dict[Target, dict[str, GgufTensor]]:
@@ -134,7 +134,7 @@ def _values(file: BinaryIO, name: str, tensor: GgufTensor) -> NDArray[np.float32
     return values
 
 
-def _base_model(header: GgufHeader) -> str | None:
+def base_model(header: GgufHeader) -> str | None:
     """Return the base's name as we, or llama.cpp's converter, noted it; for people."""
     names = (header.metadata.get(f"{PROVENANCE_PREFIX}trained_on"), header.metadata.get("general.base_model.0.name"))
     return next((name for name in names if isinstance(name, str) and name), None)

@@ -10,17 +10,23 @@ from edgelora_models.checkpoints import checkpoint, foreign_class, foreign_famil
 from edgelora_models.errors import AdapterIncompatible
 
 
-def check_architecture(adapter: LoraAdapter) -> None:
-    """Raise AdapterIncompatible(other_architecture) if the adapter says that it was trained on another than Llama's."""
-    declared = foreign_class(adapter.metadata.get("base_class"))
-    family = foreign_family(adapter.base_model)
-    if declared is None and family is None:
+def other_architecture(base_model: str | None, base_class: str | None) -> str | None:
+    """Return what an adapter was trained on if that, by its name or by transformers' class, is no Llama."""
+    if (declared := foreign_class(base_class)) is not None:
+        return declared
+    family = foreign_family(base_model)
+    return None if family is None else f"{base_model}, a {family.capitalize()} model"
+
+
+def check_architecture(base_model: str | None, base_class: str | None) -> None:
+    """Raise AdapterIncompatible(other_architecture) if an adapter's base, by its name or by transformers' class, is no
+    Llama."""
+    if (model := other_architecture(base_model, base_class)) is None:
         return
-    model = declared or f"{adapter.base_model}, a {family.capitalize() if family else ''} model"
     raise AdapterIncompatible(
         "other_architecture",
         f"The adapter was trained on {model}; the base is a Llama, although the shapes may fit.",
-        "Choose an adapter of this base. If the adapter's configuration is wrong, use --force.",
+        "Choose an adapter of this base. If the adapter's configuration is wrong, add it with edgelora add --force.",
         param="base_model_name_or_path",
     )
 
@@ -48,4 +54,5 @@ def _is_zero(pair: LoraPair) -> bool:
         return False
     if pair.scale == 0:
         return True
-    return not (pair.b.any() and pair.a.any()) and (pair.bias is None or not pair.bias.any())
+    ranks = pair.a.any(axis=1) & pair.b.any(axis=0)  # those of which neither half is zero
+    return not ranks.any() and (pair.bias is None or not pair.bias.any())

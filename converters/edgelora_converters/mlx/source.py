@@ -1,8 +1,9 @@
-"""Reading an MLX adapter as a source: one that mlx-lm trained, or one converted from PEFT. Owns what its keys mean.
+"""Reading an MLX adapter as a source: one that mlx-lm trained, or one converted from PEFT. Owns which modules it
+adapts.
 
 mlx-lm has one rank and one scale for all modules. `keys` are names within a layer, for the last `num_layers` layers, or
-full paths; without any, all linear modules of those layers are adapted. The tensors are the truth and the
-configuration must agree with them. `mlx.writer` writes such folders and reads its own for the gate.
+full paths. The tensors are the truth: all of them must be of selected modules, and a selected module without tensors is
+as in the base. `mlx.writer` writes such folders and reads its own for the gate.
 
 Source: mlx-lm 0.32.2, tuner/utils.py (linear_to_lora_layers, load_adapters) and tuner/lora.py.
 """
@@ -10,39 +11,26 @@ Source: mlx-lm 0.32.2, tuner/utils.py (linear_to_lora_layers, load_adapters) and
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgelora_converters.lora import selection
 from edgelora_converters.lora.adapter import LoraAdapter, LoraPair, Target
-from edgelora_converters.mlx.writer import CONFIG_LIMIT, CONFIG_NAME, TENSORS_NAME
+from edgelora_converters.mlx.source_config import FIX, MlxConfig, read_config
+from edgelora_converters.mlx.writer import CONFIG_NAME, TENSORS_NAME
 from edgelora_converters.tensors.files_digest import files_digest
 from edgelora_converters.tensors.safetensors_reader import SafetensorsFile, open_safetensors
 from edgelora_models.errors import AdapterCorrupt, AdapterIncompatible, AdapterUnsupported
-from edgelora_models.files import quoted, read_json
+from edgelora_models.files import quoted
 from edgelora_models.modules import BY_HF, EMBEDDING, HEAD, LINEAR_MODULES
 from edgelora_models.shape import LlamaShape
 
-_FIX = "Correct it, or save the adapter again with mlx-lm."
 _REMEDY_BASE = "It was made for another base: choose that base (--base)."
 _OUTER = {EMBEDDING.hf: EMBEDDING, HEAD.hf: HEAD}
-
-
-@dataclass(frozen=True, slots=True)
-class _Config:
-    rank: int
-    scale: float
-    dora: bool
-    keys: frozenset[str] | None
-    """Names of the selected modules; None for all linear modules."""
-    last: int
-    """Number of layers from the end; 0 or fewer select all."""
-    base_model: str | None
 
 
 def read(folder: Path, shape: LlamaShape, *, digest: str | None = None) -> LoraAdapter:
@@ -52,13 +40,13 @@ def read(folder: Path, shape: LlamaShape, *, digest: str | None = None) -> LoraA
     Raises AdapterCorrupt where folder and configuration disagree or a value is not finite, AdapterIncompatible for
     other widths or layers, AdapterUnsupported for full fine-tunes and what PEFT has no form for, StorageError.
     """
-    config = _read_config(folder / CONFIG_NAME)
-    targets = _selected(config, shape)
+    config = read_config(folder / CONFIG_NAME)
     with open_safetensors(folder / TENSORS_NAME) as file:
-        _check_selection(_targets(file, config, shape), targets)
+        targets, without = _adapted(_targets(file, config, shape), _selected(config, shape), config)
         _check_tied(targets, shape)
         pairs = {target: _pair(file, target, shape, config) for target in targets}
-    return LoraAdapter(pairs, digest or source_digest(folder), config.base_model, _facts(config))
+    facts = _facts(config, selection.note(without))
+    return LoraAdapter(pairs, digest or source_digest(folder), config.base_model, facts)
 
 
 def source_digest(folder: Path) -> str:
@@ -66,47 +54,7 @@ def source_digest(folder: Path) -> str:
     return files_digest(folder, (CONFIG_NAME, TENSORS_NAME))
 
 
-def _read_config(path: Path) -> _Config:
-    fields = read_json(path, limit=CONFIG_LIMIT, error=AdapterCorrupt)
-    kind = fields.get("fine_tune_type", "lora")
-    if kind not in ("lora", "dora"):
-        message = f"{path.name} says fine_tune_type {quoted(str(kind))}: it changes the base's own weights."
-        raise AdapterUnsupported("fine_tune_type", message, "Use the tuned model as a base.", param="fine_tune_type")
-    parameters = fields.get("lora_parameters")
-    if not isinstance(parameters, dict):
-        raise _bad(path, "lora_parameters")
-    rank, scale, keys = (parameters.get(name) for name in ("rank", "scale", "keys"))
-    last = fields.get("num_layers")
-    if type(rank) is not int or rank < 1:
-        raise _bad(path, "rank")
-    if not isinstance(scale, int | float) or isinstance(scale, bool) or not abs(scale) <= sys.float_info.max:
-        raise _bad(path, "scale")
-    if keys is not None and (not isinstance(keys, list) or not all(isinstance(key, str) for key in keys)):
-        raise _bad(path, "keys")
-    if type(last) is not int:
-        raise _bad(path, "num_layers")
-    return _Config(
-        rank=rank,
-        scale=float(scale),
-        dora=kind == "dora",
-        keys=None if keys is None else frozenset(keys),
-        last=last,
-        base_model=_base_model(fields),
-    )
-
-
-def _base_model(fields: Mapping[str, Any]) -> str | None:
-    """Return the base's name as mlx-lm's trainer, or we, noted it; for people."""
-    ours = fields.get("edgelora")
-    names = (fields.get("model"), ours.get("trained_on") if isinstance(ours, dict) else None)
-    return next((name for name in names if isinstance(name, str) and name), None)
-
-
-def _bad(path: Path, field: str) -> AdapterCorrupt:
-    return AdapterCorrupt("bad_config", f"{path.name} has no usable {field}.", _FIX, param=field)
-
-
-def _selected(config: _Config, shape: LlamaShape) -> list[Target]:
+def _selected(config: MlxConfig, shape: LlamaShape) -> list[Target]:
     """Return the modules mlx-lm would adapt, in the order of a forward pass. Keys that match nothing mean nothing
     there."""
     keys = frozenset(module.hf for module in LINEAR_MODULES) if config.keys is None else config.keys
@@ -119,7 +67,7 @@ def _selected(config: _Config, shape: LlamaShape) -> list[Target]:
     return sorted([*outer, *chosen], key=lambda target: target.depth)
 
 
-def _targets(file: SafetensorsFile, config: _Config, shape: LlamaShape) -> frozenset[Target]:
+def _targets(file: SafetensorsFile, config: MlxConfig, shape: LlamaShape) -> frozenset[Target]:
     """Return the modules of the file. Every tensor is a factor of one, and every one is complete."""
     leaves_of: dict[Target, set[str]] = {}
     for name in file.names:
@@ -135,7 +83,7 @@ def _targets(file: SafetensorsFile, config: _Config, shape: LlamaShape) -> froze
         if odd := sorted(leaves ^ expected):
             how = "is missing" if odd[0] in expected else "belongs to DoRA, which the configuration does not say"
             message = f"The tensor {target.hf_path}.{odd[0]} {how}."
-            raise AdapterCorrupt("incomplete_pair", message, _FIX, param=f"{target.hf_path}.{odd[0]}")
+            raise AdapterCorrupt("incomplete_pair", message, FIX, param=f"{target.hf_path}.{odd[0]}")
     return frozenset(leaves_of)
 
 
@@ -154,12 +102,23 @@ def _target(path: str, name: str, shape: LlamaShape) -> Target:
     return Target(int(match[1]), BY_HF[match[2]])
 
 
-def _check_selection(present: frozenset[Target], chosen: list[Target]) -> None:
-    """mlx-lm refuses tensors of modules it does not adapt, and leaves adapted modules without tensors untrained."""
-    if odd := sorted(present ^ set(chosen), key=lambda target: (target.depth, target.hf_path)):
-        how = "has tensors and is not selected" if odd[0] in present else "is selected and has no tensors"
-        message = f"{odd[0].hf_path} {how} by {CONFIG_NAME}, for a base of this many layers."
+def _adapted(
+    present: frozenset[Target], chosen: list[Target], config: MlxConfig
+) -> tuple[list[Target], tuple[Target, ...]]:
+    """Return the chosen modules that have tensors, and those that have none: mlx-lm leaves them as the base has them.
+
+    Raises AdapterCorrupt for tensors of modules that are not chosen, which mlx-lm refuses, and where there are none;
+    AdapterIncompatible for an adapter of fewer layers.
+    """
+    if not present:
+        raise AdapterCorrupt("adapter_empty", f"{TENSORS_NAME} holds no tensors.", "Save the adapter again.")
+    if odd := sorted(present - set(chosen), key=lambda target: (target.depth, target.hf_path)):
+        message = f"{odd[0].hf_path} has tensors and is not selected by {CONFIG_NAME}, for a base of this many layers."
         raise AdapterCorrupt("adapter_modules", message, _REMEDY_BASE, param=odd[0].hf_path)
+    # Without keys the tensors tell which modules are adapted, and in which layers they should be.
+    kinds = {target.module for target in present}
+    meant = chosen if config.keys is not None else [target for target in chosen if target.module in kinds]
+    return [target for target in meant if target in present], selection.without_tensors(meant, present)
 
 
 def _check_tied(targets: list[Target], shape: LlamaShape) -> None:
@@ -169,7 +128,7 @@ def _check_tied(targets: list[Target], shape: LlamaShape) -> None:
         raise AdapterUnsupported("mlx_tied_embedding", message, remedy, param=outer[0].hf_path)
 
 
-def _pair(file: SafetensorsFile, target: Target, shape: LlamaShape, config: _Config) -> LoraPair:
+def _pair(file: SafetensorsFile, target: Target, shape: LlamaShape, config: MlxConfig) -> LoraPair:
     a, b = (file.read_f32(f"{target.hf_path}.{leaf}") for leaf in ("lora_a", "lora_b"))
     expected = ((target.module.in_features(shape), config.rank), (config.rank, target.module.out_features(shape)))
     if (a.shape, b.shape) != expected:
@@ -201,5 +160,7 @@ def _magnitude(file: SafetensorsFile, target: Target, shape: LlamaShape) -> NDAr
     return values
 
 
-def _facts(config: _Config) -> Mapping[str, str]:
-    return {"rank": str(config.rank), "alpha": f"{config.scale * config.rank:g}", "trained_with": "mlx-lm"}
+def _facts(config: MlxConfig, without: str) -> Mapping[str, str]:
+    facts = {"rank": str(config.rank), "alpha": f"{config.scale * config.rank:g}", "trained_with": "mlx-lm"}
+    notes = "; ".join(filter(None, (config.note, without)))
+    return facts | ({"treatment": notes} if notes else {})

@@ -131,7 +131,7 @@ def parse_config(fields: Mapping[str, Any], problems: Problems | None = None) ->
         )
     collected = Problems() if problems is None else problems
     taking = Fields(fields, collected)
-    taking.taken |= {"peft_type", "bias"}
+    taking.taken |= {"peft_type", "bias", "base_model_class"}
     config = _adalora(taking) if kind == "ADALORA" else _lora(taking)
     _check_rest(taking)
     if problems is None:
@@ -151,7 +151,7 @@ def _lora(fields: Fields) -> PeftConfig:
         exclude_modules=fields.modules("exclude_modules") or (),
         layers_to_transform=_layers(fields),
         base_model=fields.hint("base_model_name_or_path"),
-        base_class=_base_class(fields),
+        base_class=declared_base(fields.fields)[1],
         peft_version=fields.hint("peft_version"),
         invocation=_invocation(fields),
         target_parameters=fields.strings("target_parameters", fields.take("target_parameters")),
@@ -180,17 +180,23 @@ def _adalora(fields: Fields) -> PeftConfig:
         exclude_modules=fields.modules("exclude_modules") or (),
         layers_to_transform=_layers(fields),
         base_model=fields.hint("base_model_name_or_path"),
-        base_class=_base_class(fields),
+        base_class=declared_base(fields.fields)[1],
         peft_version=fields.hint("peft_version"),
         modules_to_save=fields.strings("modules_to_save", fields.take("modules_to_save")),
         adalora=own,
     )
 
 
-def _base_class(fields: Fields) -> str | None:
-    mapping = fields.take("auto_mapping")
-    name = mapping.get("base_model_class") if isinstance(mapping, dict) else None
-    return name if isinstance(name, str) and name else None
+def declared_base(fields: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Return the name of the base that a configuration, PEFT's or mlx-lm's, says it is for, and transformers' class of
+    it."""
+    mapping = fields.get("auto_mapping")
+    classes = (mapping.get("base_model_class") if isinstance(mapping, dict) else None, fields.get("base_model_class"))
+    return _first_text(fields.get("base_model_name_or_path"), fields.get("model")), _first_text(*classes)
+
+
+def _first_text(*values: Any) -> str | None:
+    return next((value for value in values if isinstance(value, str) and value), None)
 
 
 def _layers(fields: Fields) -> frozenset[int] | None:

@@ -129,6 +129,10 @@ def _missing(
     """Return the error for a folder without a configuration where one is looked for."""
     if not mlx and MLX_WEIGHTS_NAME in names:
         return _mlx(where)
+    gguf = sorted(name for name in names if "/" not in name and name.endswith(".gguf"))
+    if mlx and gguf and not folders:
+        message = f"{where} does not hold {CONFIG_NAME}, but a GGUF file."
+        return AdapterCorrupt("adapter_missing", message, f"If that is the adapter, give the file: {quoted(gguf[0])}.")
     inner = quoted(folders[0].rstrip("/")) if folders else ""
     return _lacking(CONFIG_NAME, where, f"; it may be {inner} within it" if folders else "")
 

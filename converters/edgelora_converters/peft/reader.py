@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from edgelora_converters.lora import selection
 from edgelora_converters.lora.adapter import LoraAdapter, LoraPair, Target, TokenRows
 from edgelora_converters.peft.config import CONFIG_NAME, PeftConfig, parse_config, read_fields
 from edgelora_converters.peft.folder import WEIGHTS_NAME, find_adapter, source_digest
@@ -57,7 +58,7 @@ def read(folder: Path, shape: LlamaShape, *, reading: ReadOptions = PLAIN, diges
         pairs=treated,
         source_digest=digest or source_digest(folder),
         base_model=config.base_model,
-        metadata=_facts(config) | _notes(config, tensors.treatment, tensors.dropped, doubt),
+        metadata=_facts(config) | _notes(config, tensors, doubt),
         invocation=config.invocation,
         token_rows=rows,
     )
@@ -73,6 +74,8 @@ class ReadTensors(NamedTuple):
     """Rows that were replaced."""
     dropped: list[str]
     """The tensors that were found to be the base's own."""
+    without: tuple[Target, ...]
+    """Selected modules that have no tensors."""
     treatment: str
     """Description of what was done to the adapter before it was written, from its file's metadata."""
 
@@ -96,7 +99,7 @@ def _opened(folder: Path, shape: LlamaShape, reading: ReadOptions) -> Iterator[R
         _check_invocation(config, shape)
         forms = {target: form_of(config, names.spelled(target.hf_path)) for target in stored}
         check_shapes(weights, stored, forms, shape)
-        _check_selection(config, stored, shape, names)
+        without = _without_tensors(config, stored, shape, names)
         paths = {target: names.spelled(target.hf_path) for target in stored}
         factors = scales(config, {paths[t]: weights.tensors[s.a].shape[0] for t, s in stored.items()})
 
@@ -106,7 +109,7 @@ def _opened(folder: Path, shape: LlamaShape, reading: ReadOptions) -> Iterator[R
 
         pairs = LazyMapping([target for target, parts in stored.items() if weights.tensors[parts.a].shape[0]], pair)
         rows = read_token_rows(config, weights, names, shape)
-        yield ReadTensors(config, pairs, rows, dropped, _treatment(weights.metadata))
+        yield ReadTensors(config, pairs, rows, dropped, without, _treatment(weights.metadata))
 
 
 def _pair(weights: SafetensorsFile, stored: Stored, form: Form, scale: float, width: int) -> LoraPair:
@@ -133,13 +136,20 @@ def _check_invocation(config: PeftConfig, shape: LlamaShape) -> None:
         raise AdapterIncompatible("adapter_invocation", message, remedy, param="alora_invocation_tokens")
 
 
-def _check_selection(config: PeftConfig, stored: Iterable[Target], shape: LlamaShape, names: Names) -> None:
-    """PEFT drops tensors its configuration does not select, and leaves selected modules without tensors untrained."""
+def _without_tensors(
+    config: PeftConfig, stored: Iterable[Target], shape: LlamaShape, names: Names
+) -> tuple[Target, ...]:
+    """Return the selected modules that have no tensors: PEFT leaves them as they are initialised, without an
+    effect.
+
+    Raises AdapterCorrupt for tensors that are not selected, which PEFT drops, and AdapterIncompatible where an
+    initialisation has taken something out of the base, so that a module without tensors is not the base's.
+    """
     everything = [Target(layer, module) for layer in range(shape.layers) for module in LINEAR_MODULES]
     everything += [Target(None, module) for module in OUTER_MODULES]
     chosen = selected(config, everything, spelled=names.spelled)
     if chosen is None:
-        return
+        return ()
     extra = [target.hf_path for target in stored if target not in chosen]
     if extra:
         raise AdapterCorrupt(
@@ -148,15 +158,16 @@ def _check_selection(config: PeftConfig, stored: Iterable[Target], shape: LlamaS
             "The two files do not belong together, or one was changed: save the adapter again.",
             param=extra[0],
         )
-    present = set(stored)
-    lacking = [target.hf_path for target in everything if target in chosen and target not in present]
-    if lacking:
+    lacking = selection.without_tensors([target for target in everything if target in chosen], set(stored))
+    if lacking and (config.kasa or config.initialisation is not None):
+        names_of = [target.hf_path for target in lacking]
         raise AdapterIncompatible(
             "adapter_modules",
-            f"{CONFIG_NAME} selects {lacking[0]}{_more(lacking)} of this base, but {WEIGHTS_NAME} lacks its tensors.",
+            f"{CONFIG_NAME} selects {names_of[0]}{_more(names_of)} of this base, but {WEIGHTS_NAME} lacks its tensors.",
             "The adapter was made for a base with other layers, or its file is incomplete.",
-            param=lacking[0],
+            param=names_of[0],
         )
+    return lacking
 
 
 def _more(names: list[str]) -> str:
@@ -170,17 +181,19 @@ def _treatment(metadata: Mapping[str, str]) -> str:
     return text if text.isascii() and text.isprintable() and len(text) <= _LONGEST_NOTE else ""
 
 
-def _notes(config: PeftConfig, earlier: str, dropped: list[str], doubt: float) -> dict[str, str]:
+def _notes(config: PeftConfig, tensors: ReadTensors, doubt: float) -> dict[str, str]:
     """Return notes for people on everything beyond reading plain factors."""
     taken = "KaSA" if config.kasa else config.initialisation
+    dropped, without = tensors.dropped, selection.note(tensors.without)
     own = {
-        earlier: bool(earlier),
+        tensors.treatment: bool(tensors.treatment),
         "AdaLoRA's singular values multiplied in": config.adalora is not None,
         "block-diagonal factors filled up with zeros": config.blocks is not None,
         "QALoRA's groups of inputs spread out; it was trained on a GPTQ base": config.pool > 1,
         f"what {taken} took out of the base is in the factors": taken is not None,
         f"computed anew from the base's weights, uncertain by {doubt:.0e} of the weight": doubt > 0,
         f"left out, for they are the base's own: {', '.join(dropped)}": bool(dropped),
+        without: bool(without),
     }
     notes = {"treatment": "; ".join(note for note, done in own.items() if done)} if any(own.values()) else {}
     return notes | ({BESIDE: "true"} if taken is not None or dropped else {})

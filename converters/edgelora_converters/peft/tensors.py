@@ -13,6 +13,7 @@ from edgelora_converters.lora.adapter import Target
 from edgelora_converters.peft.config import PeftConfig
 from edgelora_converters.peft.folder import WEIGHTS_NAME
 from edgelora_converters.peft.forms import Form
+from edgelora_converters.peft.other_families import family_of
 from edgelora_converters.peft.problems import Problems
 from edgelora_converters.peft.tensor_names import TRAINING_ONLY, Kind, Leaf, Names, kind_of, listed
 from edgelora_converters.tensors.safetensors_reader import SafetensorsFile
@@ -28,7 +29,7 @@ TOKEN_ROWS: Leaf = "token_adapter.trainable_tokens_delta"
 """Rows that replace the base's: see `peft_token_rows`."""
 
 _REASONS: Mapping[Leaf, str] = {
-    "lora_magnitude_vector": "it belongs to DoRA, which the configuration does not have",
+    "lora_magnitude_vector": "it belongs to DoRA, and the configuration has no use_dora",
     "lora_embedding_A": "it adapts the embedding",
     "lora_embedding_B": "it adapts the embedding",
     TOKEN_ROWS: "it replaces rows of the embedding, which the configuration does not say",
@@ -43,6 +44,12 @@ _CODES: Mapping[Leaf, str] = {
     "base_layer.bias": "adapter_bias",
     "bias": "adapter_bias",
 }
+_RETRAIN = "Train LoRA on the linear modules and save it with PEFT, or merge the adapter into its base"
+_OF_A_LLAMA = "edgelora runs Llama bases: give an adapter that was trained on one"
+_USE_DORA = (
+    'If it was trained with DoRA, add "use_dora": true to adapter_config.json. torchtune leaves that out, but it saves '
+    "the magnitudes of q_proj and k_proj in another row order than PEFT: merge such an adapter where it was trained"
+)
 _AGAIN = "Save the adapter again with PEFT; both files come from one save."
 
 
@@ -99,9 +106,10 @@ def sort_tensors(config: PeftConfig, names: Names, problems: Problems) -> dict[T
 
 
 def _report_foreign(config: PeftConfig, names: Names, problems: Problems) -> None:
-    foreign: dict[str, list[tuple[str, str]]] = {}
+    foreign: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for name in names.unknown:
-        foreign.setdefault("adapter_tensor", []).append((name, _unknown(name)))
+        remedy = _OF_A_LLAMA if family_of(name) else _RETRAIN
+        foreign.setdefault(("adapter_tensor", remedy), []).append((name, _unknown(name)))
     for path, leaves in names.modules.items():
         kind = kind_of(path)
         recognized = {*claimed(config, kind), *TRAINING_ONLY, *COMPARED}
@@ -110,15 +118,18 @@ def _report_foreign(config: PeftConfig, names: Names, problems: Problems) -> Non
         for leaf, name in leaves.items():
             if leaf not in recognized:
                 reason = _REASONS.get(leaf, f"the {kind} has no such factor")
-                foreign.setdefault(_CODES.get(leaf, "adapter_tensor"), []).append((name, reason))
-    for code, reasons in foreign.items():
+                remedy = _USE_DORA if leaf == "lora_magnitude_vector" else _RETRAIN
+                foreign.setdefault((_CODES.get(leaf, "adapter_tensor"), remedy), []).append((name, reason))
+    for (code, remedy), reasons in foreign.items():
         message = f"it is in {WEIGHTS_NAME}: {listed(reasons)}"
-        remedy = "Train LoRA on the linear modules and save it with PEFT, or merge the adapter into its base"
         problems.add(code, reasons[0][0], message, remedy)
 
 
 def _unknown(name: str) -> str:
-    return "it is an MLX adapter's" if name.endswith((".lora_a", ".lora_b")) else "it is no tensor of a Llama's adapter"
+    if name.endswith((".lora_a", ".lora_b")):
+        return "it is an MLX adapter's"
+    family = family_of(name)
+    return f"it is of another architecture: {family}" if family else "it is no tensor of a Llama's adapter"
 
 
 def _stored(leaves: Mapping[Leaf, str]) -> Stored:

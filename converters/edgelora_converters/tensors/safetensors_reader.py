@@ -24,7 +24,15 @@ from numpy.typing import NDArray
 
 from edgelora_converters.tensors.dtypes import widened_from
 from edgelora_models.errors import AdapterCorrupt, AdapterUnsupported
-from edgelora_models.files import ErrorClass, parse_object, quoted, regular_size, unreadable
+from edgelora_models.files import (
+    LFS_POINTER,
+    ErrorClass,
+    parse_object,
+    quoted,
+    refuse_pointer,
+    regular_size,
+    unreadable,
+)
 
 ADAPTER_HEADER_BYTES = 1 << 20
 """A rank-16 adapter on all modules of an 80-layer model needs 0.2 MB."""
@@ -224,7 +232,10 @@ class _Check:
         """Parse the header, and return it with the offset at which the data begins."""
         if size < 8:
             raise self.fail(f"it has {size} bytes, too few for a header")
-        length = int.from_bytes(file.read(8), "little")
+        start = file.read(len(LFS_POINTER))
+        refuse_pointer(start, self.name, error=self.corrupt)
+        length = int.from_bytes(start[:8], "little")
+        file.seek(8)
         if length > size - 8:
             raise self.fail("it ends within its header")
         if length > limit:

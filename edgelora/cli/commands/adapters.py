@@ -41,7 +41,7 @@ def ls(app: App, as_json: bool) -> None:
 
 
 @click.command(short_help="Install an adapter you trained.")
-@click.argument("source", metavar="DIR|ARCHIVE", type=click.Path(path_type=Path))
+@click.argument("source", metavar="DIR|ARCHIVE|GGUF", type=click.Path(path_type=Path))
 @click.option("-n", "--name", metavar="NAME", help="The adapter's name.  [default: the folder's name]")
 @click.option(
     "--base", metavar="NAME", shell_complete=base_names, help="The base it was trained on.  [default: the chosen base]"
@@ -59,11 +59,12 @@ def add(
     refusing: CheckOptions,
     as_json: bool,
 ) -> None:
-    """Install the adapter in DIR or ARCHIVE (zip or tar.gz): check it, convert it and store it.
+    """Install the adapter in DIR, ARCHIVE (zip or tar.gz) or GGUF: check it, convert it and store it.
 
     DIR is a folder written by PEFT's `save_pretrained` (adapter_config.json and adapter_model.safetensors) or by
-    mlx-lm's trainer (adapter_config.json and adapters.safetensors, stored as PEFT). If the name is already in use,
-    different content becomes its next version; the old version stays available as NAME@1.
+    mlx-lm's trainer (adapter_config.json and adapters.safetensors, stored as PEFT). GGUF is an adapter for llama.cpp,
+    stored as PEFT too. If the name is already in use, different content becomes its next version; the old version stays
+    available as NAME@1.
 
     \b
     edgelora add ./my-adapter --name medical-faq
@@ -123,6 +124,11 @@ def tell_warnings(version: Version) -> None:
         note(f"Warning: {warning.message}")
 
 
+def warnings_json(version: Version) -> list[dict[str, str]]:
+    """Return the warnings about an adapter as JSON values."""
+    return [{"code": warning.code, "message": warning.message} for warning in version.warnings]
+
+
 def summary(manifest: AdapterManifest, version: Version) -> dict[str, Any]:
     """Return an adapter version as JSON values, with sizes in bytes and times in ISO 8601."""
     return {
@@ -133,7 +139,7 @@ def summary(manifest: AdapterManifest, version: Version) -> dict[str, Any]:
         "rank": version.rank,
         "bytes": version.nbytes,
         "created": _iso(version.created),
-        "warnings": [{"code": warning.code, "message": warning.message} for warning in version.warnings],
+        "warnings": warnings_json(version),
     }
 
 

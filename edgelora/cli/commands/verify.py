@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgelora.cli.commands.adapters import tell_warnings
+from edgelora.cli.commands.adapters import tell_warnings, warnings_json
 from edgelora.cli.support.app import App
 from edgelora.cli.support.options import adapter_names, base_path_option, json_option
 from edgelora.cli.support.output import emit, emit_fields, emit_json, emit_table, note
@@ -84,7 +84,8 @@ def verify(
                 options = VerifyOptions(prompts, tokens, threads)
                 proofs, parity = _run(library, subject, base, options, bars)
     if as_json:
-        emit_json(_as_json(adapter, proofs, parity))
+        warnings = warnings_json(subject.installed[1]) if subject.installed is not None else []
+        emit_json(_as_json(adapter, proofs, parity) | {"warnings": warnings})
     else:
         _show(proofs, parity)
         if subject.installed is not None:

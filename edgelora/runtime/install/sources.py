@@ -34,7 +34,7 @@ LOADED = "loaded"
 
 @dataclass(frozen=True, slots=True)
 class UploadSource:
-    """A zip or tar.gz that was uploaded."""
+    """A zip, tar.gz or GGUF file that was uploaded."""
 
     file: UploadedFile
 

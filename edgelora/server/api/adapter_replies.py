@@ -7,6 +7,7 @@ from typing import Literal
 from msgspec import Struct
 
 from edgelora.server.api.openai.replies import Deleted
+from edgelora.server.management.job_replies import AdapterNote
 
 
 class AdapterVersion(Struct, frozen=True):
@@ -14,13 +15,6 @@ class AdapterVersion(Struct, frozen=True):
     digest: str
     created: int
     bytes: int
-
-
-class AdapterNote(Struct, frozen=True):
-    """A reason to doubt that an adapter does what it was trained for."""
-
-    code: str
-    message: str
 
 
 class Adapter(Struct, frozen=True):

@@ -19,7 +19,7 @@ from edgelora.server.management.hub_source import parse_repository
 from edgelora.server.management.job_replies import InstallJob
 from edgelora.server.management.job_routes import job_fields
 from edgelora.server.management.jobs import Task
-from edgelora.server.management.manager import Manager, in_thread, reply
+from edgelora.server.management.manager import Manager, in_thread, reply, warning_fields
 from edgelora.store.adapters.manifest import AdapterManifest
 
 Text = Annotated[str, Meta(min_length=1, max_length=512)]
@@ -200,7 +200,7 @@ def adapter_fields(adapter: InstalledAdapter) -> dict[str, object]:
         "targets": list(version.targets),
         "parameters": version.parameters,
         "origin": version.origin,
-        "warnings": [{"code": warning.code, "message": warning.message} for warning in version.warnings],
+        "warnings": warning_fields(version),
         "bytes": version.nbytes,
         "resident": entry is not None and entry.resident,
         "memory_bytes": None if entry is None else entry.ref.nbytes,

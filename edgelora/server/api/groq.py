@@ -21,7 +21,7 @@ from edgelora.server.api.openai.replies import Deleted
 from edgelora.server.http.endpoint import Access, Endpoint
 from edgelora.server.http.validation import typed
 from edgelora.server.management.jobs import Task
-from edgelora.server.management.manager import Manager, in_thread, reply
+from edgelora.server.management.manager import Manager, in_thread, reply, warning_fields
 
 ORGANIZATION = "org_local"
 
@@ -112,6 +112,7 @@ def fields(adapter: InstalledAdapter, base: str) -> dict[str, object]:
         "input_file_id": (origin or None) if kind == UPLOADED else None,
         "created_at": int(version.created),
         "fine_tuned_model": f"ft:{base}:{ORGANIZATION}/{name}-{version.digest[:12]}",
+        "warnings": warning_fields(version),
     }
 
 

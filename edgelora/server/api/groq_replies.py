@@ -6,6 +6,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from edgelora.server.management.job_replies import AdapterNote
+
 
 class FineTuningData(Struct, frozen=True):
     id: str
@@ -15,6 +17,7 @@ class FineTuningData(Struct, frozen=True):
     input_file_id: str | None
     created_at: int
     fine_tuned_model: str
+    warnings: list[AdapterNote]
 
 
 class FineTuningObject(Struct, frozen=True):

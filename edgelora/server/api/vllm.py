@@ -57,10 +57,12 @@ class VllmRoutes:
         body = typed(await self._manager.read(request), LoadAdapterBody)
         name = self._registry.library.store.check_name(body.lora_name)
         source = await in_thread(lambda: self._source(body))
+        warnings = ""
         if source is not None:
-            await self._manager.install(Task("load", name, str(source)), source)
+            installed = await self._manager.install(Task("load", name, str(source)), source)
+            warnings = "".join(f" Warning: {warning.message}" for warning in installed.version.warnings)
         await in_thread(lambda: self._registry.warm(name))
-        return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
+        return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.{warnings}")
 
     async def unload(self, request: Request) -> Response:
         """Uninstall an adapter that `load` installed; unpin one that was installed otherwise."""

@@ -1,4 +1,7 @@
-"""Types of the replies of /v1/jobs, for the OpenAPI document and for tests; the handlers write plain dicts."""
+"""Types of the replies of /v1/jobs, and of warnings about an adapter, for the OpenAPI document and for tests.
+
+The handlers write plain dicts.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,13 @@ class InstalledVersion(Struct, frozen=True):
     id: str
     version: int
     digest: str
+
+
+class AdapterNote(Struct, frozen=True):
+    """A reason to doubt that an adapter does what it was trained for."""
+
+    code: str
+    message: str
 
 
 class InstallJob(Struct, frozen=True):

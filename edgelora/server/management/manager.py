@@ -24,6 +24,7 @@ from edgelora.server.http.json_route import read_json
 from edgelora.server.http.options import ServerOptions
 from edgelora.server.http.upload_body import UploadReceiver
 from edgelora.server.management.jobs import Job, Jobs, Lane, Task
+from edgelora.store.adapters.manifest import Version
 from edgelora.store.bases.names import goes_by
 from edgelora.store.uploads import Uploads
 
@@ -91,3 +92,8 @@ async def in_thread(work: Callable[[], T]) -> T:
 
 def reply(value: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status_code=status, media_type="application/json")
+
+
+def warning_fields(version: Version) -> list[dict[str, str]]:
+    """Return the warnings about an installed version as JSON fields."""
+    return [{"code": warning.code, "message": warning.message} for warning in version.warnings]

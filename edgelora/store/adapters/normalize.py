@@ -1,12 +1,13 @@
 """What is kept of an adapter that is not PEFT's files alone: the same adapter as a plain PEFT folder.
 
-The store keeps what it was given, to convert it again for other bases. One that mlx-lm trained is kept as PEFT, exactly
-or not at all. The base's trained weights and the adapter as it was before training are not the store's to keep: what
-they give is of low rank, and kept in their place.
+The store keeps what it was given, to convert it again for other bases. One that mlx-lm trained, or that comes as a GGUF
+file, is kept as PEFT, exactly or not at all. The base's trained weights and the adapter as it was before training are
+not the store's to keep: what they give is of low rank, and kept in their place.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 RESOLVED = "resolved"
 """Where in a workspace it is written."""
 FROM_MLX = "taken from mlx-lm's form as they were"
-"""What is said of the factors of such an adapter."""
+FROM_GGUF = "taken from a GGUF file as they were"
+_FROM: Mapping[str, str] = {"mlx": FROM_MLX, "gguf": FROM_GGUF, "mapped": FROM_GGUF}
+"""What is said of the factors of an adapter of another form than PEFT's."""
 
 
 def resolve(
@@ -40,15 +43,16 @@ def resolve(
     from edgelora_converters.peft.folder import FILES
     from edgelora_converters.peft.read_options import PLAIN
 
-    mlx = adapter_kind(staged.folder) == "mlx"
-    adapter = read_source(staged.folder, base.shape, reading=reading or PLAIN, digest=staged.digest)
-    if not mlx and peft_reader.BESIDE not in adapter.metadata:
+    kind = adapter_kind(staged.path)
+    adapter = read_source(staged.path, base.shape, reading=reading or PLAIN, digest=staged.digest)
+    if kind == "peft" and peft_reader.BESIDE not in adapter.metadata:
         return staged, adapter
-    if mlx:
-        adapter = replace(adapter, metadata={**adapter.metadata, "treatment": FROM_MLX})
+    if kind in _FROM:
+        treatment = "; ".join(filter(None, (_FROM[kind], adapter.metadata.get("treatment"))))
+        adapter = replace(adapter, metadata={**adapter.metadata, "treatment": treatment})
     folder = work / RESOLVED
     write_verified(adapter, folder, to="peft", base=base)
     plain = peft_reader.read(folder, base.shape)
     files = ((name, folder / name) for name in FILES)
     stored = tuple(StoredFile(name, file_digest(path), path.stat().st_size) for name, path in files)
-    return Staged(folder, stored, plain.source_digest), plain
+    return Staged(folder, folder, stored, plain.source_digest), plain

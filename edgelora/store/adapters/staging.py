@@ -1,4 +1,4 @@
-"""Copying an adapter from the user's folder, zip or tar.gz to a private copy that cannot change any more.
+"""Copying an adapter from the user's folder, zip, tar.gz or GGUF file to a private copy that cannot change any more.
 
 Everything after this reads the copy: what was checked is what is kept and converted.
 """
@@ -18,9 +18,11 @@ _SPACE_FACTOR = 3
 
 @dataclass(frozen=True, slots=True)
 class Staged:
-    """The files of one adapter, PEFT's or mlx-lm's, copied and hashed."""
+    """The files of one adapter, PEFT's or mlx-lm's, or a GGUF file, copied and hashed."""
 
     folder: Path
+    path: Path
+    """What a reader takes: `folder`, or the GGUF file in it."""
     files: tuple[StoredFile, ...]
     digest: str
     """The digest of all files together, as the converters have it: what a version is known by."""
@@ -39,24 +41,28 @@ def default_name(source: Path) -> str:
 
 
 def stage(source: Path, work: Path, *, immutable: bool = False) -> Staged:
-    """Copy the files of an adapter's folder, zip or tar.gz into the workspace `work`; link them if `immutable`.
+    """Copy the files of an adapter's folder, zip or tar.gz, or a GGUF file, into the workspace `work`; link them if
+    `immutable`.
 
     Raises UsageError where there is nothing, AdapterError for what it may not be or hold, StorageError.
     """
+    from edgelora_converters.archive.unpack import source_kind
     from edgelora_converters.peft.folder import folder_files
 
-    folder = _folder(source, work)
+    gguf = source_kind(source) == "gguf"
+    folder = source.parent if gguf else _folder(source, work)
     with storing(folder):
-        names = folder_files(folder)
+        names = (source.name,) if gguf else folder_files(folder)
         nbytes = sum((folder / name).stat().st_size for name in names)
     check_space(work, nbytes * _SPACE_FACTOR, what=f"Adding {source.name}")
     copy = make_folder(work / "source")
     with storing(copy):
-        return _copied(folder, names, copy, link=immutable)
+        digest, files = _copied(folder, names, copy, link=immutable)
+    return Staged(copy, copy / source.name if gguf else copy, files, digest)
 
 
-def _copied(folder: Path, names: tuple[str, ...], copy: Path, *, link: bool) -> Staged:
-    """Copy or link the files; each is read once, for its own digest and for that of all of them."""
+def _copied(folder: Path, names: tuple[str, ...], copy: Path, *, link: bool) -> tuple[str, tuple[StoredFile, ...]]:
+    """Copy or link the files; each is read once, for its own digest and for that of all of them, which is returned."""
     from edgelora_converters.tensors.files_digest import FilesDigest
 
     whole, files = FilesDigest(), []
@@ -68,7 +74,7 @@ def _copied(folder: Path, names: tuple[str, ...], copy: Path, *, link: bool) -> 
         else:
             digest, nbytes = copy_hashed(source, target, whole.update)
         files.append(StoredFile(name, digest, nbytes))
-    return Staged(copy, tuple(files), whole.hexdigest())
+    return whole.hexdigest(), tuple(files)
 
 
 def _linked(source: Path, target: Path) -> bool:

@@ -166,16 +166,19 @@ class Store:
 
         Raises UsageError, AdapterError, StorageError; then nothing has changed.
         """
+        from edgelora_converters.convert.source import check_declared
         from edgelora_converters.lora.suitability import check_architecture
 
         chosen = self.check_name(default_name(source) if name is None else name)
         sweep(make_folder(self._layout.tmp))
         with workspace(self._layout.tmp) as work:
+            copied = stage(source, work, immutable=immutable)
+            if checks.architecture:
+                check_declared(copied.path)
             with naming(chosen, None, base):
-                copied = stage(source, work, immutable=immutable)
                 staged, adapter = resolve(copied, work, base.identity.fingerprint, reading)
             if checks.architecture:
-                check_architecture(adapter)
+                check_architecture(adapter.base_model, adapter.metadata.get("base_class"))
             version = describe(adapter, staged, base, origin=origin, created=self._clock())
             if checks.strict:
                 refuse(version.warnings)

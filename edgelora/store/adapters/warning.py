@@ -18,7 +18,7 @@ class AdapterWarning(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A reason to doubt that an adapter does what it was trained for."""
 
     code: str
-    """`no_effect` or `other_checkpoint`."""
+    """`no_effect`, `other_architecture` or `other_checkpoint`."""
     message: str
 
 
@@ -37,7 +37,7 @@ USUAL_CHECKS = Checks()
 
 def warnings_of(adapter: LoraAdapter, base: BaseRecord) -> tuple[AdapterWarning, ...]:
     """Return the warnings about an adapter that is added for `base`."""
-    from edgelora_converters.lora.suitability import changes_nothing, other_checkpoint
+    from edgelora_converters.lora.suitability import changes_nothing, other_architecture, other_checkpoint
 
     warnings: list[AdapterWarning] = []
     if changes_nothing(adapter):
@@ -46,7 +46,10 @@ def warnings_of(adapter: LoraAdapter, base: BaseRecord) -> tuple[AdapterWarning,
             "It may have been saved before it was trained, or exported with a wrong alpha."
         )
         warnings.append(AdapterWarning("no_effect", message))
-    if (trained_on := other_checkpoint(adapter, base.checkpoint)) is not None:
+    if (foreign := other_architecture(adapter.base_model, adapter.metadata.get("base_class"))) is not None:
+        message = f"The adapter was trained on {foreign}, and installed with --force; this base is a Llama."
+        warnings.append(AdapterWarning("other_architecture", message))
+    elif (trained_on := other_checkpoint(adapter, base.checkpoint)) is not None:
         message = f"The adapter was trained on {trained_on}; this base is {base.checkpoint}. Answers may be poor."
         warnings.append(AdapterWarning("other_checkpoint", message))
     return tuple(warnings)

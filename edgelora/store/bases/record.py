@@ -10,6 +10,7 @@ import msgspec
 
 from edgelora.core.errors import BaseError, StorageError
 from edgelora.core.newer import refuse_newer
+from edgelora_models.checkpoints import names_a_llama
 from edgelora_models.identity import BaseIdentity
 
 BUILTIN = "builtin"
@@ -65,13 +66,16 @@ class BaseRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     @property
     def checkpoint(self) -> str | None:
-        """The name of the base's checkpoint: `model`, the built-in base's own name, or the repository it came from."""
+        """The name of the base's checkpoint: `model`, the built-in base's own name, the repository it came from, or the
+        name in its file if that tells anything."""
         if self.model is not None:
             return self.model
         if self.origin == BUILTIN:
             return self.name
         kind, _, repository = self.origin.partition(":")
-        return repository.partition("@")[0] if kind == "hub" else None
+        if kind == "hub":
+            return repository.partition("@")[0]
+        return self.identity.name if names_a_llama(self.identity.name) else None
 
     @property
     def quantization(self) -> str:

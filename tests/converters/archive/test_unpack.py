@@ -11,7 +11,7 @@ import pytest
 
 from edgelora_converters.archive.unpack import bare_name, source_kind, unpack
 from edgelora_converters.peft.folder import FILES
-from edgelora_models.errors import AdapterUnsupported, StorageError, UsageError
+from edgelora_models.errors import AdapterCorrupt, AdapterUnsupported, StorageError, UsageError
 from tests.support.adapters import TINY, write_peft
 
 
@@ -27,14 +27,16 @@ def test_the_kind_is_by_content(tmp_path: Path, folder: Path) -> None:
     with tarfile.open(tmp_path / "called.zip", "w:gz") as tar:
         tar.add(folder, "adapter")
     (tmp_path / "text.zip").write_text("hello")
+    (tmp_path / "some.bin2").write_bytes(b"GGUF\x03\0\0\0")
+    (tmp_path / "pointer.zip").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n")
     (tmp_path / "adapter_model.bin").write_bytes(b"\x80\x04")
     (tmp_path / "empty").write_bytes(b"")
-    assert [source_kind(tmp_path / name) for name in ("adapter", "no-suffix", "called.zip")] == [
-        *("folder", "zip", "tar.gz")
+    assert [source_kind(tmp_path / name) for name in ("adapter", "no-suffix", "called.zip", "some.bin2")] == [
+        *("folder", "zip", "tar.gz", "gguf")
     ]
     for name, kind in (
         *(("text.zip", AdapterUnsupported), ("adapter_model.bin", AdapterUnsupported)),
-        *(("empty", AdapterUnsupported), ("no", UsageError)),
+        *(("empty", AdapterUnsupported), ("no", UsageError), ("pointer.zip", AdapterCorrupt)),
     ):
         with pytest.raises(kind):
             source_kind(tmp_path / name)
@@ -42,7 +44,10 @@ def test_the_kind_is_by_content(tmp_path: Path, folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "bare"),
-    [("a.zip", "a"), ("a.tar.gz", "a"), ("a.TGZ", "a"), ("v1.2.tar.gz", "v1.2"), ("a.b", "a"), ("plain", "plain")],
+    [
+        *(("a.zip", "a"), ("a.tar.gz", "a"), ("a.TGZ", "a"), ("v1.2.tar.gz", "v1.2"), ("a.gguf", "a")),
+        *(("a.b", "a"), ("plain", "plain")),
+    ],
 )
 def test_names_lose_what_says_archive(name: str, bare: str) -> None:
     """`.tar.gz` is one suffix."""

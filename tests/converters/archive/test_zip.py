@@ -66,6 +66,19 @@ def test_folders_of_other_tools_are_skipped(tmp_path: Path, adapter: dict[str, b
     assert {p.name for p in unpack(tmp_path, zipped(members)).iterdir()} == set(adapter)
 
 
+def test_names_by_windows_powershell(tmp_path: Path, adapter: dict[str, bytes]) -> None:
+    """Compress-Archive of PowerShell 5.1 writes `\\` between the folders, for folders' own entries as well."""
+    members = {"a\\": b"", "a\\runs\\": b"", **{f"a\\{n}": d for n, d in adapter.items()}}
+    folder = unpack(tmp_path, zipped(members))
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == adapter
+
+
+def test_two_spellings_of_one_name_are_twins(tmp_path: Path, adapter: dict[str, bytes]) -> None:
+    """`a/x` and `a\\x` are one file."""
+    twins = {f"a/{n}": d for n, d in adapter.items()} | {f"a\\{WEIGHTS}": b"x"}
+    assert "twice" in refused(tmp_path, zipped(twins)).what
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -74,8 +87,14 @@ def test_folders_of_other_tools_are_skipped(tmp_path: Path, adapter: dict[str, b
         "/etc/evil",
         "C:/evil",
         "C:evil",
-        "a\\evil",
         "..\\evil",
+        "a\\..\\..\\evil",
+        "a/..\\evil",
+        "\\etc\\evil",
+        "\\\\server\\evil",
+        "C:\\evil",
+        ".\\evil",
+        "a\\\\evil",
         "./evil",
         "a//evil",
         "..",

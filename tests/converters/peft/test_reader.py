@@ -208,7 +208,7 @@ def test_ranks_must_agree(tmp_path: Path) -> None:
         (replace(TINY, heads=8), "it has 64 rows; the base needs 128"),
         (replace(TINY, ffn=256), "it has 128 rows; the base needs 256"),
         (replace(TINY, layers=1), "it is for layer 1, but the base has 1 layers"),
-        (replace(TINY, layers=3), "selects model.layers.2.self_attn.q_proj (and 6 more) of this base"),
+        (replace(TINY, layers=3), "ends with layer 1, and its configuration selects model.layers.2.self_attn.q_proj"),
     ],
 )
 def test_adapters_of_other_bases_are_refused(tmp_path: Path, base: Any, words: str) -> None:
@@ -375,3 +375,16 @@ def test_dora_tensors_without_the_flag_are_refused(tmp_path: Path) -> None:
     path = folder / CONFIG_NAME
     path.write_text(json.dumps(json.loads(path.read_text()) | {"use_dora": False}))
     assert "DoRA" in refused(folder, AdapterUnsupported).what
+
+
+def test_selected_modules_without_tensors_are_counted(tmp_path: Path) -> None:
+    """PEFT leaves them without an effect, so that the adapter is that of the tensors it has."""
+    whole = peft_tensors(TINY, rank=4)
+    some = {name: values for name, values in whole.items() if "layers.0.mlp" not in name}
+    folder = write_peft(tmp_path / "a", TINY)
+    write_safetensors(folder / "adapter_model.safetensors", some)
+    found = peft_reader.read(folder, TINY)
+    assert len(found.pairs) == 11
+    assert found.metadata["treatment"] == (
+        "3 selected modules have no tensors and stay as in the base (model.layers.0.mlp.gate_proj and others)"
+    )

@@ -215,6 +215,22 @@ def test_refusals_and_their_codes(tmp_path: Path, name: str) -> None:
     assert caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (f"{Q0}.lora_magnitude_vector", '"use_dora": true'),
+        (f"{Q0}.lora_magnitude_vector", "torchtune"),
+        ("transformer.h.0.attn.c_attn.lora_A.weight", "GPT-2"),
+        ("model.layers.0.mlp.experts.0.up_proj.lora_A.weight", "edgelora runs Llama bases"),
+    ],
+)
+def test_the_likeliest_cause_is_told(tmp_path: Path, name: str, said: str) -> None:
+    """torchtune's DoRA, which does not say that it is one, and adapters of other architectures."""
+    with pytest.raises(AdapterUnsupported) as caught:
+        peft_reader.read(save(tmp_path, plain(TINY, rank=4) | extra(name, 64)), TINY)
+    assert said in str(caught.value)
+
+
 def test_settings_and_tensors_are_refused_together(tmp_path: Path) -> None:
     """One error names the field, the tensor and what is missing beside them."""
     tensors = plain(TINY, rank=4) | extra(f"{Q0}.lora_C.weight", 4) | extra(f"{Q0}.base_layer.weight", 64, 64)

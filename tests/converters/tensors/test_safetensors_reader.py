@@ -276,3 +276,12 @@ def _outcome(path: Path, mutant: bytes) -> str:
     except EdgeloraError:
         return "refused"
     return "read"
+
+
+def test_a_git_lfs_pointer_is_called_one(tmp_path: Path) -> None:
+    """With the command that fetches the file itself."""
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"ab" * 32 + b"\nsize 1583664\n")
+    with pytest.raises(AdapterCorrupt) as caught:
+        open_safetensors(path)
+    assert caught.value.code == "git_lfs_pointer" and "git lfs pull" in caught.value.remedy

@@ -144,3 +144,18 @@ def test_locked_lets_errors_of_its_body_through(tmp_path: Path) -> None:
     """An OSError of the work itself is not taken for one of the lock."""
     with pytest.raises(TimeoutError), files.locked(tmp_path / "a.lock", timeout=1, busy=""):
         raise TimeoutError
+
+
+@pytest.mark.parametrize(("name", "suggested"), [("Medical", "'medical'"), ("My FAQ", "'my-faq'"), ("-a", "'a'")])
+def test_a_refused_name_comes_with_a_valid_one(name: str, suggested: str) -> None:
+    """And with the rule."""
+    with pytest.raises(UsageError) as caught:
+        files.check_name(name, kind="adapter")
+    assert suggested in caught.value.remedy and "small letters" in caught.value.remedy
+
+
+def test_a_name_without_a_latin_letter() -> None:
+    """Nothing of it is left: the message names it, and the option."""
+    with pytest.raises(UsageError) as caught:
+        files.suggest_name("模型", kind="adapter")
+    assert "模型" in caught.value.what and "--name" in caught.value.remedy

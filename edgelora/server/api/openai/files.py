@@ -27,7 +27,11 @@ MAX_LIMIT = 10_000
 _FORM = {
     "type": "object",
     "properties": {
-        "file": {"type": "string", "format": "binary", "description": "A zip or tar.gz of a PEFT adapter."},
+        "file": {
+            "type": "string",
+            "format": "binary",
+            "description": "A zip or tar.gz of a PEFT adapter, or a GGUF adapter.",
+        },
         "purpose": {"enum": list(PURPOSES)},
         "expires_after[anchor]": {"enum": ["created_at"]},
         "expires_after[seconds]": {"type": "string"},
@@ -156,7 +160,7 @@ def _keep(incoming: Incoming, form: FormReader) -> UploadedFile:
 
 
 def _check_archive(path: Path, name: str) -> None:
-    """Raises AdapterUnsupported unless the content, whatever its name, is a zip or tar.gz file."""
+    """Raises AdapterUnsupported unless the content, whatever its name, is a zip, tar.gz or GGUF file."""
     from edgelora_converters.archive.unpack import source_kind
     from edgelora_converters.peft.folder import PICKLES, refuse_pickle
 
@@ -166,8 +170,8 @@ def _check_archive(path: Path, name: str) -> None:
         source_kind(path)
     except AdapterUnsupported as error:
         if error.code == "adapter_container":
-            message = f"{name} is neither a zip nor a tar.gz file."
-            remedy = "Send an archive that holds adapter_config.json and adapter_model.safetensors."
+            message = f"{name} is neither a zip, tar.gz nor GGUF file."
+            remedy = "Send a GGUF adapter, or an archive of adapter_config.json and adapter_model.safetensors."
             raise UsageError(error.code, message, remedy, param="file") from None
         error.param = "file"
         raise

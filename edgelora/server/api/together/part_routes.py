@@ -28,7 +28,7 @@ from edgelora.server.http.endpoint import TEXT, Access, Endpoint, Media, Paramet
 from edgelora.server.http.errors import Forbidden
 from edgelora.server.http.validation import invalid, typed
 from edgelora.server.management.jobs import Task
-from edgelora.server.management.manager import Manager, in_thread, reply
+from edgelora.server.management.manager import Manager, in_thread, reply, warning_fields
 from edgelora.store.uploads import Incoming
 
 PART_BYTES = 64 << 20
@@ -174,7 +174,8 @@ class PartRoutes:
             installed = await self._manager.install(Task(KIND, upload.model, str(source), group=model.id), source)
         finally:
             upload.close()
-        return reply({"revisionId": f"{installed.version.number}-{installed.version.digest[:12]}"})
+        revision = f"{installed.version.number}-{installed.version.digest[:12]}"
+        return reply({"revisionId": revision, "warnings": warning_fields(installed.version)})
 
     def _named(self, body: CompleteUploadBody, model: str) -> _Upload:
         """Return the upload that the files name, or else the model's latest. Raises NotFound."""

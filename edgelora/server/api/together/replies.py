@@ -6,6 +6,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from edgelora.server.management.job_replies import AdapterNote
+
 
 class UploadJobData(Struct, frozen=True):
     job_id: str
@@ -71,3 +73,4 @@ class UploadEventList(Struct, frozen=True):
 
 class Revision(Struct, frozen=True, rename="camel"):
     revision_id: str
+    warnings: list[AdapterNote]

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from edgelora.cli.support.app import App
 from edgelora.store.library import Library
+from edgelora_models.shape import LlamaShape
 from tests.support.adapters import TINY, peft_tensors, write_peft, write_safetensors
 from tests.support.cli import SHAPE, make_app, run
 
@@ -87,6 +89,7 @@ def test_an_adapter_that_changes_nothing(library: Library, tmp_path: Path) -> No
     [
         {"base_model_name_or_path": "mistralai/Mistral-7B-Instruct-v0.3"},
         {"auto_mapping": {"base_model_class": "MistralForCausalLM", "parent_library": "transformers"}},
+        {"base_model_class": "MistralForCausalLM"},
     ],
 )
 def test_an_adapter_of_another_architecture(library: Library, tmp_path: Path, config: dict[str, object]) -> None:
@@ -98,7 +101,9 @@ def test_an_adapter_of_another_architecture(library: Library, tmp_path: Path, co
     assert done.exit_code == 5 and not (tmp_path / "a.gguf").exists()
     done = run(make_app(library), "convert", source, "--to", "gguf", "-o", str(tmp_path / "a.gguf"), "--force")
     assert done.exit_code == 0
-    assert run(make_app(library), "add", source, "--force").exit_code == 0
+    done = run(make_app(library), "add", source, "--force")
+    assert done.exit_code == 0 and "Warning: The adapter was trained on" in done.stderr
+    assert [warning.code for warning in library.store.get("foreign").latest.warnings] == ["other_architecture"]
     library.store.remove("foreign")
 
 
@@ -215,3 +220,20 @@ def test_rm(library: Library) -> None:
     done = run(app, "rm", "pirate", "medical-faq", "pirate")
     assert (done.exit_code, done.stdout) == (0, "")
     assert not library.store.names()
+
+
+def test_another_architecture_is_told_before_its_shapes(library: Library, tmp_path: Path) -> None:
+    """A Qwen adapter fits no Llama's shape; what is wrong is that it is a Qwen's."""
+    wider = LlamaShape(layers=2, hidden=96, heads=6, kv_heads=2, head_dim=16, ffn=192, vocab=256, tied=False)
+    source = str(write_peft(tmp_path / "qwen", wider, base_model_name_or_path="Qwen/Qwen2.5-7B-Instruct"))
+    for verb in (("add", source), ("convert", source, "--to", "gguf", "-o", str(tmp_path / "a.gguf"))):
+        done = run(make_app(library), *verb)
+        assert done.exit_code == 5 and "a Qwen model" in done.stderr
+
+
+def test_a_home_that_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exit code of the store's errors, and what to do."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EDGELORA_HOME", str(tmp_path / "file"))
+    done = run(App(), "ls")
+    assert done.exit_code == 7 and "is a file, where a folder is needed" in done.stderr

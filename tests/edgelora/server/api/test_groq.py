@@ -32,6 +32,7 @@ def test_create_list_get_delete(manager: Manager, service: FakeService, folder: 
     assert made["data"] == {
         "id": made["id"], "name": "test-1", "base_model": "tiny", "type": "lora", "input_file_id": file_id,
         "created_at": made["data"]["created_at"], "fine_tuned_model": f"ft:tiny:org_local/test-1-{digest[:12]}",
+        "warnings": [],
     }  # fmt: skip
     assert manager.call("GET", f"{prefix}/fine_tunings").json == {"object": "list", "data": [made["data"]]}
     assert manager.call("GET", f"{prefix}/fine_tunings/{made['id']}").json == made
@@ -60,6 +61,19 @@ def test_a_wrong_field_is_refused_by_name(
     file_id = manager.uploaded(tiny_zip(folder / "wrong"))
     reply = manager.call("POST", "/v1/fine_tunings", register(manager, file_id, **fields))
     assert (reply.status, reply.error["param"], reply.error["code"]) == (status, param, code)
+
+
+def test_the_warnings_are_in_the_reply(manager: Manager, folder: Path) -> None:
+    """An adapter without an effect, and one of another architecture, which has no --force here."""
+    silent = write_peft(folder / "silent", TINY, alpha=0)
+    made = manager.call("POST", "/v1/fine_tunings", register(manager, manager.uploaded(zipped(silent)))).json
+    assert [warning["code"] for warning in made["data"]["warnings"]] == ["no_effect"]
+    shown = manager.call("GET", "/v1/adapters/test-1").json
+    assert shown["warnings"] == made["data"]["warnings"]
+    manager.call("DELETE", f"/v1/fine_tunings/{made['id']}")
+    foreign = write_peft(folder / "foreign", TINY, base_model_name_or_path="mistralai/Mistral-7B-v0.1")
+    reply = manager.call("POST", "/v1/fine_tunings", register(manager, manager.uploaded(zipped(foreign))))
+    assert (reply.status, reply.error["code"]) == (400, "other_architecture")
 
 
 def broken(folder: Path, kind: str) -> bytes:

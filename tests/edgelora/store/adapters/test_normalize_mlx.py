@@ -81,7 +81,7 @@ def test_archives_and_names(form: str, store: Store, tmp_path: Path) -> None:
         ({"fine_tune_type": "full"}, "fine_tune_type"),
         ({"lora_parameters": {"rank": 4, "dropout": 0.0}}, "bad_config"),
         ({"lora_parameters": {"rank": 8, "dropout": 0.0, "scale": 1.0}}, "shape_mismatch"),
-        ({"num_layers": 2}, "adapter_modules"),
+        ({"lora_parameters": {"rank": 4, "scale": 1.0, "keys": ["mlp.up_proj"]}}, "adapter_modules"),
     ],
 )
 def test_what_it_is_not(change: Mapping[str, Any], code: str, store: Store, tmp_path: Path) -> None:

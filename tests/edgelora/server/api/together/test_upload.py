@@ -143,6 +143,7 @@ def test_files_are_sent_in_pieces(manager: Manager, service: FakeService, tmp_pa
                 assert (reply.status, reply.headers["etag"]) == (200, f'"{md5(pieces[part["partNumber"] - 1])}"')
     done = sending.complete(offered[0]["uploadId"])
     assert done.status == 200 and done.json["revisionId"].startswith("1-")
+    assert done.json["warnings"] == []
     assert service.registry.get("proj_1/sql").version.origin == "upload"
     uploads = service.registry.library.settings.directories.data / "uploads"
     assert not list((uploads / "tmp").iterdir())
