@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,5 +150,8 @@ def _used(layout: AdapterLayout) -> set[str]:
 
 
 def _nbytes(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    nbytes = 0
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        with suppress(OSError):  # Somebody else deleted it meanwhile.
+            nbytes += file.stat().st_size if file.is_file() else 0
+    return nbytes

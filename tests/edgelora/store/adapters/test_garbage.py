@@ -264,3 +264,20 @@ def test_a_description_is_json(store: Store) -> None:
     """What `outdate` above changes is what the store reads."""
     folder = store.ref("a", BASE).path.parent
     assert json.loads((outdate(folder) / "conversion.json").read_bytes())["converter"] == "1"
+
+
+def test_a_file_that_vanishes_while_it_is_measured(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody cleans up by hand at the same time: that is no error."""
+    litter = store.root / "conversions" / (64 * "f") / "mapped-x-1"
+    litter.mkdir(parents=True)
+    (litter / "adapter.lora").write_bytes(b"left")
+    is_file = Path.is_file
+
+    def vanishing(path: Path) -> bool:
+        there = is_file(path)
+        if path.name == "adapter.lora" and path.is_relative_to(litter):
+            path.unlink()
+        return there
+
+    monkeypatch.setattr(Path, "is_file", vanishing)
+    assert [item.nbytes for item in store.gc(dry_run=True)] == [0]
